@@ -1,0 +1,40 @@
+# make quickstart   install, then distil, evaluate, look and export on embedded data
+# make test         install what tests need and run them
+# make lint         ruff
+# make clean        remove the virtual environment and what Python left behind
+
+VENV ?= .venv
+PYTHON ?= python3
+PYTEST ?= -q -n 2
+BIN := $(VENV)/bin
+
+# Two torch processes on few cores fight over spinning threads without this.
+export GOMP_SPINCOUNT := 1000
+
+.PHONY: quickstart test lint clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/freqkd distill quickstart --out runs/quickstart --resume
+	$(BIN)/freqkd eval runs/quickstart
+	$(BIN)/freqkd spectrum --stage 3 runs/quickstart
+	$(BIN)/freqkd export runs/quickstart --format onnx
+
+test: $(VENV)/tested
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find freqkd_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""What a command says: the result to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+
+def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
+    """Write the result to standard output: one JSON document, or what ``table(result)`` makes of it."""
+    text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False) if as_json else table(result)
+    if text:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    sys.stdout.flush()
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON values: numbers that are not finite become null, paths and other objects their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(child) for child in value]
+    if hasattr(value, "tolist"):  # numpy and torch, without importing them
+        return _jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
+    """Rows as aligned text; numbers to the right. Nothing is cut, so it can be piped on."""
+    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    if not cells:
+        return ""
+    kinds = [[isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells)))]
+    lines = []
+    for row, kind in zip(cells, kinds, strict=True):
+        padded = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, kind, strict=False)]
+        lines.append((indent + "  ".join(padded)).rstrip())
+    return "\n".join(lines)
+
+
+class _Spoken(logging.Formatter):
+    """Progress as it is; warnings and worse with their name in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
+
+
+def talk(verbosity: int = 0) -> None:
+    """Send the program's log to standard error: -1 = warnings only, 0 = progress, 1 = everything."""
+    logger = logging.getLogger("freqkd_cli")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Spoken("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG)
+    logger.propagate = False
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Warnings, one line each, to standard error."""
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:
+    """The arguments of a part, as ``recipe.describe.arguments`` gives them."""
+    if not arguments:
+        return "no arguments"
+    rows = [
+        (row["name"], row["type"], "required" if row["required"] else json.dumps(row["default"], ensure_ascii=False), row["about"])
+        for row in arguments
+    ]
+    return columns([("argument", "type", "default", ""), *rows])

@@ -1,0 +1,64 @@
+"""``freqkd distill``: train a student after a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from freqkd_cli.commands._options import (
+    DataRoot,
+    Device,
+    DryRun,
+    Json,
+    Overwrite,
+    Quiet,
+    RecipeArgument,
+    Resume,
+    Seed,
+    Sets,
+    Verbose,
+)
+from freqkd_cli.commands._output import columns, print_result, warn
+
+
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
+    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live.")] = None,
+    sets: Sets = None,
+    data_root: DataRoot = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+) -> None:
+    """Train the recipe's student: from labels alone, or also from a teacher, live or cached.
+
+        freqkd distill fastscnn_basic --cache caches/a --out runs/basic
+    """
+    from freqkd_cli import recipe as recipes
+    from freqkd_cli.engine import assemble, estimate
+    from freqkd_cli.engine.distill import distill
+    from freqkd_cli.errors import UsageError
+    from freqkd_cli.report.progress import progress
+
+    if resume and overwrite:
+        raise UsageError("--resume goes on with what is there, --overwrite throws it away", tip="give one of them")
+    loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
+    warn(loaded.warnings)
+    if dry_run:
+        result: dict[str, Any] = estimate.distillation(assemble.check(loaded), out, cache)
+    else:
+        result = distill(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
+    print_result(result, as_json, _table)
+
+
+def _table(result: dict[str, Any]) -> str:
+    shown = {**result, "miou": f"{100 * result['miou']:.2f}"} if isinstance(result.get("miou"), float) else result
+    return columns([(key, ", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in shown.items()])

@@ -1,0 +1,69 @@
+"""``freqkd export``: a trained student as a file or folder that other programs run, checked against the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
+from freqkd_cli.commands._output import print_result, talk
+
+
+def run(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any folder with config.json and model.safetensors.")],
+    kind: Annotated[Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="What is written.")] = "onnx",
+    out: Out = None,
+    upsample: Annotated[bool, typer.Option("--upsample", help="Answer at the image's size.")] = False,
+    argmax: Annotated[bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")] = False,
+    opset: Annotated[int | None, typer.Option("--opset", min=18, help="ONNX operator set.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+) -> None:
+    """Export a trained student: ONNX, torch.export's pt2, or a folder of safetensors with a model card.
+
+    Batch and size stay free. The file gets its name only after it has answered like the model at five sizes (exit code 3 otherwise).
+    Beside the run's weights unless --out says where: model.onnx, model.pt2, or the folder export.
+
+        freqkd export runs/a --format onnx --upsample
+    """
+    from freqkd_cli.engine.deploy import export_folder, model_name
+    from freqkd_cli.engine.export import Options, export_file, plain_only, refuse_existing
+    from freqkd_cli.engine.saved import load_model
+    from freqkd_cli.report.progress import progress
+
+    talk(verbose - quiet)
+    listener = progress(verbose - quiet)
+    options = Options(upsample=upsample, argmax=argmax, opset=opset)
+    plain_only(kind, options)
+    target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
+    refuse_existing(target, kind, overwrite)
+    model = load_model(source)
+    listener.note(f"writing {target} and checking it at {len(options.sizes)} sizes")
+    if kind == "safetensors":
+        result = export_folder(model, model_name(source), target, run=source, options=options)
+    else:
+        result = export_file(model, target, kind, options)
+    print_result(result, as_json, _table)
+
+
+def _table(result: dict[str, Any]) -> str:
+    from freqkd_cli.report.tables import render, size
+
+    relative, latency = result["relative_difference"], result["latency_ms"]
+    difference = "labels only" if relative is None else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
+    sizes = ", ".join("x".join(map(str, checked)) for checked in result["sizes"])
+    rows = [
+        ["written", f"{result['file']} ({size(result['bytes'])})"],
+        ["largest difference", difference],
+        ["same class", f"{100 * result['argmax_agreement']:.4f} % of the pixels"],
+        ["checked at", sizes],
+    ]
+    height, width = latency["size"][1:]
+    for name in (key for key in latency if key != "size"):
+        rows.append([f"{name}, {height}x{width}", f"{latency[name]:.1f} ms an image, {threads}"])
+    return render(["", ""], rows).lstrip()

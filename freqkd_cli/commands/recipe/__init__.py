@@ -1,0 +1,1 @@
+"""Check, show, list and copy recipes."""

@@ -1,0 +1,198 @@
+"""What the street of ``scenes`` is painted on: keyed dice, grain, and a canvas of materials.
+
+Labels must come out equal on every machine. So the dice take raw words of Philox (numpy keeps those fixed, unlike the streams of its
+distributions), geometry is + - * / alone (correctly rounded by IEEE 754), and no drawing library is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+DESIGN = (192, 256)
+"""(H, W) of the sheet that all coordinates are given on; other sizes stretch it."""
+
+GRAIN, ASPHALT, FOLIAGE, CLOUD = range(4)
+"""Textures. A material has one; the same texture on two classes is what makes them alike from near."""
+
+Colour = tuple[int, int, int]
+T = TypeVar("T")
+
+
+class Dice:
+    """Whole numbers from (seed, stream, index), the same everywhere and whatever was drawn before for other images."""
+
+    def __init__(self, seed: int, stream: int, index: int) -> None:
+        key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, (stream << 56) | index], dtype=np.uint64)
+        self._source = np.random.Philox(key=key)
+        self._words: list[int] = []
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        if not self._words:
+            self._words = (self._source.random_raw(512) >> np.uint64(32)).tolist()
+        return low + ((self._words.pop() * (high - low + 1)) >> 32)
+
+    def chance(self, percent: int) -> bool:
+        return self.between(0, 99) < percent
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[self.between(0, len(options) - 1)]
+
+    def vary(self, colour: Colour, by: int) -> Colour:
+        """The colour, a little lighter or darker and a little off in each channel."""
+        lift = self.between(-by, by)
+        half = by // 2
+        r, g, b = colour
+        return r + lift + self.between(-half, half), g + lift + self.between(-half, half), b + lift + self.between(-half, half)
+
+
+def _smooth(field: np.ndarray, radius_y: int, radius_x: int) -> np.ndarray:
+    """Box mean on a torus, in whole numbers."""
+    for axis, radius in ((0, radius_y), (1, radius_x)):
+        width = 2 * radius + 1
+        wrapped = np.concatenate([field.take(range(-radius, 0), axis), field, field.take(range(radius + 1), axis)], axis)
+        total = np.cumsum(wrapped, axis=axis, dtype=np.int64)
+        total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis)
+        n = field.shape[axis]
+        field = (total.take(range(width, width + n), axis) - total.take(range(n), axis)) // width
+    return field
+
+
+def _spread(field: np.ndarray, amplitude: int) -> np.ndarray:
+    """Centre a field and scale its mean deviation to ``amplitude`` grey levels, in whole numbers."""
+    field = field - int(field.sum()) // field.size
+    mean_deviation = max(1, int(np.abs(field).sum()) // field.size)
+    return np.clip(field * amplitude // mean_deviation, -3 * amplitude, 3 * amplitude)
+
+
+MARGIN = 128
+"""How far the textures can be shifted, in pixels."""
+
+
+@lru_cache(maxsize=4)
+def textures(height: int, width: int) -> np.ndarray:
+    """``[4, H + MARGIN, W + MARGIN]`` int16 brightness offsets, one layer per texture; an image takes a window of them."""
+    shape = (height + MARGIN, width + MARGIN)
+    words = np.random.Philox(key=np.array([2, 71], dtype=np.uint64)).random_raw(4 * shape[0] * shape[1])
+    white = ((words >> np.uint64(44)).astype(np.int64) - (1 << 19)).reshape(4, *shape)
+    unit = max(1, round(min(height / DESIGN[0], width / DESIGN[1])))
+    fine = _spread(white[0], 3)
+    leaves = _smooth(_smooth(white[2], 2 * unit, 2 * unit), unit, unit)
+    clouds = _smooth(_smooth(white[3], 5 * unit, 16 * unit), 4 * unit, 12 * unit)
+    layers = [
+        fine,
+        _spread(white[1], 4) + _spread(_smooth(white[2], 3 * unit, 3 * unit), 3),
+        _spread(leaves, 13) + fine,
+        _spread(clouds, 6) + fine,
+    ]
+    return np.stack(layers).astype(np.int16)
+
+
+BRIGHT = 4096
+"""Stored in place of brightness offset 0, so that no stack of shadows borrows from the label."""
+
+
+def cell(material: int, label: int) -> int:
+    """A cell of the canvas without brightness offset: 10 bits of material, 8 of label, the rest brightness."""
+    return material | label << 10 | BRIGHT << 18
+
+
+MATERIAL = (1 << 10) - 1
+
+
+def offset(shade: np.ndarray) -> np.ndarray:
+    """What to add to cells to make them brighter by ``shade`` grey levels."""
+    return shade.astype(np.int32) << 18
+
+
+class Canvas:
+    """A map of cells, each a material, a label and a brightness offset in one number, so that a stroke of paint is a single write.
+
+    Colours are looked up once, at the end, which keeps an image within its milliseconds. ``blend`` says how far a material with two
+    colours is at the second (256 = wholly). Coordinates are those of the design sheet, x to the right and y down; later paint covers
+    earlier paint.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.height, self.width = size
+        self.fy, self.fx = size[0] / DESIGN[0], size[1] / DESIGN[1]
+        self.ys = ((np.arange(size[0]) + 0.5) / self.fy).astype(np.float32)[:, None]
+        self.xs = ((np.arange(size[1]) + 0.5) / self.fx).astype(np.float32)[None, :]
+        self.cells = np.zeros(size, np.int32)
+        self.blend = np.zeros((size[0], 1), np.int16)
+        self.unit = max(1, int(min(self.fy, self.fx) * 2 + 0.5))
+        """Pixels of half a period of the fine patterns: 2 on the design sheet."""
+        self._known: dict[tuple[Colour, Colour, int], int] = {}
+
+    def material(self, colour: Colour, other: Colour | None = None, texture: int = GRAIN) -> int:
+        """The number of a material (4 n + its texture); where ``blend`` is 256 it shows its ``other`` colour."""
+        return self._known.setdefault((colour, other or colour, texture), 4 * len(self._known) + texture)
+
+    def span(self, low: float, high: float, vertical: bool) -> slice:
+        """Pixels from low to high, at least one wide where the sheet has it."""
+        factor, limit = (self.fy, self.height) if vertical else (self.fx, self.width)
+        first = int(low * factor + 0.5) if low > 0 else 0
+        last = int(high * factor + 0.5) if high > 0 else 0
+        if last <= first and high > low >= 0:
+            last = first + 1
+        return slice(min(first, limit), min(last, limit))
+
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
+        return self.span(y0, y1, True), self.span(x0, x1, False)
+
+    def paint(self, area: tuple[slice, slice], material: int, label: int, mask: np.ndarray) -> None:
+        """Cover the part of an area where ``mask`` is true."""
+        np.copyto(self.cells[area], np.int32(cell(material, label)), where=mask)
+
+    def rect(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
+        self.cells[self.box(x0, y0, x1, y1)] = cell(material, label)
+
+    def disc(self, x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[slice, slice], np.ndarray]:
+        """The area of a box and the mask of the ellipse inside it."""
+        area = self.box(x0, y0, x1, y1)
+        rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
+        dx, dy = self.xs[:, area[1]] - (x0 + x1) / 2, self.ys[area[0]] - (y0 + y1) / 2
+        return area, dx * dx * (ry * ry / (rx * rx)) <= ry * ry - dy * dy
+
+    def ellipse(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
+        area, mask = self.disc(x0, y0, x1, y1)
+        self.paint(area, material, label, mask)
+
+    def stripes(self, area: tuple[slice, slice], down: int, across: int) -> np.ndarray:
+        """``[h, w]`` of +1 and -1 that alternate every ``unit`` pixels: down the rows if ``down``, across the columns if ``across``."""
+        y = np.arange(area[0].start, area[0].stop)[:, None] // self.unit
+        x = np.arange(area[1].start, area[1].stop)[None, :] // self.unit
+        return 1 - 2 * ((y * down + x * across) & 1)
+
+    def render(self, shift: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The picture, ``[H, W, 3]`` uint8, and the labels, ``[H, W]`` uint8."""
+        colours = np.zeros((2, 3, 4 * len(self._known)), np.int16)
+        for (near, far, _), number in self._known.items():
+            colours[0, :, number], colours[1, :, number] = near, far
+        cells = self.cells[:, ::-1] if mirrored else self.cells
+        numbers = (cells & MATERIAL).astype(np.intp)
+        labels = (cells >> 10).astype(np.uint8)
+        grain = (cells >> 18).astype(np.int16) - np.int16(BRIGHT) + self._texture(cells, shift)
+        two = [n for (near, far, _), n in self._known.items() if near != far]
+        blended = [(numbers == n, (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8) for n in two]
+        picture = np.empty((self.height, self.width, 3), np.uint8)
+        for channel in range(3):  # plane by plane: numpy is slow on an innermost axis of three
+            plane = colours[0, channel].take(numbers, mode="clip")
+            plane += grain
+            for where, step in blended:
+                np.add(plane, step[:, channel : channel + 1], out=plane, where=where)
+            np.clip(plane, 0, 255, out=plane)
+            picture[:, :, channel] = plane
+        return picture, labels
+
+    def _texture(self, cells: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+        layers = textures(self.height, self.width)[:, shift[0] : shift[0] + self.height, shift[1] : shift[1] + self.width]
+        kinds = cells.astype(np.uint8) & 3
+        texture = layers[GRAIN].copy()
+        for kind in (ASPHALT, FOLIAGE, CLOUD):
+            np.copyto(texture, layers[kind], where=kinds == kind)
+        return texture

@@ -1,0 +1,204 @@
+"""The only place that turns a recipe's names into objects, and the one check of the recipe as a whole.
+
+:func:`check` needs no data, no weights and no built model: taps and signatures are data. :func:`build` makes the objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from freqkd_cli import registry
+from freqkd_cli.engine.objective import Line
+from freqkd_cli.errors import FreqKDError, Missing, RecipeError, WeightsMissing
+from freqkd_cli.features.taps import Tap, by_name, pick
+from freqkd_cli.views.view import ViewSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from freqkd_cli.datasets._dataset import Dataset
+    from freqkd_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe asks for, checked: everything that is known before data and weights are touched."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    view_spec: ViewSpec
+    student_taps: Mapping[str, Tap]
+    teacher_taps: Mapping[str, Tap]
+
+    @property
+    def grids(self) -> dict[str, tuple[int, int]]:
+        """Student tap -> (h, w) on this recipe's views."""
+        return {name: tap.grid(*self.view_spec.size) for name, tap in self.student_taps.items()}
+
+
+def check(recipe: Recipe) -> Plan:
+    """Check names, taps, bands and classes against each other.
+
+    Raises:
+        RecipeError: with every problem of the recipe that does not show in one section alone.
+        DataMissing: the classes are known to the data set's folder only, and it is not there.
+    """
+    classes = class_names(recipe)
+    student = _taps(recipe.student, len(classes))
+    teacher = _taps(recipe.teacher, len(classes)) if recipe.teacher else {}
+    plan = Plan(recipe, classes, view_spec(recipe), student, teacher)
+    problems: list[tuple[str, str]] = []
+    for i, line in enumerate(recipe.losses):
+        try:
+            with torch.device("meta"):
+                _line(plan, i, started=True)
+        except FreqKDError as error:
+            problems.append((_place(f"losses.{i}", line.arguments, error), " ".join(str(error).split())))
+    if any(n % 32 for n in plan.view_spec.size):
+        problems.append(("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}"))
+    if problems:
+        raise recipe.error(problems)
+    return plan
+
+
+def _place(path: str, arguments: Mapping[str, Any], error: FreqKDError) -> str:
+    """The key that an error of a loss line is about: the tap's key where it speaks of an unknown tap, else the line."""
+    for side in ("student", "teacher"):
+        if side in arguments and f"the {side} " in error.what and "has no tap" in error.what:
+            return f"{path}.{side}"
+    return path
+
+
+def class_names(recipe: Recipe) -> tuple[str, ...]:
+    """Class names of the recipe's data set."""
+    module = registry.find("datasets", recipe.data.name)
+    return tuple(module.classes(**_accepted(module.classes, recipe.data.arguments | {"root": recipe.data.root})))
+
+
+def _accepted(function: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    return {key: value for key, value in keywords.items() if key in inspect.signature(function).parameters}
+
+
+def view_spec(recipe: Recipe) -> ViewSpec:
+    augment = recipe.data.augment
+    return ViewSpec(
+        size=tuple(recipe.data.size),
+        scale=tuple(augment.scale),
+        flip=augment.flip,
+        color=augment.color,
+        blur=augment.blur,
+        isolate=augment.isolate,
+        teacher_sees=recipe.data.teacher_sees,
+    )
+
+
+def _taps(section: Any, classes: int) -> dict[str, Tap]:
+    module = registry.find("models", section.name)
+    return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
+
+
+def _line(plan: Plan, number: int, *, started: bool) -> Line:
+    """One loss line as an object, its adapters made for the taps it names."""
+    spec = plan.recipe.losses[number]
+    loss = registry.find("losses", spec.name).build(**spec.arguments)
+    loss.seed, loss.number = plan.recipe.train.seed, number
+    for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
+        if side == "teacher" and not taps and "teacher" in spec.arguments:
+            raise RecipeError(f"{spec.name} compares with a teacher, and the recipe has none", tip="add a `teacher:` section")
+        if isinstance(spec.arguments.get(side), str):
+            pick(tuple(taps.values()), spec.arguments[side], f"the {side} {getattr(plan.recipe, side).name!r}")
+    student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
+    if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
+        raise RecipeError(f"{spec.name} compares with a teacher, and the recipe has none", tip="add a `teacher:` section")
+    if started:
+        size = plan.view_spec.size
+        loss.check_grids(
+            {name: plan.student_taps[name].grid(*size) for name in student},
+            {name: plan.teacher_taps[name].grid(*size) for name in teacher},
+        )
+        loss.start(by_name(plan.student_taps.values(), student), by_name(plan.teacher_taps.values(), teacher), len(plan.classes))
+    return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher)
+
+
+@torch.random.fork_rng(devices=[])
+def build_lines(plan: Plan) -> tuple[Line, ...]:
+    """The recipe's losses; a line of weight 0 is not built, so it costs nothing."""
+    lines = []
+    for i, spec in enumerate(plan.recipe.losses):
+        if spec.weight > 0:
+            torch.manual_seed(plan.recipe.train.seed * 1_000_003 + i)
+            lines.append(_line(plan, i, started=True))
+    if not lines:
+        raise RecipeError("every loss has weight 0, so there is nothing to train", tip="give one a weight above 0")
+    return tuple(lines)
+
+
+def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Dataset:
+    """One split of the recipe's data set.
+
+    Raises:
+        DataMissing: it is not where the recipe says.
+    """
+    module = registry.find("datasets", recipe.data.name)
+    return module.build(split=split, root=root or recipe.data.root, size=tuple(recipe.data.size), **recipe.data.arguments)
+
+
+def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
+    """The recipe's teacher, frozen.
+
+    Raises:
+        WeightsMissing: its weights are not there or do not fit.
+        RecipeError: the recipe has no teacher.
+    """
+    if recipe.teacher is None:
+        raise RecipeError("the recipe has no teacher", tip="add a `teacher:` section")
+    model = registry.find("models", recipe.teacher.name).build(classes=classes, **recipe.teacher.arguments)
+    return model.eval().requires_grad_(False)
+
+
+def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
+    """Refuse a teacher with other classes where a loss compares class scores, and only there.
+
+    Raises:
+        RecipeError: numbers or names of the classes differ.
+    """
+    names = tuple((getattr(teacher, "id2label", None) or {}).values())
+    unnamed = not names or all(name.upper().startswith("LABEL_") or name.isdigit() for name in names)
+    same = teacher.classes == len(plan.classes) and (unnamed or tuple(map(str.lower, names)) == tuple(map(str.lower, plan.classes)))
+    readers = [
+        line.id for line in plan.recipe.losses if registry.find("losses", line.name).build(**line.arguments).reads_logits and line.weight > 0
+    ]
+    if not same and readers:
+        raise RecipeError(
+            f"the teacher's classes are not the data set's, and {', '.join(readers)} compares class scores",
+            got=f"{teacher.classes} classes: {', '.join(names[:6]) or 'unnamed'} ...",
+            need=f"{len(plan.classes)} classes: {', '.join(plan.classes[:6])} ...",
+            tip="leave that loss out, or fine-tune the teacher on these classes (student: segformer with head: new)",
+        )
+
+
+def build_student(plan: Plan) -> nn.Module:
+    """The recipe's student, initialised from ``train.seed`` or from ``student.weights``.
+
+    Raises:
+        WeightsMissing: ``student.weights`` is no trained student of this architecture.
+    """
+    recipe = plan.recipe
+    torch.manual_seed(recipe.train.seed)
+    model = registry.find("models", recipe.student.name).build(classes=len(plan.classes), **recipe.student.arguments)
+    model.id2label = dict(enumerate(plan.classes))
+    if recipe.student.weights:
+        from freqkd_cli.engine.saved import load_state
+
+        load_state(recipe.student.weights, model)
+    return model
+
+
+__all__ = ["Missing", "Plan", "WeightsMissing", "build_dataset", "build_lines", "build_student", "build_teacher", "check", "class_names"]

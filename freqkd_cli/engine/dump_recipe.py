@@ -1,0 +1,111 @@
+"""``teacher-dump`` for a recipe: its parts are built here, ``engine/dump.py`` does the work on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqkd_cli.engine import assemble
+from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
+from freqkd_cli.engine.precision import pick_device
+from freqkd_cli.engine.progress import Progress
+from freqkd_cli.engine.source import Form, command_for, fingerprint
+from freqkd_cli.engine.verify import verify
+from freqkd_cli.errors import RecipeError, UsageError
+from freqkd_cli.features.cache import CacheReader
+from freqkd_cli.features.cache_index import INDEX
+from freqkd_cli.features.cache_writer import Mode, check_folder
+from freqkd_cli.features.source import LiveTeacher
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """What ``teacher-dump`` may be told beside the recipe. ``verify`` is the number of views to check, 0 = none."""
+
+    form: Form = Form()
+    device: str | None = None
+    mode: Mode = "new"
+    verify: int = 0
+    shard_bytes: int = SHARD_BYTES
+
+
+def _job(recipe: Recipe, options: DumpOptions) -> Job:
+    """Build what a dump needs, the teacher last, because it takes longest."""
+    if recipe.teacher is None:
+        raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
+    checked = assemble.check(recipe)
+    if options.form.split == "train" and recipe.data.views == 0:
+        raise UsageError(
+            "endless views cannot be stored", got="data.views 0", need="a number of views of each image", tip="--set data.views=1"
+        )
+    dataset = assemble.build_dataset(recipe, options.form.split)
+    lines = assemble.build_lines(checked)
+    device = pick_device(options.device)
+    teacher = assemble.build_teacher(recipe, len(checked.classes))
+    assemble.check_teacher_classes(checked, teacher)
+    identity = fingerprint(checked, lines, teacher, dataset, options.form)
+    losses = {line.id: line.loss.to(device).eval() for line in lines}
+    return Job(
+        teacher=LiveTeacher(teacher.to(device), losses, checked.teacher_taps, dtype=recipe.teacher.dtype),
+        pictures=dataset,
+        spec=checked.view_spec,
+        view_seed=recipe.data.view_seed,
+        views=recipe.data.views if options.form.split == "train" else 0,
+        student_taps=checked.student_taps,
+        fingerprint=identity,
+        images=identity.fields["images"],
+        batch_size=recipe.train.batch_size,
+        device=device,
+        workers=recipe.data.workers,
+    )
+
+
+def dump_recipe(recipe: Recipe, out: Path, progress: Progress, options: DumpOptions) -> dict[str, Any]:
+    """``teacher-dump``: make the cache, or, with ``verify`` on a finished one, only check it.
+
+    Raises:
+        FreqKDError: as :func:`freqkd_cli.engine.dump.dump` and :func:`freqkd_cli.engine.verify.verify` do.
+    """
+    if options.verify and options.mode == "new" and (out / INDEX).is_file():
+        return _check_existing(recipe, out, progress, options)
+    check_folder(out, options.mode)
+    job = _job(recipe, options)
+    found = dump(job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes)
+    if options.verify:
+        found |= _verified(job, CacheReader(out), options.verify, progress)
+    return found
+
+
+def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: DumpOptions) -> dict[str, Any]:
+    reader = CacheReader(out)
+    form = Form.of(reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images"))
+    job = _job(recipe, replace(options, form=form))
+    for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command_for(recipe.source, out, form)):
+        progress.note(f"warning: {out}: {warning}")
+    return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
+
+
+def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) -> dict[str, Any]:
+    found = verify(job, reader, number, progress)
+    progress.note(f"verified {found.items} views against the live teacher: the largest difference is {found.worst:.0%} of what is allowed")
+    return {"verified": found.items}
+
+
+def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
+    """What :func:`dump_recipe` would write, from one picture; nothing is written."""
+    job = _job(recipe, options)
+    _, estimate = plan(job, options.shard_bytes)
+    return {
+        "cache": str(out),
+        "items": estimate.items,
+        "views": job.views or 1,
+        "bytes": estimate.bytes,
+        "taps": list(estimate.names),
+        "seconds": None,
+        "images_per_second": None,
+        "writes": [str(out / "index.json"), f"{estimate.shards} shards of about {options.shard_bytes / 2**20:.0f} MiB at most"],
+    }

@@ -1,0 +1,67 @@
+"""What a run would cost, before it starts: steps, GFLOPs, bytes. Seconds are not guessed; they come after the first real batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from freqkd_cli import registry
+from freqkd_cli.engine import assemble
+
+
+def parameters(model: nn.Module) -> int:
+    """Trainable and frozen parameters, auxiliary heads included, buffers not."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
+    """Floating-point operations of one forward pass on one image; a multiply-add counts 2. ``model`` may be on the meta device."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, *size, device=device))
+    return counter.get_total_flops()
+
+
+def _on_meta(name: str, arguments: dict[str, Any], classes: int) -> nn.Module:
+    """The architecture without memory and without weights."""
+    bare = {key: value for key, value in arguments.items() if key not in ("weights", "encoder_weights")}
+    if arguments.get("weights"):
+        return registry.find("models", name).build(classes=classes, **arguments)
+    with torch.device("meta"):
+        return registry.find("models", name).build(classes=classes, **bare)
+
+
+def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str, Any]:
+    """The dry run of ``distill``: nothing is written and nothing is trained.
+
+    Raises:
+        DataMissing, WeightsMissing: what a real run would miss at its start.
+    """
+    recipe, train = plan.recipe, plan.recipe.train
+    images = len(assemble.build_dataset(recipe, "train"))
+    per_epoch = max(1, images // train.batch_size // train.accumulate)
+    steps = train.steps or train.epochs * per_epoch
+    student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
+    student_flops = forward_flops(student, plan.view_spec.size)
+    teacher_flops = 0
+    if recipe.teacher and cache is None and any(line.teacher_taps for line in assemble.build_lines(plan)):
+        teacher_flops = forward_flops(_on_meta(recipe.teacher.name, recipe.teacher.arguments, len(plan.classes)), plan.view_spec.size)
+    weights = 4 * parameters(student)
+    per_step = train.batch_size * train.accumulate
+    return {
+        "run": str(out),
+        "images": images,
+        "steps": steps,
+        "views_seen": steps * per_step,
+        "student_parameters": parameters(student),
+        "student_gflops": round(student_flops / 1e9, 3),
+        "teacher_gflops": round(teacher_flops / 1e9, 3),
+        # A backward pass costs about two forward passes.
+        "step_gflops": round(per_step * (3 * student_flops + teacher_flops) / 1e9, 2),
+        "bytes": {"model": weights, "state": 2 * (3 + bool(train.ema)) * weights},
+        "writes": [str(out / name) for name in ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")],
+    }

@@ -1,0 +1,58 @@
+"""The student and its losses as one module, so that one wrapper (many processes, autocast) covers both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from freqkd_cli.engine.schedule import loss_weight
+from freqkd_cli.losses._loss import Loss
+from freqkd_cli.views.batch import Batch
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the recipe's ``losses``: a loss, its weight, and the taps it reads on either side."""
+
+    id: str
+    loss: Loss
+    weight: float
+    warmup: float
+    student_taps: tuple[str, ...]
+    teacher_taps: tuple[str, ...]
+
+
+class Objective(nn.Module):
+    """``L = sum over lines of weight(step) * loss``; a line of weight 0 was never made (see ``assemble``).
+
+    Parameters of losses (adapters, learned filters) live here and are trained, saved in ``state/`` and never exported.
+    """
+
+    def __init__(self, student: nn.Module, lines: tuple[Line, ...], autocast: torch.autocast) -> None:
+        super().__init__()
+        self.student = student
+        self.losses = nn.ModuleDict({line.id.replace(".", "_"): line.loss for line in lines})
+        self.lines = lines
+        self.autocast = autocast
+        self.wanted = tuple(dict.fromkeys(name for line in lines for name in line.student_taps if name != "logits"))
+
+    def forward(
+        self, batch: Batch, targets: Mapping[str, Mapping[str, Tensor]], step: int, total_steps: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and every term raw under its id."""
+        with self.autocast:
+            taps = self.student(batch.images, taps=self.wanted)
+        terms: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        # Losses decide their own precision (spectra need float32), so autocast must be off for them.
+        with torch.autocast(batch.images.device.type, enabled=False):
+            for line in self.lines:
+                value = line.loss({name: taps[name] for name in line.student_taps}, targets.get(line.id, {}), batch, step)
+                weighted = value * loss_weight(line.weight, line.warmup, step, total_steps)
+                total = weighted if total is None else total + weighted
+                terms[line.id] = value.detach()
+        assert total is not None
+        return total, terms

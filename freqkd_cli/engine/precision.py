@@ -1,0 +1,58 @@
+"""Which number format and memory layout a run computes in. ``auto`` follows the hardware alone, so the same machine always chooses the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a run computes in, and why, in words for the log."""
+
+    dtype: torch.dtype
+    channels_last: bool
+    reason: str
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    def layout(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.contiguous(memory_format=torch.channels_last) if self.channels_last else tensor
+
+
+def choose(device: torch.device, precision: str, channels_last: bool | str) -> Compute:
+    """Resolve ``train.precision`` and ``train.channels_last``.
+
+    bf16 pays where the processor multiplies it natively (AVX512-BF16, AMX, or a GPU that says so); elsewhere it is emulated, and slower
+    than float32. channels_last saves the re-ordering around depth-wise convolutions on CPUs and feeds tensor cores on GPUs.
+    """
+    native, why = _native_bfloat16(device)
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
+    last = channels_last is True or channels_last == "auto"
+    asked = "" if precision == "auto" else " (asked for)"
+    name = "bfloat16 autocast" if bfloat16 else "float32"
+    return Compute(
+        torch.bfloat16 if bfloat16 else torch.float32, last, f"{name}{asked}{', channels_last' if last else ''}; {device.type}: {why}"
+    )
+
+
+def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, "the GPU has bfloat16" if native else "the GPU has no bfloat16"
+    if device.type == "cpu":
+        features = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
+        return native, "the processor multiplies bfloat16" if native else "the processor only emulates bfloat16"
+    return False, "bfloat16 is left off here"
+
+
+def pick_device(name: str | None) -> torch.device:
+    """``--device``, or the first accelerator there is, or the CPU."""
+    if name:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

@@ -1,0 +1,107 @@
+"""What a run trains: the objective, its optimiser, the averaged weights, and how they go to a checkpoint and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from freqkd_cli.engine.objective import Objective
+from freqkd_cli.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.schema import Train
+
+
+def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """AdamW or SGD over the student and the losses' own parameters; no weight decay on norms, biases and other vectors."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+class Average:
+    """Exponential moving average of a student's floating-point state (Polyak averaging); whole numbers are copied.
+
+    The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held at its initial weights.
+    """
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, tensor in student.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - decay)
+            else:
+                self.state[name].copy_(tensor)
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run trains. ``best`` is {"miou": ..., "step": ...} once there was an evaluation."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    step: int = 0
+    best: dict[str, float] | None = None
+    last: dict[str, float] | None = None
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The weights that are evaluated and deployed: the averaged ones where there are any."""
+        return self.average.state if self.average else self.objective.student.state_dict()
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+        if self.average:
+            found |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {"best": self.best, "last": self.last, "average_updates": self.average.updates if self.average else 0}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take a checkpoint's state back.
+
+        Raises:
+            CacheDamaged: it is a checkpoint of something else.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
+        for name, tensor in tensors.items():
+            head, _, rest = name.partition(".")
+            parts[head][rest] = tensor
+        try:
+            self.objective.load_state_dict(parts["objective"])
+        except RuntimeError as error:
+            raise CacheDamaged("the checkpoint does not fit this recipe's student and losses", got=str(error).splitlines()[0]) from error
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if self.average:
+            self.average.state = {name: tensor.to(self.average.state[name].device) for name, tensor in parts["average"].items()}
+            self.average.updates = facts["average_updates"]
+        self.step, self.best, self.last = facts["step"], facts["best"], facts["last"]
+
+
+def freeze_norms(student: nn.Module) -> None:
+    """Hold the statistics of every BatchNorm where they are, so a sample's output does not depend on its batch."""
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

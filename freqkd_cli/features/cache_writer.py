@@ -1,0 +1,230 @@
+"""Filling a cache folder: one writer at a time, shard by shard, so that a kill leaves it unfinished and never wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from torch import Tensor
+
+from freqkd_cli.errors import CacheDamaged, FreqKDError, UsageError
+from freqkd_cli.features import cache_index
+from freqkd_cli.features.cache_index import INDEX, JOURNAL, LOCK, Batches, Item, Shard, StoredTensor, key, shard_name
+from freqkd_cli.features.fingerprint import Fingerprint
+from freqkd_cli.features.shards import DTYPES, SUFFIX, checked_path, sha256, write_shard
+
+Mode = Literal["new", "resume", "overwrite"]
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What goes where, decided before the first image is read: shards of batches of items, so a batch never crosses a shard."""
+
+    fingerprint: Fingerprint
+    shards: tuple[Batches, ...]
+
+    def items(self, number: int) -> tuple[Item, ...]:
+        return tuple(item for batch in self.shards[number] for item in batch)
+
+    def to_json(self) -> dict[str, Any]:
+        batches = [len(batch) for shard in self.shards for batch in shard]
+        layout = {"batch_size": max(batches), "batches": len(batches), "items": sum(batches), "shards": len(self.shards)}
+        return {**self.fingerprint.fields, "layout": {**layout, "items_in_first_shard": len(self.items(0))}}
+
+
+def check_folder(folder: Path, mode: Mode) -> None:
+    """Whether a writer may start in ``folder``, before anything costly is done.
+
+    Raises:
+        UsageError: it is not empty, holds something else, or another process writes to it.
+    """
+    with _told(folder):
+        if (folder / LOCK).is_file():
+            _Lock(folder).release()  # a running writer is the better message
+        _refuse_strangers(folder, mode)
+
+
+def _refuse_strangers(folder: Path, mode: Mode) -> None:
+    """Never write into a folder that holds something else, nor, without being told so, into one that holds a cache."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file", need="a folder", tip="give another --out")
+    found = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    known = [name for name in found if name in (INDEX, JOURNAL) or name.startswith("shard-")]
+    if found and not known:
+        raise UsageError(f"--out {folder} holds what no dump wrote", got=", ".join(sorted(found)[:5]), tip="give another --out")
+    if known and mode == "new":
+        state = "holds a finished cache" if INDEX in known else "holds an unfinished cache"
+        raise UsageError(
+            f"--out {folder} is not empty: it {state}",
+            tip="--resume to go on with it, --overwrite to throw it away, --verify N to check it, or another --out",
+        )
+
+
+class CacheWriter:
+    """The one writer of a cache folder. Use it as a context manager; ``finish`` makes the cache a cache.
+
+    Args:
+        mode: ``new`` refuses a folder that is not empty, ``resume`` keeps the finished shards in it, ``overwrite`` removes the cache in it.
+
+    Attributes:
+        finished: numbers of the shards that are written.
+        complete: whether ``resume`` found nothing left to do.
+
+    Raises:
+        UsageError: the folder is not empty, or another process writes to it.
+        CacheMismatch: what is to be resumed was made with other settings.
+        FreqKDError: the disk is full or permission is gone; what was finished stays and can be resumed.
+    """
+
+    def __init__(self, folder: str | Path, plan: CachePlan, mode: Mode = "new") -> None:
+        self.folder, self.plan, self.mode = Path(folder), plan, mode
+        self.journal = cache_index.Journal(self.folder)
+        self.shards: dict[int, Shard] = {}
+        self.complete = False
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-writer")
+        self._pending: Future[None] | None = None
+        self._lock: _Lock | None = None
+
+    @property
+    def finished(self) -> frozenset[int]:
+        return frozenset(self.shards)
+
+    def __enter__(self) -> Self:
+        check_folder(self.folder, self.mode)
+        with _told(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _Lock(self.folder)
+            try:
+                self._take_up()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        if self._lock:
+            self._lock.release()
+
+    def _take_up(self) -> None:
+        _refuse_strangers(self.folder, self.mode)  # again, now that nobody else can change it
+        if self.mode == "overwrite":
+            self._remove(keep=())
+        plan, written = self.journal.read()
+        if (self.folder / INDEX).exists():
+            index = cache_index.read_index(self.folder)
+            cache_index.same_plan(index.fingerprint, dict(self.plan.fingerprint.fields), self.folder)
+            for shard in index.shards:
+                checked_path(self.folder, shard.file, shard.bytes)
+            self.complete = True
+            return
+        if plan is None:
+            self._remove(keep=())
+            self.journal.start(self.plan.to_json())
+            return
+        cache_index.same_plan(plan, self.plan.to_json(), self.folder)
+        self.shards = {number: shard for number, shard in written.items() if self._holds(number, shard)}
+        self._remove(keep=[JOURNAL, *(shard.file for shard in self.shards.values())])
+
+    def _holds(self, number: int, shard: Shard) -> bool:
+        if not 0 <= number < len(self.plan.shards) or shard.file != shard_name(number) or shard.items != self.plan.items(number):
+            return False
+        try:
+            return sha256(checked_path(self.folder, shard.file, shard.bytes)) == shard.sha256
+        except CacheDamaged:
+            return False
+
+    def _remove(self, keep: Collection[str]) -> None:
+        """Remove what dumps leave, the index first, so that a kill in between leaves no finished cache with holes."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name != INDEX):
+            shard = path.name.startswith("shard-") and path.suffix == ".safetensors"
+            if (shard or path.name in (INDEX, JOURNAL) or path.suffix == SUFFIX) and path.name not in keep:
+                path.unlink()
+
+    def put(self, number: int, rows: Mapping[str, Sequence[Tensor]], complex_names: Collection[str] = ()) -> None:
+        """Hand over one shard: name -> one stored row per item, on the CPU. It is written while the teacher goes on."""
+        self.wait()
+        self._pending = self._pool.submit(self._write, number, rows, frozenset(complex_names))
+
+    def wait(self) -> None:
+        """Wait for the shard that is being written, and raise what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending:
+            with _told(self.folder):
+                pending.result()
+
+    def _write(self, number: int, rows: Mapping[str, Sequence[Tensor]], complex_names: frozenset[str]) -> None:
+        items = self.plan.items(number)
+        tensors = {key(item, name): row for name, column in rows.items() for item, row in zip(items, column, strict=True)}
+        size, checksum = write_shard(self.folder / shard_name(number), tensors)
+        described = {name: _described(column, name in complex_names) for name, column in rows.items()}
+        shard = Shard(file=shard_name(number), bytes=size, sha256=checksum, items=items, tensors=described)
+        self.journal.add(number, shard)
+        self.shards[number] = shard
+
+    def finish(self) -> None:
+        """Write the index. Every shard must have been put."""
+        self.wait()
+        assert len(self.shards) == len(self.plan.shards), "a shard was never put"
+        with _told(self.folder):
+            cache_index.write_index(self.folder, self.plan.fingerprint, [self.shards[n] for n in range(len(self.shards))])
+            self.journal.path.unlink(missing_ok=True)
+        self.complete = True
+
+
+def _described(column: Sequence[Tensor], is_complex: bool) -> StoredTensor:
+    shapes = {tuple(row.shape) for row in column}
+    shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
+    return StoredTensor(dtype=DTYPES[column[0].dtype], shape=shape, complex=is_complex)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn the disk's errors into one message."""
+    try:
+        yield
+    except OSError as error:
+        raise FreqKDError(
+            f"the cache {folder} cannot be written: {error.strerror or error}",
+            tip="mend that, then run the same command with --resume: finished shards are kept",
+        ) from error
+
+
+class _Lock:
+    """An exclusive lockf lock on ``.lock``; the kernel drops it with the process, however that ends.
+
+    Such locks belong to the process, so a second writer inside this one is caught by ``held``.
+    """
+
+    held: set[Path] = set()
+
+    def __init__(self, folder: Path) -> None:
+        self.path = (folder / LOCK).resolve()
+        if self.path in self.held:
+            raise UsageError(f"the cache {folder} is being written by this very process", tip="wait for it, or give another --out")
+        self.file = open(self.path, "a+")  # noqa: SIM115 - held until release
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "another process"
+            self.file.close()
+            raise UsageError(f"the cache {folder} is being written by {holder}", tip="wait for it, or give another --out") from error
+        self.held.add(self.path)
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        self.file.flush()
+
+    def release(self) -> None:
+        self.held.discard(self.path)
+        with contextlib.suppress(OSError):
+            self.file.truncate(0)
+        self.file.close()

@@ -1,0 +1,188 @@
+"""Where the teacher's half of the losses comes from. The training loop cannot tell one source from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from freqkd_cli.errors import CacheMismatch, RecipeError
+from freqkd_cli.features.cache import CacheReader
+from freqkd_cli.features.shards import restore, store
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.views.batch import Batch
+
+Grid = tuple[int, int]
+
+Targets = dict[str, dict[str, Tensor]]
+"""Loss id -> what its ``target`` returned."""
+
+Content = Literal["taps", "targets"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TeacherHalf(Protocol):
+    """What a source needs of a loss (``losses/_loss.py`` says it in full)."""
+
+    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]: ...
+
+    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]: ...
+
+
+class Source(Protocol):
+    """Attributes: ``name``, for the log and the summary."""
+
+    name: str
+
+    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
+        """The teacher's half of every loss on this batch; no gradient, float32, on the batch's device."""
+        ...
+
+
+class NoTeacher:
+    """The source of a recipe none of whose losses reads a teacher."""
+
+    name = "none"
+
+    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
+        return {}
+
+
+class LiveTeacher:
+    """The teacher itself, run once per batch for the taps of all losses together.
+
+    Args:
+        model: the teacher, on its device. It becomes this object's: cast to ``dtype``, frozen, and held in eval mode whatever calls
+            ``train()`` on it.
+        losses: id -> loss, started.
+        available: the teacher's taps by name.
+        dtype: precision of its forward pass; autocast never reaches it.
+        round_to: round what a cache of this float type would have rounded, so that live equals cached.
+        content: what such a cache would hold.
+    """
+
+    name = "live teacher"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Mapping[str, TeacherHalf],
+        available: Mapping[str, Tap],
+        *,
+        dtype: str = "float32",
+        round_to: str | None = None,
+        content: Content = "taps",
+    ) -> None:
+        self.model = _frozen(model.to(DTYPES[dtype]))
+        self.dtype, self.content = dtype, content
+        self.round_to = DTYPES[round_to] if round_to else None
+        self.losses = dict(losses)
+        self.reads = {name: tuple(loss.teacher_taps(available)) for name, loss in self.losses.items()}
+        self.wanted = union(self.reads.values())
+
+    @torch.no_grad()
+    def taps(self, batch: Batch) -> dict[str, Tensor]:
+        """Every tap that a loss reads, ``[B, C, h, w]`` float32, not rounded; nothing runs where no loss reads one."""
+        if not self.wanted:
+            return {}
+        images = batch.images if batch.teacher_images is None else batch.teacher_images
+        with torch.autocast(images.device.type, enabled=False):
+            # Images stay float32: the model's own normalisation casts them to the type of its weights, after subtracting the mean.
+            out = self.model(images, taps=[name for name in self.wanted if name != "logits"])
+        return {name: out[name].float() for name in self.wanted}
+
+    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
+        taps = self.taps(batch)
+        if self.round_to and self.content == "taps":
+            taps = {name: _rounded(tap, self.round_to) for name, tap in taps.items()}
+        found = compute_targets(self.losses, self.reads, taps, batch, grids)
+        if self.round_to and self.content == "targets":
+            found = {id: {name: _rounded(x, self.round_to) for name, x in target.items()} for id, target in found.items()}
+        return found
+
+
+class CachedTeacher:
+    """The teacher's features or targets from a cache; no teacher is run.
+
+    Args:
+        cache: an open cache whose fingerprint was compared.
+        losses: id -> loss, started.
+        available: the teacher's taps by name.
+
+    Raises:
+        CacheMismatch: the cache lacks a tap, or the target of a loss.
+    """
+
+    def __init__(self, cache: CacheReader, losses: Mapping[str, TeacherHalf], available: Mapping[str, Tap]) -> None:
+        self.cache, self.losses = cache, dict(losses)
+        self.name = f"cache {cache.folder}"
+        self.reads = {name: tuple(loss.teacher_taps(available)) for name, loss in self.losses.items()}
+        self.wanted = union(self.reads.values())
+        if cache.content == "targets":
+            self.stored = {id: _of(id, cache.names) for id, taps in self.reads.items() if taps}
+            missing = [f"the targets of {id}" for id, found in self.stored.items() if not found]
+        else:
+            missing = [f"the tap {name}" for name in self.wanted if name not in cache.names]
+        if missing:
+            raise CacheMismatch(f"the cache {cache.folder} lacks {', '.join(missing)}", got=", ".join(cache.names))
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
+        items = list(zip(batch.indices.tolist(), batch.views.tolist(), strict=True))
+        device = batch.images.device
+        if self.cache.content == "taps":
+            return compute_targets(self.losses, self.reads, self.cache.read(items, self.wanted, device), batch, grids)
+        rows = self.cache.read(items, [full for found in self.stored.values() for full in found.values()], device)
+        return {id: {name: rows[full] for name, full in self.stored.get(id, {}).items()} for id in self.losses}
+
+
+@torch.no_grad()
+def compute_targets(
+    losses: Mapping[str, TeacherHalf],
+    reads: Mapping[str, tuple[str, ...]],
+    taps: Mapping[str, Tensor],
+    batch: Batch,
+    grids: Mapping[str, Grid],
+) -> Targets:
+    """Every loss's teacher half from float32 taps; a loss that reads no teacher tap gets an empty target.
+
+    Raises:
+        RecipeError: a target without a row for every sample.
+    """
+    found: Targets = {}
+    for id, loss in losses.items():
+        if not reads[id]:
+            found[id] = {}
+            continue
+        with torch.autocast(batch.images.device.type, enabled=False):
+            found[id] = loss.target({name: taps[name] for name in reads[id]}, batch, grids)
+        for name, tensor in found[id].items():
+            if tensor.ndim < 1 or tensor.shape[0] != len(batch):
+                got, need = tuple(tensor.shape), f"{len(batch)} rows"
+                raise RecipeError(f"the target {name} of {id} has no row for every sample", got=got, need=need)
+    return found
+
+
+def union(taps: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Every name once, in the order of the alphabet: the same teacher call whatever the order of the losses."""
+    return tuple(sorted({name for names in taps for name in names}))
+
+
+def _of(id: str, names: Iterable[str]) -> dict[str, str]:
+    """Tensor name -> stored name, for one loss."""
+    return {name.removeprefix(f"{id}."): name for name in names if name.startswith(f"{id}.")}
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    stored, is_complex = store(tensor, dtype)
+    return restore(stored, is_complex=is_complex)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """Without gradients, in eval mode, and staying there: the distillation loop calls ``train()`` on much that it does not own."""
+    model.eval().requires_grad_(False)
+    model.train = lambda mode=True: model  # type: ignore[method-assign]
+    return model

@@ -1,0 +1,59 @@
+"""A tap is a named place in a model whose output is read.
+
+Models list their taps as data, so a recipe can be checked without building a model, and hand them out by name:
+``model(images, taps=["encoder"])`` returns ``{"logits": ..., "encoder": ...}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from freqkd_cli.errors import RecipeError
+from freqkd_cli.registry import did_you_mean
+
+Kind = Literal["features", "logits", "auxiliary", "graph"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One named place.
+
+    Attributes:
+        name: what recipes and ``--tap`` say.
+        stride: image pixels per cell.
+        channels: C of the map ``[B, C, h, w]`` (K for logits).
+        kind: ``features``; ``logits``; ``auxiliary`` (logits of a training-only head, given in training mode alone);
+            ``graph`` (relations between cells, ``[B, heads, N, N]``).
+        alias: another tap that this name stands for, or None.
+    """
+
+    name: str
+    stride: int
+    channels: int
+    kind: Kind = "features"
+    alias: str | None = None
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Cells (h, w) that an image of this size gives; sizes that the stride does not divide are rounded up."""
+        return -(-height // self.stride), -(-width // self.stride)
+
+
+def pick(taps: Sequence[Tap], name: str, owner: str) -> Tap:
+    """The tap called ``name``.
+
+    Raises:
+        RecipeError: ``owner`` has no such tap; the message lists those it has.
+    """
+    for tap in taps:
+        if tap.name == name:
+            return tap
+    known = [tap.name for tap in taps]
+    raise RecipeError(f"{owner} has no tap {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}")
+
+
+def by_name(taps: Iterable[Tap], wanted: Iterable[str]) -> dict[str, Tap]:
+    """The wanted taps as a dictionary, in the order asked for."""
+    table = {tap.name: tap for tap in taps}
+    return {name: table[name] for name in wanted}

@@ -1,0 +1,79 @@
+"""What losses that compare one student tap with one teacher tap share: the taps, the grid, the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from freqkd_cli.errors import RecipeError, ShapeError
+from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.taps import Tap, pick
+from freqkd_cli.losses._loss import Grid, Loss
+from freqkd_cli.losses._rows import Side
+from freqkd_cli.spectral.fourier import common_grid, widened
+from freqkd_cli.views.batch import Batch
+
+
+class PairLoss(Loss):
+    """One student tap against one teacher tap.
+
+    The grid on which they are compared follows from data alone: the student's grid, and the teacher tap's stride on the size of the view.
+
+    Args:
+        student, teacher: tap names.
+        adapted: a 1x1 convolution brings the student to the teacher's channels.
+    """
+
+    def __init__(self, student: str, teacher: str, *, adapted: bool) -> None:
+        super().__init__()
+        self.student, self.teacher, self.adapted = student, teacher, adapted
+        self.adapter: Adapter | None = None
+        self.teacher_tap: Tap | None = None
+        self.stride = 0
+
+    def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        pick(tuple(available.values()), self.student, "the student")
+        return (self.student,)
+
+    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        pick(tuple(available.values()), self.teacher, "the teacher")
+        return (self.teacher,)
+
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        of_student, self.teacher_tap = student[self.student], teacher[self.teacher]
+        self.stride = max(of_student.stride, self.teacher_tap.stride)
+        for tap, side in ((of_student, "student"), (self.teacher_tap, "teacher")):
+            if tap.kind == "graph":
+                raise RecipeError(f"the {side}'s tap {tap.name!r} is a graph and no map", need="a tap of kind features or logits")
+        if self.adapted:
+            self.adapter = Adapter(of_student.channels, self.teacher_tap.channels)
+
+    def same_channels(self, student: Tap, teacher: Tap) -> None:
+        """Raises RecipeError where a comparison without an adapter cannot be."""
+        if student.channels != teacher.channels:
+            raise RecipeError(
+                f"{self.student!r} and {self.teacher!r} have different channels and no adapter",
+                got=f"{student.channels} and {teacher.channels} channels",
+                tip="adapter: true, or represent: attention where the loss has it",
+            )
+
+    def grid(self, student: Grid, batch: Batch) -> Grid:
+        """The common grid (h, w) on this batch's views."""
+        assert self.teacher_tap is not None, "start() comes first"
+        return common_grid(student, self.teacher_tap.grid(*batch.images.shape[-2:]))
+
+    def fits(self, ours: Side, target: Tensor) -> Tensor:
+        """The target in the type of the student's half.
+
+        Raises:
+            ShapeError: the target was made for another grid or other channels.
+        """
+        if tuple(ours.shape) != tuple(target.shape):
+            raise ShapeError(
+                f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
+                got=f"a target of shape {tuple(target.shape)}",
+                need=str(tuple(ours.shape)),
+                tip="make the cache again for this student and these views",
+            )
+        return widened(target).to(ours.rows.dtype)

@@ -1,0 +1,117 @@
+"""Cross-entropy with the labels, on the student's logits and its auxiliary heads.
+
+**What** mean over labelled pixels of ``-log softmax(z)[label]``; ``auxiliary`` times the same for every auxiliary head; optionally with
+``class_weights`` (a weighted mean), ``label_smoothing``, and online hard example mining.
+
+**Why** The task itself. Distillation losses come on top.
+
+**Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the labels ``[B, H, W]``; label 255 never counts.
+``ohem`` is the share of labelled pixels of the batch that are kept, the hardest first (0 = all of them); ``ohem_threshold`` keeps every pixel whose
+true class has less than this probability, and never fewer than the share. A batch without a label gives 0. Nats.
+
+**Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least number kept that are usual in segmentation;
+auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502). Departure: the number kept is a share of the labelled pixels and no constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from freqkd_cli.errors import RecipeError
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._loss import Loss
+from freqkd_cli.spectral.fourier import widened
+from freqkd_cli.views.batch import IGNORE, Batch
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def build(
+    *,
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = None,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ohem: Share = 0.0,
+    ohem_threshold: Share = 0.0,
+    auxiliary: Annotated[float, Field(ge=0)] = 0.4,
+) -> Loss:
+    """Cross-entropy; see the top of the file for every key.
+
+    Raises:
+        RecipeError: ``ohem_threshold`` without ``ohem``.
+    """
+    if ohem_threshold and not ohem:
+        raise RecipeError(
+            "cross_entropy: ohem_threshold needs ohem, the least share of pixels that is kept", got="ohem 0", tip="ohem: 0.0625"
+        )
+    return CrossEntropy(class_weights, label_smoothing, (ohem, ohem_threshold), auxiliary)
+
+
+class CrossEntropy(Loss):
+    """Made by :func:`build`."""
+
+    needs_labels = True  # and no reads_logits: it compares with no teacher, whose classes may be others
+
+    def __init__(
+        self, class_weights: list[float] | None, label_smoothing: float, ohem: tuple[float, float], auxiliary: float
+    ) -> None:
+        super().__init__()
+        self.weights = None if class_weights is None else tuple(class_weights)
+        self.label_smoothing, self.auxiliary = label_smoothing, auxiliary
+        self.ohem, self.threshold = ohem
+
+    def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        heads = (tap.name for tap in available.values() if tap.kind == "auxiliary" and tap.alias is None)
+        return ("logits", *heads) if self.auxiliary > 0 else ("logits",)
+
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        if self.weights is not None and len(self.weights) != classes:
+            raise RecipeError("cross_entropy: class_weights has another length than there are classes", got=len(self.weights), need=classes)
+
+    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+        if batch.labels is None:
+            raise RecipeError("cross_entropy needs labels, and the data set has none", tip="leave it out, or add the masks")
+        with torch.autocast(student["logits"].device.type, enabled=False):
+            total = self._head(student["logits"], batch.labels)
+            for name, logits in student.items():
+                if name != "logits":
+                    total = total + self.auxiliary * self._head(logits, batch.labels)
+        return total
+
+    def _head(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = widened(logits)
+        if logits.shape[-2:] != labels.shape[-2:]:
+            logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        smoothing, plain = self.label_smoothing, {"ignore_index": IGNORE, "reduction": "none"}
+        losses = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, **plain)
+        counted = (labels != IGNORE).to(losses.dtype)
+        if weight is not None:
+            counted = counted * weight[labels.masked_fill(labels == IGNORE, 0)]
+        if self.ohem:
+            kept = self._hardest(logits.detach(), losses.detach(), labels)
+            losses, counted = losses * kept, counted * kept
+        # A batch of void alone has losses 0 and nothing counted: 0 / 1, with gradient 0.
+        below = counted.sum()
+        return losses.sum() / torch.where(below > 0, below, 1.0)
+
+    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
+        """1 for the hardest pixels of the batch, 0 for the others, ``[B, H, W]``; pixels as hard as the last one kept stay too."""
+        labelled = labels != IGNORE
+        number = int(labelled.sum())
+        if number == 0:
+            return labelled.to(losses.dtype)
+        scores = losses if self.weights is None and not self.label_smoothing else F.cross_entropy(
+            logits, labels, ignore_index=IGNORE, reduction="none"
+        )
+        place = max(1, math.ceil(self.ohem * number))
+        limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
+        if self.threshold > 0:
+            limit = limit.clamp(max=-math.log(self.threshold))
+        return (labelled & (scores >= limit)).to(losses.dtype)

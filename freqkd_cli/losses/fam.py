@@ -1,0 +1,146 @@
+"""Let the student learn which frequencies to compare: a frequency attention module on its tap, compared with the teacher's.
+
+**What** ``FAM(S) = gamma1 * local + gamma2 * global``: ``global`` multiplies the spectrum with one learned complex weight per channel and
+frequency and takes the band below ``cutoff`` away; ``local`` is a 1x1 convolution with bias. Both give the teacher's channels; then, unless
+``output: linear``, batch norm and ReLU. The loss is ``d(FAM(S), T)``.
+
+**Why** ``band`` says beforehand which frequencies count; here the training finds out.
+
+**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; the filter is stored on ``grid`` = (rows, columns) of the half plane, rows from
+-Nyquist to +Nyquist, columns from DC to Nyquist, and read off bilinearly at the bins of any size. ``cutoff`` in Nyquist units, 0 = no high-pass.
+
+**Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894), distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1, mean square.
+Departures: a depth-wise filter after the 1x1 convolution, since the dense one has 10^7 to 10^8 weights at segmentation sizes and fixes the crop; it
+starts at 1 + 0j; the high-pass is radial, since the released box is not symmetric about DC and does nothing under 20 cells; no
+cross-level attention; ``normalize: channel`` standardises both sides, with ``none`` for the plain mean square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._loss import Grid, Loss
+from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.losses._rows import Comparison, Weights
+from freqkd_cli.losses._sides import Sides
+from freqkd_cli.spectral.fourier import from_half, half_spectrum, radial, resample
+from freqkd_cli.views.batch import Batch
+
+Side = Annotated[int, Field(ge=2)]
+
+
+def build(
+    *,
+    student: str,
+    teacher: str,
+    grid: tuple[Side, Side] = (17, 9),
+    cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    distance: Literal["relative", "mse"] = "mse",
+    normalize: Literal["channel", "none"] = "channel",
+    output: Literal["norm_relu", "linear"] = "linear",
+) -> Loss:
+    """A frequency attention loss between two taps; see the top of the file."""
+    return FamLoss((student, teacher), Sides(standardised=normalize == "channel"), distance, Shape(tuple(grid), cutoff, output))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a module is made: coarse grid of its filter, cutoff of its high-pass, what follows."""
+
+    grid: Grid
+    cutoff: float
+    output: Literal["norm_relu", "linear"]
+
+
+class FrequencyAttention(nn.Module):
+    """The module: ``[B, Cs, h, w]`` -> ``[B, Ct, h, w]`` at any size; spectra in float32."""
+
+    def __init__(self, student: int, teacher: int, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.mix = Adapter(student, teacher)
+        self.local = nn.Conv2d(student, teacher, 1)
+        # Real and imaginary part apart, so that optimisers and safetensors see plain numbers.
+        start = torch.zeros(2, teacher, *shape.grid)
+        start[0] = 1.0
+        self.filter = nn.Parameter(start)
+        self.gamma = nn.Parameter(torch.full((2,), 0.5))
+        self.norm = nn.BatchNorm2d(teacher) if shape.output == "norm_relu" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = half_spectrum(x)
+        mixed = torch.view_as_complex(self.mix(torch.view_as_real(spectrum)))
+        passed = from_half(mixed * self.gains(x.shape[-2], x.shape[-1], x), x.shape[-2:])
+        local = F.conv2d(x, self.local.weight.to(x.dtype), self.local.bias.to(x.dtype))
+        y = self.gamma[0] * local + self.gamma[1] * passed
+        return y if self.norm is None else F.relu(self.norm(y))
+
+    def gains(self, height: int, width: int, like: Tensor) -> Tensor:
+        """The learned filter at the half-plane bins of a map, ``[Ct, h, w // 2 + 1]`` complex, DC and what lies below the cutoff as the high-pass says."""
+        rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * 2.0
+        columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * 4.0 - 1.0
+        # grid_sample wants (x, y) in [-1, 1]: columns run from DC to Nyquist, rows from -Nyquist to +Nyquist.
+        places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)[None].expand(2, -1, -1, -1)
+        real, imaginary = F.grid_sample(
+            self.filter.to(like.dtype), places, mode="bilinear", padding_mode="border", align_corners=True
+        ).unbind(0)
+        if self.shape.cutoff > 0:
+            above = radial(height, width) > self.shape.cutoff
+            keep = torch.as_tensor(above, dtype=like.dtype, device=like.device)
+            real, imaginary = real * keep, imaginary * keep
+        return torch.complex(*_hermitian(real, imaginary, width))
+
+
+def _hermitian(real: Tensor, imaginary: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Make columns that are their own mirror image conjugate-symmetric, as the spectrum of a real kernel is.
+
+    Left as learned, irfft2 would drop the other part in silence and the filter would not be what its numbers say.
+    """
+    own = torch.zeros(real.shape[-1], dtype=torch.bool, device=real.device)
+    own[0] = True
+    if width % 2 == 0:
+        own[-1] = True
+
+    def mirrored(x: Tensor) -> Tensor:
+        return torch.roll(torch.flip(x, (-2,)), 1, dims=-2)
+
+    real_ = torch.where(own, (real + mirrored(real)) / 2.0, real)
+    return real_, torch.where(own, (imaginary - mirrored(imaginary)) / 2.0, imaginary)
+
+
+class FamLoss(PairLoss):
+    """Made by :func:`build`. The target is the teacher's map on the common grid, ``map`` ``[B, C, h * w]``."""
+
+    target_arguments = ("teacher", "normalize")
+
+    def __init__(self, taps: tuple[str, str], sides: Sides, distance: Literal["relative", "mse"], shape: Shape) -> None:
+        super().__init__(*taps, adapted=False)
+        self.sides, self.distance, self.shape = sides, distance, shape
+        self.module: FrequencyAttention | None = None
+
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        super().start(student, teacher, classes)
+        self.module = FrequencyAttention(student[self.student].channels, teacher[self.teacher].channels, self.shape)
+
+    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+        x = teacher[self.teacher].detach()
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return {"map": self.sides.in_space(x, self.grid(grids[self.student], batch)).finished()}
+
+    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+        x = student[self.student]
+        assert self.module is not None, "start() comes first"
+        with torch.autocast(x.device.type, enabled=False):
+            grid = self.grid((x.shape[-2], x.shape[-1]), batch)
+            ours = self.sides.in_space(self.module(resample(x, grid)), grid)
+            compare = Comparison(self.distance, "both", Weights.of_cells(ours.rows))
+            return compare(ours, self.fits(ours, target["map"]))

@@ -1,0 +1,30 @@
+"""Average pooling to a fixed number of bins, in a form that exports with dynamic sizes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def average_pool(x: Tensor, bins: int) -> Tensor:
+    """``adaptive_avg_pool2d(x, bins)``: ``[B, C, h, w] -> [B, C, bins, bins]``.
+
+    Bin i of n cells covers floor(i n / bins) up to ceil((i + 1) n / bins). While a graph is being exported the sizes are symbols, and ONNX
+    has no adaptive pooling, so the averages are written as two matrix products.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, bins)
+    rows = averaging_matrix(x.shape[-2], bins, x)
+    columns = averaging_matrix(x.shape[-1], bins, x)
+    return rows @ x @ columns.transpose(0, 1)
+
+
+def averaging_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
+    """``[bins, cells]``: row i holds 1 / size of bin i on its cells and 0 elsewhere. ``cells`` may be a symbol."""
+    number = torch.arange(bins, device=like.device).unsqueeze(1)
+    start = (number * cells) // bins
+    end = ((number + 1) * cells + bins - 1) // bins
+    cell = torch.arange(cells, device=like.device).unsqueeze(0)
+    inside = (cell >= start) & (cell < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)

@@ -1,0 +1,177 @@
+"""What a SegFormer is made of: the table of variants, and what a weights' own ``config.json`` says instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.models._weights import WEIGHT_FILES, hub_file, is_hub_id, read_json, read_state
+
+EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
+
+LICENCE_NOTE = (
+    "Weights published by NVIDIA for SegFormer are licensed for research and evaluation, not for commercial use; "
+    "that holds for what is trained from them as well. Read the licence on the model's page before you deploy."
+)
+
+# channels, depths, heads, decoder channels: Xie et al., NeurIPS 2021, table 6; `mini` is this project's own, 1.5 M parameters.
+VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]] = {
+    "mini": ((24, 48, 96, 160), (2, 2, 2, 2), (1, 2, 3, 5), 128),
+    "b0": ((32, 64, 160, 256), (2, 2, 2, 2), (1, 2, 5, 8), 256),
+    "b1": ((64, 128, 320, 512), (2, 2, 2, 2), (1, 2, 5, 8), 256),
+    "b2": ((64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), 768),
+    "b3": ((64, 128, 320, 512), (3, 4, 18, 3), (1, 2, 5, 8), 768),
+    "b4": ((64, 128, 320, 512), (3, 8, 27, 3), (1, 2, 5, 8), 768),
+    "b5": ((64, 128, 320, 512), (3, 6, 40, 3), (1, 2, 5, 8), 768),
+}
+
+# What transformers takes where a config.json is silent.
+DEFAULTS: dict[str, Any] = {
+    "num_channels": 3,
+    "num_encoder_blocks": 4,
+    "depths": (2, 2, 2, 2),
+    "sr_ratios": (8, 4, 2, 1),
+    "hidden_sizes": (32, 64, 160, 256),
+    "patch_sizes": (7, 3, 3, 3),
+    "strides": (4, 2, 2, 2),
+    "num_attention_heads": (1, 2, 5, 8),
+    "mlp_ratios": (4, 4, 4, 4),
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-6,
+    "decoder_hidden_size": 256,
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that a recipe names: where they are, what they say of themselves; the tensors are read on request."""
+
+    name: str
+    config: Mapping[str, Any] | None
+    preprocessor: Mapping[str, Any] | None
+    folder: Path | None
+
+    def state(self) -> dict[str, Tensor]:
+        return read_state(self.folder) if self.folder is not None else read_state(hub_file(self.name, WEIGHT_FILES))
+
+    @property
+    def licence_note(self) -> str | None:
+        ours = (self.config or {}).get("freqkd", {}).get("licence_note")
+        return LICENCE_NOTE if self.folder is None and self.name.lower().startswith("nvidia/") else ours
+
+    def id2label(self) -> dict[int, str] | None:
+        """Class names, unless they are the ones that transformers invents."""
+        said = (self.config or {}).get("id2label")
+        if not said or all(str(name) == f"LABEL_{number}" for number, name in said.items()):
+            return None
+        return {int(number): str(name) for number, name in said.items()}
+
+    def classes(self) -> int:
+        """K of the checkpoint: from its config, or from the shape of its classifier where there is no config."""
+        if self.config is not None:
+            return len(self.config["id2label"]) if self.config.get("id2label") else int(self.config.get("num_labels", 2))
+        from freqkd_cli.models._segformer_names import to_now
+
+        classifier = to_now(self.state()).get("decode_head.classifier.weight")
+        if classifier is None:
+            raise WeightsMissing(f"{self.name} has no segmentation head", tip="head: new")
+        return len(classifier)
+
+
+def find_weights(name: str) -> Weights:
+    """``embedded``, a local folder or file, or a hub id (``owner/name``); the last may download ``config.json``.
+
+    Raises:
+        WeightsMissing: there is nothing of that name.
+    """
+    place = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    if place.exists():
+        beside = place if place.is_dir() else place.parent
+        config = read_json(beside / "config.json") if place.is_dir() or (beside / "config.json").is_file() else None
+        return Weights(name, config, _optional(beside / "preprocessor_config.json"), place)
+    if name == "embedded":
+        raise WeightsMissing("this installation has no embedded teacher", need=str(EMBEDDED), tip="install freqkd again, or name other weights")
+    if not is_hub_id(name):
+        raise WeightsMissing(f"no weights at {name}", need="embedded, a folder, a weight file, or a hub id such as owner/name")
+    config = read_json(hub_file(name, ("config.json",)))
+    try:
+        preprocessor = read_json(hub_file(name, ("preprocessor_config.json",)))
+    except WeightsMissing:  # a repository may leave it out; ImageNet's mean and std are then meant
+        preprocessor = None
+    return Weights(name, config, preprocessor, None)
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
+
+
+def architecture(
+    weights: Weights | None,
+    *,
+    variant: str | None,
+    channels: Sequence[int] | None,
+    depths: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    decoder: int | None,
+) -> dict[str, Any]:
+    """Keywords of transformers' ``SegformerConfig``, without classes and drop rates.
+
+    With weights that carry a config, that config decides, and an argument that says otherwise is an error. Else the variant (b0 unless
+    said) decides, and the other arguments override it.
+
+    Raises:
+        RecipeError: arguments that make no network.
+        WeightsMissing: arguments that contradict the weights.
+    """
+    wide, deep, many, out = VARIANTS[variant or "b0"]
+    if channels is not None and heads is None:
+        many = tuple(max(n for n in range(1, most + 1) if c % n == 0) for c, most in zip(channels, many, strict=True))
+    asked = {
+        "hidden_sizes": channels if channels is not None else (wide if variant else None),
+        "depths": depths if depths is not None else (deep if variant else None),
+        "num_attention_heads": heads if heads is not None else (many if variant or channels is not None else None),
+        "decoder_hidden_size": decoder if decoder is not None else (out if variant else None),
+    }
+    asked = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in asked.items() if value is not None}
+    if weights is None or weights.config is None:
+        found = DEFAULTS | asked
+    else:
+        found = _from_config(weights, asked)
+    bad = [c for c, n in zip(found["hidden_sizes"], found["num_attention_heads"], strict=True) if c % n]
+    if bad:
+        raise RecipeError(f"{bad[0]} channels cannot be shared by the heads", got=f"heads {found['num_attention_heads']}", need="a divisor")
+    return found
+
+
+def _from_config(weights: Weights, asked: Mapping[str, Any]) -> dict[str, Any]:
+    config = weights.config or {}
+    if config.get("model_type", "segformer") != "segformer":
+        raise WeightsMissing(f"{weights.name} is no SegFormer", got=f"model_type {config['model_type']}", need="model_type segformer")
+    found = {key: config.get(key, default) for key, default in DEFAULTS.items()}
+    found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    for key, value in asked.items():
+        if found[key] != value:
+            raise WeightsMissing(f"{weights.name} has another {key} than the recipe says", got=value, need=found[key], tip="leave it out")
+    fixed = {key: found[key] for key in ("num_encoder_blocks", "num_channels", "strides") if found[key] != DEFAULTS[key]}
+    if fixed:
+        raise WeightsMissing(f"{weights.name} is an unusual SegFormer", got=fixed, need="four stages at 1/4 to 1/32, three input channels")
+    return found
+
+
+def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float]] | None:
+    """Mean and std that a ``preprocessor_config.json`` asks for, or None where it is silent."""
+    if not preprocessor:
+        return None
+    if preprocessor.get("do_normalize") is False:
+        return [0.0] * 3, [1.0] * 3
+    if "image_mean" not in preprocessor or "image_std" not in preprocessor:
+        return None
+    return list(preprocessor["image_mean"]), list(preprocessor["image_std"])

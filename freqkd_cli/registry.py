@@ -1,0 +1,84 @@
+"""A name in a recipe is the name of a file in a drawer, and that file offers ``build(...)``.
+
+The keyword-only arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the signature is at once
+the check, the default and the documentation. Listing a drawer reads a folder and imports nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Collection, Iterable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from freqkd_cli.errors import UnknownName
+
+DRAWERS = ("models", "losses", "datasets")
+SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set"}
+
+# Keywords of build() that the program fills in, so a recipe does not name them as arguments of the part.
+FILLED_IN: dict[str, frozenset[str]] = {
+    "models": frozenset({"classes"}),
+    "losses": frozenset(),
+    "datasets": frozenset({"split", "root", "size"}),
+}
+
+
+def names(drawer: str) -> tuple[str, ...]:
+    """Names of the files in a drawer, sorted; files that start with ``_`` are helpers and no names."""
+    folder = Path(__file__).parent / drawer
+    return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_")))
+
+
+def find(drawer: str, name: str) -> ModuleType:
+    """Import the file called ``name`` in ``drawer``.
+
+    Raises:
+        UnknownName: there is no such file; the message says what the drawer holds and which name is nearest.
+    """
+    known = names(drawer)
+    if name not in known:
+        raise UnknownName(
+            f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}"
+        )
+    return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """``", did you mean 'x'?"`` for the nearest option, or the empty string."""
+    near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.6)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+@cache
+def arguments(drawer: str, name: str) -> Any:
+    """A strict, frozen pydantic model of what a recipe may say to ``build`` of that file.
+
+    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``; they are the whole schema.
+    """
+    from pydantic import ConfigDict, create_model
+
+    build = find(drawer, name).build
+    hints = get_type_hints(build, include_extras=True)
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(build).parameters.items():
+        if key in FILLED_IN[drawer]:
+            continue
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[key] = (hints[key], default)
+    config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+    return create_model(f"{drawer}.{name}", __config__=config, **fields)
+
+
+def first_line(module: ModuleType) -> str:
+    """The one-line promise of a file: the first line of its docstring."""
+    return (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
+
+
+def takes(drawer: str, name: str) -> Collection[str]:
+    """The keywords of ``build``, those that the program fills in included."""
+    return tuple(inspect.signature(find(drawer, name).build).parameters)

@@ -1,0 +1,72 @@
+"""Small tables for stdout: drawn by Rich on a terminal, tab-separated elsewhere, so a pipe gets data and not boxes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, and the format of its numbers."""
+
+    name: str
+    form: str = ""
+
+    def text(self, value: Any) -> str:
+        """A cell; None is an empty one."""
+        if value is None:
+            return ""
+        return format(value, self.form) if self.form and not isinstance(value, str) else str(value)
+
+
+def render(
+    columns: Sequence[Column | str], rows: Iterable[Sequence[Any]], *, title: str | None = None, terminal: bool | None = None
+) -> str:
+    """A table as text.
+
+    On a terminal numbers are flush right and ``title`` stands above. Elsewhere the first line holds the headings and there is no title;
+    cells are parted by tabs, and a tab or line break inside a cell becomes a space.
+
+    Args:
+        terminal: which of the two; whether stdout is a terminal, unless said.
+    """
+    heads = [column if isinstance(column, Column) else Column(column) for column in columns]
+    values = [list(row) for row in rows]
+    cells = [[head.text(value) for head, value in zip(heads, row, strict=True)] for row in values]
+    if not (sys.stdout.isatty() if terminal is None else terminal):
+        return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in [[head.name for head in heads], *cells])
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    style = {
+        "title_justify": "left",
+        "title_style": "bold",
+        "header_style": "bold",
+        "box": None,
+        "pad_edge": False,
+        "padding": (0, 2, 0, 0),
+    }
+    table = Table(title=title, **style)
+    for number, head in enumerate(heads):
+        numeric = all(isinstance(row[number], int | float | None) for row in values)
+        table.add_column(head.name, justify="right" if numeric else "left")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a class name are no markup
+    console = Console(force_terminal=True)
+    with console.capture() as drawn:
+        console.print(table)
+    return drawn.get().rstrip("\n")
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``4.8 MB`` (powers of ten)."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"

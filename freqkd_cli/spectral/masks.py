@@ -1,0 +1,79 @@
+"""Radial low-pass masks, and how to tell a filter that keeps nothing or everything. numpy, float64, no tensors.
+
+A high-pass is 1 minus the low-pass, so low + high is the identity, bin by bin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from freqkd_cli.errors import BandError
+from freqkd_cli.spectral.fourier import Grid, multiplicity, radial
+
+Kind = Literal["gaussian", "ideal", "butterworth"]
+
+
+def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.ndarray:
+    """Gain in [0, 1] of every bin.
+
+    ideal: 1 where rho <= cutoff + 1e-9. gaussian: exp(-rho^2 / (2 cutoff^2)). butterworth: 1 / (1 + (rho / cutoff)^(2 order)).
+
+    Args:
+        rho: radial frequency in Nyquist units, float64.
+        cutoff: in the same units, above 0.
+    """
+    if kind == "ideal":
+        return (rho <= cutoff + 1e-9).astype(np.float64)
+    if kind == "gaussian":
+        return np.exp(-((rho / cutoff) ** 2) / 2.0)
+    with np.errstate(over="ignore"):  # far above a tiny cutoff the power overflows and the gain is the 0 that it should be
+        return 1.0 / (1.0 + (rho / cutoff) ** (2 * order))
+
+
+def effective_cells(grid: Grid, kind: Kind, cutoff: float, order: int = 2) -> tuple[float, float]:
+    """Cells of the Fourier plane, DC apart, that the low-pass and its complement hold: sums of their gains, h * w - 1 together."""
+    count = multiplicity(*grid).ravel()
+    count[0] = 0.0
+    low = float((low_pass(radial(*grid).ravel(), kind, cutoff, order) * count).sum())
+    return low, float(count.sum()) - low
+
+
+def usable_cutoffs(grid: Grid, kind: Kind, order: int = 2) -> tuple[float, float] | None:
+    """Smallest and largest cutoff with at least one effective cell on either side, to three digits inwards; None where there is none."""
+    if grid[0] * grid[1] < 3:
+        return None
+    smallest = _bisect(lambda c: effective_cells(grid, kind, c, order)[0] >= 1.0)
+    largest = _bisect(lambda c: effective_cells(grid, kind, c, order)[1] < 1.0)
+    inwards = math.ceil(smallest * 1000) / 1000, math.floor(largest * 1000) / 1000
+    return inwards if inwards[0] <= inwards[1] else None
+
+
+def _bisect(beyond) -> float:
+    """The cutoff in [1e-4, 100] at which a test that holds from there on begins to hold."""
+    below, above = 1e-4, 100.0
+    for _ in range(60):
+        middle = math.sqrt(below * above)
+        below, above = (below, middle) if beyond(middle) else (middle, above)
+    return above
+
+
+def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> None:
+    """Refuse a filter that keeps nothing or everything on this grid.
+
+    Raises:
+        BandError: fewer than one effective cell (sum of the gains, DC apart) in the low band or in the high one.
+    """
+    low, high = effective_cells(grid, kind, cutoff, order)
+    if low >= 1.0 and high >= 1.0:
+        return
+    usable = usable_cutoffs(grid, kind, order)
+    empty = "low" if low < 1.0 else "high"
+    raise BandError(
+        f"the {empty} band of {taps} is empty: the {kind} mask with cutoff {cutoff:.4g} leaves it fewer than one cell beside DC",
+        got=f"{grid[0]}x{grid[1]} cells, {low:.3g} of them low and {high:.3g} high",
+        need="at least one on either side",
+        tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}" if usable else "a tap with more cells: on this one no cutoff works",
+    )

@@ -1,0 +1,41 @@
+"""What a loss may see of a batch beside the taps: labels and the valid mask, in the view's frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""Label of pixels that no score and no label loss counts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of views.
+
+    Attributes:
+        images: ``[B, 3, H, W]`` float32 RGB in [0, 1], what the student sees.
+        labels: ``[B, H, W]`` int64, 255 = ignore; or None for pictures without masks.
+        valid: ``[B, H, W]`` bool, False where the view was padded. Void labels inside the picture are valid.
+        indices: ``[B]`` int64, the images' numbers in the data set.
+        views: ``[B]`` int64, the number of the stored view (n-th draw modulo ``data.views``); -1 for the view ``whole``.
+        teacher_images: what the teacher sees, where that differs from ``images`` (``data.teacher_sees: clean``), else None.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    valid: Tensor
+    indices: Tensor
+    views: Tensor
+    teacher_images: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        return replace(self, **{name: move(getattr(self, name)) for name in self.__dataclass_fields__})
+
+    def __len__(self) -> int:
+        return self.images.shape[0]

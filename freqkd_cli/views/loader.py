@@ -1,0 +1,235 @@
+"""Views in batches: which pictures a step sees, and their loading in worker processes.
+
+Order and views depend on seeds, epoch and index alone, so the number of workers changes no bit and a run can be taken up at any step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.views.apply import apply_geometry, apply_photometric
+from freqkd_cli.views.batch import Batch
+from freqkd_cli.views.view import View, ViewSpec, draw, whole
+
+WHOLE = -1
+"""Draw number, and number of the stored view, that stands for the view ``whole``."""
+
+Item = tuple[int, int]
+"""(index of the picture, how often it was drawn before); the second is :data:`WHOLE` for the whole picture."""
+
+Sample = dict[str, Any]
+
+
+class Pictures(Protocol):
+    """What views need of a data set."""
+
+    labelled: bool
+
+    def __len__(self) -> int: ...
+    def image_size(self, index: int) -> tuple[int, int]: ...
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]: ...
+
+
+def schedule(length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True) -> list[list[int]]:
+    """The batches of one epoch: a permutation of ``range(length)`` that (seed, epoch) alone decide."""
+    key = np.random.SeedSequence([3, seed & (2**64 - 1), epoch])
+    order = np.argsort(np.random.Generator(np.random.Philox(key)).random(length), kind="stable").tolist()
+    stop = length - length % batch_size if drop_last else length
+    return [order[start : start + batch_size] for start in range(0, stop, batch_size)]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Batch sampler of a training: the items of the steps ``start`` .. ``stop`` - 1, across epochs.
+
+    Attributes:
+        length: number of pictures.
+        batch_size: pictures per step, over all processes together.
+        seed: ``train.seed``.
+        start: first step, so that an interrupted run continues where it was.
+        stop: the step after the last one.
+        process: number of this process, ``processes`` in all; each takes every ``processes``-th item of a batch.
+
+    Raises:
+        UsageError: fewer pictures than one batch, or a batch that the processes cannot share equally.
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length < self.batch_size or self.batch_size < 1:
+            raise UsageError(
+                "the data set is smaller than one batch", got=f"{self.length} pictures, batch_size {self.batch_size}",
+                tip="a smaller train.batch_size",
+            )
+        if self.batch_size % self.processes:
+            raise UsageError(
+                "the processes cannot share a batch equally", got=f"batch_size {self.batch_size}, {self.processes} processes",
+                tip="a batch_size that is a multiple of the number of processes",
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        return self.length // self.batch_size
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        epoch, batches = -1, []
+        for step in range(self.start, self.stop):
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
+                batches = schedule(self.length, seed=self.seed, epoch=epoch, batch_size=self.batch_size)
+            yield [(index, epoch) for index in batches[step % self.per_epoch][self.process :: self.processes]]
+
+
+class ViewDataset(TorchDataset):
+    """Views of a data set, by item (index, n).
+
+    The geometry is that of draw ``n % views`` where views are stored, else of draw ``n``; with ``teacher_sees: clean`` the colours are
+    always those of draw ``n``, because only the teacher's side is stored. An error that a user can cause is returned in place of the
+    sample, so that it reaches the main process as itself and not as a worker's traceback.
+    """
+
+    def __init__(self, pictures: Pictures, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0) -> None:
+        self.pictures, self.spec, self.view_seed, self.views = pictures, spec, view_seed, views
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def number(self, n: int) -> int:
+        """Number of the view that the n-th draw shows."""
+        return n % self.views if self.views > 0 and n != WHOLE else n
+
+    def view(self, item: Item) -> View:
+        """The view of an item, as data."""
+        index, n = item
+        size = self.pictures.image_size(index)
+        if n == WHOLE or self.spec is None:
+            return whole(size)
+        number = self.number(n)
+        colours = n if self.spec.teacher_sees == "clean" else number
+        return draw(self.spec, size, view_seed=self.view_seed, index=index, draw=number, colour_draw=colours)
+
+    def __getitem__(self, item: Item) -> Sample | FreqKDError:
+        try:
+            return self.sample(item)
+        except FreqKDError as error:
+            return error
+
+    def sample(self, item: Item) -> Sample:
+        index, n = item
+        view = self.view(item)
+        image, labels, valid = apply_geometry(view, *self.pictures.read(index))
+        sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
+        sample["image"] = apply_photometric(view, image, valid)
+        if self.spec is not None and self.spec.teacher_sees == "clean" and n != WHOLE:
+            sample["teacher_image"] = image
+        return sample
+
+
+def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
+    """Stack samples of one size; the first error, where there is one."""
+    for sample in samples:
+        if isinstance(sample, FreqKDError):
+            return sample
+
+    def stack(name: str) -> Tensor | None:
+        found = [sample[name] for sample in samples if sample.get(name) is not None]
+        return torch.stack(found) if len(found) == len(samples) else None
+
+    def numbers(name: str) -> Tensor:
+        return torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
+
+    images, valid = stack("image"), stack("valid")
+    assert images is not None and valid is not None
+    return Batch(images, stack("labels"), valid, numbers("index"), numbers("view"), stack("teacher_image"))
+
+
+class Loader:
+    """Batches of the items that ``batches`` lists, one iteration after another with the same workers.
+
+    Args:
+        dataset: the views.
+        batches: lists of items; anything that can be iterated, a :class:`Steps` for a training.
+        workers: processes that read and cut pictures, one torch thread each; 0 = in this process.
+
+    Raises:
+        FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker.
+    """
+
+    def __init__(self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0) -> None:
+        self.batches = batches
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=_stay,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers > 0 else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, FreqKDError):
+                raise batch
+            yield batch
+
+
+def whole_batches(
+    pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None
+) -> Loader:
+    """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch."""
+    dataset = ViewDataset(pictures, None)
+    waiting: dict[tuple[int, int], list[Item]] = {}
+    batches: list[list[Item]] = []
+    for index in range(len(pictures)) if indices is None else indices:
+        view = dataset.view((index, WHOLE))
+        group = waiting.setdefault((view.height, view.width), [])
+        group.append((index, WHOLE))
+        if len(group) == batch_size:
+            batches.append(waiting.pop((view.height, view.width)))
+    return Loader(dataset, [*batches, *waiting.values()], workers)
+
+
+def _stay(worker: int) -> None:
+    """Workers leave Ctrl-C and termination of the whole process group to the main process, which saves its state before it ends them.
+
+    A worker obeys SIGTERM from its own main process alone. Who sent a signal is known to ``sigwaitinfo`` only, hence the thread; where
+    the system lacks it (macOS), workers end at once.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,361 @@
+"""Exports answer like the model, carry what a reader needs, and never leave anything behind that does not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import freqkd_cli
+from freqkd_cli.engine import deploy, export
+from freqkd_cli.engine.export import ExportForm, Options, export_file
+from freqkd_cli.engine.latency import measure_latency, median_ms
+from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
+from freqkd_cli.engine.saved import save_model
+from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
+from freqkd_cli.models import fast_scnn, segformer
+
+NAMES = ("road", "sky", "tree, bush", "car", "pole", "person", "sign")
+
+
+def student(width: float = 0.25) -> nn.Module:
+    """A Fast-SCNN whose batch norms have seen images, so that its logits are as large as a trained one's."""
+    torch.manual_seed(0)
+    model = fast_scnn.build(classes=len(NAMES), width=width).train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(torch.rand(4, 3, 64, 96))
+    model.id2label = dict(enumerate(NAMES))
+    return model.eval()
+
+
+class Tiny(nn.Module):
+    """Stride 4, two layers: exports in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.id2label = 3, None
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3, 2, 1))
+
+    def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
+        return {"logits": self.layers(images)}
+
+
+def tiny(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny().eval()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory) -> tuple[nn.Module, Path, dict, str]:
+    """A Fast-SCNN exported once: the model, the file, the result, and what was said on the way."""
+    model, path, said = student(), tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx", io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        result = export_file(model, path, "onnx")
+    return model, path, result, said.getvalue()
+
+
+def session(path: Path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_onnx_takes_the_image_and_gives_logits_of_any_batch_and_size(onnx_file):
+    _, path, _, _ = onnx_file
+    (given,), (answer,) = session(path).get_inputs(), session(path).get_outputs()
+    assert (given.name, given.type, answer.name) == ("image", "tensor(float)", "logits")
+    assert given.shape[1] == 3 and answer.shape[1] == len(NAMES)
+    assert all(isinstance(given.shape[axis], str) for axis in (0, 2, 3)), "a fixed axis"
+
+
+@pytest.mark.parametrize("size", [(1, 192, 256), (2, 96, 160), (3, 131, 97), (1, 64, 64), (1, 360, 480)])
+def test_onnx_answers_like_torch(onnx_file, size):
+    model, path, _, _ = onnx_file
+    image = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
+    (answer,) = session(path).run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        wanted = model(image)["logits"].numpy()
+    assert answer.shape == wanted.shape
+    assert np.abs(answer - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert (answer.argmax(1) == wanted.argmax(1)).mean() >= 0.9999
+
+
+def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
+    import onnx
+
+    _, path, result, said = onnx_file
+    assert [child.name for child in path.parent.iterdir()] == ["model.onnx"]
+    graph = onnx.load(path, load_external_data=False)
+    facts = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(facts["classes"]) == list(NAMES) and "RGB" in facts["input"]
+    assert said == ""
+    assert {"DFT", "STFT"}.isdisjoint(node.op_type for node in graph.graph.node)
+    assert result["bytes"] == path.stat().st_size and result["format"] == "onnx"
+    assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999
+    assert result["latency_ms"]["torch"] > 0 and result["latency_ms"]["onnxruntime"] > 0
+
+
+def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
+    assert any(height % 2 and width % 2 for _, height, width in SIZES)
+    assert any(min(height, width) / 32 < 6 for _, height, width in SIZES)
+    assert {batch for batch, _, _ in SIZES} >= {1, 2} and len(set(SIZES)) >= 5
+
+
+def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
+    import onnx
+
+    model = tiny()
+    result = export_file(
+        model, tmp_path / "a.onnx", "onnx", Options(upsample=True, argmax=True, opset=20, sizes=((1, 33, 47), (2, 64, 32)))
+    )
+    assert result["output"] == "labels" and result["max_abs_difference"] is None and result["argmax_agreement"] >= 0.9999
+    image = probe_image(2, 50, 70)
+    (answer,) = session(tmp_path / "a.onnx").run(["labels"], {"image": image.numpy()})
+    with torch.no_grad():
+        logits = nn.functional.interpolate(model(image)["logits"], size=(50, 70), mode="bilinear", align_corners=False)
+    assert answer.shape == (2, 50, 70) and answer.dtype == np.int64
+    assert next(one.version for one in onnx.load(tmp_path / "a.onnx").opset_import if not one.domain) == 20
+    assert (answer == logits.argmax(1).numpy()).mean() >= 0.9999
+
+
+def test_pt2_is_read_back_by_torch_alone(tmp_path):
+    model = student()
+    result = export_file(model, tmp_path / "a.pt2", "pt2")
+    assert result["relative_difference"] <= 1e-4 and result["sizes"] == [list(size) for size in SIZES]
+    image = probe_image(3, 129, 223)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(tmp_path / "a.pt2").module()(image), model(image)["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+    write = export._write_pt2
+
+    def damaged(form: ExportForm, path: Path, options: Options) -> None:
+        other = tiny(seed=1)
+        write(ExportForm(other), path, options)
+
+    monkeypatch.setattr(export, "_write_pt2", damaged)
+    with pytest.raises(CheckFailed, match="does not answer like"):
+        export_file(tiny(), tmp_path / "a.pt2", "pt2", Options(sizes=((1, 32, 32),)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_expressed_is_one_message(tmp_path):
+    class Stubborn(Tiny):
+        def forward(self, images, taps=()):
+            return {"logits": images if images.sum() > 0 else -images}
+
+    with pytest.raises(FreqKDError, match="torch cannot write this model as pt2") as caught:
+        export_file(Stubborn().eval(), tmp_path / "a.pt2", "pt2")
+    assert len(str(caught.value).splitlines()) == 3 and list(tmp_path.iterdir()) == []
+
+
+def logits(image: Tensor) -> Tensor:
+    return torch.stack([image.mean(1), image[:, 0]], dim=1) + torch.tensor([0.0, 0.01]).view(1, 2, 1, 1)
+
+
+def test_compare_measures_the_difference():
+    sizes = ((1, 8, 8), (2, 5, 7))
+    assert compare(logits, logits, sizes) == Parity(list(sizes), 0.0, 0.0, 1.0)
+    off = compare(logits, lambda image: logits(image) + 0.25, sizes)
+    assert off.max_abs_difference == pytest.approx(0.25) and off.argmax_agreement == 1.0
+    largest = min(float(logits(probe_image(*size)).abs().max()) for size in sizes)
+    assert off.relative_difference == pytest.approx(0.25 / largest)
+    turned = compare(logits, lambda image: logits(image).flip(1), sizes)
+    assert turned.argmax_agreement == 0.0
+
+
+@pytest.mark.parametrize(
+    "exported, said",
+    [
+        (lambda image: logits(image) * float("nan"), "does not answer"),
+        (lambda image: logits(image) + 2e-4 * float(logits(image).abs().max()), "does not answer"),
+        (lambda image: logits(image)[..., 1:], "another shape"),
+        (lambda image: logits(image) if image.shape[-1] % 2 == 0 else image.reshape(7, 11), "fails on 2 images of 5x7"),
+    ],
+)
+def test_compare_refuses(exported, said):
+    with pytest.raises(CheckFailed, match=said):
+        compare(logits, exported, ((1, 8, 8), (2, 5, 7))).require("it")
+
+
+def test_rounding_passes():
+    compare(logits, lambda image: logits(image) * (1 + 1e-5), ((1, 8, 8),)).require("it")
+
+
+def test_labels_are_compared_by_agreement():
+    wrong = torch.zeros(1, 100, 100, dtype=torch.int64)
+    wrong[0, 0, :2] = 1
+    found = compare(lambda image: torch.zeros(1, 100, 100, dtype=torch.int64), lambda image: wrong, ((1, 100, 100),))
+    assert found.argmax_agreement == pytest.approx(1 - 2e-4) and found.relative_difference is None
+    with pytest.raises(CheckFailed):
+        found.require("it")
+
+
+# The folder
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    run = tmp_path / "run"
+    save_model(run, student(), "fast_scnn")
+    (run / "recipe.yaml").write_text(
+        "version: 1\ndata: {name: scenes, size: [96, 128]}\nteacher: {name: segformer, weights: nvidia/some-segformer}\n"
+        "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
+    )
+    (run / "summary.json").write_text(json.dumps({"miou": 0.5531, "best_step": 1200, "steps": 1500}))
+    return run
+
+
+def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_path):
+    model = freqkd_cli.load(run_folder)
+    result = deploy.export_folder(model, "fast_scnn", tmp_path / "out", run=run_folder, options=Options(sizes=((1, 64, 96), (2, 65, 97))))
+    assert result["max_abs_difference"] == 0.0 and result["checked_by"] == ["freqkd"]
+    image = probe_image(1, 70, 90)
+    with torch.no_grad():
+        torch.testing.assert_close(freqkd_cli.load(tmp_path / "out")(image), model(image), rtol=0, atol=0)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "summary.json"}
+    assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    text = (tmp_path / "out" / "README.md").read_text()
+    for said in (
+        "mIoU 55.31 on scenes",
+        "nvidia/some-segformer",
+        "not for commercial use",
+        "name: fast_scnn",
+        "tree, bush",
+        "freqkd_cli.load",
+    ):
+        assert said in text
+
+
+def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
+    from freqkd_cli.engine import saved
+
+    write = saved.save_model
+
+    def damaged(folder, model, name):
+        other = student()
+        with torch.no_grad():
+            next(other.classifier.parameters()).mul_(1.5)
+        write(folder, other, name)
+
+    monkeypatch.setattr(saved, "save_model", damaged)
+    with pytest.raises(CheckFailed, match="the folder does not answer"):
+        deploy.export_folder(student(), "fast_scnn", tmp_path / "out", options=Options(sizes=((1, 64, 96),)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def small_segformer() -> nn.Module:
+    torch.manual_seed(0)
+    arguments = {"channels": [8, 8, 16, 16], "heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "decoder": 16}
+    model = segformer.build(classes=len(NAMES), **arguments).eval()
+    model.id2label = dict(enumerate(NAMES))
+    return model
+
+
+def test_a_segformers_folder_is_read_by_transformers(tmp_path):
+    from transformers import SegformerForSemanticSegmentation
+
+    model = small_segformer()
+    result = deploy.export_folder(model, "segformer", tmp_path / "out", options=Options(sizes=((1, 64, 96), (2, 65, 97))))
+    assert result["checked_by"] == ["freqkd", "transformers"]
+    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    assert theirs.config.id2label == dict(enumerate(NAMES))
+    image = probe_image(1, 75, 101)
+    with torch.no_grad():
+        wanted = model(image)["logits"]
+        torch.testing.assert_close(theirs(pixel_values=(image - model.mean) / model.std).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_segformer_exports_with_free_sizes(tmp_path, kind):
+    result = export_file(small_segformer(), tmp_path / f"a.{kind}", kind)
+    assert result["relative_difference"] <= 1e-4 and len(result["sizes"]) == 5
+
+
+# The command
+
+
+def run_command(*words: str) -> tuple[int, str, str]:
+    from typer.testing import CliRunner
+
+    from freqkd_cli.app import build_app
+
+    result = CliRunner().invoke(build_app(), ["export", *words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert {"file", "format", "bytes", "max_abs_difference", "argmax_agreement"} <= set(document)
+    assert document["file"] == str(run_folder / "export")
+    code, out, err = run_command(str(run_folder), "--format", "safetensors")
+    assert code == 2 and "there already" in err and out == ""
+    (run_folder / "export" / "mine.txt").write_text("kept")
+    (run_folder / "export" / "README.md").write_text("old")
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--overwrite")
+    assert code == 0 and out.startswith("written\t")
+    assert (run_folder / "export" / "mine.txt").read_text() == "kept"
+    assert (run_folder / "export" / "README.md").read_text() != "old"
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (("--format", "safetensors", "--argmax"), 2, "--argmax changes a graph"),
+        (("--format", "pt2", "--opset", "20"), 2, "--opset"),
+        (("--format", "onnx", "--out", "{run}"), 2, "is a folder"),
+        (("--format", "tflite"), 2, "tflite"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(run_folder, words, code, said):
+    before = sorted(run_folder.rglob("*"))
+    found, out, err = run_command(str(run_folder), *(word.format(run=run_folder) for word in words))
+    assert found == code and said in err and out == ""
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_a_folder_without_a_model_is_exit_code_4(tmp_path):
+    code, out, err = run_command(str(tmp_path))
+    assert code == 4 and out == "" and "config.json" in err
+
+
+# Latency
+
+
+def test_the_median_leaves_out_warm_up_and_outliers():
+    naps = iter([0.05, 0.05, 0.05, 0.01, 0.01, 0.05, 0.01, 0.01])
+    assert 9 < median_ms(lambda: time.sleep(next(naps)), runs=5, warm_up=3) < 40
+
+
+def test_latency_is_measured_in_eval_mode_and_the_mode_restored():
+    class Watched(Tiny):
+        seen: list[bool] = []
+
+        def forward(self, images, taps=()):
+            self.seen.append((self.training, tuple(images.shape)))
+            return super().forward(images)
+
+    model = Watched().train()
+    assert measure_latency(model, (32, 64), runs=3) > 0
+    assert model.training and set(model.seen) == {(False, (1, 3, 32, 64))} and len(model.seen) == 6
+
+
+def test_options_are_checked_without_a_model():
+    export.plain_only("pt2", Options(argmax=True))
+    with pytest.raises(UsageError):
+        export.plain_only("safetensors", Options(opset=20))

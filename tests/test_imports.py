@@ -1,0 +1,141 @@
+"""Who may import whom: downward only, and no file of a drawer from its neighbour. Read from the source, so late imports count too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import freqkd_cli
+
+PACKAGE = Path(freqkd_cli.__file__).parent
+ROWS = (
+    ("errors", "weights"),
+    ("registry", "spectral", "views", "scan", "metrics"),
+    ("recipe", "features"),
+    ("models", "losses", "datasets"),
+    ("engine", "report"),
+    ("commands",),
+    ("app",),
+    ("__main__", "__init__"),
+)
+ROW = {room: number for number, row in enumerate(ROWS) for room in row}
+DRAWERS = ("models", "losses", "datasets", "commands")
+HEAVY = {"torch", "torchvision", "transformers", "accelerate", "segmentation_models_pytorch", "onnx", "onnxruntime", "matplotlib"}
+LIGHT_ROOMS = ("app", "errors", "registry", "recipe", "commands", "__main__", "__init__")
+
+
+def for_types_only(tree: ast.Module) -> set[ast.AST]:
+    """Everything inside ``if TYPE_CHECKING:``; such imports never run."""
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING"]
+    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+def imported(tree: ast.Module) -> list[tuple[int, tuple[str, ...]]]:
+    """(line, module path inside freqkd_cli) of every import that can run."""
+    found = []
+    skipped = for_types_only(tree)
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found += [(node.lineno, tuple(name.split(".")[1:])) for name in names if name.split(".")[0] == "freqkd_cli"]
+    return found
+
+
+def room_of(path: Path, root: Path) -> str:
+    return path.relative_to(root).parts[0].removesuffix(".py")
+
+
+def breaches(root: Path) -> list[str]:
+    """Imports of the package at ``root`` that go upward, sideways into another room of the same row, or between files of a drawer."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        here = room_of(path, root)
+        for line, target in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            there = target[0] if target and target[0] in ROW else "errors"  # a name of freqkd_cli itself, such as __version__
+            where = f"{path.relative_to(root)}:{line} imports {'.'.join(target)}"
+            if ROW[there] > ROW[here] or (ROW[there] == ROW[here] and there != here):
+                found.append(f"{where}: {here} (row {ROW[here]}) from {there} (row {ROW[there]})")
+            elif here == there and here in DRAWERS and len(target) > 1:
+                neighbour = next((part for part in target[1:] if (root / here / f"{part}.py").is_file()), None)
+                if neighbour and not neighbour.startswith("_") and neighbour != path.stem:
+                    found.append(f"{where}: a neighbour in the drawer {here}")
+    return found
+
+
+def heavy_at_the_top(path: Path) -> list[str]:
+    """Libraries that cost seconds, imported when the file is."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {inner for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) for inner in ast.walk(n)}
+    late |= for_types_only(tree)
+    names = []
+    for node in ast.walk(tree):
+        if node not in late and isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif node not in late and isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return [name for name in names if name.split(".")[0] in HEAVY]
+
+
+def test_every_room_has_a_row():
+    rooms = {room_of(path, PACKAGE) for path in PACKAGE.rglob("*.py")}
+    assert rooms <= set(ROW), rooms - set(ROW)
+    assert len(rooms) > 10
+
+
+def test_imports_go_downward():
+    assert breaches(PACKAGE) == []
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_the_door_is_light(room):
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    assert {str(path): found for path in files if (found := heavy_at_the_top(path))} == {}
+
+
+def test_commands_import_no_engine_at_the_top():
+    """Their help must not wait for torch, which everything in these rooms needs."""
+    for path in sorted((PACKAGE / "commands").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped = for_types_only(tree)
+        top = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n not in skipped]
+        rooms = {(n.module or "").split(".")[1] for n in top if (n.module or "").startswith("freqkd_cli.")}
+        assert rooms <= {"commands", "errors", "registry"}, f"{path}: {rooms}"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("errors.py", "from freqkd_cli.registry import names", "errors (row 0) from registry"),
+        ("spectral/new.py", "def f():\n    from freqkd_cli.engine import assemble", "spectral (row 1) from engine"),
+        ("recipe/new.py", "import freqkd_cli.models.smp", "recipe (row 2) from models"),
+        ("recipe/new.py", "from freqkd_cli import app", "recipe (row 2) from app"),
+        ("recipe/new.py", "from freqkd_cli.features.taps import Tap", "recipe (row 2) from features"),
+        ("losses/new.py", "from freqkd_cli.losses.band import build", "a neighbour in the drawer losses"),
+        ("losses/new.py", "from freqkd_cli.losses import band", "a neighbour in the drawer losses"),
+    ],
+)
+def test_a_planted_breach_is_caught(tmp_path, file, text, told):
+    for path in ("losses/band.py", "losses/_loss.py", "losses/ok.py", file):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("from freqkd_cli.losses._loss import Loss\n" if "ok" in path else "", encoding="utf-8")
+    assert breaches(tmp_path) == []
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    found = breaches(tmp_path)
+    assert len(found) == 1 and told in found[0]
+
+
+def test_a_planted_heavy_import_is_caught(tmp_path):
+    file = tmp_path / "a.py"
+    text = "if True:\n    import torch.nn\ndef f():\n    import transformers\nif TYPE_CHECKING:\n    import onnx\n"
+    file.write_text(text, encoding="utf-8")
+    assert heavy_at_the_top(file) == ["torch.nn"]
