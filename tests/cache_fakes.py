@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from freqkd_cli.engine.dump import Job
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.features.fingerprint import Fingerprint, loss_identity, teacher_identity, versions, views_identity
+from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.source import LiveTeacher, union
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._loss import Loss
 from freqkd_cli.views.view import ViewSpec
 
 TEACHER_TAPS = {"stage1": Tap("stage1", 4, 6), "stage2": Tap("stage2", 8, 10), "logits": Tap("logits", 8, 3, "logits")}
@@ -130,8 +130,17 @@ def grids(height: int = 32, width: int = 64) -> dict[str, tuple[int, int]]:
 
 
 def make_job(
-    *, content: str = "taps", storage: str = "float16", views: int = 2, pictures: Pictures | None = None, teacher: Teacher | None = None,
-    spec: ViewSpec = SPEC, dtype: str = "float32", batch_size: int = 3, workers: int = 0, cutoff: float = 0.5,
+    *,
+    content: str = "taps",
+    storage: str = "float16",
+    views: int = 2,
+    pictures: Pictures | None = None,
+    teacher: Teacher | None = None,
+    spec: ViewSpec = SPEC,
+    dtype: str = "float32",
+    batch_size: int = 3,
+    workers: int = 0,
+    cutoff: float = 0.5,
 ) -> Job:
     """A dump of six pictures, twelve items, by default."""
     pictures, model, parts = pictures or Pictures(), teacher or Teacher(), losses()
@@ -139,17 +148,32 @@ def make_job(
     identity = teacher_identity(model, name="fake", dtype=dtype)
     live = LiveTeacher(model, parts, TEACHER_TAPS, dtype=dtype)
     fields = {
-        "content": content, "storage": storage, "teacher": identity, "taps": list(union(live.reads.values())), "images": len(pictures),
-        "views": views_identity(spec, view_seed=5, stored=views), "data": pictures.manifest(), "versions": versions(),
+        "content": content,
+        "storage": storage,
+        "teacher": identity,
+        "taps": list(union(live.reads.values())),
+        "images": len(pictures),
+        "views": views_identity(spec, view_seed=5, stored=views),
+        "data": pictures.manifest(),
+        "versions": versions(),
     }
     if content == "targets":
         arguments = {"copy": {}, "wave": {"cutoff": cutoff}}
         fields["targets"] = {
-            id: loss_identity(id, arguments[id], parts[id].target_arguments, live.reads[id], {"encoder": grids()["encoder"]}) for id in arguments
+            id: loss_identity(id, said, parts[id].target_arguments, live.reads[id], {"encoder": grids()["encoder"]})
+            for id, said in arguments.items()
         }
     return Job(
-        teacher=live, pictures=pictures, spec=spec, view_seed=5, views=views, student_taps=STUDENT_TAPS, fingerprint=Fingerprint(fields),
-        images=len(pictures), batch_size=batch_size, workers=workers,
+        teacher=live,
+        pictures=pictures,
+        spec=spec,
+        view_seed=5,
+        views=views,
+        student_taps=STUDENT_TAPS,
+        fingerprint=Fingerprint(fields),
+        images=len(pictures),
+        batch_size=batch_size,
+        workers=workers,
     )
 
 

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Small tensors on many threads are slower than on one, and results then depend on the thread count."""
-    import torch
-
-    torch.set_num_threads(1)
+# Before torch is imported: small tensors on many threads are slower than on one, and their last bits depend on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,12 @@ def edit_index(folder: Path, change, *, sealed: bool = True) -> None:
 
 def test_shard_file_equals_the_library(tmp_path):
     tensors = {
-        "0/0/a": torch.randn(3, 5), "0/0/b": torch.arange(7), "0/0/c": torch.tensor(True), "1/0/a": torch.randn(2, 2).bfloat16(),
-        "1/0/d": torch.zeros(0, 4), "1/0/e": torch.randn(6, 4).half().T,
+        "0/0/a": torch.randn(3, 5),
+        "0/0/b": torch.arange(7),
+        "0/0/c": torch.tensor(True),
+        "1/0/a": torch.randn(2, 2).bfloat16(),
+        "1/0/d": torch.zeros(0, 4),
+        "1/0/e": torch.randn(6, 4).half().T,
     }
     size, checksum = shards.write_shard(tmp_path / "ours", tensors)
     found = load_file(tmp_path / "ours")
@@ -336,8 +340,15 @@ def test_every_field_that_differs_is_listed(cache):
     assert caught.value.exit_code == 2 and command in message
     listed = {line.strip().split(":")[0] for line in message.splitlines()[1:-1]}
     assert listed == {
-        "teacher.weights_sha256", "teacher.arguments.gain", "teacher.dtype", "views.scale", "views.flip", "views.stored", "data.number",
-        "data.mixed", "images",
+        "teacher.weights_sha256",
+        "teacher.arguments.gain",
+        "teacher.dtype",
+        "views.scale",
+        "views.flip",
+        "views.stored",
+        "data.number",
+        "data.mixed",
+        "images",
     }
     assert "views.stored: cached 2, wanted 3" in message and "views.scale: cached [0.8, 1.5], wanted [0.5, 2.0]" in message
 

@@ -39,7 +39,7 @@ def test_energy_is_preserved_and_the_map_comes_back(size):
     spectrum = half_spectrum(x)
     count = torch.from_numpy(multiplicity(*size))
     assert count.sum() == size[0] * size[1]
-    torch.testing.assert_close((spectrum.abs().square() * count).sum((-2, -1)), x.square().sum((-2, -1)))
+    torch.testing.assert_close((spectrum.abs().square() * count).sum((-2, -1)) / count.sum(), x.square().sum((-2, -1)))
     torch.testing.assert_close(from_half(spectrum, size), x)
     torch.testing.assert_close(from_rows(as_rows(spectrum), size), spectrum)
 
@@ -57,7 +57,7 @@ def test_gradient_of_the_transform(size, centred):
     assert torch.autograd.gradcheck(lambda x: half_spectrum(x, centred=centred) * (1.0 + 0.5j), (x,))
     weight = torch.from_numpy(radial(*size))
     ours = torch.autograd.grad((weight * half_spectrum(x, centred=centred).abs().square()).sum(), x)[0]
-    theirs = torch.autograd.grad((weight * torch.fft.rfft2(x, norm="ortho").abs().square()).sum(), x)[0]
+    theirs = torch.autograd.grad((weight * torch.fft.rfft2(x).abs().square()).sum(), x)[0]
     torch.testing.assert_close(ours, theirs)
 
 
@@ -78,7 +78,7 @@ def test_resample_is_scipy_s_along_both_axes(before, after):
     known = scipy.signal.resample(scipy.signal.resample(x.numpy(), after[0], axis=-2), after[1], axis=-1)
     np.testing.assert_allclose(resample(x, after).numpy(), known, atol=1e-12)
     np.testing.assert_allclose(resample(x, after).mean((-2, -1)), x.mean((-2, -1)), atol=1e-12)
-    np.testing.assert_allclose(refit(half_spectrum(x), before[1], after).numpy(), np.fft.rfft2(known, norm="ortho"), atol=1e-12)
+    np.testing.assert_allclose(refit(half_spectrum(x), before[1], after).numpy(), np.fft.rfft2(known), atol=1e-10)
 
 
 @pytest.mark.parametrize(("before", "after"), [((6, 8), (4, 6)), ((5, 7), (4, 4)), ((4, 4), (6, 8)), ((6, 6), (6, 3))])
@@ -94,8 +94,8 @@ def test_a_cosine_lands_in_its_bin():
     y, x = np.mgrid[:12, :16]
     wave = torch.from_numpy(np.cos(2 * np.pi * (3 * y / 12 + 2 * x / 16)))
     power = half_spectrum(wave).abs().square().numpy()
-    assert np.isclose(power[3, 2], 12 * 16 / 4)
-    assert np.isclose((power * multiplicity(12, 16)).sum(), 12 * 16 / 2)
+    assert np.isclose(power[3, 2], (12 * 16) ** 2 / 4)
+    assert np.isclose((power * multiplicity(12, 16)).sum(), (12 * 16) ** 2 / 2)
     assert np.isclose(radial(12, 16)[3, 2], math.hypot(3 / 12, 2 / 16) * 2)
 
 

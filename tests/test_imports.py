@@ -11,7 +11,7 @@ import freqkd_cli
 
 PACKAGE = Path(freqkd_cli.__file__).parent
 ROWS = (
-    ("errors", "weights"),
+    ("errors", "labels", "weights"),
     ("registry", "spectral", "views", "scan", "metrics"),
     ("recipe", "features"),
     ("models", "losses", "datasets"),
@@ -23,7 +23,7 @@ ROWS = (
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 DRAWERS = ("models", "losses", "datasets", "commands")
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "segmentation_models_pytorch", "onnx", "onnxruntime", "matplotlib"}
-LIGHT_ROOMS = ("app", "errors", "registry", "recipe", "commands", "__main__", "__init__")
+LIGHT_ROOMS = ("app", "errors", "labels", "registry", "recipe", "commands", "__main__", "__init__")
 
 
 def for_types_only(tree: ast.Module) -> set[ast.AST]:
@@ -125,9 +125,9 @@ def test_commands_import_no_engine_at_the_top():
     ],
 )
 def test_a_planted_breach_is_caught(tmp_path, file, text, told):
-    for path in ("losses/band.py", "losses/_loss.py", "losses/ok.py", file):
+    for path in ("losses/band.py", "losses/_private.py", "losses/ok.py", file):
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text("from freqkd_cli.losses._loss import Loss\n" if "ok" in path else "", encoding="utf-8")
+        (tmp_path / path).write_text("from freqkd_cli.features.loss import Loss\n" if "ok" in path else "", encoding="utf-8")
     assert breaches(tmp_path) == []
     (tmp_path / file).write_text(text, encoding="utf-8")
     found = breaches(tmp_path)

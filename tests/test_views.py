@@ -102,7 +102,8 @@ def test_draws_cover_their_ranges():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scale": (0, 1)}, {"scale": (2, 1)}, {"color": 1.5}, {"blur": -0.1}, {"isolate": 2}, {"teacher_sees": "dirty"}, {"size": (0, 8)}]
+    "wrong",
+    [{"scale": (0, 1)}, {"scale": (2, 1)}, {"color": 1.5}, {"blur": -0.1}, {"isolate": 2}, {"teacher_sees": "dirty"}, {"size": (0, 8)}],
 )
 def test_a_spec_out_of_range_is_refused(wrong):
     with pytest.raises(UsageError):
@@ -181,7 +182,8 @@ def test_isolate_keeps_one_box_in_place():
         top, left, height, width = view.kept
         sides.add((height, width))
         assert 48 <= height == width <= 96
-        assert int(valid.sum()) == height * width and bool(valid[top : top + height, left : left + width].all()) and bool(inside[valid].all())
+        assert int(valid.sum()) == height * width and bool(valid[top : top + height, left : left + width].all())
+        assert bool(inside[valid].all())
         assert torch.equal(seen[:, valid], plain[:, valid]) and torch.equal(truth[valid], plain_truth[valid])
         assert bool((seen[:, ~valid] == 0.5).all()) and bool((truth[~valid] == 255).all())
     assert len(sides) > 10

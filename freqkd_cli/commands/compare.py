@@ -13,7 +13,9 @@ from freqkd_cli.commands._output import print_result
 
 def run(
     runs: Annotated[list[Path], typer.Argument(help="Folders that freqkd distill wrote, on the same data.")],
-    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG.")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -24,7 +26,7 @@ def run(
 ) -> None:
     """Score runs on the same images, their teacher beside them.
 
-        freqkd compare runs/ce runs/basic --picture comparison.png
+    freqkd compare runs/ce runs/basic --picture comparison.png
     """
     from freqkd_cli.engine.compare import compare
     from freqkd_cli.report.pictures import comparison
@@ -43,7 +45,8 @@ def _table(result: dict[str, Any]) -> str:
 
     heads = ["", Column("mIoU", ".2f"), Column("boundary IoU", ".2f"), Column("parameters", ",d"), Column("ms an image", ".1f")]
     rows = [
-        [row["name"], _percent(row["miou"]), _percent(row["boundary_iou"]), row["parameters"], row["latency_ms"]] for row in result["models"]
+        [row["name"], _percent(row["miou"]), _percent(row["boundary_iou"]), row["parameters"], row["latency_ms"]]
+        for row in result["models"]
     ]
     note = f"picture: {result['picture']}" if result["picture"] else ""
     return "\n".join(filter(None, (render(heads, rows, title=f"{result['models'][0]['images']} images, split {result['split']}"), note)))

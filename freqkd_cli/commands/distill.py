@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Train the recipe's student: from labels alone, or also from a teacher, live or cached.
 
-        freqkd distill fastscnn_basic --cache caches/a --out runs/basic
+    freqkd distill fastscnn_basic --cache caches/a --out runs/basic
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.engine import assemble, estimate

@@ -48,7 +48,9 @@ def _table(found: dict[str, Any]) -> str:
         return "absent" if value is None else f"{100 * value:.2f}"
 
     rows: list[tuple[str, Any]] = [(row["name"], percent(row["iou"])) for row in found["per_class"]]
-    rows += [("", "")] + [(name.replace("_", " "), percent(found[name])) for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")]
+    rows += [("", "")] + [
+        (name.replace("_", " "), percent(found[name])) for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")
+    ]
     height, width = found["latency_size"]
     rows += [
         ("images", str(found["images"])),

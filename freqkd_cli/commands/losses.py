@@ -16,7 +16,7 @@ def run(
 ) -> None:
     """List the losses and what may be said to each.
 
-        freqkd losses band
+    freqkd losses band
     """
     from freqkd_cli import registry
     from freqkd_cli.recipe.describe import arguments

@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Run the teacher once over every stored view and keep what the recipe's losses read.
 
-        freqkd teacher-dump fastscnn_hpf_decoder --set data.views=1 --out caches/a --verify 16
+    freqkd teacher-dump fastscnn_hpf_decoder --set data.views=1 --out caches/a --verify 16
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.engine import dump_recipe

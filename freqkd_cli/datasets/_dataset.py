@@ -11,9 +11,6 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """Every data set offers these three; no image is in two of them."""
 
-IGNORE = 255
-"""Label of pixels that no score and no label loss counts."""
-
 
 @runtime_checkable
 class Dataset(Protocol):

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.labels import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-IGNORE = 255
 INVALID = -1
 """Entry of a label table for values that must not occur."""
 

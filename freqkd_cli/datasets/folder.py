@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from freqkd_cli.datasets._dataset import SPLITS, Dataset, Split
-from freqkd_cli.datasets._files import IGNORE, FileDataset, label_rule, pair_by_stem
+from freqkd_cli.datasets._files import FileDataset, label_rule, pair_by_stem
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
+from freqkd_cli.labels import IGNORE
 
 _LAYOUT = "images/{train,val,test} and masks/{train,val,test}, or {train,val,test}/images and {train,val,test}/masks"
 _NAMES = "classes.json or classes.txt in the root, or data.classes in the recipe"

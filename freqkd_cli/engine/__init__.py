@@ -1,1 +1,1 @@
-"""."""
+"""What the commands call. Only ``assemble`` turns names into objects."""

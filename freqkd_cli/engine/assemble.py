@@ -14,7 +14,7 @@ from torch import nn
 
 from freqkd_cli import registry
 from freqkd_cli.engine.objective import Line
-from freqkd_cli.errors import FreqKDError, Missing, RecipeError, WeightsMissing
+from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.taps import Tap, by_name, pick
 from freqkd_cli.views.view import ViewSpec
 
@@ -41,13 +41,22 @@ class Plan:
         return {name: tap.grid(*self.view_spec.size) for name, tap in self.student_taps.items()}
 
 
-def check(recipe: Recipe) -> Plan:
+def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
     """Check names, taps, bands and classes against each other.
+
+    Args:
+        fetch: have the weights' descriptions here first, from a hub if need be. Without it nothing is downloaded, and weights
+            that are not on this machine are taken to be of the variant that the recipe names.
 
     Raises:
         RecipeError: with every problem of the recipe that does not show in one section alone.
         DataMissing: the classes are known to the data set's folder only, and it is not there.
+        WeightsMissing: with ``fetch``, weights that are nowhere.
     """
+    for section in filter(None, (recipe.student, recipe.teacher)) if fetch else ():
+        fetching = getattr(registry.find("models", section.name), "fetch", None)
+        if fetching is not None:
+            fetching(**section.arguments)
     classes = class_names(recipe)
     student = _taps(recipe.student, len(classes))
     teacher = _taps(recipe.teacher, len(classes)) if recipe.teacher else {}
@@ -56,11 +65,13 @@ def check(recipe: Recipe) -> Plan:
     for i, line in enumerate(recipe.losses):
         try:
             with torch.device("meta"):
-                _line(plan, i, started=True)
+                _line(plan, i)
         except FreqKDError as error:
             problems.append((_place(f"losses.{i}", line.arguments, error), " ".join(str(error).split())))
     if any(n % 32 for n in plan.view_spec.size):
-        problems.append(("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}"))
+        problems.append(
+            ("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}")
+        )
     if problems:
         raise recipe.error(problems)
     return plan
@@ -104,7 +115,7 @@ def _taps(section: Any, classes: int) -> dict[str, Tap]:
     return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
 
 
-def _line(plan: Plan, number: int, *, started: bool) -> Line:
+def _line(plan: Plan, number: int) -> Line:
     """One loss line as an object, its adapters made for the taps it names."""
     spec = plan.recipe.losses[number]
     loss = registry.find("losses", spec.name).build(**spec.arguments)
@@ -117,13 +128,12 @@ def _line(plan: Plan, number: int, *, started: bool) -> Line:
     student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
     if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
         raise RecipeError(f"{spec.name} compares with a teacher, and the recipe has none", tip="add a `teacher:` section")
-    if started:
-        size = plan.view_spec.size
-        loss.check_grids(
-            {name: plan.student_taps[name].grid(*size) for name in student},
-            {name: plan.teacher_taps[name].grid(*size) for name in teacher},
-        )
-        loss.start(by_name(plan.student_taps.values(), student), by_name(plan.teacher_taps.values(), teacher), len(plan.classes))
+    size = plan.view_spec.size
+    loss.start(by_name(plan.student_taps.values(), student), by_name(plan.teacher_taps.values(), teacher), len(plan.classes))
+    loss.check_grids(
+        {name: plan.student_taps[name].grid(*size) for name in student},
+        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
+    )
     return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher)
 
 
@@ -134,7 +144,7 @@ def build_lines(plan: Plan) -> tuple[Line, ...]:
     for i, spec in enumerate(plan.recipe.losses):
         if spec.weight > 0:
             torch.manual_seed(plan.recipe.train.seed * 1_000_003 + i)
-            lines.append(_line(plan, i, started=True))
+            lines.append(_line(plan, i))
     if not lines:
         raise RecipeError("every loss has weight 0, so there is nothing to train", tip="give one a weight above 0")
     return tuple(lines)
@@ -159,8 +169,18 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
     """
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher", tip="add a `teacher:` section")
+    torch.manual_seed(recipe.train.seed)
     model = registry.find("models", recipe.teacher.name).build(classes=classes, **recipe.teacher.arguments)
+    _take_weights(model, recipe.teacher.weights)
     return model.eval().requires_grad_(False)
+
+
+def _take_weights(model: nn.Module, folder: str | None) -> None:
+    """Weights of a trained run, for models whose own arguments name none."""
+    if folder:
+        from freqkd_cli.engine.saved import load_state
+
+        load_state(folder, model)
 
 
 def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
@@ -173,7 +193,9 @@ def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
     unnamed = not names or all(name.upper().startswith("LABEL_") or name.isdigit() for name in names)
     same = teacher.classes == len(plan.classes) and (unnamed or tuple(map(str.lower, names)) == tuple(map(str.lower, plan.classes)))
     readers = [
-        line.id for line in plan.recipe.losses if registry.find("losses", line.name).build(**line.arguments).reads_logits and line.weight > 0
+        line.id
+        for line in plan.recipe.losses
+        if registry.find("losses", line.name).build(**line.arguments).reads_logits and line.weight > 0
     ]
     if not same and readers:
         raise RecipeError(
@@ -194,11 +216,5 @@ def build_student(plan: Plan) -> nn.Module:
     torch.manual_seed(recipe.train.seed)
     model = registry.find("models", recipe.student.name).build(classes=len(plan.classes), **recipe.student.arguments)
     model.id2label = dict(enumerate(plan.classes))
-    if recipe.student.weights:
-        from freqkd_cli.engine.saved import load_state
-
-        load_state(recipe.student.weights, model)
+    _take_weights(model, recipe.student.weights)
     return model
-
-
-__all__ = ["Missing", "Plan", "WeightsMissing", "build_dataset", "build_lines", "build_student", "build_teacher", "check", "class_names"]

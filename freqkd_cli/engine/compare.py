@@ -38,7 +38,13 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Path], progress: Progress, *, split: str = "val", limit: int = 0, pictures: int = 4, data_root: Path | None = None,
+    runs: Sequence[Path],
+    progress: Progress,
+    *,
+    split: str = "val",
+    limit: int = 0,
+    pictures: int = 4,
+    data_root: Path | None = None,
     device: str | None = None,
 ) -> Comparison:
     """Score several runs, and the teacher of the first that has one, on the same images.
@@ -66,8 +72,15 @@ def compare(
 
 
 def _row(
-    name: str, model: nn.Module, dataset: Dataset, recipe: Recipe, limit: int, shown: Sequence[int], panels: list[dict[str, np.ndarray]],
-    progress: Progress, device: str | None,
+    name: str,
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    limit: int,
+    shown: Sequence[int],
+    panels: list[dict[str, np.ndarray]],
+    progress: Progress,
+    device: str | None,
 ) -> dict[str, Any]:
     where = pick_device(device)
     kept: dict[int, Tensor] = {}
@@ -79,8 +92,15 @@ def _row(
     progress.begin(name, min(limit or len(dataset), len(dataset)))
     model = model.to(where).eval()
     result = score(
-        model, dataset, choose(where, "float32", "auto"), where, batch_size=recipe.train.batch_size, workers=recipe.data.workers, limit=limit,
-        each=keep, progress=progress.advance,
+        model,
+        dataset,
+        choose(where, "float32", "auto"),
+        where,
+        batch_size=recipe.train.batch_size,
+        workers=recipe.data.workers,
+        limit=limit,
+        each=keep,
+        progress=progress.advance,
     )
     progress.end()
     miou = result.scores.miou

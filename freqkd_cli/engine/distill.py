@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ from freqkd_cli.engine.precision import Compute, choose, pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.engine.schedule import loss_weight, rate_factor
+from freqkd_cli.engine.source import open_source
 from freqkd_cli.engine.training import Average, Training, freeze_norms, make_optimizer
 from freqkd_cli.errors import DataMissing, Interrupted, TrainingFailed
-from freqkd_cli.engine.source import open_source
 from freqkd_cli.features.source import Source
 from freqkd_cli.views.loader import Loader, Steps, ViewDataset
 
@@ -52,7 +52,13 @@ class Setting:
 
 
 def distill(
-    recipe: Recipe, out: Path, progress: Progress, *, cache: Path | None = None, device: str | None = None, resume: bool = False,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe into the folder ``out``; the summary that ``summary.json`` holds.
@@ -64,7 +70,7 @@ def distill(
     """
     from accelerate import Accelerator
 
-    plan = assemble.check(recipe)
+    plan = assemble.check(recipe, fetch=True)
     where = pick_device(device)
     accelerator = Accelerator(cpu=where.type == "cpu", mixed_precision="no")
     compute = choose(where, recipe.train.precision, recipe.train.channels_last)
@@ -140,7 +146,11 @@ class _Run:
         setting, training = self.setting, self.training
         self.started_at, self.first_step = time.monotonic(), training.step
         self.progress.begin("step", setting.total_steps, training.step)
-        batches = self._batches()
+        with closing(self._batches()) as batches:
+            self._steps(batches, stop)
+
+    def _steps(self, batches: Iterator[Batch], stop: list[int]) -> None:
+        setting, training = self.setting, self.training
         while training.step < setting.total_steps:
             self._step(batches)
             done = training.step == setting.total_steps
@@ -156,14 +166,18 @@ class _Run:
                     tip="the same command with --resume",
                 )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         plan, train, accelerator = self.setting.plan, self.train, self.accelerator
         data = plan.recipe.data
         views = ViewDataset(self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views)
         steps = Steps(
-            len(self.setting.dataset), train.batch_size, train.seed,
-            start=self.training.step * train.accumulate, stop=self.setting.total_steps * train.accumulate,
-            process=accelerator.process_index, processes=accelerator.num_processes,
+            len(self.setting.dataset),
+            train.batch_size,
+            train.seed,
+            start=self.training.step * train.accumulate,
+            stop=self.setting.total_steps * train.accumulate,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
         )
         return iter(Loader(views, steps, data.workers))
 
@@ -243,8 +257,14 @@ class _Run:
             self.progress.note(f"step {training.step}: no val split with labels, so nothing is scored")
             return None
         result = score(
-            model, setting.held_out, setting.compute, setting.device, batch_size=self.train.batch_size,
-            workers=setting.plan.recipe.data.workers, limit=self.train.eval_limit, boundary=False,
+            model,
+            setting.held_out,
+            setting.compute,
+            setting.device,
+            batch_size=self.train.batch_size,
+            workers=setting.plan.recipe.data.workers,
+            limit=self.train.eval_limit,
+            boundary=False,
         )
         miou = result.scores.miou
         self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})

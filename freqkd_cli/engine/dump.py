@@ -31,6 +31,7 @@ from freqkd_cli.views.view import ViewSpec
 SHARD_BYTES = 128 * 2**20
 """Size that a shard does not exceed, unless one batch alone does."""
 
+
 @dataclass(frozen=True)
 class Job:
     """What is to be cached.

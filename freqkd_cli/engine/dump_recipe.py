@@ -37,7 +37,7 @@ def _job(recipe: Recipe, options: DumpOptions) -> Job:
     """Build what a dump needs, the teacher last, because it takes longest."""
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
-    checked = assemble.check(recipe)
+    checked = assemble.check(recipe, fetch=True)
     if options.form.split == "train" and recipe.data.views == 0:
         raise UsageError(
             "endless views cannot be stored", got="data.views 0", need="a number of views of each image", tip="--set data.views=1"

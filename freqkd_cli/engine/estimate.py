@@ -63,5 +63,7 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
         # A backward pass costs about two forward passes.
         "step_gflops": round(per_step * (3 * student_flops + teacher_flops) / 1e9, 2),
         "bytes": {"model": weights, "state": 2 * (3 + bool(train.ema)) * weights},
-        "writes": [str(out / name) for name in ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")],
+        "writes": [
+            str(out / name) for name in ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
+        ],
     }

@@ -49,7 +49,8 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
     dataset = assemble.build_dataset(recipe, options.split, options.data_root)
     if model.classes != len(dataset.classes):
         raise UsageError(
-            f"{what} and {recipe.data.name} have different classes", got=f"{model.classes} and {len(dataset.classes)}",
+            f"{what} and {recipe.data.name} have different classes",
+            got=f"{model.classes} and {len(dataset.classes)}",
             tip="data with the model's classes",
         )
     device = pick_device(options.device)
@@ -60,8 +61,15 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
     model = model.to(device).eval()
     try:
         result = score(
-            model, dataset, compute, device, batch_size=recipe.train.batch_size, workers=recipe.data.workers, limit=options.limit,
-            each=mask_writer(options.masks, dataset) if options.masks else None, progress=progress.advance,
+            model,
+            dataset,
+            compute,
+            device,
+            batch_size=recipe.train.batch_size,
+            workers=recipe.data.workers,
+            limit=options.limit,
+            each=mask_writer(options.masks, dataset) if options.masks else None,
+            progress=progress.advance,
         )
     finally:
         progress.end()
@@ -74,7 +82,9 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
         "device": str(device),
     }
     if options.min_miou is not None and (result.scores.miou or 0.0) < options.min_miou:
-        raise CheckFailed(f"{what} is below --min-miou", got=f"{100 * (result.scores.miou or 0.0):.2f}", need=f"{100 * options.min_miou:.2f}")
+        raise CheckFailed(
+            f"{what} is below --min-miou", got=f"{100 * (result.scores.miou or 0.0):.2f}", need=f"{100 * options.min_miou:.2f}"
+        )
     return document
 
 
@@ -85,7 +95,11 @@ def _subject(source: str, options: Options) -> tuple[Recipe, nn.Module, str]:
     if path.is_dir():
         named = options.recipe or (str(of_run) if of_run.is_file() else None)
         if named is None:
-            raise UsageError(f"{source} does not say on which data to score it", need="--recipe RECIPE", tip=f"freqkd eval {source} --recipe scenes_teacher")
+            raise UsageError(
+                f"{source} does not say on which data to score it",
+                need="--recipe RECIPE",
+                tip=f"freqkd eval {source} --recipe scenes_teacher",
+            )
         recipe = _load(named, options)
         if options.teacher:
             return recipe, _teacher(recipe), f"the teacher of {named}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.engine.schedule import loss_weight
-from freqkd_cli.losses._loss import Loss
+from freqkd_cli.features.loss import Loss
 from freqkd_cli.views.batch import Batch
 
 

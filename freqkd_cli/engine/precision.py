@@ -1,4 +1,7 @@
-"""Which number format and memory layout a run computes in. ``auto`` follows the hardware alone, so the same machine always chooses the same."""
+"""Which number format and memory layout a run computes in.
+
+``auto`` follows the hardware alone, so the same machine always chooses the same.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict
         if overwrite:
             _clear(out)
         elif not resume:
-            raise UsageError(f"--out {out} is not empty", tip="--resume to go on with the run in it, --overwrite to throw it away, or another --out")
+            raise UsageError(
+                f"--out {out} is not empty", tip="--resume to go on with the run in it, --overwrite to throw it away, or another --out"
+            )
         elif (out / "recipe.yaml").exists() and (out / "recipe.yaml").read_text(encoding="utf-8") != text:
             raise UsageError(
                 f"the run in {out} was started with another recipe",
@@ -54,11 +56,22 @@ def _clear(out: Path) -> None:
     """Remove what a run leaves, and nothing else: ``--overwrite`` must not empty a folder that is not a run's."""
     import shutil
 
-    known = {"recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "summary.json", "environment.json"}
-    folders = {"state", "last", "tensorboard"}
+    known = {
+        "recipe.yaml",
+        "model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "environment.json",
+    }
+    known |= {"model.onnx", "model.pt2", "spectrum.png"}  # of the run that goes: they must not be taken for the new one's
+    folders = {"state", "last", "tensorboard", "export"}
     strange = [p.name for p in out.iterdir() if p.name not in known | folders]
     if strange and not (out / "recipe.yaml").exists():
-        raise UsageError(f"--overwrite refused: {out} holds what no run wrote", got=", ".join(sorted(strange)[:5]), tip="give another --out")
+        raise UsageError(
+            f"--overwrite refused: {out} holds what no run wrote", got=", ".join(sorted(strange)[:5]), tip="give another --out"
+        )
     for name in known:
         (out / name).unlink(missing_ok=True)
     for name in folders:

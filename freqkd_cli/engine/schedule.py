@@ -30,6 +30,6 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def loss_weight(weight: float, warmup: float, step: int, total: int) -> float:
-    """Weight of a loss line at ``step``: it grows linearly from near 0 over the first ``warmup`` share of the steps (FAM-KD warms up so)."""
+    """Weight of a loss line at ``step``: linear from near 0 over the first ``warmup`` share of the steps, as FAM-KD warms up."""
     rise = warmup * total
     return weight * min(1.0, (step + 1) / rise) if rise > 0 else weight

@@ -50,9 +50,7 @@ def command_for(recipe: str, folder: Path, form: Form) -> str:
     return dump_command(recipe, f"{folder}-new", sets=sets, content=form.content, dtype=form.dtype, split=form.split)
 
 
-def open_source(
-    plan: assemble.Plan, lines: Sequence[Line], cache: Path | None, dataset: Dataset, device: torch.device | str
-) -> Source:
+def open_source(plan: assemble.Plan, lines: Sequence[Line], cache: Path | None, dataset: Dataset, device: torch.device | str) -> Source:
     """Where the teacher's half of ``lines`` comes from: ``cache``, or else the recipe's teacher itself.
 
     Raises:
@@ -78,7 +76,9 @@ def _open_cache(plan: assemble.Plan, lines: Sequence[Line], folder: Path, datase
     if plan.recipe.data.views == 0:
         raise UsageError(
             "the recipe draws endless views, and a cache holds a fixed number of them",
-            got="data.views 0", need=f"data.views {cached}", tip=f"--set data.views={cached}",
+            got="data.views 0",
+            need=f"data.views {cached}",
+            tip=f"--set data.views={cached}",
         )
     teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
     assemble.check_teacher_classes(plan, teacher)
@@ -89,9 +89,7 @@ def _open_cache(plan: assemble.Plan, lines: Sequence[Line], folder: Path, datase
     return reader
 
 
-def fingerprint(
-    plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, dataset: Dataset, form: Form
-) -> Fingerprint:
+def fingerprint(plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, dataset: Dataset, form: Form) -> Fingerprint:
     """What a cache for this recipe is made from. ``teacher`` as it was loaded, not yet cast."""
     recipe = plan.recipe
     assert recipe.teacher is not None

@@ -89,13 +89,18 @@ class Training:
             self.objective.load_state_dict(parts["objective"])
         except RuntimeError as error:
             raise CacheDamaged("the checkpoint does not fit this recipe's student and losses", got=str(error).splitlines()[0]) from error
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = tensor
+            like = parameters[int(number)]
+            # The fused kernels walk memory, not indices, so a state must be laid out as its parameter is (files are always contiguous).
+            laid_out = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+            state.setdefault(int(number), {})[key] = laid_out
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.average:
-            self.average.state = {name: tensor.to(self.average.state[name].device) for name, tensor in parts["average"].items()}
+            for name, tensor in parts["average"].items():
+                self.average.state[name].copy_(tensor)
             self.average.updates = facts["average_updates"]
         self.step, self.best, self.last = facts["step"], facts["best"], facts["last"]
 

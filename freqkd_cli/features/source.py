@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.cache import CacheReader
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.shards import restore, store
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.batch import Batch
-
-Grid = tuple[int, int]
 
 Targets = dict[str, dict[str, Tensor]]
 """Loss id -> what its ``target`` returned."""
@@ -22,14 +21,6 @@ Targets = dict[str, dict[str, Tensor]]
 Content = Literal["taps", "targets"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class TeacherHalf(Protocol):
-    """What a source needs of a loss (``losses/_loss.py`` says it in full)."""
-
-    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]: ...
-
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]: ...
 
 
 class Source(Protocol):
@@ -69,7 +60,7 @@ class LiveTeacher:
     def __init__(
         self,
         model: nn.Module,
-        losses: Mapping[str, TeacherHalf],
+        losses: Mapping[str, Loss],
         available: Mapping[str, Tap],
         *,
         dtype: str = "float32",
@@ -116,7 +107,7 @@ class CachedTeacher:
         CacheMismatch: the cache lacks a tap, or the target of a loss.
     """
 
-    def __init__(self, cache: CacheReader, losses: Mapping[str, TeacherHalf], available: Mapping[str, Tap]) -> None:
+    def __init__(self, cache: CacheReader, losses: Mapping[str, Loss], available: Mapping[str, Tap]) -> None:
         self.cache, self.losses = cache, dict(losses)
         self.name = f"cache {cache.folder}"
         self.reads = {name: tuple(loss.teacher_taps(available)) for name, loss in self.losses.items()}
@@ -141,7 +132,7 @@ class CachedTeacher:
 
 @torch.no_grad()
 def compute_targets(
-    losses: Mapping[str, TeacherHalf],
+    losses: Mapping[str, Loss],
     reads: Mapping[str, tuple[str, ...]],
     taps: Mapping[str, Tensor],
     batch: Batch,

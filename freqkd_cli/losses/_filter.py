@@ -124,7 +124,8 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
     def both_parts(values: np.ndarray) -> Tensor:
         return torch.as_tensor(np.repeat(values[chosen], 2), dtype=dtype, device=device)
 
-    weights = Weights(both_parts(count), tuple((share, both_parts(gain)) for share, gain in gains), size[0] * size[1])
+    cells = size[0] * size[1]
+    weights = Weights(both_parts(count / cells), tuple((share, both_parts(gain)) for share, gain in gains), cells, float(np.sqrt(cells)))
     return Table(size, weights, torch.as_tensor(kept, device=device) if sparse else None)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap, pick
-from freqkd_cli.losses._loss import Grid, Loss
 from freqkd_cli.losses._rows import Side
 from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.views.batch import Batch

@@ -61,11 +61,13 @@ class Weights:
         count: ``[n]``, Parseval weights.
         gains: (share, gain ``[n]``) of each term: one filter, or two for a mix of losses. The shares of one loss add up to 1.
         cells: number of cells of the map that a row stands for, those that the rows leave out included.
+        unit: what the teacher's rows are divided by as they are stored: root of the cells for a spectrum, so that half floats hold it.
     """
 
     count: Tensor
     gains: tuple[tuple[float, Tensor], ...]
     cells: int
+    unit: float = 1.0
 
     @classmethod
     def of_cells(cls, rows: Tensor) -> Weights:
@@ -114,7 +116,7 @@ class Comparison:
 
         Args:
             student: rows ``[B, C, n]``.
-            teacher: ``[B, C, n]``.
+            teacher: ``[B, C, n]``, in ``weights.unit``.
             outside: ``[B]``, energy of the teacher in bins that the rows leave out, or None.
         """
         if self.distance == "cosine":
@@ -125,28 +127,34 @@ class Comparison:
         if self.side == "both":
             # The filter is linear: it acts once, on the difference, as a weight of the squares, and so do all terms at once.
             weight = sum(scale[:, None] * (count * gain * gain) for scale, (_, gain) in zip(scales, self.weights.gains, strict=True))
-            return squared_error(student.rows, student.adapter, Error(teacher, weight, student.variance, None))
+            return squared_error(student.rows, student.adapter, Error(teacher, self.weights.unit, weight, student.variance))
         total = teacher.new_zeros(())
         for scale, (_, gain) in zip(scales, self.weights.gains, strict=True):
             theirs, ours = (teacher * gain, None) if self.side == "teacher" else (teacher, gain)
-            total = total + squared_error(student.rows, student.adapter, Error(theirs, scale[:, None] * count, student.variance, ours))
+            error = Error(theirs, self.weights.unit, scale[:, None] * count, student.variance, ours)
+            total = total + squared_error(student.rows, student.adapter, error)
         return total
 
     def difference(self, student: Tensor, teacher: Tensor, gain: Tensor) -> Tensor:
         """Filtered student minus filtered teacher, the unfiltered side whole, ``[B, C, n]``."""
+        unit = self.weights.unit
         if self.side == "both":
-            return (student - teacher) * gain
-        return student - teacher * gain if self.side == "teacher" else student * gain - teacher
+            return torch.sub(student, teacher, alpha=unit) * gain
+        if self.side == "teacher":
+            return torch.sub(student, teacher * gain, alpha=unit)
+        return torch.sub(student * gain, teacher, alpha=unit)
 
     def _scales(self, teacher: Tensor, outside: Tensor | None) -> list[Tensor]:
         """What one squared difference counts in the mean over the batch, per term and sample, ``[B]`` each."""
         number, channels, _ = teacher.shape
         if self.distance == "mse":
             return [teacher.new_full((number,), share / (number * channels * self.weights.cells)) for share, _ in self.weights.gains]
-        squares, count = teacher * teacher, self.weights.count
-        whole = torch.matmul(squares, count).sum(1)
+        # A product with ones sums over channels at the speed of memory; torch's own sum over that axis is far from it.
+        squares = torch.matmul(teacher.new_ones(1, channels), teacher * teacher)[:, 0]
+        count = self.weights.count * self.weights.unit**2
+        whole = torch.mv(squares, count)
         whole = whole if outside is None else whole + outside
-        below = [torch.matmul(squares, count * gain * gain).sum(1) + ENERGY_EPS * whole for _, gain in self.weights.gains]
+        below = [torch.mv(squares, count * gain * gain) + ENERGY_EPS * whole for _, gain in self.weights.gains]
         # 0 for a teacher without any signal, from which nothing can be copied.
         return [
             torch.where(b > 0, share / (number * torch.where(b > 0, b, 1.0)), 0.0)

@@ -1,15 +1,16 @@
 """Compare where two taps are active: attention transfer.
 
-**What** ``mean over cells of (a(S) - a(T))^2`` with ``a(x) = mean_c x^2``, flattened and L2-normalised per sample; mean over the batch. With
-``reduce: sum`` the sum over cells instead, which does not shrink as grids grow.
+**What** ``mean over cells of (a(S) - a(T))^2`` with ``a(x) = mean_c x^2``, flattened and L2-normalised per sample; mean over the batch.
+With ``reduce: sum`` the sum over cells instead, which does not shrink as grids grow.
 
 **Why** The student learns where the teacher looks and is free in what it calls it: no adapter, no equal channels.
 
-**Shapes and units** taps ``[B, C, h, w]``; both sides come to the smaller grid per axis in frequency space. Values lie between 0 and 2 / (h w)
-for the mean, 0 and 2 for the sum.
+**Shapes and units** taps ``[B, C, h, w]``; both sides come to the smaller grid per axis in frequency space. Values lie between 0 and 2 /
+(h w) for the mean, 0 and 2 for the sum.
 
-**Source** Zagoruyko and Komodakis, Paying More Attention to Attention (arXiv 1612.03928), eq. 2 with p = 2, whose reference code squares and
-averages as here. Departure: the grids are matched band-limited, not by pooling. Segmentation papers weight the mean form with about 1e4.
+**Source** Zagoruyko and Komodakis, Paying More Attention to Attention (arXiv 1612.03928), eq. 2 with p = 2, whose reference code squares
+and averages as here. Departure: the grids are matched band-limited, not by pooling. Segmentation papers weight the mean form with about
+1e4.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freqkd_cli.losses._loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._rows import Side
 from freqkd_cli.losses._sides import attention

@@ -1,23 +1,25 @@
 """Compare one frequency band of a student tap with the same band of a teacher tap.
 
-**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default, standardised per channel. ``band: low`` or ``high``
-filters with a radial mask of ``cutoff``; ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or with ``mix: signal`` one filter of that
-weighted gain. ``filter_side`` leaves the other side whole. ``relative = |A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample, the same denominator
-for every side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 - the cosine of the flattened maps. Mean over
-the batch. ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2, ``attention_then_filter`` filters the
-unit-norm map of the mean of x^2; neither has an adapter. They are different maps, nearly unrelated for a high-pass.
+**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default, standardised per channel. ``band: low`` or
+``high`` filters with a radial mask of ``cutoff``; ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or with ``mix: signal`` one
+filter of that weighted gain. ``filter_side`` leaves the other side whole. ``relative = |A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample,
+the same denominator for every side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 - the cosine of
+the flattened maps. Mean over the batch. ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2,
+``attention_then_filter`` filters the unit-norm map of the mean of x^2; neither has an adapter. They are different maps, nearly unrelated
+for a high-pass.
 
-**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges: the student is told which of the two to copy. With a soft mask,
-``filter_side: student`` has T / M as its optimum, an inverse filter, and ``teacher`` has M T; with an ideal mask ``student`` has the gradient of
-``both``.
+**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges: the student is told which of the two to copy. With a
+soft mask, ``filter_side: student`` has T / M as its optimum, an inverse filter, and ``teacher`` has M T; with an ideal mask ``student``
+has the gradient of ``both``.
 
-**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; cutoff in Nyquist units of that grid, or ``cutoff_cycles`` in
-cycles per image pixel (= cutoff / (2 stride)). Padded cells take part on both sides alike, since a transform needs a full map.
-``border: hann`` weights both maps with a window, ``reflect`` continues both by their mirror images (and compares on the continuation).
+**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; cutoff in Nyquist units of that grid, or
+``cutoff_cycles`` in cycles per image pixel (= cutoff / (2 stride)). Padded cells take part on both sides alike, since a transform needs a
+full map. ``border: hann`` weights both maps with a window, ``reflect`` continues both by their mirror images (and compares on the
+continuation).
 
-**Source** This project's first idea, filtered feature distillation; its learned form is FAM-KD (arXiv 2403.05894), here ``fam``. Standardisation
-after NFD (arXiv 2207.05256), attention maps after AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC, instead of a box;
-a relative distance, because high bands hold so little energy that a plain mean square would vanish beside low ones.
+**Source** This project's first idea, filtered feature distillation; its learned form is FAM-KD (arXiv 2403.05894), here ``fam``.
+Standardisation after NFD (arXiv 2207.05256), attention maps after AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC,
+instead of a box; a relative distance, because high bands hold so little energy that a plain mean square would vanish beside low ones.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._filter import Band, Border, Filter, Table
-from freqkd_cli.losses._loss import Grid, Loss
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._rows import Comparison, Distance, Filtered, Side, Weights, energy
 from freqkd_cli.losses._sides import Sides, attention
@@ -98,10 +100,10 @@ class How:
 class BandLoss(PairLoss):
     """Made by :func:`build`.
 
-    The target is the teacher's spectrum as rows of real numbers (``spectrum`` ``[B, C, n]``; n counts only the bins that the filter keeps where it
-    drops most of them, and ``outside`` ``[B]`` is then the root of the mean energy in the others), or the unit-norm attention map
-    of each term (``attention`` ``[B, terms, h * w]``). Denominators are made of the target as stored, so rounding it cannot tear
-    them apart.
+    The target is the teacher's spectrum as rows of real numbers (``spectrum`` ``[B, C, n]``; n counts only the bins that the filter
+    keeps where it drops most of them, and ``outside`` ``[B]`` is then the root of the mean energy in the others), or the unit-norm
+    attention map of each term (``attention`` ``[B, terms, h * w]``). Denominators are made of the target as stored, so rounding it
+    cannot tear them apart.
     """
 
     target_arguments = (
@@ -131,6 +133,7 @@ class BandLoss(PairLoss):
             self.same_channels(student[self.student], teacher[self.teacher])
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
+        assert self.stride, "start() comes first: it knows the stride that turns cycles per pixel into Nyquist units"
         grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
         check_band(grid, filter.kind, filter.cutoff, filter.order, f"student {self.student!r} and teacher {self.teacher!r}")
 
@@ -142,10 +145,10 @@ class BandLoss(PairLoss):
             rows = self._side(x, grid).finished()
             table = self.filter.table(grid, x)
             if table.kept is None:
-                return {"spectrum": rows}
+                return {"spectrum": rows.div_(table.weights.unit)}
             whole = self.filter.bordered(self._map(x, grid)).square().sum((1, 2, 3))
             left = (whole - energy(rows, table.weights.count).sum(1)).clamp(min=0.0)
-            return {"spectrum": rows, "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt()}
+            return {"spectrum": rows.div_(table.weights.unit), "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt()}
 
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         x = student[self.student]

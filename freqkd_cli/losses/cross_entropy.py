@@ -5,12 +5,13 @@
 
 **Why** The task itself. Distillation losses come on top.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the labels ``[B, H, W]``; label 255 never counts.
-``ohem`` is the share of labelled pixels of the batch that are kept, the hardest first (0 = all of them); ``ohem_threshold`` keeps every pixel whose
-true class has less than this probability, and never fewer than the share. A batch without a label gives 0. Nats.
+**Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the labels ``[B, H, W]``; label 255 never
+counts. ``ohem`` is the share of labelled pixels of the batch that are kept, the hardest first (0 = all of them); ``ohem_threshold`` keeps
+every pixel whose true class has less than this probability, and never fewer than the share. A batch without a label gives 0. Nats.
 
-**Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least number kept that are usual in segmentation;
-auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502). Departure: the number kept is a share of the labelled pixels and no constant.
+**Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least number kept that are usual in
+segmentation; auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502). Departure: the number kept is a share of the labelled pixels and no
+constant.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
+from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._loss import Loss
+from freqkd_cli.labels import IGNORE
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.views.batch import IGNORE, Batch
+from freqkd_cli.views.batch import Batch
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -58,9 +60,7 @@ class CrossEntropy(Loss):
 
     needs_labels = True  # and no reads_logits: it compares with no teacher, whose classes may be others
 
-    def __init__(
-        self, class_weights: list[float] | None, label_smoothing: float, ohem: tuple[float, float], auxiliary: float
-    ) -> None:
+    def __init__(self, class_weights: list[float] | None, label_smoothing: float, ohem: tuple[float, float], auxiliary: float) -> None:
         super().__init__()
         self.weights = None if class_weights is None else tuple(class_weights)
         self.label_smoothing, self.auxiliary = label_smoothing, auxiliary
@@ -107,8 +107,10 @@ class CrossEntropy(Loss):
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
-        scores = losses if self.weights is None and not self.label_smoothing else F.cross_entropy(
-            logits, labels, ignore_index=IGNORE, reduction="none"
+        scores = (
+            losses
+            if self.weights is None and not self.label_smoothing
+            else F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         )
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]

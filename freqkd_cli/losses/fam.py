@@ -1,18 +1,19 @@
 """Let the student learn which frequencies to compare: a frequency attention module on its tap, compared with the teacher's.
 
 **What** ``FAM(S) = gamma1 * local + gamma2 * global``: ``global`` multiplies the spectrum with one learned complex weight per channel and
-frequency and takes the band below ``cutoff`` away; ``local`` is a 1x1 convolution with bias. Both give the teacher's channels; then, unless
-``output: linear``, batch norm and ReLU. The loss is ``d(FAM(S), T)``.
+frequency and takes the band below ``cutoff`` away; ``local`` is a 1x1 convolution with bias. Both give the teacher's channels; then,
+unless ``output: linear``, batch norm and ReLU. The loss is ``d(FAM(S), T)``.
 
 **Why** ``band`` says beforehand which frequencies count; here the training finds out.
 
-**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; the filter is stored on ``grid`` = (rows, columns) of the half plane, rows from
--Nyquist to +Nyquist, columns from DC to Nyquist, and read off bilinearly at the bins of any size. ``cutoff`` in Nyquist units, 0 = no high-pass.
+**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; the filter is stored on ``grid`` = (rows, columns) of
+the half plane, rows from -Nyquist to +Nyquist, columns from DC to Nyquist, and read off bilinearly at the bins of any size. ``cutoff`` in
+Nyquist units, 0 = no high-pass.
 
-**Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894), distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1, mean square.
-Departures: a depth-wise filter after the 1x1 convolution, since the dense one has 10^7 to 10^8 weights at segmentation sizes and fixes the crop; it
-starts at 1 + 0j; the high-pass is radial, since the released box is not symmetric about DC and does nothing under 20 cells; no
-cross-level attention; ``normalize: channel`` standardises both sides, with ``none`` for the plain mean square.
+**Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894), distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1,
+mean square. Departures: a depth-wise filter after the 1x1 convolution, since the dense one has 10^7 to 10^8 weights at segmentation sizes
+and fixes the crop; it starts at 1 + 0j; the high-pass is radial, since the released box is not symmetric about DC and does nothing under
+20 cells; no cross-level attention; ``normalize: channel`` standardises both sides, with ``none`` for the plain mean square.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._loss import Grid, Loss
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._rows import Comparison, Weights
 from freqkd_cli.losses._sides import Sides
@@ -85,7 +86,7 @@ class FrequencyAttention(nn.Module):
         return y if self.norm is None else F.relu(self.norm(y))
 
     def gains(self, height: int, width: int, like: Tensor) -> Tensor:
-        """The learned filter at the half-plane bins of a map, ``[Ct, h, w // 2 + 1]`` complex, DC and what lies below the cutoff as the high-pass says."""
+        """The learned filter at the half-plane bins of a map, ``[Ct, h, w // 2 + 1]`` complex; 0 up to the cutoff."""
         rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * 2.0
         columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * 4.0 - 1.0
         # grid_sample wants (x, y) in [-1, 1]: columns run from DC to Nyquist, rows from -Nyquist to +Nyquist.

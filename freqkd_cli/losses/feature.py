@@ -1,13 +1,13 @@
 """Compare whole feature maps, standardised per channel: the plain baseline of ``band``.
 
-**What** ``d(P S, T)`` on the common grid: ``relative`` = |A - B|^2 / ((1 + 1e-6) |B|^2) per sample, or ``mse``, the mean square; mean over the batch.
-Per channel and sample both sides are (x - mean) / (biased standard deviation + 1e-6) unless ``normalize: none``.
+**What** ``d(P S, T)`` on the common grid: ``relative`` = |A - B|^2 / ((1 + 1e-6) |B|^2) per sample, or ``mse``, the mean square; mean
+over the batch. Per channel and sample both sides are (x - mean) / (biased standard deviation + 1e-6) unless ``normalize: none``.
 
-**Why** The student copies what the teacher sees at every place, without a choice of frequencies. With the same taps, adapter, standardisation and
-distance as ``band``, it says whether choosing a band gained anything.
+**Why** The student copies what the teacher sees at every place, without a choice of frequencies. With the same taps, adapter,
+standardisation and distance as ``band``, it says whether choosing a band gained anything.
 
-**Shapes and units** taps ``[B, C, h, w]``; both sides come to the smaller grid per axis in frequency space, as in ``band``. Padded cells take part
-on both sides alike.
+**Shapes and units** taps ``[B, C, h, w]``; both sides come to the smaller grid per axis in frequency space, as in ``band``. Padded cells
+take part on both sides alike.
 
 **Source** Hints of FitNets (arXiv 1412.6550) with the standardisation of NFD (arXiv 2207.05256). Departures: the adapter is a single 1x1
 convolution without bias; ``relative`` makes weights comparable over taps.
@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._loss import Grid, Loss
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._rows import Comparison, Weights
 from freqkd_cli.losses._sides import Sides

@@ -4,8 +4,8 @@
 
 **Why** The teacher's doubt between classes says more than a label, and it speaks in void regions too, where there is no label.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``; the teacher's are resized bilinearly (align_corners False, antialiased where they shrink) to the
-student's grid; the mean is over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats.
+**Shapes and units** ``logits`` ``[B, K, h, w]``; the teacher's are resized bilinearly (align_corners False, antialiased where they
+shrink) to the student's grid; the mean is over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats.
 
 **Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD (losses/kd.py: tau 1, weight 1, rows are pixels).
 Departure: padded cells do not count.
@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import ShapeError
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._loss import Grid, Loss
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.views.batch import Batch
 
@@ -34,7 +34,7 @@ def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
 
 
 class LogitKL(Loss):
-    """Made by :func:`build`. The target is the teacher's resized ``logits`` ``[B, K, h, w]``, so ``temperature`` may change under a cache."""
+    """Made by :func:`build`. The target is the teacher's resized ``logits`` ``[B, K, h, w]``: ``temperature`` may change under a cache."""
 
     reads_logits = True
 

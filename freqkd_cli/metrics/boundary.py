@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqkd_cli.errors import ShapeError
-from freqkd_cli.metrics.confusion import IGNORE, mean_of, ratios
+from freqkd_cli.labels import IGNORE
+from freqkd_cli.metrics.confusion import mean_of, ratios
 
 SHARE_OF_DIAGONAL = 0.02
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqkd_cli.errors import ShapeError
-
-IGNORE = 255
+from freqkd_cli.labels import IGNORE
 
 
 @dataclass(frozen=True)

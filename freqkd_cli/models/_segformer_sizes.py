@@ -86,8 +86,8 @@ class Weights:
         return len(classifier)
 
 
-def find_weights(name: str) -> Weights:
-    """``embedded``, a local folder or file, or a hub id (``owner/name``); the last may download ``config.json``.
+def find_weights(name: str, *, offline: bool = False) -> Weights:
+    """``embedded``, a local folder or file, or a hub id (``owner/name``); the last may download ``config.json``, unless ``offline``.
 
     Raises:
         WeightsMissing: there is nothing of that name.
@@ -98,12 +98,12 @@ def find_weights(name: str) -> Weights:
         config = read_json(beside / "config.json") if place.is_dir() or (beside / "config.json").is_file() else None
         return Weights(name, config, _optional(beside / "preprocessor_config.json"), place)
     if name == "embedded":
-        raise WeightsMissing("this installation has no embedded teacher", need=str(EMBEDDED), tip="install freqkd again, or name other weights")
+        raise WeightsMissing("this installation has no embedded teacher", need=EMBEDDED, tip="install freqkd again, or name others")
     if not is_hub_id(name):
         raise WeightsMissing(f"no weights at {name}", need="embedded, a folder, a weight file, or a hub id such as owner/name")
-    config = read_json(hub_file(name, ("config.json",)))
+    config = read_json(hub_file(name, ("config.json",), offline=offline))
     try:
-        preprocessor = read_json(hub_file(name, ("preprocessor_config.json",)))
+        preprocessor = read_json(hub_file(name, ("preprocessor_config.json",), offline=offline))
     except WeightsMissing:  # a repository may leave it out; ImageNet's mean and std are then meant
         preprocessor = None
     return Weights(name, config, preprocessor, None)

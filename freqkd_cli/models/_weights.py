@@ -115,8 +115,8 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
-def hub_file(repository: str, names: Collection[str]) -> Path:
-    """The first of ``names`` that the hub repository has, downloaded or from the local hub cache.
+def hub_file(repository: str, names: Collection[str], *, offline: bool = False) -> Path:
+    """The first of ``names`` that the hub repository has, downloaded (unless ``offline``) or from the local hub cache.
 
     Raises:
         WeightsMissing: the hub has none of them, or cannot be reached and nothing is cached.
@@ -127,7 +127,7 @@ def hub_file(repository: str, names: Collection[str]) -> Path:
     trouble: Exception | None = None
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name))
+            return Path(hf_hub_download(repository, name, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, but it means: no connection
             trouble = error
         except EntryNotFoundError as error:

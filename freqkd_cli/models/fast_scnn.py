@@ -78,9 +78,7 @@ class FastSCNN(Segmenter):
         )
         self.pyramid = PyramidPooling(c128)
         self.fusion = FeatureFusion(c64, c128)
-        self.classifier = nn.Sequential(
-            separable(c128, c128), separable(c128, c128), nn.Dropout(dropout), nn.Conv2d(c128, classes, 1)
-        )
+        self.classifier = nn.Sequential(separable(c128, c128), separable(c128, c128), nn.Dropout(dropout), nn.Conv2d(c128, classes, 1))
         self.auxiliary = nn.ModuleDict()
         if auxiliary:
             self.auxiliary["aux1"] = auxiliary_head(c64, classes, dropout)
@@ -96,16 +94,12 @@ class FastSCNN(Segmenter):
         found = {"logits": self.classifier(decoder), "stage1": stage1, "ltd": ltd, "encoder16": encoder16}
         found |= {"encoder": encoder, "decoder": decoder, "stage2": ltd, "stage3": encoder16, "stage4": encoder}
         if self.training:
-            found |= {
-                name: head(ltd if name == "aux1" else encoder) for name, head in self.auxiliary.items() if name in taps
-            }
+            found |= {name: head(ltd if name == "aux1" else encoder) for name, head in self.auxiliary.items() if name in taps}
         return found
 
 
 def conv_bn_relu(given: int, out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(given, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.Conv2d(given, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
 def separable(given: int, out: int, *, stride: int = 1) -> nn.Sequential:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segformer_names import to_hub, to_now
-from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, architecture, find_weights, normalisation
+from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import load_exact
 
@@ -96,10 +96,30 @@ def taps(
     drop_path: float = 0.1,
     dropout: float = 0.1,
 ) -> tuple[Tap, ...]:
-    """The named places, from the arguments and, with weights, their ``config.json``."""
-    source = find_weights(weights) if weights else None
+    """The named places, from the arguments and the weights' ``config.json``, where that is on this machine; nothing is downloaded."""
+    source = _at_hand(weights) if weights else None
     sizes = architecture(source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder)
     return _listed(sizes, source.classes() if source and head == "keep" else classes)
+
+
+def _at_hand(name: str) -> Weights | None:
+    """Weights that are on this machine, or None for a hub id or a run that are still to come."""
+    try:
+        return find_weights(name, offline=True)
+    except WeightsMissing:
+        if name == "embedded":
+            raise
+        return None
+
+
+def fetch(*, weights: str | None = None, **_: Any) -> None:
+    """Have the weights' description on this machine, so that :func:`taps` knows it.
+
+    Raises:
+        WeightsMissing: it is nowhere.
+    """
+    if weights:
+        find_weights(weights)
 
 
 def _listed(sizes: Mapping[str, Any], classes: int) -> tuple[Tap, ...]:
@@ -114,7 +134,7 @@ def _listed(sizes: Mapping[str, Any], classes: int) -> tuple[Tap, ...]:
 
 
 class SegFormer(Segmenter):
-    """Taps: ``stage1`` to ``stage4`` (after the stage's LayerNorm), ``decoder`` (fused map after norm and ReLU, before dropout), ``logits``.
+    """Taps: ``stage1`` to ``stage4`` after the stage's LayerNorm, ``decoder`` (fused map after norm and ReLU, before dropout), ``logits``.
 
     ``encoder`` is another name of ``stage4``. ``net`` is transformers' ``SegformerForSemanticSegmentation``.
     """

@@ -99,7 +99,8 @@ def _create(arch: str, encoder: str, classes: int, encoder_weights: str | None =
         raise RecipeError(f"smp has no arch {arch!r}{did_you_mean(arch, known)}", need=f"one of {', '.join(known)}")
     offered = library.encoders.get_encoder_names()
     if not encoder.startswith(("tu-", "timm-")) and encoder not in offered:
-        raise RecipeError(f"smp has no encoder {encoder!r}{did_you_mean(encoder, offered)}", need="one of its encoders, or tu- and a timm name")
+        hint = did_you_mean(encoder, offered)
+        raise RecipeError(f"smp has no encoder {encoder!r}{hint}", need="one of its encoders, or tu- and a timm name")
     sizes = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}  # a vision transformer is tied to one size otherwise
     try:
         return library.create_model(arch, encoder_name=encoder, encoder_weights=encoder_weights, in_channels=3, classes=classes, **sizes)
@@ -177,7 +178,8 @@ def _cells(pixels: int, stride: int) -> int:
 
 
 def _crop(x: Tensor, height: int, width: int) -> Tensor:
-    """The top left. While a graph is exported, cells are picked: a slice that happens to keep all of them would tie the graph to such sizes."""
+    """The top left."""
+    # While a graph is exported, cells are picked: a slice that happens to keep all of them would tie the graph to such sizes.
     if not torch.compiler.is_exporting():
         return x[..., :height, :width]
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)

@@ -32,9 +32,7 @@ def load(source: str | Path, sets: Sequence[str] = (), overrides: changes.Overri
     return loads(text, label, sets, overrides, parts=parts)
 
 
-def loads(
-    text: str, source: str = "recipe", sets: Sequence[str] = (), overrides: changes.Overrides = (), *, parts: bool = True
-) -> Recipe:
+def loads(text: str, source: str = "recipe", sets: Sequence[str] = (), overrides: changes.Overrides = (), *, parts: bool = True) -> Recipe:
     """:func:`load` for a text at hand; ``source`` names it in messages."""
     start = Place(0, 1, 1, source)
     root, problems = parse(text, lambda line, column: Place(0, line + 1, column + 1, source))

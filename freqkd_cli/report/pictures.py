@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-IGNORE = 255
+from freqkd_cli.labels import IGNORE
+
 VOID = (32, 32, 36)
 """Colour of ignored pixels."""
 

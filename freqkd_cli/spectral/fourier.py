@@ -1,9 +1,9 @@
 """Half-plane Fourier arithmetic on real maps: transform, change of grid, radial frequency. Pure functions, no state.
 
-A real map ``[..., h, w]`` has a spectrum that is its own mirror image, so ``rfft2`` keeps ``[..., h, w // 2 + 1]`` bins. Everything here is
-orthonormal (``norm="ortho"``); with :func:`multiplicity` as weights, sums over the kept bins equal sums over cells (Parseval), on odd
-and even sizes. Frequencies are radial, rho = sqrt(fy^2 + fx^2) / 0.5 in Nyquist units of the map's own grid: 0 = DC, 1 = Nyquist along
-an axis, sqrt(2) at the corners.
+A real map ``[..., h, w]`` has a spectrum that is its own mirror image, so ``rfft2`` keeps ``[..., h, w // 2 + 1]`` bins. Spectra are
+plain sums over cells, as numpy's are (an orthonormal transform costs one more walk over memory); with :func:`multiplicity` / (h w) as
+weights, sums of squares over the kept bins equal those over cells (Parseval), on odd and even sizes. Frequencies are radial, rho =
+sqrt(fy^2 + fx^2) / 0.5 in Nyquist units of the map's own grid: 0 = DC, 1 = Nyquist along an axis, sqrt(2) at the corners.
 
 Spectra are float32, or float64 where the map is; half floats are widened first.
 """
@@ -45,7 +45,7 @@ class _HalfSpectrum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, centred: bool) -> Tensor:
         ctx.size, ctx.centred = x.shape[-2:], centred
-        spectrum = torch.fft.rfft2(x, norm="ortho")
+        spectrum = torch.fft.rfft2(x)
         if centred:
             spectrum[..., 0, 0] = 0
         return spectrum
@@ -62,11 +62,11 @@ class _HalfSpectrum(torch.autograd.Function):
         scaled = gradient * once
         if ctx.centred:
             scaled[..., 0, 0] = 0
-        return torch.fft.irfft2(scaled, s=ctx.size, norm="ortho"), None
+        return torch.fft.irfft2(scaled, s=ctx.size, norm="forward"), None
 
 
 def half_spectrum(x: Tensor, *, centred: bool = False) -> Tensor:
-    """``[..., h, w]`` real -> ``[..., h, w // 2 + 1]`` complex, orthonormal; ``centred`` takes the mean of every map away (DC = 0).
+    """``[..., h, w]`` real -> ``[..., h, w // 2 + 1]`` complex; ``centred`` takes the mean of every map away (DC = 0).
 
     Differentiable once.
     """
@@ -75,16 +75,17 @@ def half_spectrum(x: Tensor, *, centred: bool = False) -> Tensor:
 
 def from_half(spectrum: Tensor, size: Grid) -> Tensor:
     """The map of a half-plane spectrum; ``size`` (h, w) must be given because w and w + 1 may share a half plane."""
-    return torch.fft.irfft2(spectrum, s=size, norm="ortho")
+    return torch.fft.irfft2(spectrum, s=size)
 
 
 def refit(spectrum: Tensor, width: int, grid: Grid) -> Tensor:
     """The spectrum of the same map on another grid, band-limited: the known answer is ``scipy.signal.resample`` along both axes.
 
-    The mean is kept exactly. A Nyquist bin that becomes an inner one is split into two halves, and two that fall on one Nyquist bin are added.
+    The mean is kept exactly. A Nyquist bin that becomes an inner one is split into two halves, and two that fall on one Nyquist bin
+    are added.
 
     Args:
-        spectrum: ``[..., h, width // 2 + 1]`` of a real map, orthonormal.
+        spectrum: ``[..., h, width // 2 + 1]`` of a real map.
         width: cells of the map along the last axis.
         grid: (h, w) wanted.
     """
@@ -92,7 +93,7 @@ def refit(spectrum: Tensor, width: int, grid: Grid) -> Tensor:
     if (height, width) == tuple(grid):
         return spectrum
     spectrum = _refit_rows(_refit_columns(spectrum, width, grid[1]), grid[0])
-    return spectrum * float(np.sqrt(grid[0] * grid[1] / (height * width)))
+    return spectrum * (grid[0] * grid[1] / (height * width))
 
 
 def _refit_rows(x: Tensor, rows: int) -> Tensor:

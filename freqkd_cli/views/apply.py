@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
 from freqkd_cli.errors import ShapeError
-from freqkd_cli.views.batch import IGNORE
+from freqkd_cli.labels import IGNORE
 from freqkd_cli.views.view import View, zoomed
 
 GREY = 0.5

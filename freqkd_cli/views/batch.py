@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-IGNORE = 255
-"""Label of pixels that no score and no label loss counts."""
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,12 +77,14 @@ class Steps:
     def __post_init__(self) -> None:
         if self.length < self.batch_size or self.batch_size < 1:
             raise UsageError(
-                "the data set is smaller than one batch", got=f"{self.length} pictures, batch_size {self.batch_size}",
+                "the data set is smaller than one batch",
+                got=f"{self.length} pictures, batch_size {self.batch_size}",
                 tip="a smaller train.batch_size",
             )
         if self.batch_size % self.processes:
             raise UsageError(
-                "the processes cannot share a batch equally", got=f"batch_size {self.batch_size}, {self.processes} processes",
+                "the processes cannot share a batch equally",
+                got=f"batch_size {self.batch_size}, {self.processes} processes",
                 tip="a batch_size that is a multiple of the number of processes",
             )
 
@@ -166,7 +168,7 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
 
 class Loader:
-    """Batches of the items that ``batches`` lists, one iteration after another with the same workers.
+    """Batches of the items that ``batches`` lists. Workers live as long as an iteration: to its end, or until it is closed.
 
     Args:
         dataset: the views.
@@ -185,23 +187,22 @@ class Loader:
             num_workers=workers,
             collate_fn=collate,
             worker_init_fn=_stay,
-            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: an iteration draws a seed, and must not take it from the run's random numbers
             prefetch_factor=4 if workers > 0 else None,
         )
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+    def __iter__(self) -> Generator[Batch, None, None]:
+        batches = iter(self._loader)  # held here alone, so that closing this generator ends the workers
+        for batch in batches:
             if isinstance(batch, FreqKDError):
                 raise batch
             yield batch
 
 
-def whole_batches(
-    pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None
-) -> Loader:
+def whole_batches(pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None) -> Loader:
     """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch."""
     dataset = ViewDataset(pictures, None)
     waiting: dict[tuple[int, int], list[Item]] = {}

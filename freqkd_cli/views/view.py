@@ -106,9 +106,7 @@ def zoomed(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, int(image_size[0] * scale + 0.5)), max(1, int(image_size[1] * scale + 0.5))
 
 
-def draw(
-    spec: ViewSpec, image_size: tuple[int, int], *, view_seed: int, index: int, draw: int, colour_draw: int | None = None
-) -> View:
+def draw(spec: ViewSpec, image_size: tuple[int, int], *, view_seed: int, index: int, draw: int, colour_draw: int | None = None) -> View:
     """The view that the key (view_seed, index, draw) stands for.
 
     Args:
@@ -149,9 +147,7 @@ def _place(u: float, slack: int) -> int:
     return min(0, slack) + int(u * (abs(slack) + 1))
 
 
-def _box(
-    u: list[float], size: tuple[int, int], picture: tuple[int, int, int, int]
-) -> tuple[int, int, int, int]:
+def _box(u: list[float], size: tuple[int, int], picture: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """A square box that lies in the visible part of the picture, or all of that part along an axis where it is smaller."""
     side = BOX_SIDES[0] + int(u[0] * (BOX_SIDES[1] - BOX_SIDES[0] + 1))
     spans = []

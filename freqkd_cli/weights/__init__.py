@@ -1,1 +1,1 @@
-"""."""
+"""Weights that travel with the package."""

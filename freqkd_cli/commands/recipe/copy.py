@@ -20,7 +20,7 @@ def run(
 ) -> None:
     """Copy a shipped recipe, to change it.
 
-        freqkd recipe copy fastscnn_basic mine.yaml
+    freqkd recipe copy fastscnn_basic mine.yaml
     """
     from freqkd_cli.recipe.shipped import find
 

@@ -9,7 +9,7 @@ from freqkd_cli.commands._output import columns, print_result
 def run(as_json: Json = False) -> None:
     """List the shipped recipes and the question that each answers.
 
-        freqkd recipe list
+    freqkd recipe list
     """
     from freqkd_cli.recipe.shipped import paths, question
 

@@ -8,7 +8,7 @@ from freqkd_cli.commands._output import print_result
 def run() -> None:
     """Print the JSON schema of recipes, for an editor's completion and checks.
 
-        freqkd recipe schema > recipe.schema.json
+    freqkd recipe schema > recipe.schema.json
     """
     from freqkd_cli.recipe.describe import schema
 

@@ -9,7 +9,7 @@ from freqkd_cli.commands._output import print_result, warn
 def run(recipe: RecipeArgument, sets: Sets = None, as_json: Json = False) -> None:
     """Print a recipe with every default written out.
 
-        freqkd recipe show quickstart --set train.lr=1e-3
+    freqkd recipe show quickstart --set train.lr=1e-3
     """
     from freqkd_cli.recipe.dump import dump, resolved
     from freqkd_cli.recipe.load import load

@@ -1,4 +1,4 @@
-"""What every loss is: two halves. One file of this drawer is one loss; it offers ``build(...) -> Loss``."""
+"""What every loss is: two halves. One file of ``losses/`` is one loss; it offers ``build(...) -> Loss``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,205 @@
+"""Scores against a plain numpy count, scikit-learn, torchmetrics, Pillow and scipy."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+from freqkd_cli.errors import ShapeError
+from freqkd_cli.metrics.boundary import BoundaryIoU, boundary_region, distance
+from freqkd_cli.metrics.confusion import empty, predict_labels, scores, update
+
+
+def split(classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Predictions that are right two times in three, labels with void; only the first ``used`` classes occur."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for size in sizes:
+        labels = rng.integers(0, used or classes, size)
+        prediction = np.where(rng.random(size) < 0.67, labels, rng.integers(0, used or classes, size))
+        labels[rng.random(size) < 0.1] = 255
+        pictures.append((prediction, labels))
+    return pictures
+
+
+def counted(pictures: list[tuple[np.ndarray, np.ndarray]], classes: int) -> torch.Tensor:
+    matrix = empty(classes)
+    for prediction, labels in pictures:
+        update(matrix, torch.from_numpy(prediction), torch.from_numpy(labels))
+    return matrix
+
+
+def by_hand(pictures: list[tuple[np.ndarray, np.ndarray]], classes: int) -> list[float | None]:
+    """IoU of every class from sets of pixels, picture by picture."""
+    ious: list[float | None] = []
+    for k in range(classes):
+        inter = union = 0
+        for prediction, labels in pictures:
+            ours, theirs = (prediction == k) & (labels != 255), labels == k
+            inter, union = inter + int((ours & theirs).sum()), union + int((ours | theirs).sum())
+        ious.append(inter / union if union else None)
+    return ious
+
+
+CASES = {
+    "all classes": (7, [(13, 17), (30, 1), (9, 9)], None),
+    "absent classes": (11, [(13, 17), (8, 5)], 4),
+    "two classes": (2, [(33, 47)], None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_equal_numpy_and_sklearn(case):
+    classes, sizes, used = CASES[case]
+    pictures = [*split(classes, sizes, used=used), (np.zeros((5, 4), int), np.full((5, 4), 255))]
+    matrix, found = counted(pictures, classes), by_hand(pictures, classes)
+    result = scores(matrix)
+    assert result.per_class == pytest.approx(found, abs=1e-15)
+    assert result.miou == pytest.approx(np.mean([iou for iou in found if iou is not None]))
+    assert result.absent == [k for k, iou in enumerate(found) if iou is None] == list(range(used or classes, classes))
+
+    prediction, labels = (np.concatenate([x[part].ravel() for x in pictures]) for part in (0, 1))
+    prediction, labels = prediction[labels != 255], labels[labels != 255]
+    reference = confusion_matrix(labels, prediction, labels=range(classes))
+    np.testing.assert_array_equal(matrix.numpy(), reference)
+    present = sorted(set(prediction) | set(labels))
+    assert result.miou == pytest.approx(jaccard_score(labels, prediction, average="macro", labels=present))
+    assert result.pixel_accuracy == pytest.approx((prediction == labels).mean())
+    recalls = [(prediction[labels == k] == k).mean() for k in np.unique(labels)]
+    assert result.mean_accuracy == pytest.approx(np.mean(recalls)) and result.pixels == labels.size
+
+
+def test_scores_equal_torchmetrics():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchmetrics.classification import MulticlassJaccardIndex
+
+    pictures = split(9, [(21, 34), (21, 34)], seed=3, used=6)
+    theirs = MulticlassJaccardIndex(9, ignore_index=255, average="macro")
+    for prediction, labels in pictures:
+        theirs.update(torch.from_numpy(prediction), torch.from_numpy(labels))
+    assert scores(counted(pictures, 9)).miou == pytest.approx(float(theirs.compute()), abs=1e-6)
+
+
+def test_a_class_that_is_only_predicted_counts_zero_and_one_that_is_nowhere_not_at_all():
+    labels, prediction = torch.tensor([[0, 0, 1, 255]]), torch.tensor([[0, 2, 1, 3]])
+    result = scores(update(empty(5), prediction, labels))
+    assert result.per_class == [0.5, 1.0, 0.0, None, None] and result.absent == [3, 4]
+    assert result.miou == 0.5 and result.accuracy == [0.5, 1.0, None, None, None] and result.mean_accuracy == 0.75
+
+
+def test_nothing_labelled_gives_no_score():
+    result = scores(update(empty(3), torch.zeros(4, 5, dtype=torch.int64), torch.full((4, 5), 255)))
+    assert (result.miou, result.pixel_accuracy, result.mean_accuracy, result.pixels) == (None, None, None, 0)
+    assert result.per_class == [None] * 3 and result.absent == [0, 1, 2]
+
+
+def test_counts_are_exact_and_small_types_do_not_overflow():
+    labels = torch.full((300, 300), 2, dtype=torch.uint8)
+    matrix = update(update(empty(200), labels, labels), torch.full_like(labels, 199), labels)
+    assert matrix[2, 2] == 90_000 and matrix[2, 199] == 90_000 and matrix.sum() == 180_000 and matrix.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("prediction", "labels"), [([[3]], [[0]]), ([[0]], [[3]]), ([[-1]], [[0]]), ([[0, 0]], [[0]])])
+def test_numbers_outside_the_classes_are_refused(prediction, labels):
+    for count in (lambda p, t: update(empty(3), p, t), BoundaryIoU(3).update):
+        with pytest.raises(ShapeError):
+            count(torch.tensor(prediction), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("size", [(17, 23), (32, 48), (5, 7)])
+def test_logits_are_upsampled_before_the_argmax(size):
+    logits = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    wanted = np.stack(
+        [
+            np.argmax([np.asarray(Image.fromarray(plane.numpy()).resize(size[::-1], Image.Resampling.BILINEAR)) for plane in picture], 0)
+            for picture in logits
+        ]
+    )
+    found = predict_labels(logits, size)
+    assert found.shape == (2, *size) and found.dtype == torch.int64
+    assert (found.numpy() == wanted).mean() > 0.995  # ties of nearly equal scores may fall either way
+    coarse = logits.argmax(1).repeat_interleave(10, 1).repeat_interleave(10, 2)[:, : size[0], : size[1]]
+    assert size == (5, 7) or (found.shape == coarse.shape and not torch.equal(found, coarse))
+
+
+# --- boundary IoU ------------------------------------------------------------------------------------------------------------------
+
+
+def eroded_away(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The authors' boundary region: the mask, framed by background, without its erosions by a 3x3 square."""
+    framed = np.pad(mask, 1)
+    return mask & ~scipy.ndimage.binary_erosion(framed, np.ones((3, 3)), iterations=pixels)[1:-1, 1:-1]
+
+
+def blobs(classes: int, size: tuple[int, int], seed: int, void: bool = True) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(classes, *size))
+    labels = np.argmax(scipy.ndimage.gaussian_filter(noise, (0, 4, 4)), 0)
+    if void:
+        labels[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 2] = 255
+    return labels
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("size", [(45, 61), (32, 32), (1, 9)])
+def test_boundary_region_equals_scipy_erosion(pixels, size):
+    labels = blobs(4, size, seed=pixels)
+    region = boundary_region(torch.from_numpy(labels), pixels).numpy()
+    for k in range(4):
+        np.testing.assert_array_equal(region & (labels == k), eroded_away(labels == k, pixels))
+
+
+def test_boundary_iou_equals_a_sum_over_masks():
+    sizes, ours = [(60, 80), (75, 51), (60, 80)], BoundaryIoU(5)
+    inter, union = np.zeros(5), np.zeros(5)
+    for seed, size in enumerate(sizes):
+        labels, prediction = blobs(4, size, seed), blobs(4, size, seed, void=False)
+        prediction = np.roll(prediction, 1 + seed, axis=1)
+        ours.update(torch.from_numpy(prediction), torch.from_numpy(labels))
+        pixels = max(1, int(round(0.02 * np.hypot(*size))))
+        for k in range(5):
+            a = eroded_away((prediction == k) & (labels != 255), pixels)
+            b = eroded_away(labels == k, pixels)
+            inter[k] += (a & b).sum()
+            union[k] += (a | b).sum()
+    wanted = [i / u if u else None for i, u in zip(inter, union, strict=True)]
+    assert wanted[4] is None and ours.per_class() == pytest.approx(wanted)
+    assert ours.value() == pytest.approx(np.mean(wanted[:4])) and 0.1 < ours.value() < 0.9
+
+
+def test_boundary_iou_known_answers():
+    labels = torch.zeros(100, 100, dtype=torch.int64)
+    labels[20:80, 20:80] = 1
+    perfect = BoundaryIoU(3)
+    perfect.update(labels, labels)
+    assert perfect.value() == 1.0 and perfect.per_class() == [1.0, 1.0, None]
+    assert distance(100, 100) == 3 and int(perfect.union[1]) == 60**2 - 54**2
+    # One pixel of shift hardly touches the IoU of a large square, and a good part of its outline.
+    shifted, moved = BoundaryIoU(3), labels.roll(1, 1)
+    shifted.update(moved, labels)
+    plain = scores(update(empty(3), moved, labels))
+    assert shifted.value() < 0.85 < 0.95 < plain.miou
+
+
+def test_boundary_iou_of_nothing_is_nothing():
+    measure = BoundaryIoU(3)
+    measure.update(torch.zeros(9, 9, dtype=torch.int64), torch.full((9, 9), 255))
+    assert measure.value() is None and measure.per_class() == [None] * 3
+    with pytest.raises(ShapeError):
+        measure.update(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+
+
+def test_boundary_iou_takes_stacks_of_one_size():
+    pairs = [(torch.from_numpy(blobs(3, (30, 40), s, False)), torch.from_numpy(blobs(3, (30, 40), s + 1))) for s in (0, 5)]
+    single, stacked = BoundaryIoU(3), BoundaryIoU(3)
+    for prediction, labels in pairs:
+        single.update(prediction, labels)
+    stacked.update(torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs]).to(torch.uint8))
+    assert single.per_class() == stacked.per_class()
+    assert torch.equal(single.union, stacked.union)
