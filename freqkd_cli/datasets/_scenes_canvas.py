@@ -75,7 +75,10 @@ MARGIN = 128
 
 @lru_cache(maxsize=4)
 def textures(height: int, width: int) -> np.ndarray:
-    """``[4, H + MARGIN, W + MARGIN]`` int16 brightness offsets, one layer per texture; an image takes a window of them."""
+    """``[4, H + MARGIN, W + MARGIN]`` int8 brightness offsets, one layer per texture; an image takes a window of them.
+
+    Every material has the fine grain of layer 0; the other layers hold what their texture adds to it.
+    """
     shape = (height + MARGIN, width + MARGIN)
     words = np.random.Philox(key=np.array([2, 71], dtype=np.uint64)).random_raw(4 * shape[0] * shape[1])
     white = ((words >> np.uint64(44)).astype(np.int64) - (1 << 19)).reshape(4, *shape)
@@ -85,11 +88,11 @@ def textures(height: int, width: int) -> np.ndarray:
     clouds = _smooth(_smooth(white[3], 5 * unit, 16 * unit), 4 * unit, 12 * unit)
     layers = [
         fine,
-        _spread(white[1], 4) + _spread(_smooth(white[2], 3 * unit, 3 * unit), 3),
-        _spread(leaves, 13) + fine,
-        _spread(clouds, 6) + fine,
+        _spread(white[1], 4) + _spread(_smooth(white[2], 3 * unit, 3 * unit), 3) - fine,
+        _spread(leaves, 13),
+        _spread(clouds, 6),
     ]
-    return np.stack(layers).astype(np.int16)
+    return np.stack(layers).astype(np.int8)
 
 
 BRIGHT = 4096
@@ -104,9 +107,14 @@ def cell(material: int, label: int) -> int:
 MATERIAL = (1 << 10) - 1
 
 
-def offset(shade: np.ndarray) -> np.ndarray:
-    """What to add to cells to make them brighter by ``shade`` grey levels."""
-    return shade.astype(np.int32) << 18
+@lru_cache(maxsize=4)
+def _axis(pixels: int, length: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pixel of an axis: where its middle lies on the design sheet, and +1 or -1, alternating every ``unit`` pixels."""
+    index = np.arange(pixels)
+    middles = ((index + 0.5) / (pixels / length)).astype(np.float32)
+    signs = (1 - 2 * (index // unit & 1)).astype(np.int32)
+    middles.flags.writeable = signs.flags.writeable = False
+    return middles, signs
 
 
 class Canvas:
@@ -114,18 +122,19 @@ class Canvas:
 
     Colours are looked up once, at the end, which keeps an image within its milliseconds. ``blend`` says how far a material with two
     colours is at the second (256 = wholly). Coordinates are those of the design sheet, x to the right and y down; later paint covers
-    earlier paint.
+    earlier paint. ``ys`` [H, 1] and ``xs`` [W] are the middles of the pixels on the sheet; ``down`` [H, 1] and ``across`` [W] the signs
+    of the fine patterns, which alternate every ``unit`` pixels: 2 on the design sheet.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.height, self.width = size
         self.fy, self.fx = size[0] / DESIGN[0], size[1] / DESIGN[1]
-        self.ys = ((np.arange(size[0]) + 0.5) / self.fy).astype(np.float32)[:, None]
-        self.xs = ((np.arange(size[1]) + 0.5) / self.fx).astype(np.float32)[None, :]
         self.cells = np.zeros(size, np.int32)
         self.blend = np.zeros((size[0], 1), np.int16)
         self.unit = max(1, int(min(self.fy, self.fx) * 2 + 0.5))
-        """Pixels of half a period of the fine patterns: 2 on the design sheet."""
+        ys, down = _axis(self.height, DESIGN[0], self.unit)
+        self.ys, self.down = ys[:, None], down[:, None]
+        self.xs, self.across = _axis(self.width, DESIGN[1], self.unit)
         self._known: dict[tuple[Colour, Colour, int], int] = {}
 
     def material(self, colour: Colour, other: Colour | None = None, texture: int = GRAIN) -> int:
@@ -133,20 +142,25 @@ class Canvas:
         return self._known.setdefault((colour, other or colour, texture), 4 * len(self._known) + texture)
 
     def span(self, low: float, high: float, vertical: bool) -> slice:
-        """Pixels from low to high, at least one wide where the sheet has it."""
-        factor, limit = (self.fy, self.height) if vertical else (self.fx, self.width)
+        """Pixels from low to high, at least one wide; it may reach beyond the sheet, where indexing ends it."""
+        factor = self.fy if vertical else self.fx
         first = int(low * factor + 0.5) if low > 0 else 0
         last = int(high * factor + 0.5) if high > 0 else 0
         if last <= first and high > low >= 0:
             last = first + 1
-        return slice(min(first, limit), min(last, limit))
+        return slice(first, last)
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         return self.span(y0, y1, True), self.span(x0, x1, False)
 
     def paint(self, area: tuple[slice, slice], material: int, label: int, mask: np.ndarray) -> None:
         """Cover the part of an area where ``mask`` is true."""
-        np.copyto(self.cells[area], np.int32(cell(material, label)), where=mask)
+        np.copyto(self.cells[area], cell(material, label), where=mask)
+
+    def shade(self, area: tuple[slice, slice], levels: int | np.ndarray, mask: np.ndarray | bool = True) -> None:
+        """Make the part of an area where ``mask`` is true brighter by ``levels`` grey levels."""
+        view = self.cells[area]
+        np.add(view, levels * (1 << 18), out=view, where=mask)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
         self.cells[self.box(x0, y0, x1, y1)] = cell(material, label)
@@ -155,44 +169,44 @@ class Canvas:
         """The area of a box and the mask of the ellipse inside it."""
         area = self.box(x0, y0, x1, y1)
         rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
-        dx, dy = self.xs[:, area[1]] - (x0 + x1) / 2, self.ys[area[0]] - (y0 + y1) / 2
-        return area, dx * dx * (ry * ry / (rx * rx)) <= ry * ry - dy * dy
+        dy, dx = self.ys[area[0]] - (y0 + y1) / 2, self.xs[area[1]] - (x0 + x1) / 2
+        dx *= dx
+        dx *= ry * ry / (rx * rx)
+        dy *= dy
+        return area, dx <= ry * ry - dy
 
     def ellipse(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
         area, mask = self.disc(x0, y0, x1, y1)
         self.paint(area, material, label, mask)
-
-    def stripes(self, area: tuple[slice, slice], down: int, across: int) -> np.ndarray:
-        """``[h, w]`` of +1 and -1 that alternate every ``unit`` pixels: down the rows if ``down``, across the columns if ``across``."""
-        y = np.arange(area[0].start, area[0].stop)[:, None] // self.unit
-        x = np.arange(area[1].start, area[1].stop)[None, :] // self.unit
-        return 1 - 2 * ((y * down + x * across) & 1)
 
     def render(self, shift: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
         """The picture, ``[H, W, 3]`` uint8, and the labels, ``[H, W]`` uint8."""
         colours = np.zeros((2, 3, 4 * len(self._known)), np.int16)
         for (near, far, _), number in self._known.items():
             colours[0, :, number], colours[1, :, number] = near, far
-        cells = self.cells[:, ::-1] if mirrored else self.cells
-        numbers = (cells & MATERIAL).astype(np.intp)
+        cells = self.cells[:, ::-1].copy() if mirrored else self.cells
+        materials = (cells & MATERIAL).astype(np.int16)
+        numbers = materials.astype(np.intp)
         labels = (cells >> 10).astype(np.uint8)
-        grain = (cells >> 18).astype(np.int16) - np.int16(BRIGHT) + self._texture(cells, shift)
+        grain = (cells >> 18).astype(np.int16)
+        grain -= BRIGHT
+        grain += self._texture(materials, shift)
         two = [n for (near, far, _), n in self._known.items() if near != far]
-        blended = [(numbers == n, (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8) for n in two]
-        picture = np.empty((self.height, self.width, 3), np.uint8)
+        steps = [((materials == n).astype(np.int16), (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8) for n in two]
+        picture, plane = np.empty((self.height, self.width, 3), np.uint8), np.empty_like(grain)
         for channel in range(3):  # plane by plane: numpy is slow on an innermost axis of three
-            plane = colours[0, channel].take(numbers, mode="clip")
+            colours[0, channel].take(numbers, mode="clip", out=plane)
             plane += grain
-            for where, step in blended:
-                np.add(plane, step[:, channel : channel + 1], out=plane, where=where)
+            for mask, step in steps:
+                plane += mask * step[:, channel : channel + 1]
             np.clip(plane, 0, 255, out=plane)
             picture[:, :, channel] = plane
         return picture, labels
 
-    def _texture(self, cells: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    def _texture(self, materials: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
         layers = textures(self.height, self.width)[:, shift[0] : shift[0] + self.height, shift[1] : shift[1] + self.width]
-        kinds = cells.astype(np.uint8) & 3
+        kinds = materials.astype(np.int8) & 3
         texture = layers[GRAIN].copy()
         for kind in (ASPHALT, FOLIAGE, CLOUD):
-            np.copyto(texture, layers[kind], where=kinds == kind)
+            texture += (kinds == kind).view(np.int8) * layers[kind]
         return texture

@@ -124,45 +124,48 @@ def paint_open(canvas: Canvas, street: Street, dice: Dice) -> None:
     ground = canvas.material(dice.vary(light.asphalt, 12), texture=ASPHALT)
     stone = canvas.material(street.tint(dice.vary((182, 178, 172), 8)))
     u = (canvas.xs - street.vx) / (canvas.ys[rows] - street.vy)
-    order = np.zeros(u.shape, np.uint8)
-    for line in street.kerbs():
-        order += u >= line
-    kinds = [cell(air if label == WATER else ground, label) for _, _, label in street.bands]
-    canvas.cells[rows] = np.array(kinds, np.int32)[order]
     area = (rows, slice(None))
+    kinds = [(air if label == WATER else ground, label) for _, _, label in street.bands]
+    canvas.cells[rows] = cell(*kinds[0])
+    for line, kind in zip(street.kerbs(), kinds[1:], strict=True):
+        canvas.paint(area, *kind, u >= line)
     _markings(canvas, street, area, u, stone)
     for line in street.kerbs():
-        half = 0.026 + 0.022 * abs(line)
-        canvas.paint(area, stone, VOID, np.abs(u - line) < half)
+        canvas.paint(area, stone, VOID, _close(u, line, 0.026 + 0.022 * abs(line)))
+
+
+def _close(places: np.ndarray, middle: float, reach: float) -> np.ndarray:
+    away = places - middle
+    return np.abs(away, out=away) < reach
 
 
 def _gradient(canvas: Canvas, dice: Dice, middle: float) -> np.ndarray:
     """``[H, 1]`` blend 0..256: a drawn value in the middle row, and a drawn slope down or up the sheet."""
     value, slope = dice.between(88, 168), dice.between(60, 120) * (1 if dice.chance(50) else -1)
-    return np.clip(np.floor(value + (canvas.ys - middle) / H * slope), 0, 256).astype(np.int16)
+    return np.minimum(np.maximum(np.floor(value + (canvas.ys - middle) / H * slope), 0), 256).astype(np.int16)
 
 
 def _hills(canvas: Canvas, street: Street, dice: Dice) -> None:
     """A wooded far shore on the horizon: a polyline of drawn heights."""
     knots = np.array([dice.between(5, 15) for _ in range(10)], dtype=np.float32)
-    place = canvas.xs[0] * (9 / W)
+    place = canvas.xs * (9 / W)
     left = place.astype(np.int64)
     crest = street.vy - (knots[left] + (knots[left + 1] - knots[left]) * (place - left))
     rows = canvas.span(street.vy - 16, street.vy + 1, True)
     wood = canvas.material(street.tint(dice.vary(dice.pick(HILLS), 8)), texture=FOLIAGE)
-    canvas.paint((rows, slice(None)), wood, TREE, canvas.ys[rows] >= crest[None, :])
+    canvas.paint((rows, slice(None)), wood, TREE, canvas.ys[rows] >= crest)
 
 
 def _markings(canvas: Canvas, street: Street, area: tuple[slice, slice], u: np.ndarray, stone: int) -> None:
     """A dashed line in the middle of the road and of the wide pavement alike, so that it marks neither."""
     d = canvas.ys[area[0]] - street.vy
     dash = (np.floor(240.0 / d) if street.central else np.floor((canvas.xs - street.vx) / 24.0)).astype(np.int64) % 2 == 0
+    seen = dash & (d > 10)
     for low, high, label in street.bands:
         if label == WATER or low < -FAR / 2 or high > FAR / 2:
             continue
         middle = (low + high) / 2
-        on = dash & (np.abs(u - middle) < 0.011 + 0.008 * abs(middle)) & (d > 10)
-        canvas.paint(area, stone, label, on)
+        canvas.paint(area, stone, label, _close(u, middle, 0.011 + 0.008 * abs(middle)) & seen)
 
 
 def paint_facades(canvas: Canvas, street: Street, dice: Dice) -> list[tuple[float, float, float]]:
@@ -189,24 +192,33 @@ def _house(
     panes = [canvas.material(dice.vary(colour, 6)) for colour in street.light.windows]
     lit = dice.between(0, 0xFFFF)
     cols = canvas.span(x0, x1, False)
-    if cols.stop <= cols.start:
+    xs = canvas.xs[cols]
+    if not xs.size:
         return
-    depth = np.abs(canvas.xs[:, cols] - street.vx) / abs(u)
+    depth = np.abs(xs - street.vx) / abs(u)
     base, top = street.vy + depth, street.vy - rise * depth
-    area = (canvas.span(float(top.min()), float(base.max()) + 1, True), cols)
+    tallest = 0 if side < 0 else -1
+    area = (canvas.span(top.item(tallest), base.item(tallest) + 1, True), cols)
     ys = canvas.ys[area[0]]
-    inside = (ys >= top) & (ys < base)
+    inside = ys >= top
+    inside &= ys < base
     canvas.paint(area, wall, BUILDING, inside)
     canvas.paint(area, roof, BUILDING, inside & (ys < top + 0.16 * depth))
     floors = 2 + (rise > 0.95)
     columns = max(1, int((x1 - x0) / 15))
-    up = (ys - top) / (base - top) * floors
-    along = np.clip((canvas.xs[:, cols] - x0) / (x1 - x0), 0.0, 0.999) * columns
+    up = ys - top
+    up /= base - top
+    up *= floors
+    along = np.minimum(np.maximum((xs - x0) / (x1 - x0), 0.0), 0.999) * columns
     floor, column = np.floor(up), np.floor(along)
-    window = inside & (np.abs(up - floor - 0.55) < 0.22) & (np.abs(along - column - 0.5) < 0.26)
-    bright = ((lit >> ((floor * 5 + column).astype(np.int64) & 15)) & 1).astype(bool)
-    canvas.paint(area, panes[0], BUILDING, window)
-    canvas.paint(area, panes[1], BUILDING, window & bright)
+    up -= floor
+    inside &= _close(up, 0.55, 0.22)
+    inside &= _close(along - column, 0.5, 0.26)
+    canvas.paint(area, panes[0], BUILDING, inside)
+    floor *= 5
+    floor += column
+    inside &= (lit >> (floor.astype(np.int32) & 15) & 1) == 1
+    canvas.paint(area, panes[1], BUILDING, inside)
     middle = (x0 + x1) / 2
     depth_there = abs(middle - street.vx) / abs(u)
     if 8 < middle < W - 8 and depth_there > 14:

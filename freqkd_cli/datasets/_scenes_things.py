@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from freqkd_cli.datasets._scenes_canvas import FOLIAGE, MATERIAL, Canvas, Dice, cell, offset
+from freqkd_cli.datasets._scenes_canvas import FOLIAGE, MATERIAL, Canvas, Dice, cell
 from freqkd_cli.datasets._scenes_street import CAR, LEAVES, PANEL, PAVEMENT, PERSON, POLE, RAILING, ROAD, SIGN, TREE, WATER, Street
 
 CONTRAST = 52
@@ -71,7 +71,7 @@ def _put(
 
 def _shadow(canvas: Canvas, x0: float, x1: float, y: float, d: float) -> None:
     area, mask = canvas.disc(x0, y - 0.05 * d - 1, x1, y + 0.05 * d + 1)
-    canvas.cells[area] -= offset(26 * mask)
+    canvas.shade(area, -26, mask)
 
 
 def _car(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
@@ -122,7 +122,10 @@ def _pole(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: flo
     top = max(y - d * dice.between(125, 175) / 100, 6.0)
     wide = min(max(0.048 * d, 3.0), 4.0)
     area = canvas.box(x - wide / 2, top, x + wide / 2, y)
-    canvas.cells[area] = (canvas.cells[area] & MATERIAL) + cell(0, POLE) + offset(CONTRAST * canvas.stripes(area, 1, 0))
+    cells = canvas.cells[area]
+    cells &= MATERIAL
+    cells |= cell(0, POLE)
+    canvas.shade(area, CONTRAST * canvas.down[area[0]])
     if dice.chance(85):
         side = min(max(0.3 * d, 12), 22)
         _plate(canvas, street, dice, x, top + side * 0.4, side, side * dice.between(80, 100) / 100)
@@ -147,7 +150,7 @@ def _plate(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, wide:
     canvas.rect(*inner, face, label)
     if label == SIGN:
         area = canvas.box(*inner)
-        canvas.cells[area] += offset(CONTRAST * canvas.stripes(area, 1, 1))
+        canvas.shade(area, CONTRAST * canvas.down[area[0]] * canvas.across[area[1]])
 
 
 def _barriers(things: list[Thing], canvas: Canvas, street: Street, dice: Dice, line: float) -> None:
@@ -171,13 +174,17 @@ def _barrier(
 ) -> None:
     x0, x1 = sorted(street.vx + line * d for d in depths)
     cols = canvas.span(x0, x1, False)
-    if cols.stop - cols.start < 2:
+    xs = canvas.xs[cols]
+    if xs.size < 2:
         return
-    d = (canvas.xs[:, cols] - street.vx) / line
-    base, tall = street.vy + d, np.minimum(0.3 * d, 26.0)
-    area = (canvas.span(float((base - tall).min()), float(base.max()) + 1, True), cols)
+    d = (xs - street.vx) / line
+    base = street.vy + d
+    top = base - np.minimum(0.3 * d, 26.0)
+    near, far = (-1, 0) if line > 0 else (0, -1)
+    area = (canvas.span(top.item(far), base.item(near) + 1, True), cols)
     ys = canvas.ys[area[0]]
-    mask = (ys >= base - tall) & (ys < base)
+    mask = ys >= top
+    mask &= ys < base
     canvas.paint(area, canvas.material(colour), RAILING if barred else PANEL, mask)
     if barred:
-        canvas.cells[area] += offset(CONTRAST * canvas.stripes(area, 0, 1) * mask)
+        canvas.shade(area, CONTRAST * canvas.across[cols], mask)

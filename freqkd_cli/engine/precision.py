@@ -31,6 +31,8 @@ def choose(device: torch.device, precision: str, channels_last: bool | str) -> C
     bf16 pays where the processor multiplies it natively (AVX512-BF16, AMX, or a GPU that says so); elsewhere it is emulated, and slower
     than float32. channels_last saves the re-ordering around depth-wise convolutions on CPUs and feeds tensor cores on GPUs.
     """
+    # Numbers below 1e-38 cost a processor a hundred times the others, and a network has many where a channel is about to die.
+    torch.set_flush_denormal(True)
     native, why = _native_bfloat16(device)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
     last = channels_last is True or channels_last == "auto"
