@@ -23,11 +23,16 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group dev
 	touch $@
 
+# The same student twice, on the same views and steps: from labels alone, and with its teacher.
+ALONE := --set losses.kl.weight=0 --set losses.encoder16.weight=0 --set losses.encoder.weight=0 --set losses.decoder.weight=0
+
 quickstart: $(VENV)/installed
-	$(BIN)/freqkd distill quickstart --out runs/quickstart --resume
-	$(BIN)/freqkd eval runs/quickstart
-	$(BIN)/freqkd spectrum --stage 3 runs/quickstart
-	$(BIN)/freqkd export runs/quickstart --format onnx
+	$(BIN)/freqkd teacher-dump quickstart --out caches/quickstart --resume
+	$(BIN)/freqkd distill quickstart $(ALONE) --out runs/quickstart_alone --resume
+	$(BIN)/freqkd distill quickstart --cache caches/quickstart --out runs/quickstart --resume
+	$(BIN)/freqkd spectrum runs/quickstart --stage 3
+	$(BIN)/freqkd export runs/quickstart --format onnx --overwrite
+	$(BIN)/freqkd compare runs/quickstart_alone runs/quickstart --picture runs/quickstart/comparison.png
 
 test: $(VENV)/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)

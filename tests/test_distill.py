@@ -186,6 +186,25 @@ def test_cached_training_is_live_training(recipe, tmp_path, teacher_folder):
         distill(recipe(weights, "data.augment.color=0.1"), tmp_path / "other", Silent(), cache=tmp_path / "cache")
 
 
+def test_a_student_learns_from_its_teacher_on_pictures_without_masks(tmp_path, teacher_folder):
+    import numpy as np
+    from PIL import Image
+
+    pictures = tmp_path / "video" / "images" / "train"
+    pictures.mkdir(parents=True)
+    for number in range(4):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+    text = RECIPE.replace(
+        "name: scenes, size: [64, 64], length: 16, held_out: 4", f"name: folder, root: {tmp_path / 'video'}, size: [64, 64]"
+    )
+    text = text.replace("variant: mini", f"weights: {teacher_folder}")
+    with pytest.raises(RecipeError, match=r"losses\.0.*reads labels"):
+        distill(recipes.loads(text), tmp_path / "run", Silent())
+    summary = distill(recipes.loads(text.replace("  - {name: cross_entropy}\n", "")), tmp_path / "run", Silent())
+    assert summary["miou"] is None and summary["steps"] == 2
+    assert freqkd_cli.load(tmp_path / "run").classes == 12
+
+
 def test_gradients_reach_no_teacher(recipe, tmp_path):
     plan = assemble.check(recipe())
     teacher = assemble.build_teacher(plan.recipe, 12)

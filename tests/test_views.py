@@ -319,7 +319,7 @@ def test_a_worker_outlives_a_signal_to_the_group_but_obeys_its_parent():
     (worker,) = set(multiprocessing.active_children()) - before
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-    assert len(list(batches)) == 29 and worker.is_alive()
+    assert len([next(batches) for _ in range(20)]) == 20 and worker.is_alive()
     worker.terminate()
     worker.join(10)
     assert not worker.is_alive()

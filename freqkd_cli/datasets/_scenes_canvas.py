@@ -6,7 +6,7 @@ distributions), geometry is + - * / alone (correctly rounded by IEEE 754), and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -123,7 +123,8 @@ class Canvas:
     Colours are looked up once, at the end, which keeps an image within its milliseconds. ``blend`` says how far a material with two
     colours is at the second (256 = wholly). Coordinates are those of the design sheet, x to the right and y down; later paint covers
     earlier paint. ``ys`` [H, 1] and ``xs`` [W] are the middles of the pixels on the sheet; ``down`` [H, 1] and ``across`` [W] the signs
-    of the fine patterns, which alternate every ``unit`` pixels: 2 on the design sheet.
+    of the fine patterns, which alternate every ``unit`` pixels: 2 on the design sheet. ``paint`` and ``shade`` work at once; all other
+    strokes wait for ``finish``, which measures all ellipses together: many small calls of numpy would take most of the time.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -135,6 +136,8 @@ class Canvas:
         ys, down = _axis(self.height, DESIGN[0], self.unit)
         self.ys, self.down = ys[:, None], down[:, None]
         self.xs, self.across = _axis(self.width, DESIGN[1], self.unit)
+        self._strokes: list[Callable[[], None]] = []
+        self._discs: list[tuple[float, float, float, float]] = []
         self._known: dict[tuple[Colour, Colour, int], int] = {}
 
     def material(self, colour: Colour, other: Colour | None = None, texture: int = GRAIN) -> int:
@@ -162,28 +165,47 @@ class Canvas:
         view = self.cells[area]
         np.add(view, levels * (1 << 18), out=view, where=mask)
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
-        self.cells[self.box(x0, y0, x1, y1)] = cell(material, label)
+    def later(self, stroke: Callable[[], None]) -> None:
+        """Do this when its turn comes among the strokes that wait."""
+        self._strokes.append(stroke)
 
-    def disc(self, x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[slice, slice], np.ndarray]:
-        """The area of a box and the mask of the ellipse inside it."""
-        area = self.box(x0, y0, x1, y1)
-        rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
-        dy, dx = self.ys[area[0]] - (y0 + y1) / 2, self.xs[area[1]] - (x0 + x1) / 2
-        dx *= dx
-        dx *= ry * ry / (rx * rx)
-        dy *= dy
-        return area, dx <= ry * ry - dy
+    def rect(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
+        area, paint = self.box(x0, y0, x1, y1), cell(material, label)
+        self.later(lambda: self.cells.__setitem__(area, paint))
 
     def ellipse(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
-        area, mask = self.disc(x0, y0, x1, y1)
-        self.paint(area, material, label, mask)
+        area, number = self._disc(x0, y0, x1, y1)
+        self.later(lambda: self.paint(area, material, label, self._inside(number, area)))
+
+    def shadow(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """An ellipse in which all is darker."""
+        area, number = self._disc(x0, y0, x1, y1)
+        self.later(lambda: self.shade(area, -26, self._inside(number, area)))
+
+    def _disc(self, x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[slice, slice], int]:
+        self._discs.append((x0, y0, x1, y1))
+        return self.box(x0, y0, x1, y1), len(self._discs) - 1
+
+    def _inside(self, number: int, area: tuple[slice, slice]) -> np.ndarray:
+        return self._wide[number, area[1]] <= self._high[number, area[0]]
+
+    def finish(self) -> None:
+        """Do the strokes that wait. A pixel is in an ellipse if (ry / rx)^2 dx^2 <= ry^2 - dy^2."""
+        x0, y0, x1, y1 = np.array(self._discs, np.float64).reshape(-1, 4, 1).swapaxes(0, 1)
+        rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
+        # One side per column [N, W], the other per row [N, H, 1], in the order of operations that the labels hang on.
+        dx, dy = (at - middle.astype(np.float32) for at, middle in ((self.xs, (x0 + x1) / 2), (self.ys[:, 0], (y0 + y1) / 2)))
+        self._wide = dx * dx * (ry * ry / (rx * rx)).astype(np.float32)
+        self._high = ((ry * ry).astype(np.float32) - dy * dy)[:, :, None]
+        for stroke in self._strokes:
+            stroke()
+        self._strokes.clear()  # they hold the canvas: without this only the cycle collector would free it
 
     def render(self, shift: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
         """The picture, ``[H, W, 3]`` uint8, and the labels, ``[H, W]`` uint8."""
         colours = np.zeros((2, 3, 4 * len(self._known)), np.int16)
-        for (near, far, _), number in self._known.items():
-            colours[0, :, number], colours[1, :, number] = near, far
+        both = np.array([(near, far) for near, far, _ in self._known], np.int16)
+        colours[:, :, list(self._known.values())] = both.transpose(1, 2, 0)
         cells = self.cells[:, ::-1].copy() if mirrored else self.cells
         materials = (cells & MATERIAL).astype(np.int16)
         numbers = materials.astype(np.intp)

@@ -47,6 +47,7 @@ def place_things(canvas: Canvas, street: Street, dice: Dice, boards: list[tuple[
         _barriers(things, canvas, street, dice, line)
     for _, paint in sorted(things, key=lambda thing: thing[0]):
         paint()
+    canvas.finish()
 
 
 def _put(
@@ -70,8 +71,7 @@ def _put(
 
 
 def _shadow(canvas: Canvas, x0: float, x1: float, y: float, d: float) -> None:
-    area, mask = canvas.disc(x0, y - 0.05 * d - 1, x1, y + 0.05 * d + 1)
-    canvas.shade(area, -26, mask)
+    canvas.shadow(x0, y - 0.05 * d - 1, x1, y + 0.05 * d + 1)
 
 
 def _car(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
@@ -122,13 +122,17 @@ def _pole(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: flo
     top = max(y - d * dice.between(125, 175) / 100, 6.0)
     wide = min(max(0.048 * d, 3.0), 4.0)
     area = canvas.box(x - wide / 2, top, x + wide / 2, y)
+    canvas.later(lambda: _bands(canvas, area))
+    if dice.chance(85):
+        side = min(max(0.3 * d, 12), 22)
+        _plate(canvas, street, dice, x, top + side * 0.4, side, side * dice.between(80, 100) / 100)
+
+
+def _bands(canvas: Canvas, area: tuple[slice, slice]) -> None:
     cells = canvas.cells[area]
     cells &= MATERIAL
     cells |= cell(0, POLE)
     canvas.shade(area, CONTRAST * canvas.down[area[0]])
-    if dice.chance(85):
-        side = min(max(0.3 * d, 12), 22)
-        _plate(canvas, street, dice, x, top + side * 0.4, side, side * dice.between(80, 100) / 100)
 
 
 def _stand(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
@@ -150,7 +154,7 @@ def _plate(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, wide:
     canvas.rect(*inner, face, label)
     if label == SIGN:
         area = canvas.box(*inner)
-        canvas.shade(area, CONTRAST * canvas.down[area[0]] * canvas.across[area[1]])
+        canvas.later(lambda: canvas.shade(area, CONTRAST * canvas.down[area[0]] * canvas.across[area[1]]))
 
 
 def _barriers(things: list[Thing], canvas: Canvas, street: Street, dice: Dice, line: float) -> None:
@@ -185,6 +189,7 @@ def _barrier(
     ys = canvas.ys[area[0]]
     mask = ys >= top
     mask &= ys < base
-    canvas.paint(area, canvas.material(colour), RAILING if barred else PANEL, mask)
+    material = canvas.material(colour)
+    canvas.later(lambda: canvas.paint(area, material, RAILING if barred else PANEL, mask))
     if barred:
-        canvas.shade(area, CONTRAST * canvas.across[cols], mask)
+        canvas.later(lambda: canvas.shade(area, CONTRAST * canvas.across[cols], mask))

@@ -58,8 +58,10 @@ def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
         if fetching is not None:
             fetching(**section.arguments)
     classes = class_names(recipe)
-    student = _taps(recipe.student, len(classes))
     teacher = _taps(recipe.teacher, len(classes)) if recipe.teacher else {}
+    if not classes:
+        classes = _classes_of_teacher(recipe, teacher)
+    student = _taps(recipe.student, len(classes))
     plan = Plan(recipe, classes, view_spec(recipe), student, teacher)
     problems: list[tuple[str, str]] = []
     for i, line in enumerate(recipe.losses):
@@ -89,6 +91,13 @@ def class_names(recipe: Recipe) -> tuple[str, ...]:
     """Class names of the recipe's data set."""
     module = registry.find("datasets", recipe.data.name)
     return tuple(module.classes(**_accepted(module.classes, recipe.data.arguments | {"root": recipe.data.root})))
+
+
+def _classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:
+    """Pictures without masks name no classes; then the student learns as many as its teacher has."""
+    if "logits" not in taps:
+        raise recipe.error([("data.name", "the data names no classes and the recipe no teacher that has some; give data.classes")])
+    return tuple(f"class{number}" for number in range(taps["logits"].channels))
 
 
 def _accepted(function: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +157,18 @@ def build_lines(plan: Plan) -> tuple[Line, ...]:
     if not lines:
         raise RecipeError("every loss has weight 0, so there is nothing to train", tip="give one a weight above 0")
     return tuple(lines)
+
+
+def check_labels(plan: Plan, lines: tuple[Line, ...], dataset: Dataset) -> None:
+    """Refuse losses that read labels on pictures that have none.
+
+    Raises:
+        RecipeError: with the line of every such loss.
+    """
+    readers = [number for number, spec in enumerate(plan.recipe.losses) for line in lines if line.id == spec.id and line.loss.needs_labels]
+    if readers and not dataset.labelled:
+        text = "reads labels, and these pictures have none; leave it out, or add a masks folder"
+        raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
 
 
 def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Dataset:

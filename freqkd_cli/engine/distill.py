@@ -76,6 +76,7 @@ def distill(
     compute = choose(where, recipe.train.precision, recipe.train.channels_last)
     setting = _setting(plan, out, where, compute)
     lines = assemble.build_lines(plan)
+    assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
     finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
     if finished is not None:

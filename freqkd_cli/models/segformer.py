@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -107,7 +108,7 @@ def _at_hand(name: str) -> Weights | None:
     try:
         return find_weights(name, offline=True)
     except WeightsMissing:
-        if name == "embedded":
+        if name == "embedded" or Path(name).expanduser().exists():
             raise
         return None
 
