@@ -123,19 +123,22 @@ class Canvas:
     Colours are looked up once, at the end, which keeps an image within its milliseconds. ``blend`` says how far a material with two
     colours is at the second (256 = wholly). Coordinates are those of the design sheet, x to the right and y down; later paint covers
     earlier paint. ``ys`` [H, 1] and ``xs`` [W] are the middles of the pixels on the sheet; ``down`` [H, 1] and ``across`` [W] the signs
-    of the fine patterns, which alternate every ``unit`` pixels: 2 on the design sheet. ``paint`` and ``shade`` work at once; all other
+    of the fine patterns, which alternate every 2 pixels of the sheet. ``paint`` and ``shade`` work at once; all other
     strokes wait for ``finish``, which measures all ellipses together: many small calls of numpy would take most of the time.
     """
+
+    _wide: np.ndarray
+    _high: np.ndarray
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.height, self.width = size
         self.fy, self.fx = size[0] / DESIGN[0], size[1] / DESIGN[1]
         self.cells = np.zeros(size, np.int32)
         self.blend = np.zeros((size[0], 1), np.int16)
-        self.unit = max(1, int(min(self.fy, self.fx) * 2 + 0.5))
-        ys, down = _axis(self.height, DESIGN[0], self.unit)
+        unit = max(1, int(min(self.fy, self.fx) * 2 + 0.5))
+        ys, down = _axis(self.height, DESIGN[0], unit)
         self.ys, self.down = ys[:, None], down[:, None]
-        self.xs, self.across = _axis(self.width, DESIGN[1], self.unit)
+        self.xs, self.across = _axis(self.width, DESIGN[1], unit)
         self._strokes: list[Callable[[], None]] = []
         self._discs: list[tuple[float, float, float, float]] = []
         self._known: dict[tuple[Colour, Colour, int], int] = {}
@@ -190,7 +193,7 @@ class Canvas:
         return self._wide[number, area[1]] <= self._high[number, area[0]]
 
     def finish(self) -> None:
-        """Do the strokes that wait. A pixel is in an ellipse if (ry / rx)^2 dx^2 <= ry^2 - dy^2."""
+        """Do the strokes that wait, once, after the last. A pixel is in an ellipse if (ry / rx)^2 dx^2 <= ry^2 - dy^2."""
         x0, y0, x1, y1 = np.array(self._discs, np.float64).reshape(-1, 4, 1).swapaxes(0, 1)
         rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
         # One side per column [N, W], the other per row [N, H, 1], in the order of operations that the labels hang on.

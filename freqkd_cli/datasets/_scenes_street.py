@@ -204,22 +204,27 @@ def _house(
     inside &= ys < base
     canvas.paint(area, wall, BUILDING, inside)
     canvas.paint(area, roof, BUILDING, inside & (ys < top + 0.16 * depth))
-    floors = 2 + (rise > 0.95)
-    columns = max(1, int((x1 - x0) / 15))
     up = ys - top
     up /= base - top
-    up *= floors
-    along = np.minimum(np.maximum((xs - x0) / (x1 - x0), 0.0), 0.999) * columns
+    up *= 2 + (rise > 0.95)
+    along = np.minimum(np.maximum((xs - x0) / (x1 - x0), 0.0), 0.999) * max(1, int((x1 - x0) / 15))
+    _windows(canvas, area, (inside, up, along), panes, lit)
+    middle = (x0 + x1) / 2
+    depth_there = abs(middle - street.vx) / abs(u)
+    if 8 < middle < W - 8 and depth_there > 14:
+        places.append((middle, street.vy - rise * depth_there, street.vy + depth_there))
+
+
+def _windows(
+    canvas: Canvas, area: tuple[slice, slice], wall: tuple[np.ndarray, np.ndarray, np.ndarray], panes: list[int], lit: int
+) -> None:
+    """One per floor and column of the wall (its mask, floors up, columns along); the bits of ``lit`` say where there is light."""
+    inside, up, along = wall
     floor, column = np.floor(up), np.floor(along)
-    up -= floor
-    inside &= _close(up, 0.55, 0.22)
+    inside = inside & _close(up - floor, 0.55, 0.22)
     inside &= _close(along - column, 0.5, 0.26)
     canvas.paint(area, panes[0], BUILDING, inside)
     floor *= 5
     floor += column
     inside &= (lit >> (floor.astype(np.int32) & 15) & 1) == 1
     canvas.paint(area, panes[1], BUILDING, inside)
-    middle = (x0 + x1) / 2
-    depth_there = abs(middle - street.vx) / abs(u)
-    if 8 < middle < W - 8 and depth_there > 14:
-        places.append((middle, street.vy - rise * depth_there, street.vy + depth_there))

@@ -75,7 +75,7 @@ def _shadow(canvas: Canvas, x0: float, x1: float, y: float, d: float) -> None:
 
 
 def _car(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
-    length, height = ((0.62, 0.5) if street.central else (1.1, 0.46))
+    length, height = (0.62, 0.5) if street.central else (1.1, 0.46)
     half, tall = length * d / 2, height * d
     body = canvas.material(street.tint(dice.vary(dice.pick(PAINTS), 10)))
     glass = canvas.material(street.light.windows[0])
@@ -173,9 +173,7 @@ def _barriers(things: list[Thing], canvas: Canvas, street: Street, dice: Dice, l
         things.append((end, lambda a=start, b=end, r=barred, c=colour: _barrier(canvas, street, line, (a, b), r, c)))
 
 
-def _barrier(
-    canvas: Canvas, street: Street, line: float, depths: tuple[float, float], barred: bool, colour: tuple[int, int, int]
-) -> None:
+def _barrier(canvas: Canvas, street: Street, line: float, depths: tuple[float, float], barred: bool, colour: tuple[int, int, int]) -> None:
     x0, x1 = sorted(street.vx + line * d for d in depths)
     cols = canvas.span(x0, x1, False)
     xs = canvas.xs[cols]
