@@ -27,7 +27,7 @@ $(VENV)/tested: $(VENV)/installed
 ALONE := --set losses.kl.weight=0 --set losses.encoder16.weight=0 --set losses.encoder.weight=0 --set losses.decoder.weight=0
 
 quickstart: $(VENV)/installed
-	$(BIN)/freqkd teacher-dump quickstart --out caches/quickstart --resume
+	$(BIN)/freqkd teacher-dump quickstart --content targets --out caches/quickstart --resume
 	$(BIN)/freqkd distill quickstart $(ALONE) --out runs/quickstart_alone --resume
 	$(BIN)/freqkd distill quickstart --cache caches/quickstart --out runs/quickstart --resume
 	$(BIN)/freqkd spectrum runs/quickstart --stage 3

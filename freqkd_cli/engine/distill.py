@@ -1,54 +1,25 @@
-"""Train a student after a recipe: the one loop of the project. A recipe without a teacher is the same loop with fewer lines."""
+"""Train a student after a recipe. A recipe without a teacher is the same loop with fewer lines."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from freqkd_cli.engine import assemble, checkpoint, run_folder
-from freqkd_cli.engine.evaluate import score
-from freqkd_cli.engine.interrupt import asked_to_stop
+from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose, pick_device
 from freqkd_cli.engine.progress import Progress
-from freqkd_cli.engine.saved import save_model
-from freqkd_cli.engine.schedule import loss_weight, rate_factor
 from freqkd_cli.engine.source import open_source
-from freqkd_cli.engine.training import Average, Training, freeze_norms, make_optimizer
-from freqkd_cli.errors import DataMissing, Interrupted, TrainingFailed
-from freqkd_cli.features.source import Source
-from freqkd_cli.views.loader import Loader, Steps, ViewDataset
+from freqkd_cli.engine.training import Average, Training, make_optimizer
+from freqkd_cli.errors import DataMissing
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from freqkd_cli.datasets._dataset import Dataset
+    from freqkd_cli.engine.objective import Line
     from freqkd_cli.recipe.schema import Recipe
-    from freqkd_cli.views.batch import Batch
-
-LOG_EVERY = 10
-"""Steps between two rows of metrics.jsonl."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What stays the same for the whole of a run."""
-
-    plan: assemble.Plan
-    out: Path
-    device: torch.device
-    compute: Compute
-    dataset: Dataset
-    held_out: Dataset | None
-    steps_per_epoch: int
-    total_steps: int
 
 
 def distill(
@@ -84,8 +55,8 @@ def distill(
         return finished
     checkpoint.write_json(out / "environment.json", run_folder.environment(where, compute.reason))
     progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
-    training = _training(plan, lines, where, compute, accelerator)
-    return _Run(setting, training, source, accelerator, progress).go(resume)
+    training = _training(plan, lines, where, compute)
+    return Loop(setting, training, source, accelerator, progress).go(resume)
 
 
 def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute) -> Setting:
@@ -105,7 +76,7 @@ def _held_out(recipe: Recipe) -> Dataset | None:
     return held_out if held_out.labelled and len(held_out) else None
 
 
-def _training(plan: assemble.Plan, lines: tuple, device: torch.device, compute: Compute, accelerator: Accelerator) -> Training:
+def _training(plan: assemble.Plan, lines: tuple[Line, ...], device: torch.device, compute: Compute) -> Training:
     train = plan.recipe.train
     student = assemble.build_student(plan).to(device).train()
     if compute.channels_last:
@@ -113,222 +84,3 @@ def _training(plan: assemble.Plan, lines: tuple, device: torch.device, compute: 
     objective = Objective(student, lines, compute.autocast(device)).to(device)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)
-
-
-class _Run:
-    """The loop and what it is in the middle of."""
-
-    def __init__(self, setting: Setting, training: Training, source: Source, accelerator: Accelerator, progress: Progress) -> None:
-        self.setting, self.training, self.source, self.accelerator, self.progress = setting, training, source, accelerator, progress
-        self.train = setting.plan.recipe.train
-        self.grids = setting.plan.grids
-        self.wrapped = accelerator.prepare_model(training.objective) if accelerator.num_processes > 1 else training.objective
-        self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
-
-    def go(self, resume: bool) -> dict[str, Any]:
-        length = 0
-        state = self.setting.out / "state"
-        if resume and (found := checkpoint.load(state, self.progress.note)):
-            self.training.restore(*found)
-            length = found[1]["metrics_bytes"]
-            self.progress.note(f"resuming at step {self.training.step} of {self.setting.total_steps}")
-        self.metrics = run_folder.Metrics(self.setting.out / "metrics.jsonl", length)
-        self.board = _board(self.setting.out / "tensorboard", self.training.step)
-        try:
-            with asked_to_stop() as stop:
-                self._loop(stop)
-            return self._finish()
-        finally:
-            self.progress.end()
-            self.metrics.close()
-            self.board.close()
-
-    def _loop(self, stop: list[int]) -> None:
-        setting, training = self.setting, self.training
-        self.started_at, self.first_step = time.monotonic(), training.step
-        self.progress.begin("step", setting.total_steps, training.step)
-        with closing(self._batches()) as batches:
-            self._steps(batches, stop)
-
-    def _steps(self, batches: Iterator[Batch], stop: list[int]) -> None:
-        setting, training = self.setting, self.training
-        while training.step < setting.total_steps:
-            self._step(batches)
-            done = training.step == setting.total_steps
-            epoch_ends = training.step % setting.steps_per_epoch == 0
-            every = self.train.eval_every * setting.steps_per_epoch
-            if done or (every and training.step % every == 0):
-                self._evaluate()
-            if done or epoch_ends or stop:
-                self._save()
-            if stop and not done:
-                raise Interrupted(
-                    f"stopped at step {training.step} of {setting.total_steps}; everything is saved in {setting.out}",
-                    tip="the same command with --resume",
-                )
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        plan, train, accelerator = self.setting.plan, self.train, self.accelerator
-        data = plan.recipe.data
-        views = ViewDataset(self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views)
-        steps = Steps(
-            len(self.setting.dataset),
-            train.batch_size,
-            train.seed,
-            start=self.training.step * train.accumulate,
-            stop=self.setting.total_steps * train.accumulate,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        return iter(Loader(views, steps, data.workers))
-
-    def _step(self, batches: Iterator[Batch]) -> None:
-        training, train, total_steps = self.training, self.train, self.setting.total_steps
-        step = training.step
-        rate = train.lr * rate_factor(step, total_steps, kind=train.schedule, warmup=train.warmup, power=train.power)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        # Dropout and drop path are keyed by the step, so a resumed run draws what an undisturbed one would.
-        torch.manual_seed(train.seed * 1_000_003 + step)
-        training.objective.student.train()
-        if train.freeze_norm:
-            freeze_norms(training.objective.student)
-        sums: dict[str, Tensor] = {}
-        for _ in range(train.accumulate):
-            waiting = time.monotonic()
-            batch = next(batches).to(self.setting.device)
-            self.waited += time.monotonic() - waiting
-            terms = self._backward(batch, step)
-            sums = {name: sums.get(name, 0) + value / train.accumulate for name, value in terms.items()}
-        if train.clip:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), train.clip)
-        training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
-        if training.average:
-            training.average.update(training.objective.student)
-        training.step += 1
-        self._log(step, rate, sums)
-
-    def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        targets = self.source.targets(batch, self.grids)
-        laid_out = _with_layout(batch, self.setting.compute)
-        total, terms = self.wrapped(laid_out, targets, step, self.setting.total_steps)
-        if not torch.isfinite(total):
-            raise _not_finite(terms, batch, self.setting.dataset, step)
-        self.accelerator.backward(total / self.train.accumulate)
-        return terms | {"total": total.detach()}
-
-    def _log(self, step: int, rate: float, terms: dict[str, Tensor]) -> None:
-        training = self.training
-        seconds = time.monotonic() - self.started_at
-        speed = (training.step - self.first_step) * self.train.batch_size * self.train.accumulate / seconds
-        if (step + 1) % LOG_EVERY == 0 or training.step == self.setting.total_steps:
-            raw = {name: float(value) for name, value in terms.items()}
-            total = raw.pop("total")
-            weights = {line.id: loss_weight(line.weight, line.warmup, step, self.setting.total_steps) for line in training.objective.lines}
-            row = {"step": training.step, "lr": rate, "total": total, "raw": raw, "weighted": {k: weights[k] * v for k, v in raw.items()}}
-            self.metrics.write(row)
-            self.board.add_scalar("total", total, training.step)
-            for name, value in raw.items():
-                self.board.add_scalar(f"raw/{name}", value, training.step)
-                self.board.add_scalar(f"weighted/{name}", row["weighted"][name], training.step)
-            self.board.add_scalar("speed/images_per_second", speed, training.step)
-        best = f"  best {100 * training.best['miou']:.1f} mIoU" if training.best and training.best["miou"] else ""
-        self.progress.advance(
-            training.step, f"loss {float(terms['total']):.3f}  {speed:.1f} images/s  waiting for data {self.waited / seconds:.0%}{best}"
-        )
-
-    def _evaluate(self) -> None:
-        """Score the weights that would be deployed; keep the best."""
-        training, setting = self.training, self.setting
-        model, last_step = training.objective.student, training.step == setting.total_steps
-        with _averaged(training):
-            model.eval()
-            miou = self._miou(model)
-            training.last = {"miou": miou, "step": training.step}
-            if training.best is None or miou is None or miou > (training.best["miou"] or 0):
-                training.best = training.last
-                save_model(setting.out, model)
-            if last_step:
-                save_model(setting.out / "last", model)
-
-    def _miou(self, model: nn.Module) -> float | None:
-        training, setting = self.training, self.setting
-        if setting.held_out is None:
-            self.progress.note(f"step {training.step}: no val split with labels, so nothing is scored")
-            return None
-        result = score(
-            model,
-            setting.held_out,
-            setting.compute,
-            setting.device,
-            batch_size=self.train.batch_size,
-            workers=setting.plan.recipe.data.workers,
-            limit=self.train.eval_limit,
-            boundary=False,
-        )
-        miou = result.scores.miou
-        self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
-        if miou is not None:
-            self.board.add_scalar("val/miou", miou, training.step)
-            self.progress.note(f"step {training.step}: {100 * miou:.2f} mIoU on val")
-        return miou
-
-    def _save(self) -> None:
-        facts = self.training.facts() | {"metrics_bytes": self.metrics.length()}
-        checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
-
-    def _finish(self) -> dict[str, Any]:
-        training = self.training
-        seconds = time.monotonic() - self.started_at
-        images = (training.step - self.first_step) * self.train.batch_size * self.train.accumulate
-        assert training.best is not None and training.last is not None
-        summary = {
-            "run": str(self.setting.out),
-            "steps": training.step,
-            "miou": training.best["miou"],
-            "best_step": training.best["step"],
-            "last_miou": training.last["miou"],
-            "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 2) if images else None,
-            "source": self.source.name,
-        }
-        run_folder.finish(self.setting.out, summary)
-        return summary
-
-
-def _with_layout(batch: Batch, compute: Compute) -> Batch:
-    from dataclasses import replace
-
-    return replace(batch, images=compute.layout(batch.images)) if compute.channels_last else batch
-
-
-def _not_finite(terms: dict[str, Tensor], batch: Batch, dataset: Dataset, step: int) -> TrainingFailed:
-    broken = [name for name, value in terms.items() if not torch.isfinite(value)]
-    pictures = ", ".join(dataset.name(int(i)) for i in batch.indices[:8])
-    return TrainingFailed(
-        f"the loss {', '.join(broken) or 'total'} is not finite at step {step + 1}",
-        got=", ".join(f"{name} {float(value):g}" for name, value in terms.items()) + f" on {pictures}",
-        tip="a lower train.lr, train.clip=1, or a longer warmup of that loss; the last whole checkpoint is kept",
-    )
-
-
-def _board(folder: Path, purge_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=purge_step or None)
-
-
-@contextmanager
-def _averaged(training: Training) -> Iterator[None]:
-    """The student holds the averaged weights inside, and gets its trained ones back."""
-    if training.average is None:
-        yield
-        return
-    model = training.objective.student
-    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(training.average.state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(trained)
