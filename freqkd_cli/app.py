@@ -28,6 +28,7 @@ FILE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 ABOUT = """Tell a student network what to copy from its SegFormer teacher: which stage, which frequency band.
 
 \b
+Examples:
   freqkd recipe list
   freqkd distill quickstart --out runs/a
 """
@@ -74,12 +75,12 @@ def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[s
 
 
 def help_text(run: Callable[..., Any]) -> str:
-    """A command's docstring. Paragraphs with indented lines, and examples, keep their line breaks (``\\b``); the others are wrapped."""
+    """A command's docstring, its examples under a heading; they and indented lines keep their breaks (``\\b``), others are wrapped."""
     paragraphs = []
     for text in inspect.cleandoc(run.__doc__ or "").split("\n\n"):
         lines = text.splitlines()
-        if lines and lines[0].startswith("freqkd "):
-            lines = [f"  {line}" for line in lines]
+        if lines and lines[0].lstrip().startswith("freqkd "):
+            lines = ["Example:", *(f"  {line.strip()}" for line in lines)]
         kept = any(line.startswith(" ") for line in lines)
         paragraphs.append("\n".join(["\b", *lines] if kept else lines))
     return "\n\n".join(paragraphs)

@@ -44,6 +44,13 @@ class FreqKDError(Exception):
             parts.append(f"  try  {self.tip}")
         return "\n".join(parts)
 
+    @property
+    def line(self) -> str:
+        """The message on one line, for lists of problems."""
+        parts = [self.what, f"got {self.got}" if self.got is not None else "", f"need {self.need}" if self.need is not None else ""]
+        parts += [f"try {self.tip}" if self.tip is not None else ""]
+        return "; ".join(" ".join(part.split()) for part in parts if part)
+
     def __reduce__(self):  # data-loader workers send their errors through pickle
         return (_rebuild, (type(self), self.what, self.got, self.need, self.tip))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,12 +41,13 @@ Sets = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of the recipe's data set.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where to write.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Goes before the recipe's train.seed.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Goes before the recipe's train.seed.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; the best there is by default.")]
+Split = Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which pictures.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and written, and do nothing.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)]
 Quiet = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say less.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped; start where there is none.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

@@ -7,7 +7,10 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from freqkd_cli.errors import UsageError
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
@@ -43,6 +46,36 @@ def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
         padded = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, kind, strict=False)]
         lines.append((indent + "  ".join(padded)).rstrip())
     return "\n".join(lines)
+
+
+def facts(result: Mapping[str, Any]) -> str:
+    """A result as one ``name  value`` a line; scores in percent, what is not known left out."""
+    return columns([(name, _fact(name, value)) for name, value in result.items() if value is not None])
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_fact(key, child)}" for key, child in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{100 * value:.2f}" if name.endswith("miou") else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def check_file(option: str, path: Path | None, suffix: str) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold.
+
+    Raises:
+        UsageError: it ends in something other than ``suffix``, is a folder, or would lie below a file.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise UsageError(f"{option} {path} is no file that can be written", need=f"a file ending in {suffix}")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise UsageError(f"{option} {path} lies below {there}, which is a file", need="a folder")
 
 
 class _Spoken(logging.Formatter):

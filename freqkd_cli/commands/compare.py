@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Verbose
-from freqkd_cli.commands._output import print_result
+from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Split, Verbose
+from freqkd_cli.commands._output import check_file, print_result
 
 
 def run(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that freqkd distill wrote, on the same data.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that freqkd distill wrote, on the same data.")],
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    split: Split = "val",
     limit: Limit = None,
     data_root: DataRoot = None,
     device: Device = None,
@@ -32,6 +32,7 @@ def run(
     from freqkd_cli.report.pictures import comparison
     from freqkd_cli.report.progress import progress
 
+    check_file("--picture", picture, ".png")
     listener = progress(verbose - quiet)
     found = compare(runs, listener, split=split, limit=limit or 0, data_root=data_root, device=device)
     if picture:

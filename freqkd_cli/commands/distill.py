@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import columns, print_result, warn
+from freqkd_cli.commands._output import facts, print_result, warn
 
 
 def run(
@@ -38,9 +38,11 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Train the recipe's student: from labels alone, or also from a teacher, live or cached.
+    """Train a recipe's student, with or without a teacher.
 
-    freqkd distill fastscnn_basic --cache caches/a --out runs/basic
+    The teacher runs live, or --cache gives what freqkd teacher-dump kept of it.
+
+        freqkd distill fastscnn_basic --cache caches/a --out runs/basic
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.engine import assemble, estimate
@@ -53,12 +55,7 @@ def run(
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
     warn(loaded.warnings)
     if dry_run:
-        result: dict[str, Any] = estimate.distillation(assemble.check(loaded), out, cache)
+        result = estimate.distillation(assemble.check(loaded), out, cache)
     else:
         result = distill(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
-    print_result(result, as_json, _table)
-
-
-def _table(result: dict[str, Any]) -> str:
-    shown = {**result, "miou": f"{100 * result['miou']:.2f}"} if isinstance(result.get("miou"), float) else result
-    return columns([(key, ", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in shown.items()])
+    print_result(result, as_json, facts)

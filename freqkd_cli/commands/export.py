@@ -17,15 +17,16 @@ def run(
     out: Out = None,
     upsample: Annotated[bool, typer.Option("--upsample", help="Answer at the image's size.")] = False,
     argmax: Annotated[bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")] = False,
-    opset: Annotated[int | None, typer.Option("--opset", min=18, help="ONNX operator set.")] = None,
+    opset: Annotated[int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Export a trained student: ONNX, torch.export's pt2, or a folder of safetensors with a model card.
+    """Export a trained student to ONNX, pt2 or safetensors.
 
-    Batch and size stay free. The file gets its name only after it has answered like the model at five sizes (exit code 3 otherwise).
+    pt2 is torch.export's; safetensors is a folder with a model card. Batch and size stay free. The file gets its name only after it has
+    answered like the model at five sizes (exit code 3 otherwise).
     Beside the run's weights unless --out says where: model.onnx, model.pt2, or the folder export.
 
         freqkd export runs/a --format onnx --upsample

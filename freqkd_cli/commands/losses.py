@@ -11,7 +11,7 @@ from freqkd_cli.commands._output import argument_table, columns, print_result
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="One loss, with its arguments.", autocompletion=complete_loss)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="LOSS", help="One loss, with its arguments.", autocompletion=complete_loss)] = None,
     as_json: Json = False,
 ) -> None:
     """List the losses and what may be said to each.

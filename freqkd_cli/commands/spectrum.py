@@ -7,17 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Verbose, complete_tap
-from freqkd_cli.commands._output import print_result, talk
+from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
+from freqkd_cli.commands._output import check_file, print_result, talk
 
 
 def run(
-    source: Annotated[Path | None, typer.Argument(help="A run, cache, recipe or model's folder; the newest nearby by default.")] = None,
-    stages: Annotated[list[int] | None, typer.Option("--stage", min=1, max=4, help="A stage, counted from 1 (repeatable).")] = None,
-    taps: Annotated[list[str] | None, typer.Option("--tap", help="Any other tap (repeatable).", autocompletion=complete_tap)] = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    source: Annotated[
+        Path | None, typer.Argument(metavar="SOURCE", help="A run, cache, recipe or model's folder; the newest nearby by default.")
+    ] = None,
+    stages: Annotated[
+        list[int] | None, typer.Option("--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable).")
+    ] = None,
+    taps: Annotated[
+        list[str] | None, typer.Option("--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap)
+    ] = None,
+    split: Split = "val",
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = 16,
-    cutoff: Annotated[float, typer.Option("--cutoff", min=0.0, max=1.41, help="What parts low from high, in Nyquist units.")] = 0.25,
+    cutoff: Annotated[
+        float, typer.Option("--cutoff", min=0.0, max=1.41, metavar="RHO", help="What parts low from high, in Nyquist units.")
+    ] = 0.25,
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="The figure; spectrum.png beside the source by default.")
     ] = None,
@@ -29,9 +37,10 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Measure the radial power spectrum of a model's taps, student against teacher.
+    """Measure the radial power spectrum of a model's taps.
 
-    Energy shares leave DC out. Without a source the newest run, cache or model below this folder is taken, else the embedded teacher.
+    Student against teacher where both are known. Energy shares leave DC out. Without a source the newest run, cache or model below this
+    folder is taken, else the embedded teacher.
 
         freqkd spectrum --stage 3 runs/a
     """
@@ -41,6 +50,8 @@ def run(
     from freqkd_cli.report.progress import progress
 
     talk(verbose - quiet)
+    check_file("--png", png, ".png")
+    check_file("--csv", csv, ".csv")
     listener = progress(verbose - quiet)
     found = sources.identify(source) if source else sources.newest(Path.cwd())
     if source is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +21,7 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import print_result, warn
+from freqkd_cli.commands._output import facts, print_result, warn
 
 
 def run(
@@ -45,9 +45,11 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Run the teacher once over every stored view and keep what the recipe's losses read.
+    """Run the teacher once and keep what the losses read.
 
-    freqkd teacher-dump fastscnn_hpf_decoder --set data.views=1 --out caches/a --verify 16
+    It sees each of the data.views views of every image. What is kept goes to freqkd distill --cache.
+
+        freqkd teacher-dump fastscnn_basic --out caches/a --verify 16
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.engine import dump_recipe
@@ -62,12 +64,6 @@ def run(
     mode = "resume" if resume else "overwrite" if overwrite else "new"
     options = dump_recipe.DumpOptions(Form(content, dtype, split, limit), device, mode, verify)
     if dry_run:
-        print_result(dump_recipe.dry_run(loaded, out, options), as_json, _table)
+        print_result(dump_recipe.dry_run(loaded, out, options), as_json, facts)
     else:
-        print_result(dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options), as_json, _table)
-
-
-def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.commands._output import columns
-
-    return columns([(key, ", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in result.items()])
+        print_result(dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options), as_json, facts)

@@ -14,7 +14,9 @@ CLASSES = 19
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="One model, with its arguments and taps.", autocompletion=complete_model)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="One model, with its arguments and taps.", autocompletion=complete_model)
+    ] = None,
     counts: Annotated[bool, typer.Option("--counts", help="Count parameters (builds each variant without memory).")] = False,
     as_json: Json = False,
 ) -> None:

@@ -58,7 +58,13 @@ def build(
 
 
 def classes(*, root: Path | None = None, classes: list[str] | None = None, ignore: list[int] | None = None) -> tuple[str, ...]:
-    """Class names from the recipe or the root; empty where neither names any, as is allowed for pictures without masks."""
+    """Class names from the recipe or the root; empty where neither names any, as is allowed for pictures without masks.
+
+    Raises:
+        DataMissing: only the root could name them, and there is none.
+    """
+    if classes is None and not _root(root).is_dir():
+        raise DataMissing(f"there is no folder {root}", need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
     named = _named(_root(root) if classes is None else Path(), classes)
     return tuple(named[number] for number in sorted(named))
 

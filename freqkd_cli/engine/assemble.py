@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from freqkd_cli import registry
 from freqkd_cli.engine.objective import Line
-from freqkd_cli.errors import FreqKDError, RecipeError
+from freqkd_cli.errors import BandError, DataMissing, FreqKDError, RecipeError, UsageError
 from freqkd_cli.features.taps import Tap, by_name, pick
 from freqkd_cli.views.view import ViewSpec
 
@@ -41,12 +41,13 @@ class Plan:
         return {name: tap.grid(*self.view_spec.size) for name, tap in self.student_taps.items()}
 
 
-def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
+def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     """Check names, taps, bands and classes against each other.
 
     Args:
         fetch: have the weights' descriptions here first, from a hub if need be. Without it nothing is downloaded, and weights
             that are not on this machine are taken to be of the variant that the recipe names.
+        data: without it, classes that only the data set's folder can name are stood in for by the teacher's, or by two.
 
     Raises:
         RecipeError: with every problem of the recipe that does not show in one section alone.
@@ -57,11 +58,11 @@ def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
         fetching = getattr(registry.find("models", section.name), "fetch", None)
         if fetching is not None:
             fetching(**section.arguments)
-    classes = class_names(recipe)
-    teacher = _taps(recipe.teacher, len(classes)) if recipe.teacher else {}
+    classes = _classes(recipe, data)
+    teacher = _taps(recipe, "teacher", len(classes)) if recipe.teacher else {}
     if not classes:
         classes = _classes_of_teacher(recipe, teacher)
-    student = _taps(recipe.student, len(classes))
+    student = _taps(recipe, "student", len(classes))
     plan = Plan(recipe, classes, view_spec(recipe), student, teacher)
     problems: list[tuple[str, str]] = []
     for i, line in enumerate(recipe.losses):
@@ -69,7 +70,7 @@ def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
             with torch.device("meta"):
                 _line(plan, i)
         except FreqKDError as error:
-            problems.append((_place(f"losses.{i}", line.arguments, error), " ".join(str(error).split())))
+            problems.append((_place(f"losses.{i}", line.arguments, error), error.line))
     if any(n % 32 for n in plan.view_spec.size):
         problems.append(
             ("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}")
@@ -80,11 +81,21 @@ def check(recipe: Recipe, *, fetch: bool = False) -> Plan:
 
 
 def _place(path: str, arguments: Mapping[str, Any], error: FreqKDError) -> str:
-    """The key that an error of a loss line is about: the tap's key where it speaks of an unknown tap, else the line."""
+    """The key that an error of a loss line is about: that of an unknown tap, the cutoff of an empty band, else the line."""
     for side in ("student", "teacher"):
         if side in arguments and f"the {side} " in error.what and "has no tap" in error.what:
             return f"{path}.{side}"
-    return path
+    cutoffs = [key for key in ("cutoff", "cutoff_cycles") if key in arguments] if isinstance(error, BandError) else []
+    return f"{path}.{cutoffs[0]}" if cutoffs else path
+
+
+def _classes(recipe: Recipe, data: bool) -> tuple[str, ...]:
+    try:
+        return class_names(recipe)
+    except DataMissing:
+        if data:
+            raise
+        return () if recipe.teacher else ("class0", "class1")
 
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
@@ -119,9 +130,14 @@ def view_spec(recipe: Recipe) -> ViewSpec:
     )
 
 
-def _taps(section: Any, classes: int) -> dict[str, Tap]:
+def _taps(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
+    section = getattr(recipe, role)
     module = registry.find("models", section.name)
-    return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
+    try:
+        return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
+    except UsageError as error:
+        key = next((key for key, value in section.arguments.items() if repr(value) in error.what), "name")
+        raise recipe.error([(f"{role}.{key}", error.line)]) from error
 
 
 def _line(plan: Plan, number: int) -> Line:
@@ -221,10 +237,14 @@ def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
     if not same and readers:
         raise RecipeError(
             f"the teacher's classes are not the data set's, and {', '.join(readers)} compares class scores",
-            got=f"{teacher.classes} classes: {', '.join(names[:6]) or 'unnamed'} ...",
-            need=f"{len(plan.classes)} classes: {', '.join(plan.classes[:6])} ...",
+            got=f"{teacher.classes} classes: {_some(names) or 'unnamed'}",
+            need=f"{len(plan.classes)} classes: {_some(plan.classes)}",
             tip="leave that loss out, or fine-tune the teacher on these classes (student: segformer with head: new)",
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
 
 
 def build_student(plan: Plan) -> nn.Module:

@@ -49,13 +49,13 @@ def distill(
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
+    training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
     finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
     if finished is not None:
         progress.note(f"{out} is finished already")
         return finished
     checkpoint.write_json(out / "environment.json", run_folder.environment(where, compute.reason))
     progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
-    training = _training(plan, lines, where, compute)
     return Loop(setting, training, source, accelerator, progress).go(resume)
 
 

@@ -99,6 +99,7 @@ def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
     """What :func:`dump_recipe` would write, from one picture; nothing is written."""
     job = _job(recipe, options)
     _, estimate = plan(job, options.shard_bytes)
+    shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
     return {
         "cache": str(out),
         "items": estimate.items,
@@ -107,5 +108,5 @@ def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
         "taps": list(estimate.names),
         "seconds": None,
         "images_per_second": None,
-        "writes": [str(out / "index.json"), f"{estimate.shards} shards of about {options.shard_bytes / 2**20:.0f} MiB at most"],
+        "writes": [str(out / "index.json"), f"{shards} of {options.shard_bytes / 2**20:.0f} MiB at most"],
     }

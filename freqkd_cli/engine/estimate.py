@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from freqkd_cli import registry
 from freqkd_cli.engine import assemble
+from freqkd_cli.engine.source import open_source
 
 
 def parameters(model: nn.Module) -> int:
@@ -39,16 +40,20 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
     """The dry run of ``distill``: nothing is written and nothing is trained.
 
     Raises:
-        DataMissing, WeightsMissing: what a real run would miss at its start.
+        DataMissing, WeightsMissing, CacheMismatch, UsageError: what a real run would be refused for at its start.
     """
     recipe, train = plan.recipe, plan.recipe.train
-    images = len(assemble.build_dataset(recipe, "train"))
+    dataset = assemble.build_dataset(recipe, "train")
+    images = len(dataset)
+    lines = assemble.build_lines(plan)
+    if cache is not None:
+        open_source(plan, lines, cache, dataset, "cpu")
     per_epoch = max(1, images // train.batch_size // train.accumulate)
     steps = train.steps or train.epochs * per_epoch
     student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
     student_flops = forward_flops(student, plan.view_spec.size)
     teacher_flops = 0
-    if recipe.teacher and cache is None and any(line.teacher_taps for line in assemble.build_lines(plan)):
+    if recipe.teacher and cache is None and any(line.teacher_taps for line in lines):
         teacher_flops = forward_flops(_on_meta(recipe.teacher.name, recipe.teacher.arguments, len(plan.classes)), plan.view_spec.size)
     weights = 4 * parameters(student)
     per_step = train.batch_size * train.accumulate

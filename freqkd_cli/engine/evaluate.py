@@ -98,10 +98,16 @@ def as_json(result: Result, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def mask_writer(folder: Path, dataset: Dataset) -> Callable[[int, Tensor], None]:
-    """Writes predicted labels as 8-bit PNGs named after the images' stems."""
+    """Writes predicted labels as 8-bit PNGs named after the images' stems.
+
+    Raises:
+        UsageError: ``folder`` is a file.
+    """
     import numpy as np
     from PIL import Image
 
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--masks {folder} is a file", need="a folder")
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(index: int, prediction: Tensor) -> None:

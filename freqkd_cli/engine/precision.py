@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from freqkd_cli.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -55,9 +57,25 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """``--device``, or the first accelerator there is, or the CPU."""
+    """``--device``, or the first accelerator there is, or the CPU.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
     if name:
-        return torch.device(name)
+        return _named(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def _named(name: str) -> torch.device:
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (device.index or 0) >= here.get(device.type, 0):
+        listed = [kind if number == 1 else f"{kind}:0 to {kind}:{number - 1}" for kind, number in here.items() if number]
+        raise UsageError("there is no such device here", got=f"--device {name}", need=" or ".join(listed))
+    return device

@@ -112,6 +112,9 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
+    if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
+        again = f"freqkd distill {folder}/recipe.yaml --out {folder} --resume"
+        raise WeightsMissing(f"the run in {folder} was stopped before its first score and holds no model yet", tip=again)
     config = read_json(folder / CONFIG)
     found = config.get("freqkd", config).get("format", FORMAT)
     if found != FORMAT:

@@ -87,6 +87,7 @@ class Spectra:
 
     def write_csv(self, path: Path) -> None:
         """One row per tap, subject and ring."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["tap", "role", "model", "stride", "rho", "cycles_per_pixel", "power", "relative_log_amplitude", "cells"])

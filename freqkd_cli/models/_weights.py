@@ -136,7 +136,7 @@ def hub_file(repository: str, names: Collection[str], *, offline: bool = False) 
             trouble = error
             break
     raise WeightsMissing(
-        f"{repository} could not be fetched from the hub",
+        f"{repository} is no folder here and could not be fetched from the hub",
         got=str(trouble).splitlines()[0] if str(trouble) else type(trouble).__name__,
         need=f"{' or '.join(names)} in that repository, and a connection or a filled hub cache",
         tip="download it where there is a connection and give the folder as weights",

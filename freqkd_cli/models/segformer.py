@@ -225,6 +225,9 @@ def _load(model: SegFormer, state: Mapping[str, Tensor], *, where: str, new_head
     state = to_now(state)
     if not new_head:
         if not any(key.startswith("decode_head.") for key in state):
+            # Without an encoder either, they are another model's, and no new head would help.
+            if not any(key.startswith("segformer.") or ".attention." in key for key in state):
+                raise WeightsMissing(f"{where} holds no weights of a SegFormer", got=", ".join(sorted(state)[:3]) + " ...")
             raise WeightsMissing(f"{where} has no segmentation head", tip="head: new, which draws one for the recipe's classes")
         load_exact(model.net, state, where=where)
         return

@@ -14,7 +14,7 @@ Files = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or nam
 
 
 def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
-    """Find every mistake in recipes, without data, weights or a model.
+    """Find every mistake in recipes, without data or weights.
 
     Names, types, ranges, the arguments of each part, taps that do not exist and bands that hold nothing.
 
@@ -30,7 +30,7 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
         try:
             recipe = load(file, sets or ())
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
-            assemble.check(recipe)
+            assemble.check(recipe, data=False)
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
@@ -46,4 +46,4 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
 
 def _lines(file: str, error: FreqKDError) -> list[str]:
     problems = error.problems if isinstance(error, RecipeError) else []
-    return problems or [f"{file}: {' '.join(str(error).split())}"]
+    return problems or [f"{file}: {error.line}"]

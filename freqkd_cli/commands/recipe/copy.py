@@ -13,8 +13,8 @@ from freqkd_cli.errors import UsageError
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="A shipped recipe.", autocompletion=complete_recipe)],
-    dest: Annotated[Path | None, typer.Argument(help="File or folder; NAME.yaml here by default.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.", autocompletion=complete_recipe)],
+    dest: Annotated[Path | None, typer.Argument(metavar="DEST", help="File or folder; NAME.yaml here by default.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,9 @@ from freqkd_cli.commands._output import print_result
 
 
 def run() -> None:
-    """Print the JSON schema of recipes, for an editor's completion and checks.
+    """Print the JSON schema of recipes, for editors.
+
+    With it an editor completes and checks as one types.
 
     freqkd recipe schema > recipe.schema.json
     """
