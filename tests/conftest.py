@@ -9,6 +9,7 @@ import pytest
 
 # Before torch is imported: small tensors on many threads are slower than on one, and their last bits depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub for anything
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def run(
         {
             "name": one,
             "about": registry.first_line(registry.find("losses", one)).replace("``", ""),
+            "definition": (registry.find("losses", one).__doc__ or "").partition("\n")[2].strip().replace("``", "").replace("**", ""),
             "arguments": arguments("losses", one),
         }
         for one in ([name] if name else registry.names("losses"))
@@ -39,4 +40,5 @@ def _all(rows: list[dict[str, Any]]) -> str:
 
 
 def _one(rows: list[dict[str, Any]]) -> str:
-    return f"{rows[0]['name']}: {rows[0]['about']}\n\n{argument_table(rows[0]['arguments'])}"
+    found = rows[0]
+    return "\n\n".join((f"{found['name']}: {found['about']}", argument_table(found["arguments"]), found["definition"]))

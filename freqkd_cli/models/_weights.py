@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,18 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub library tells of every attempt; one message at the end is enough."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def hub_file(repository: str, names: Collection[str], *, offline: bool = False) -> Path:
     """The first of ``names`` that the hub repository has, downloaded (unless ``offline``) or from the local hub cache.
 
@@ -127,7 +141,8 @@ def hub_file(repository: str, names: Collection[str], *, offline: bool = False) 
     trouble: Exception | None = None
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name, local_files_only=offline))
+            with _quiet_hub():
+                return Path(hf_hub_download(repository, name, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, but it means: no connection
             trouble = error
         except EntryNotFoundError as error:
