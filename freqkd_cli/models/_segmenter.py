@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, ABC):
     """Base of the models: the normalisation, the check of tap names, and what is needed to build the same model again.
 
     A subclass writes :meth:`run`; it gives at least the taps that were asked for, and ``logits``.
@@ -68,9 +69,9 @@ class Segmenter(nn.Module):
         """``(images - mean) / std`` in the type of the weights (a teacher may be kept in half precision)."""
         return ((images - self.mean) / self.std).to(self.mean.dtype)
 
+    @abstractmethod
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         """The network on normalised images. ``taps`` are known names."""
-        raise NotImplementedError
 
     def portable_state(self) -> dict[str, Tensor]:
         """The weights under the names that the world outside knows. Files are written with these."""
