@@ -12,6 +12,7 @@ from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose, pick_device
 from freqkd_cli.engine.progress import Progress
+from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 from freqkd_cli.engine.training import Average, Training, make_optimizer
 from freqkd_cli.errors import DataMissing
@@ -62,8 +63,7 @@ def distill(
 def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute) -> Setting:
     recipe = plan.recipe
     dataset = assemble.build_dataset(recipe, "train")
-    per_epoch = max(1, len(dataset) // recipe.train.batch_size // recipe.train.accumulate)
-    total = recipe.train.steps or recipe.train.epochs * per_epoch
+    per_epoch, total = run_length(len(dataset), recipe.train)
     return Setting(plan, out, device, compute, dataset, _held_out(recipe), per_epoch, total)
 
 

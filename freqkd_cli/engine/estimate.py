@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from freqkd_cli import registry
 from freqkd_cli.engine import assemble
+from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 
 
@@ -48,8 +49,7 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
     lines = assemble.build_lines(plan)
     if cache is not None:
         open_source(plan, lines, cache, dataset, "cpu")
-    per_epoch = max(1, images // train.batch_size // train.accumulate)
-    steps = train.steps or train.epochs * per_epoch
+    _, steps = run_length(images, train)
     student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
     student_flops = forward_flops(student, plan.view_spec.size)
     teacher_flops = 0

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.schema import Train
+
+
+def run_length(images: int, train: Train) -> tuple[int, int]:
+    """Steps of one epoch over ``images`` pictures, and of the whole run; a last batch that is not full is left out."""
+    per_epoch = max(1, images // train.batch_size // train.accumulate)
+    return per_epoch, train.steps or (train.epochs or 1) * per_epoch
 
 
 def rate_factor(step: int, total: int, *, kind: str, warmup: float = 0.0, power: float = 0.9) -> float:
