@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.metrics.boundary import BoundaryIoU, boundary_region, distance
 from freqkd_cli.metrics.confusion import empty, predict_labels, scores, update
+from freqkd_cli.metrics.upsample import upsampled
 
 
 def split(classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -203,3 +204,14 @@ def test_boundary_iou_takes_stacks_of_one_size():
     stacked.update(torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs]).to(torch.uint8))
     assert single.per_class() == stacked.per_class()
     assert torch.equal(single.union, stacked.union)
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [((6, 8), (48, 64)), ((5, 7), (37, 51)), ((12, 9), (5, 4)), ((1, 1), (3, 2))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_upsampling_by_matrices_is_torchs_bilinear_one(cells, pixels, dtype):
+    logits = torch.randn(2, 3, *cells, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    found = upsampled(logits, pixels)
+    expected = torch.nn.functional.interpolate(logits, size=pixels, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    torch.testing.assert_close(*(torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (found, expected)))

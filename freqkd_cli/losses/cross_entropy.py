@@ -29,7 +29,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.labels import IGNORE
-from freqkd_cli.spectral.fourier import widened
+from freqkd_cli.metrics.upsample import upsampled
 from freqkd_cli.views.batch import Batch
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -85,15 +85,10 @@ class CrossEntropy(Loss):
         return total
 
     def _head(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = widened(logits)
-        if logits.shape[-2:] != labels.shape[-2:]:
-            logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        weight = None if self.weights is None else logits.new_tensor(self.weights)
-        smoothing, plain = self.label_smoothing, {"ignore_index": IGNORE, "reduction": "none"}
-        losses = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, **plain)
+        losses = self._each(logits, labels, plain=False)
         counted = (labels != IGNORE).to(losses.dtype)
-        if weight is not None:
-            counted = counted * weight[labels.masked_fill(labels == IGNORE, 0)]
+        if self.weights is not None:
+            counted = counted * losses.new_tensor(self.weights)[labels.masked_fill(labels == IGNORE, 0)]
         if self.ohem:
             kept = self._hardest(logits.detach(), losses.detach(), labels)
             losses, counted = losses * kept, counted * kept
@@ -101,17 +96,27 @@ class CrossEntropy(Loss):
         below = counted.sum()
         return losses.sum() / torch.where(below > 0, below, 1.0)
 
+    def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
+        """The loss of every pixel, ``[B, H, W]``, 0 on void; ``plain`` leaves class weights and smoothing out."""
+        weight = (
+            None
+            if self.weights is None or plain
+            else torch.tensor(self.weights, device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
+        )
+        smoothing = 0.0 if plain else self.label_smoothing
+        # On a CPU one picture at a time (see upsampled); elsewhere the batch is one part.
+        parts = [slice(i, i + 1) for i in range(len(labels))] if logits.device.type == "cpu" else [slice(None)]
+        size = (labels.shape[-2], labels.shape[-1])
+        options = {"weight": weight, "label_smoothing": smoothing, "ignore_index": IGNORE, "reduction": "none"}
+        return torch.cat([F.cross_entropy(upsampled(logits[part], size), labels[part], **options) for part in parts])
+
     def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
         """1 for the hardest pixels of the batch, 0 for the others, ``[B, H, W]``; pixels as hard as the last one kept stay too."""
         labelled = labels != IGNORE
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
-        scores = (
-            losses
-            if self.weights is None and not self.label_smoothing
-            else F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        )
+        scores = losses if self.weights is None and not self.label_smoothing else self._each(logits, labels, plain=True)
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
         if self.threshold > 0:

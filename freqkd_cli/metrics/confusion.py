@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.labels import IGNORE
+from freqkd_cli.metrics.upsample import upsampled
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     ``label_size`` is the size of the padded view and the result is then cropped to the picture, ``[:, :height, :width]``: the logits'
     cells cover the padding too, so scaling them straight to the picture would shift every edge.
     """
-    if tuple(logits.shape[-2:]) != tuple(label_size):
-        logits = F.interpolate(logits.float(), size=tuple(label_size), mode="bilinear", align_corners=False)
-    return logits.argmax(1)
+    return torch.stack([upsampled(picture, label_size).argmax(0) for picture in logits])
 
 
 def ratios(part: Tensor, of: Tensor) -> list[float | None]:
