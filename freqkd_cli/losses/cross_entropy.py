@@ -98,11 +98,9 @@ class CrossEntropy(Loss):
 
     def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
         """The loss of every pixel, ``[B, H, W]``, 0 on void; ``plain`` leaves class weights and smoothing out."""
-        weight = (
-            None
-            if self.weights is None or plain
-            else torch.tensor(self.weights, device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
-        )
+        weight = None
+        if self.weights is not None and not plain:
+            weight = torch.tensor(self.weights, device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
         smoothing = 0.0 if plain else self.label_smoothing
         # On a CPU one picture at a time (see upsampled); elsewhere the batch is one part.
         parts = [slice(i, i + 1) for i in range(len(labels))] if logits.device.type == "cpu" else [slice(None)]
