@@ -20,7 +20,7 @@ from freqkd_cli.metrics.confusion import empty, predict_labels, scores, update
 from freqkd_cli.views.loader import whole_batches
 
 FOLDER = Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes"
-TILE, IMAGES = 48, 16
+TILE, MIDDLE, IMAGES = 48, 24, 16
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +69,30 @@ def _plain(model, images: Tensor) -> Tensor:
 
 
 def _tiles(model, images: Tensor) -> Tensor:
-    """Each tile alone, in the middle of a grey picture as wide as the scene is high."""
+    """Each tile alone, in the middle of a grey picture as wide as the scene is high; only its own middle is counted.
+
+    At a tile's edge a pole may be cut lengthwise, and half a pole is no pole: that would measure the scissors, not the missing layout.
+    """
     height, width = images.shape[-2:]
     guess = torch.full((len(images), height, width), -1)
-    margin = (height - TILE) // 2
-    for top in range(0, height - TILE + 1, TILE):
-        for left in range(0, width - TILE + 1, TILE):
+    margin, rim = (height - TILE) // 2, (TILE - MIDDLE) // 2
+    inside = slice(margin + rim, margin + rim + MIDDLE)
+    for top in range(0, height - TILE + 1, MIDDLE):
+        for left in range(0, width - TILE + 1, MIDDLE):
             alone = torch.full((len(images), 3, height, height), 0.5)
-            inside = (slice(None), slice(None), slice(margin, margin + TILE), slice(margin, margin + TILE))
-            alone[inside] = images[:, :, top : top + TILE, left : left + TILE]
-            guess[:, top : top + TILE, left : left + TILE] = _plain(model, alone)[:, inside[2], inside[3]]
+            tile = images[:, :, top : top + TILE, left : left + TILE]
+            alone[:, :, margin : margin + TILE, margin : margin + TILE] = tile
+            rows, columns = slice(top + rim, top + rim + MIDDLE), slice(left + rim, left + rim + MIDDLE)
+            guess[:, rows, columns] = _plain(model, alone)[:, inside, inside]
     return guess
+
+
+def _away_from_the_rim(guess: Tensor) -> Tensor:
+    """The same pixels that :func:`_tiles` predicts."""
+    rim = (TILE - MIDDLE) // 2
+    counted = torch.full_like(guess, -1)
+    counted[:, rim:-rim, rim:-rim] = guess[:, rim:-rim, rim:-rim]
+    return counted
 
 
 def test_a_low_pass_costs_the_fine_classes_and_spares_the_layout(teacher, streets):
@@ -91,10 +104,10 @@ def test_a_low_pass_costs_the_fine_classes_and_spares_the_layout(teacher, street
 
 @pytest.mark.slow
 def test_small_tiles_cost_the_layout_and_spare_the_fine_classes(teacher, streets):
-    before = _ious(teacher, streets, lambda images: _plain(teacher, images))
+    before = _ious(teacher, streets, lambda images: _away_from_the_rim(_plain(teacher, images)))
     after = _ious(teacher, streets, lambda images: _tiles(teacher, images))
     assert _drop(before, after, scenes.LAYOUT) >= 20
-    assert _drop(before, after, scenes.FINE) <= 8
+    assert _drop(before, after, scenes.FINE) <= 5
 
 
 @pytest.mark.slow
