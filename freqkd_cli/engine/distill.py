@@ -69,7 +69,7 @@ def _batch_notes(train: Train, processes: Processes) -> list[str]:
     number, notes = processes.number, []
     if number * train.accumulate > 1:
         passes = f", {train.accumulate} passes a step" if train.accumulate > 1 else ""
-        each = f"{train.batch_size // number} on each of {number} processes{passes}"
+        each = f"{train.batch_size // number} on each of {number} process{'es' * (number > 1)}{passes}"
         notes.append(f"global batch {train.batch_size * train.accumulate}: {each}")
     if number > 1 and not train.freeze_norm:
         notes.append(
