@@ -129,4 +129,4 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise FreqKDError("another process of this job has ended", got=str(error).splitlines()[0]) from error
+        raise FreqKDError("another process of this job has ended", tip="what the launcher says of it") from error
