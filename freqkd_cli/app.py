@@ -5,6 +5,7 @@ A file there is a command (``_`` becomes ``-``), a folder is a group. A command'
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -12,13 +13,13 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli import __version__
+from freqkd_cli import __version__, launch
 from freqkd_cli.errors import FreqKDError
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -40,7 +41,18 @@ def main(argv: list[str] | None = None) -> None:
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
-    build_app()(args=["--debug", *words] if debug else words, prog_name="freqkd")
+    with _first_only():
+        build_app()(args=["--debug", *words] if debug else words, prog_name="freqkd")
+
+
+@contextlib.contextmanager
+def _first_only() -> Iterator[None]:
+    """Of several processes the first alone talks; the others' errors go round this, see :func:`_tell`."""
+    if launch.rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> typer.Typer:
@@ -65,7 +77,8 @@ def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[s
         if path.name.startswith(("_", ".")):
             continue
         if path.suffix == ".py":
-            run = importlib.import_module(f"{package}.{path.stem}").run
+            module = importlib.import_module(f"{package}.{path.stem}")
+            run = module.run if getattr(module, "MANY_PROCESSES", False) else _in_the_first(module.run)
             app.command(name, help=help_text(run))(_guarded(run, settings))
         elif (path / "__init__.py").is_file():
             group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -92,6 +105,17 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _in_the_first(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, in the first of several processes only."""
+
+    @functools.wraps(run)
+    def alone(*args: Any, **kwargs: Any) -> None:
+        if launch.rank() == 0:
+            run(*args, **kwargs)
+
+    return alone
+
+
 def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[..., None]:
     """``run`` with every error that is not a bug told in one message and turned into its exit code."""
 
@@ -106,19 +130,27 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
             _close_quietly()
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            print("interrupted", file=sys.stderr)
+            _tell("interrupted")
             raise typer.Exit(130) from error
         except Exception as error:
             code = exit_code(error)
-            if code is None:
+            if code is None and launch.processes() == 1:
                 raise
-            if settings["debug"]:
-                traceback.print_exc()
-            else:
-                print(f"error: {told(error)}", file=sys.stderr)
-            raise typer.Exit(code) from error
+            _tell(traceback.format_exc() if code is None or settings["debug"] else f"error: {told(error)}")
+            raise typer.Exit(code or 1) from error
 
     return guarded
+
+
+def _tell(text: str) -> None:
+    """Say what went wrong; of several processes, the first to which something happened does."""
+    if launch.processes() == 1:
+        print(text, file=sys.stderr)
+        return
+    from freqkd_cli.engine.processes import first_to_fail
+
+    if first_to_fail():
+        print(text, file=sys.__stderr__, flush=True)
 
 
 def exit_code(error: Exception) -> int | None:

@@ -104,6 +104,24 @@ def test_the_drawer_is_not_empty():
     assert {"cross_entropy", "logit_kl", "feature", "attention", "band", "fam"} <= set(NAMES)
 
 
+def test_parts_weighted_by_their_counts_are_the_whole(name):
+    """Several processes, and several passes a step, hold parts of a batch: of unequal void and padding here, and of unequal size."""
+    loss, (student, teacher) = started(name)
+    batch = batch_of(5)
+    batch.labels[0, :30] = 255
+    batch.valid[0, :, 40:] = False
+    ours, theirs = taps_of(student, 5, (6, 8)), taps_of(teacher, 5, (6, 8), seed=1)
+    whole = evaluate(loss, ours, theirs, batch)
+    total = counted = 0.0
+    for part in (slice(0, 1), slice(1, 5)):
+        few = rows(batch, part)
+        count = loss.count(few, grids_of(ours))
+        value = evaluate(loss, {n: x[part] for n, x in ours.items()}, {n: x[part] for n, x in theirs.items()}, few)
+        total, counted = total + count * value.item(), counted + count
+    assert counted == pytest.approx(loss.count(batch, grids_of(ours)))
+    assert total / counted == pytest.approx(whole.item(), rel=1e-6)
+
+
 def test_it_says_what_why_shapes_and_source(name):
     text = inspect.getdoc(registry.find("losses", name))
     assert re.match(r"[A-Z].*\.$", text.splitlines()[0])

@@ -11,7 +11,7 @@ import freqkd_cli
 
 PACKAGE = Path(freqkd_cli.__file__).parent
 ROWS = (
-    ("errors", "labels", "weights"),
+    ("errors", "labels", "weights", "launch"),
     ("registry", "spectral", "views", "scan", "metrics"),
     ("recipe", "features"),
     ("models", "losses", "datasets"),
@@ -23,7 +23,7 @@ ROWS = (
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 DRAWERS = ("models", "losses", "datasets", "commands")
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "segmentation_models_pytorch", "onnx", "onnxruntime", "matplotlib"}
-LIGHT_ROOMS = ("app", "errors", "labels", "registry", "recipe", "commands", "__main__", "__init__")
+LIGHT_ROOMS = ("app", "errors", "labels", "launch", "registry", "recipe", "commands", "__main__", "__init__")
 
 
 def for_types_only(tree: ast.Module) -> set[ast.AST]:

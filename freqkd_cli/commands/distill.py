@@ -22,6 +22,8 @@ from freqkd_cli.commands._options import (
 )
 from freqkd_cli.commands._output import facts, print_result, warn
 
+MANY_PROCESSES = True
+
 
 def run(
     recipe: RecipeArgument,

@@ -10,6 +10,8 @@ import typer
 from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Sets, Split, Verbose
 from freqkd_cli.commands._output import columns, print_result
 
+MANY_PROCESSES = True
+
 
 def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run, a model's folder (with --recipe), or a recipe (with --teacher).")],

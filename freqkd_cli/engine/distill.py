@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, checkpoint, run_folder
+from freqkd_cli.engine import assemble, checkpoint, run_folder, whole_batch
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
-from freqkd_cli.engine.precision import Compute, choose, pick_device
+from freqkd_cli.engine.precision import Compute, choose
+from freqkd_cli.engine.processes import Processes, join
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 from freqkd_cli.engine.training import Average, Training, make_optimizer
 from freqkd_cli.errors import DataMissing
+from freqkd_cli.views.loader import Steps
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
     from freqkd_cli.engine.objective import Line
-    from freqkd_cli.recipe.schema import Recipe
+    from freqkd_cli.recipe.schema import Recipe, Train
 
 
 def distill(
@@ -40,31 +42,50 @@ def distill(
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
-    from accelerate import Accelerator
-
+    processes = join(device)
+    where = processes.device
     plan = assemble.check(recipe, fetch=True)
-    where = pick_device(device)
-    accelerator = Accelerator(cpu=where.type == "cpu", mixed_precision="no")
     compute = choose(where, recipe.train.precision, recipe.train.channels_last)
-    setting = _setting(plan, out, where, compute)
+    setting = _setting(plan, out, processes, compute)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
-    training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
-    finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
+    training = _training(plan, lines, processes, compute)  # before the folder is touched: weights may be missing
+    finished = processes.share(run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite) if processes.first else None)
     if finished is not None:
         progress.note(f"{out} is finished already")
         return finished
-    checkpoint.write_json(out / "environment.json", run_folder.environment(where, compute.reason))
+    if processes.first:
+        environment = run_folder.environment(where, compute.reason) | {"processes": processes.number}
+        checkpoint.write_json(out / "environment.json", environment)
     progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
-    return Loop(setting, training, source, accelerator, progress).go(resume)
+    for line in _batch_notes(recipe.train, processes):
+        progress.note(line)
+    return Loop(setting, training, source, progress).go(resume)
 
 
-def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute) -> Setting:
-    recipe = plan.recipe
+def _batch_notes(train: Train, processes: Processes) -> list[str]:
+    """What the log says of the batch where it comes in parts."""
+    number, notes = processes.number, []
+    if number * train.accumulate > 1:
+        passes = f", {train.accumulate} passes a step" if train.accumulate > 1 else ""
+        each = f"{train.batch_size // number} on each of {number} process{'es' * (number > 1)}{passes}"
+        notes.append(f"global batch {train.batch_size * train.accumulate}: {each}")
+    if number > 1 and not train.freeze_norm:
+        notes.append(
+            "batch norm is synchronised over the processes"
+            if processes.device.type == "cuda"
+            else "batch norm is per process, as on all CPUs; its running statistics are averaged over the processes"
+        )
+    return notes
+
+
+def _setting(plan: assemble.Plan, out: Path, processes: Processes, compute: Compute) -> Setting:
+    recipe, train = plan.recipe, plan.recipe.train
     dataset = assemble.build_dataset(recipe, "train")
-    per_epoch, total = run_length(len(dataset), recipe.train)
-    return Setting(plan, out, device, compute, dataset, _held_out(recipe), per_epoch, total)
+    per_epoch, total = run_length(len(dataset), train)
+    steps = Steps(len(dataset), train.batch_size, train.seed, 0, total * train.accumulate, processes.index, processes.number)
+    return Setting(plan, out, processes, compute, dataset, _held_out(recipe), steps, per_epoch, total)
 
 
 def _held_out(recipe: Recipe) -> Dataset | None:
@@ -76,11 +97,12 @@ def _held_out(recipe: Recipe) -> Dataset | None:
     return held_out if held_out.labelled and len(held_out) else None
 
 
-def _training(plan: assemble.Plan, lines: tuple[Line, ...], device: torch.device, compute: Compute) -> Training:
-    train = plan.recipe.train
+def _training(plan: assemble.Plan, lines: tuple[Line, ...], processes: Processes, compute: Compute) -> Training:
+    train, device = plan.recipe.train, processes.device
     student = assemble.build_student(plan).to(device).train()
     if compute.channels_last:
         student = student.to(memory_format=torch.channels_last)
     objective = Objective(student, lines, compute.autocast(device)).to(device)
+    whole_batch.convert(objective, processes)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.engine.interrupt import asked_to_stop
+from freqkd_cli.engine.processes import ALONE, Processes
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.errors import FreqKDError, Interrupted, UsageError
 from freqkd_cli.features.cache import CachePlan, CacheReader, CacheWriter, Fingerprint, Item
@@ -143,8 +144,19 @@ def plan(job: Job, shard_bytes: int = SHARD_BYTES) -> tuple[CachePlan, Estimate]
     return cache_plan, Estimate(items, total, len(shards), tuple(found))
 
 
-def dump(job: Job, out: Path, progress: Progress, *, mode: Mode = "new", shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
+def dump(
+    job: Job,
+    out: Path,
+    progress: Progress,
+    *,
+    mode: Mode = "new",
+    shard_bytes: int = SHARD_BYTES,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
     """Fill the cache folder ``out``; what ``teacher-dump --json`` prints.
+
+    Which item lies in which shard does not depend on ``processes``, each of which fills shards of its own; so any number of them can
+    take up what another number left.
 
     Raises:
         UsageError, CacheMismatch: ``out`` holds something else, or another process writes to it.
@@ -154,15 +166,12 @@ def dump(job: Job, out: Path, progress: Progress, *, mode: Mode = "new", shard_b
     cache_plan, estimate = plan(job, shard_bytes)
     progress.note(f"{out}: {estimate}, {job.fingerprint.storage} {job.content}")
     started, written = time.monotonic(), 0
-    with CacheWriter(out, cache_plan, mode) as writer:
-        if writer.complete:
+    with CacheWriter(out, cache_plan, mode, first=processes.first) as writer:
+        complete, todo = processes.share((writer.complete, writer.todo))
+        if complete:
             progress.note(f"{out} is finished already")
         else:
-            if writer.finished:
-                progress.note(f"{len(writer.finished)} of {estimate.shards} shards are kept")
-            with asked_to_stop() as stop:
-                written = _Pass(job, writer, progress, stop).run()
-            writer.finish()
+            written = _fill(job, writer, progress, todo, processes)
     return result(CacheReader(out), written=written, seconds=time.monotonic() - started)
 
 
@@ -179,37 +188,64 @@ def result(reader: CacheReader, *, written: int, seconds: float) -> dict[str, An
     }
 
 
-class _Pass:
-    """The teacher's one pass over the items that are not stored yet."""
+def _fill(job: Job, writer: CacheWriter, progress: Progress, todo: list[int], processes: Processes) -> int:
+    """Put the shards ``todo``, every process some of them, and finish; the number of items that were stored.
 
-    def __init__(self, job: Job, writer: CacheWriter, progress: Progress, stop: list[int]) -> None:
-        self.job, self.writer, self.progress, self.stop = job, writer, progress, stop
+    Raises:
+        Interrupted: a process was asked to stop.
+    """
+    shards = len(writer.plan.shards)
+    if len(todo) < shards:
+        progress.note(f"{shards - len(todo)} of {shards} shards are kept")
+    if processes.number > 1:
+        progress.note(f"{len(todo)} shards for {processes.number} processes; what follows is the share of the first")
+    with asked_to_stop() as stop:
+        written = _Pass(job, writer, progress, stop, todo[processes.index :: processes.number]).run()
+        for theirs in processes.gather(writer.shards):
+            writer.shards |= theirs
+        if writer.todo:
+            raise Interrupted(
+                f"stopped with {len(writer.finished)} of {shards} shards written in {writer.folder}", tip="the same command with --resume"
+            )
+        if processes.first:
+            writer.finish()
+        processes.wait()
+    return int(processes.sum(torch.tensor(written)))
+
+
+class _Pass:
+    """The teacher's one pass over the items of some shards."""
+
+    def __init__(self, job: Job, writer: CacheWriter, progress: Progress, stop: list[int], todo: list[int]) -> None:
+        self.job, self.writer, self.progress, self.stop, self.todo = job, writer, progress, stop, todo
         self.shards = writer.plan.shards
-        self.todo = [number for number in range(len(self.shards)) if number not in writer.finished]
-        self.total = sum(len(writer.plan.items(number)) for number in range(len(self.shards)))
-        self.before = sum(len(writer.plan.items(number)) for number in writer.finished)
+        self.total = sum(len(writer.plan.items(number)) for number in todo)
         self.storage = job.fingerprint.storage
         self.complex: set[str] = set()
 
     def run(self) -> int:
-        """Number of items that were stored."""
+        """Number of items that were read; where a stop was asked for, the shard that it came in is not put."""
         wanted = [list(batch) for number in self.todo for batch in self.shards[number]]
         loaded = iter(Loader(self.job.dataset, wanted, self.job.workers))
         self.started, self.done = time.monotonic(), 0
-        self.progress.begin("view", self.total, self.before)
+        self.progress.begin("view", self.total)
         try:
             for number in self.todo:
-                self.writer.put(number, self._shard(len(self.shards[number]), loaded), self.complex)
+                columns = self._shard(len(self.shards[number]), loaded)
+                if columns is None:
+                    break
+                self.writer.put(number, columns, self.complex)
+            self.writer.wait()
         finally:
             self.progress.end()
         return self.done
 
-    def _shard(self, batches: int, loaded: Iterator[Batch]) -> dict[str, list[Tensor]]:
-        """The stored rows of the next ``batches`` batches, name by name."""
+    def _shard(self, batches: int, loaded: Iterator[Batch]) -> dict[str, list[Tensor]] | None:
+        """The stored rows of the next ``batches`` batches, name by name; None where a stop was asked for."""
         columns: dict[str, list[Tensor]] = {}
         for _ in range(batches):
             if self.stop:
-                self._interrupt()
+                return None
             batch = next(loaded)
             for name, tensor in rows(self.job, batch.to(self.job.device)).items():
                 columns.setdefault(name, []).extend(self._stored(name, tensor, batch))
@@ -227,17 +263,10 @@ class _Pass:
     def _tell(self, number: int) -> None:
         self.done += number
         speed = self.done / (time.monotonic() - self.started)
-        left = (self.total - self.before - self.done) / speed
+        left = (self.total - self.done) / speed
         if self.done == number:
             self.progress.note(f"about {left:.0f} s at {speed:.1f} images/s")
-        self.progress.advance(self.before + self.done, f"{speed:.1f} images/s, {left:.0f} s left")
-
-    def _interrupt(self) -> None:
-        self.writer.wait()
-        kept = len(self.writer.finished)
-        raise Interrupted(
-            f"stopped with {kept} of {len(self.shards)} shards written in {self.writer.folder}", tip="the same command with --resume"
-        )
+        self.progress.advance(self.done, f"{speed:.1f} images/s, {left:.0f} s left")
 
 
 def check_range(name: str, stored: Tensor, tensor: Tensor, batch: Batch, storage: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.engine import assemble
 from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
-from freqkd_cli.engine.precision import pick_device
+from freqkd_cli.engine.processes import Processes, join
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.source import Form, command_for, fingerprint
 from freqkd_cli.engine.verify import verify
@@ -19,6 +19,8 @@ from freqkd_cli.features.cache_writer import Mode, check_folder
 from freqkd_cli.features.source import LiveTeacher
 
 if TYPE_CHECKING:
+    import torch
+
     from freqkd_cli.recipe.schema import Recipe
 
 
@@ -33,7 +35,7 @@ class DumpOptions:
     shard_bytes: int = SHARD_BYTES
 
 
-def _job(recipe: Recipe, options: DumpOptions) -> Job:
+def _job(recipe: Recipe, options: DumpOptions, device: torch.device) -> Job:
     """Build what a dump needs, the teacher last, because it takes longest."""
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
@@ -44,7 +46,6 @@ def _job(recipe: Recipe, options: DumpOptions) -> Job:
         )
     dataset = assemble.build_dataset(recipe, options.form.split)
     lines = assemble.build_lines(checked)
-    device = pick_device(options.device)
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     assemble.check_teacher_classes(checked, teacher)
     identity = fingerprint(checked, lines, teacher, dataset, options.form)
@@ -70,20 +71,24 @@ def dump_recipe(recipe: Recipe, out: Path, progress: Progress, options: DumpOpti
     Raises:
         FreqKDError: as :func:`freqkd_cli.engine.dump.dump` and :func:`freqkd_cli.engine.verify.verify` do.
     """
-    if options.verify and options.mode == "new" and (out / INDEX).is_file():
-        return _check_existing(recipe, out, progress, options)
-    check_folder(out, options.mode)
-    job = _job(recipe, options)
-    found = dump(job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes)
-    if options.verify:
+    processes = join(options.device)
+    if processes.share(options.verify and options.mode == "new" and (out / INDEX).is_file()):
+        return _check_existing(recipe, out, progress, options, processes)
+    if processes.first:
+        check_folder(out, options.mode)
+    job = _job(recipe, options, processes.device)
+    found = dump(job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes, processes=processes)
+    if options.verify and processes.first:
         found |= _verified(job, CacheReader(out), options.verify, progress)
     return found
 
 
-def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: DumpOptions) -> dict[str, Any]:
+def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: DumpOptions, processes: Processes) -> dict[str, Any]:
+    if not processes.first:  # a check of some views is work for one
+        return {}
     reader = CacheReader(out)
     form = Form.of(reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images"))
-    job = _job(recipe, replace(options, form=form))
+    job = _job(recipe, replace(options, form=form), processes.device)
     for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command_for(recipe.source, out, form)):
         progress.note(f"warning: {out}: {warning}")
     return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
@@ -97,7 +102,7 @@ def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) ->
 
 def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
     """What :func:`dump_recipe` would write, from one picture; nothing is written."""
-    job = _job(recipe, options)
+    job = _job(recipe, options, join(options.device).device)
     _, estimate = plan(job, options.shard_bytes)
     shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
     return {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.engine.precision import Compute
+from freqkd_cli.engine.processes import ALONE, Processes
 from freqkd_cli.errors import UsageError
 from freqkd_cli.metrics.boundary import BoundaryIoU
 from freqkd_cli.metrics.confusion import Scores, empty, predict_labels, scores, update
@@ -45,6 +46,7 @@ def score(
     boundary: bool = True,
     each: Callable[[int, Tensor], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Result:
     """Run ``model`` over the view ``whole`` of a split and count.
 
@@ -54,6 +56,7 @@ def score(
         boundary: also count boundary IoU, which costs about as much as a small student's forward pass.
         each: called with an image's number and its predicted labels ``[H, W]``, cropped to the picture.
         progress: called with the number of images that are done.
+        processes: those that share the images; the result is that of all.
 
     Raises:
         UsageError: the split has no labels.
@@ -64,7 +67,8 @@ def score(
     matrix, edges = empty(classes), BoundaryIoU(classes) if boundary else None
     indices = range(min(limit, len(dataset)) if limit else len(dataset))
     done, started = 0, time.monotonic()
-    for batch in whole_batches(dataset, batch_size, workers, indices=indices):
+    whose = {"process": processes.index, "processes": processes.number}
+    for batch in whole_batches(dataset, batch_size, workers, indices=indices, **whose):
         with compute.autocast(device):
             logits = model(compute.layout(batch.images.to(device)))["logits"]
         prediction = predict_labels(logits, tuple(batch.images.shape[-2:])).cpu()
@@ -78,7 +82,10 @@ def score(
                 each(index, prediction[row, :height, :width])
         done += len(batch)
         if progress is not None:
-            progress(done)
+            progress(min(done * processes.number, len(indices)))
+    matrix = processes.sum(matrix)
+    if edges is not None:
+        edges.intersection, edges.union = processes.sum(edges.intersection), processes.sum(edges.union)
     return Result(scores(matrix), matrix, edges.value() if edges else None, len(indices), time.monotonic() - started)
 
 

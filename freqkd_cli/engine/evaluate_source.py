@@ -11,7 +11,8 @@ from freqkd_cli.engine import assemble
 from freqkd_cli.engine.estimate import parameters
 from freqkd_cli.engine.evaluate import as_json, mask_writer, score
 from freqkd_cli.engine.latency import measure_latency, threads
-from freqkd_cli.engine.precision import choose, pick_device
+from freqkd_cli.engine.precision import choose
+from freqkd_cli.engine.processes import join
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.errors import CheckFailed, RecipeError, UsageError, WeightsMissing
@@ -53,7 +54,8 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
             got=f"{model.classes} and {len(dataset.classes)}",
             tip="data with the model's classes",
         )
-    device = pick_device(options.device)
+    processes = join(options.device)
+    device = processes.device
     compute = choose(device, "float32", "auto")
     total = min(options.limit or len(dataset), len(dataset))
     progress.note(f"{what} on {total} images of {recipe.data.name}, split {options.split}, computing in {compute.reason}")
@@ -70,13 +72,15 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
             limit=options.limit,
             each=mask_writer(options.masks, dataset) if options.masks else None,
             progress=progress.advance,
+            processes=processes,
         )
     finally:
         progress.end()
     document = {"source": source, "model": what, "split": options.split, **as_json(result, dataset.classes)}
     document |= {
         "parameters": parameters(model),
-        "latency_ms": round(measure_latency(model, tuple(recipe.data.size), device), 3),
+        # By the first process, which tells it, once the others have nothing more to do.
+        "latency_ms": round(measure_latency(model, tuple(recipe.data.size), device), 3) if processes.first else None,
         "latency_size": list(recipe.data.size),
         "threads": threads(),
         "device": str(device),

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.engine import assemble, checkpoint, run_folder
+from freqkd_cli.engine import assemble, checkpoint, run_folder, whole_batch
 from freqkd_cli.engine.evaluate import score
 from freqkd_cli.engine.interrupt import asked_to_stop
 from freqkd_cli.engine.precision import Compute
+from freqkd_cli.engine.processes import Processes
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.engine.schedule import loss_weight, rate_factor
@@ -25,8 +26,6 @@ from freqkd_cli.features.source import Source
 from freqkd_cli.views.loader import Loader, Steps, ViewDataset
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from freqkd_cli.datasets._dataset import Dataset
     from freqkd_cli.views.batch import Batch
 
@@ -40,33 +39,39 @@ class Setting:
 
     plan: assemble.Plan
     out: Path
-    device: torch.device
+    processes: Processes
     compute: Compute
     dataset: Dataset
     held_out: Dataset | None
+    steps: Steps
     steps_per_epoch: int
     total_steps: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
 
 
 class Loop:
     """The loop and what it is in the middle of."""
 
-    def __init__(self, setting: Setting, training: Training, source: Source, accelerator: Accelerator, progress: Progress) -> None:
-        self.setting, self.training, self.source, self.accelerator, self.progress = setting, training, source, accelerator, progress
+    def __init__(self, setting: Setting, training: Training, source: Source, progress: Progress) -> None:
+        self.setting, self.training, self.source, self.progress = setting, training, source, progress
+        self.processes = setting.processes
         self.train = setting.plan.recipe.train
         self.grids = setting.plan.grids
-        self.wrapped = accelerator.prepare_model(training.objective) if accelerator.num_processes > 1 else training.objective
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
 
     def go(self, resume: bool) -> dict[str, Any]:
-        length = 0
+        length, first = 0, self.processes.first
         state = self.setting.out / "state"
-        if resume and (found := checkpoint.load(state, self.progress.note)):
+        # The first process reads for all, so that the folder need not be seen from every machine.
+        if resume and (found := self.processes.share(checkpoint.load(state, self.progress.note) if first else None)):
             self.training.restore(*found)
             length = found[1]["metrics_bytes"]
             self.progress.note(f"resuming at step {self.training.step} of {self.setting.total_steps}")
-        self.metrics = run_folder.Metrics(self.setting.out / "metrics.jsonl", length)
-        self.board = _board(self.setting.out / "tensorboard", self.training.step)
+        self.metrics = run_folder.Metrics(self.setting.out / "metrics.jsonl", length) if first else run_folder.Unwritten()
+        self.board = _board(self.setting.out / "tensorboard", self.training.step) if first else run_folder.Unwritten()
         try:
             with asked_to_stop() as stop:
                 self._loop(stop)
@@ -92,27 +97,19 @@ class Loop:
             every = self.train.eval_every * setting.steps_per_epoch
             if done or (every and training.step % every == 0):
                 self._evaluate()
-            if done or epoch_ends or stop:
+            stopping = self.processes.any(bool(stop))
+            if done or epoch_ends or stopping:
                 self._save()
-            if stop and not done:
+            if stopping and not done:
                 raise Interrupted(
                     f"stopped at step {training.step} of {setting.total_steps}; everything is saved in {setting.out}",
                     tip="the same command with --resume",
                 )
 
     def _batches(self) -> Generator[Batch, None, None]:
-        plan, train, accelerator = self.setting.plan, self.train, self.accelerator
-        data = plan.recipe.data
+        plan, data = self.setting.plan, self.setting.plan.recipe.data
         views = ViewDataset(self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views)
-        steps = Steps(
-            len(self.setting.dataset),
-            train.batch_size,
-            train.seed,
-            start=self.training.step * train.accumulate,
-            stop=self.setting.total_steps * train.accumulate,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
+        steps = replace(self.setting.steps, start=self.training.step * self.train.accumulate)
         return iter(Loader(views, steps, data.workers))
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -126,15 +123,16 @@ class Loop:
         training.objective.student.train()
         if train.freeze_norm:
             freeze_norms(training.objective.student)
+        waiting = time.monotonic()
+        parts = [next(batches) for _ in range(train.accumulate)]
+        self.waited += time.monotonic() - waiting
         sums: dict[str, Tensor] = {}
-        for _ in range(train.accumulate):
-            waiting = time.monotonic()
-            batch = next(batches).to(self.setting.device)
-            self.waited += time.monotonic() - waiting
-            terms = self._backward(batch, step)
+        for batch, shares in zip(parts, whole_batch.shares(training.objective, parts, self.grids, self.processes), strict=True):
+            terms = self._backward(batch.to(self.setting.device), shares, step)
             sums = {name: sums.get(name, 0) + value / train.accumulate for name, value in terms.items()}
+        whole_batch.average_(training.objective, sums.values(), self.processes)
         if train.clip:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), train.clip)
+            nn.utils.clip_grad_norm_(training.objective.parameters(), train.clip)
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)
         if training.average:
@@ -142,13 +140,13 @@ class Loop:
         training.step += 1
         self._log(step, rate, sums)
 
-    def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, shares: list[float] | None, step: int) -> dict[str, Tensor]:
         targets = self.source.targets(batch, self.grids)
         laid_out = _with_layout(batch, self.setting.compute)
-        total, terms = self.wrapped(laid_out, targets, step, self.setting.total_steps)
+        total, terms = self.training.objective(laid_out, targets, step, self.setting.total_steps, shares)
         if not torch.isfinite(total):
             raise _not_finite(terms, batch, self.setting.dataset, step)
-        self.accelerator.backward(total / self.train.accumulate)
+        (total / self.train.accumulate).backward()
         return terms | {"total": total.detach()}
 
     def _log(self, step: int, rate: float, terms: dict[str, Tensor]) -> None:
@@ -181,8 +179,9 @@ class Loop:
             training.last = {"miou": miou, "step": training.step}
             if training.best is None or miou is None or miou > (training.best["miou"] or 0):
                 training.best = training.last
-                save_model(setting.out, model)
-            if last_step:
+                if self.processes.first:
+                    save_model(setting.out, model)
+            if last_step and self.processes.first:
                 save_model(setting.out / "last", model)
 
     def _miou(self, model: nn.Module) -> float | None:
@@ -199,6 +198,7 @@ class Loop:
             workers=setting.plan.recipe.data.workers,
             limit=self.train.eval_limit,
             boundary=False,
+            processes=self.processes,
         )
         miou = result.scores.miou
         self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
@@ -208,8 +208,10 @@ class Loop:
         return miou
 
     def _save(self) -> None:
-        facts = self.training.facts() | {"metrics_bytes": self.metrics.length()}
-        checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
+        if self.processes.first:
+            facts = self.training.facts() | {"metrics_bytes": self.metrics.length()}
+            checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
+        self.processes.wait()  # nobody goes on, or says that everything is saved, before it is
 
     def _finish(self) -> dict[str, Any]:
         training = self.training
@@ -226,7 +228,8 @@ class Loop:
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
         }
-        run_folder.finish(self.setting.out, summary)
+        if self.processes.first:
+            run_folder.finish(self.setting.out, summary)
         return summary
 
 

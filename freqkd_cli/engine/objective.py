@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,17 +40,27 @@ class Objective(nn.Module):
         self.wanted = tuple(dict.fromkeys(name for line in lines for name in line.student_taps if name != "logits"))
 
     def forward(
-        self, batch: Batch, targets: Mapping[str, Mapping[str, Tensor]], step: int, total_steps: int
+        self,
+        batch: Batch,
+        targets: Mapping[str, Mapping[str, Tensor]],
+        step: int,
+        total_steps: int,
+        shares: Sequence[float] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and every term raw under its id."""
+        """The weighted sum, and every term raw under its id.
+
+        Args:
+            shares: what each line's value is multiplied by where this is a part of a batch, see ``whole_batch.shares``.
+        """
         with self.autocast:
             taps = self.student(batch.images, taps=self.wanted)
         terms: dict[str, Tensor] = {}
         total: Tensor | None = None
         # Losses decide their own precision (spectra need float32), so autocast must be off for them.
         with torch.autocast(batch.images.device.type, enabled=False):
-            for line in self.lines:
+            for line, share in zip(self.lines, shares or [1.0] * len(self.lines), strict=True):
                 value = line.loss({name: taps[name] for name in line.student_taps}, targets.get(line.id, {}), batch, step)
+                value = value if share == 1.0 else value * share
                 weighted = value * loss_weight(line.weight, line.warmup, step, total_steps)
                 total = weighted if total is None else total + weighted
                 terms[line.id] = value.detach()

@@ -127,6 +127,16 @@ class Metrics:
         self.file.close()
 
 
+class Unwritten:
+    """Metrics and board of the processes beside the first."""
+
+    def write(self, row: dict[str, Any]) -> None: ...
+
+    def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def finish(out: Path, summary: dict[str, Any]) -> None:
     """``summary.json`` is the mark of a finished run, so it comes last."""
     write_json(out / "summary.json", summary)

@@ -143,10 +143,10 @@ class Journal:
         write_synced(self.path, lambda file: file.write(json.dumps({"plan": plan}).encode() + b"\n"))
 
     def add(self, number: int, shard: Shard) -> None:
-        with open(self.path, "ab") as file:
+        # Unbuffered, so that a line is one write and those of several processes cannot mix.
+        with open(self.path, "ab", buffering=0) as file:
             # The line break comes first as well: a line that a full disk cut short must not swallow this one.
             file.write(b"\n" + json.dumps({"number": number, "shard": shard.model_dump()}).encode() + b"\n")
-            file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, Shard]]:

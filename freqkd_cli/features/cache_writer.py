@@ -73,6 +73,8 @@ class CacheWriter:
 
     Args:
         mode: ``new`` refuses a folder that is not empty, ``resume`` keeps the finished shards in it, ``overwrite`` removes the cache in it.
+        first: of several processes that write this cache together, the first holds the lock, takes up what is there and finishes; it must
+            be in its ``with`` block before the others put a shard, and have their ``shards`` before it finishes.
 
     Attributes:
         finished: numbers of the shards that are written.
@@ -84,8 +86,8 @@ class CacheWriter:
         FreqKDError: the disk is full or permission is gone; what was finished stays and can be resumed.
     """
 
-    def __init__(self, folder: str | Path, plan: CachePlan, mode: Mode = "new") -> None:
-        self.folder, self.plan, self.mode = Path(folder), plan, mode
+    def __init__(self, folder: str | Path, plan: CachePlan, mode: Mode = "new", *, first: bool = True) -> None:
+        self.folder, self.plan, self.mode, self.first = Path(folder), plan, mode, first
         self.journal = cache_index.Journal(self.folder)
         self.shards: dict[int, Shard] = {}
         self.complete = False
@@ -97,7 +99,14 @@ class CacheWriter:
     def finished(self) -> frozenset[int]:
         return frozenset(self.shards)
 
+    @property
+    def todo(self) -> list[int]:
+        """Numbers of the shards that are still to be put."""
+        return [] if self.complete else [number for number in range(len(self.plan.shards)) if number not in self.shards]
+
     def __enter__(self) -> Self:
+        if not self.first:
+            return self
         check_folder(self.folder, self.mode)
         with _told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,16 @@ class Loss(nn.Module, ABC):
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         """The raw loss, a scalar float32. ``target`` is what :meth:`target` returned, in its dtype or rounded by a cache."""
 
+    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
+        """What :meth:`forward` is a mean over, as a number: samples, unless a loss says otherwise.
+
+        A batch may come in parts (several processes, ``train.accumulate``); the parts' values are then weighted by their counts.
+
+        Args:
+            grids: student tap name -> (h, w) on these views.
+        """
+        return float(len(batch))
+
     def generator(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Randomness keyed by (train seed, step, loss), so that an interrupted run continues to the same bits."""
         source = torch.Generator(device=device)

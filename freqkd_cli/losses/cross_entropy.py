@@ -7,7 +7,8 @@
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the labels ``[B, H, W]``; label 255 never
 counts. ``ohem`` is the share of labelled pixels of the batch that are kept, the hardest first (0 = all of them); ``ohem_threshold`` keeps
-every pixel whose true class has less than this probability, and never fewer than the share. A batch without a label gives 0. Nats.
+every pixel whose true class has less than this probability, and never fewer than the share; where a batch comes in parts (several
+processes, ``train.accumulate``) each part is mined by itself. A batch without a label gives 0. Nats.
 
 **Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least number kept that are usual in
 segmentation; auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502). Departure: the number kept is a share of the labelled pixels and no
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.labels import IGNORE
 from freqkd_cli.metrics.upsample import upsampled
@@ -74,6 +75,9 @@ class CrossEntropy(Loss):
         if self.weights is not None and len(self.weights) != classes:
             raise RecipeError("cross_entropy: class_weights has another length than there are classes", got=len(self.weights), need=classes)
 
+    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
+        return 0.0 if batch.labels is None else float(self._counted(batch.labels, torch.float32).sum())
+
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         if batch.labels is None:
             raise RecipeError("cross_entropy needs labels, and the data set has none", tip="leave it out, or add the masks")
@@ -86,15 +90,21 @@ class CrossEntropy(Loss):
 
     def _head(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = self._each(logits, labels, plain=False)
-        counted = (labels != IGNORE).to(losses.dtype)
-        if self.weights is not None:
-            counted = counted * losses.new_tensor(self.weights)[labels.masked_fill(labels == IGNORE, 0)]
+        counted = self._counted(labels, losses.dtype)
         if self.ohem:
             kept = self._hardest(logits.detach(), losses.detach(), labels)
             losses, counted = losses * kept, counted * kept
         # A batch of void alone has losses 0 and nothing counted: 0 / 1, with gradient 0.
         below = counted.sum()
         return losses.sum() / torch.where(below > 0, below, 1.0)
+
+    def _counted(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """What each pixel counts in the mean, ``[B, H, W]``: 0 for void, else 1 or the weight of its class."""
+        counted = (labels != IGNORE).to(dtype)
+        if self.weights is None:
+            return counted
+        weights = torch.tensor(self.weights, device=labels.device, dtype=dtype)
+        return counted * weights[labels.masked_fill(labels == IGNORE, 0)]
 
     def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
         """The loss of every pixel, ``[B, H, W]``, 0 on void; ``plain`` leaves class weights and smoothing out."""

@@ -55,14 +55,22 @@ class LogitKL(Loss):
             logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False, antialias=shrinks)
         return {"logits": logits}
 
+    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
+        return float(_inside(batch, grids["logits"]).sum())
+
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         with torch.autocast(student["logits"].device.type, enabled=False):
             ours = widened(student["logits"])
             theirs = widened(target["logits"]).to(ours.dtype)
             if ours.shape != theirs.shape:
                 raise ShapeError("student and teacher logits differ", got=tuple(ours.shape), need=tuple(theirs.shape))
-            inside = F.interpolate(batch.valid[:, None].to(ours.dtype), size=ours.shape[-2:], mode="nearest-exact")[:, 0]
+            inside = _inside(batch, (ours.shape[-2], ours.shape[-1])).to(ours.dtype)
             log_student = F.log_softmax(ours / self.temperature, dim=1)
             log_teacher = F.log_softmax(theirs / self.temperature, dim=1)
             divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
             return (divergence * inside).sum() / inside.sum().clamp(min=1.0) * self.temperature**2
+
+
+def _inside(batch: Batch, grid: Grid) -> Tensor:
+    """1 for cells whose centre lies inside the picture, ``[B, h, w]``."""
+    return F.interpolate(batch.valid[:, None].float(), size=tuple(grid), mode="nearest-exact")[:, 0]

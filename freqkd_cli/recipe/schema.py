@@ -95,7 +95,7 @@ class Train(Section):
 
     epochs: Count | None = Field(None, description="passes over the training images; either this or steps")
     steps: Count | None = Field(None, description="optimizer steps; either this or epochs")
-    batch_size: Count = Field(8, description="views in one forward pass")
+    batch_size: Count = Field(8, description="views in one forward pass, of all processes together")
     accumulate: Count = Field(1, description="forward passes per optimizer step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="what moves the weights")
     lr: Positive = Field(1e-3, description="largest learning rate")

@@ -85,8 +85,13 @@ class Steps:
             raise UsageError(
                 "the processes cannot share a batch equally",
                 got=f"batch_size {self.batch_size}, {self.processes} processes",
-                tip="a batch_size that is a multiple of the number of processes",
+                need=f"a multiple of {self.processes}",
+                tip=f"train.batch_size={self._nearest()}, or fewer processes",
             )
+
+    def _nearest(self) -> str:
+        below = self.batch_size // self.processes * self.processes
+        return " or ".join(str(size) for size in (below, below + self.processes) if size > 0)
 
     @property
     def per_epoch(self) -> int:
@@ -202,8 +207,13 @@ class Loader:
             yield batch
 
 
-def whole_batches(pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None) -> Loader:
-    """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch."""
+def whole_batches(
+    pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None, process: int = 0, processes: int = 1
+) -> Loader:
+    """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch.
+
+    Of several processes each takes whole batches, so that a picture's batch, and so its every bit, does not depend on their number.
+    """
     dataset = ViewDataset(pictures, None)
     waiting: dict[tuple[int, int], list[Item]] = {}
     batches: list[list[Item]] = []
@@ -213,7 +223,7 @@ def whole_batches(pictures: Pictures, batch_size: int, workers: int = 0, *, indi
         group.append((index, WHOLE))
         if len(group) == batch_size:
             batches.append(waiting.pop((view.height, view.width)))
-    return Loader(dataset, [*batches, *waiting.values()], workers)
+    return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
 
 
 def _stay(worker: int) -> None:
