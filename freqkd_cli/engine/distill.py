@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, checkpoint, run_folder
+from freqkd_cli.engine import assemble, run_folder
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose, pick_device
@@ -40,6 +40,10 @@ def distill(
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
+    finished = run_folder.check(out, recipe, resume=resume, overwrite=overwrite)
+    if finished is not None:
+        progress.note(f"{out} is finished already")
+        return finished
     from accelerate import Accelerator
 
     plan = assemble.check(recipe, fetch=True)
@@ -51,11 +55,9 @@ def distill(
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
     training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
-    finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
-    if finished is not None:
-        progress.note(f"{out} is finished already")
-        return finished
-    checkpoint.write_json(out / "environment.json", run_folder.environment(where, compute.reason))
+    with run_folder.writing(out):
+        run_folder.prepare(out, recipe, overwrite=overwrite)
+        run_folder.record(out, run_folder.environment(where, compute.reason, source.name.split()[0]), progress.note)
     progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
     return Loop(setting, training, source, accelerator, progress).go(resume)
 
