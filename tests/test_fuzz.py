@@ -1,4 +1,4 @@
-"""Accidents by the thousand: whatever a recipe, a cache, a checkpoint or a model's folder became, one of the house's errors or a whole object."""
+"""Accidents by the thousand: whatever a recipe, a cache, a checkpoint or a model became, one of the house's errors or a whole object."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def megabytes() -> float:
 
 def mutated(rng: random.Random, text: str) -> str:
     """A recipe after a few accidents: of the hand, of an editor, of a program that fills in numbers."""
-    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+    for _ in range(rng.choice([1, 1, 1, 1, 2, 4])):
         at, length, kind = rng.randrange(len(text)), rng.randint(0, 12), rng.randrange(9)
         values, words, lines = list(VALUE.finditer(text)), list(WORD.finditer(text)), text.splitlines(keepends=True)
         if kind == 0:
@@ -76,7 +76,8 @@ def mutated(rng: random.Random, text: str) -> str:
         elif kind == 6 and words:
             text = text[:at] + rng.choice(words).group() + text[at:]
         elif kind == 7:
-            rng.shuffle(lines)
+            one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+            lines[one], lines[other] = lines[other], lines[one]
             text = "".join(lines)
         else:
             text = text[:at] + "".join(chr(rng.randrange(1, 0xD7FF) >> rng.choice([0, 8])) for _ in range(length)) + text[at:]
@@ -107,11 +108,11 @@ def test_two_thousand_fuzzed_recipes():
                 assert error.problems and all(line.startswith(("r.yaml:", "--set", "and ")) for line in error.problems), text
                 continue
             outcomes["read"] += 1
-            if outcomes["read"] % 4 == 0:
+            if outcomes["read"] % 3 == 0:
                 assert recipes.loads(recipes.dump(recipe)) == recipe
                 # smp's taps need its library, which takes seconds to import
                 outcomes["checked"] += recipe.student.name != "smp" and whole_plan(recipe)
-    assert outcomes["read"] > 200 and outcomes["refused"] > 1000 and outcomes["checked"] > 20, outcomes
+    assert outcomes["read"] > 100 and outcomes["refused"] > 1000 and outcomes["checked"] > 20, outcomes
     assert megabytes() - before < 500
 
 
@@ -157,10 +158,10 @@ HUGE += ["teacher.channels.0", "teacher.depths.0", "teacher.decoder"]
 
 @pytest.mark.parametrize("key", HUGE)
 def test_numbers_that_no_machine_could_serve_are_refused_by_their_place(key):
-    taught = {"teacher.weights": None, "teacher.channels": [8, 8, 8, 8], "teacher.depths": [1, 1, 1, 1]}
-    recipes.load("quickstart", overrides=taught)
+    taught = ["teacher.weights=null", "teacher.channels=[8, 8, 8, 8]", "teacher.depths=[1, 1, 1, 1]"]
+    recipes.load("quickstart", taught)
     with pytest.raises(RecipeError, match=f"{re.escape(key)}.*9223372036854775807, need at most"):
-        recipes.load("quickstart", [f"{key}=9223372036854775807"], taught)
+        recipes.load("quickstart", [*taught, f"{key}=9223372036854775807"])
 
 
 # --- folders ---
@@ -241,10 +242,13 @@ def test_a_hundred_damaged_checkpoints(tmp_path):
         what = [damage(rng, folder) for _ in range(rng.choice([1, 1, 2]))]
         notes = Notes()
         try:
-            tensors, facts = checkpoint.load(folder, notes.note)
+            found = checkpoint.load(folder, notes.note)
         except CheckpointDamaged:
+            found = None
+        if found is None:
             outcomes["refused"] += 1
             continue
+        tensors, facts = found
         assert facts == kept[facts["step"]] and torch.equal(tensors["objective.x"], torch.full((3, 5), float(facts["step"]))), what
         outcomes[facts["step"]] += 1
         assert facts["step"] == 2 or notes.said or not (folder / "step-00000002.json").exists(), what
