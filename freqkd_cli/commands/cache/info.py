@@ -12,10 +12,10 @@ from freqkd_cli.commands._output import columns, print_result
 
 
 def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a cache.")], as_json: Json = False) -> None:
-    """Say what a cache holds, and what a recipe must say to be served by it.
+    """Say what a cache holds and which recipes it fits.
 
-    The teacher, taps or targets with their shapes, number type, images, views and bytes. An unfinished cache is shown as far as it is
-    written. Shards are not read; freqkd cache verify does that.
+    Teacher, taps or targets with their shapes, number type, images, views, bytes, and the keys that a recipe must agree with.
+    An unfinished cache is shown as far as it is written. Shards are not read; freqkd cache verify does that.
 
         freqkd cache info caches/a
     """

@@ -13,9 +13,9 @@ from freqkd_cli.errors import CheckFailed
 
 
 def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished cache.")], as_json: Json = False) -> None:
-    """Check the index and the checksum of every shard; exit 3 where something is wrong.
+    """Check the checksum of every shard of a cache.
 
-    Damaged shards are made again by the teacher-dump command of the cache with --resume; the others are kept.
+    Exit code 3 where one is damaged, or the index is. The cache's own teacher-dump command with --resume makes damaged shards again.
     Whether the numbers are still the teacher's is what freqkd teacher-dump --verify N tells.
 
         freqkd cache verify caches/a
