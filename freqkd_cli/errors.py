@@ -10,6 +10,7 @@
     |  `- CacheMismatch  2   a cache made for another teacher, other views or other losses
     |- ShapeError        1   tensors that cannot be compared
     |- CacheDamaged      1   a shard that does not match its checksum, an index that lies
+    |- CheckpointDamaged 1   no checkpoint of a run is whole, or it is of something else
     |- DataBroken        1   an image or a mask that cannot be read, labels outside the classes
     |- TrainingFailed    1   a loss that is not finite
     |- CheckFailed       3   parity, --verify, --min-miou
@@ -90,6 +91,10 @@ class ShapeError(FreqKDError):
 
 
 class CacheDamaged(FreqKDError):
+    pass
+
+
+class CheckpointDamaged(FreqKDError):
     pass
 
 

@@ -13,7 +13,7 @@ from freqkd_cli.engine.dump import Job
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.features.fingerprint import Fingerprint, loss_identity, teacher_identity, versions, views_identity
 from freqkd_cli.features.loss import Loss
-from freqkd_cli.features.source import LiveTeacher, union
+from freqkd_cli.features.source import LiveTeacher
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import ViewSpec
 
@@ -151,7 +151,7 @@ def make_job(
         "content": content,
         "storage": storage,
         "teacher": identity,
-        "taps": list(union(live.reads.values())),
+        "taps": list(live.wanted),
         "images": len(pictures),
         "views": views_identity(spec, view_seed=5, stored=views),
         "data": pictures.manifest(),

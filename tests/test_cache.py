@@ -20,6 +20,7 @@ from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, UsageErr
 from freqkd_cli.features import cache_index, cache_writer, shards
 from freqkd_cli.features.cache import CacheReader, CacheWriter, Fingerprint
 from freqkd_cli.features.fingerprint import dump_command, loss_identity, views_identity, weights_sha256
+from freqkd_cli.features.shards import check_file
 from freqkd_cli.views.view import ViewSpec
 
 SMALL = 12_000
@@ -103,7 +104,7 @@ def test_a_damaged_shard_is_refused_before_its_first_row(cache):
     with pytest.raises(CacheDamaged, match="shard-00001.*checksum"):
         reader.read([reader.index.shards[1].items[0]], ["stage1"])
     with pytest.raises(CacheDamaged, match="checksum"):
-        CacheReader(cache).verify()
+        check_file(cache, shard.name, shard.stat().st_size, reader.index.shards[1].sha256)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 8, 100, -1])

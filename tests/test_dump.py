@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import torch
 from cache_fakes import Notes, Pictures, Teacher, bytes_of, make_job
 from safetensors.torch import load_file
 
+from freqkd_cli.engine import cache_folder
 from freqkd_cli.engine.dump import dump, plan, select
 from freqkd_cli.engine.verify import verify
 from freqkd_cli.errors import CacheMismatch, CheckFailed, FreqKDError, Interrupted, UsageError
@@ -109,6 +112,35 @@ def test_killed_dump_resumed_equals_undisturbed(tmp_path):
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("shard-*"))) >= 4
     assert all((tmp_path / "killed" / name).stat().st_mtime_ns == stamp for name, stamp in written.items())
+
+
+def dump_until_call(out: Path, call: int) -> None:
+    """Go on with a dump and kill this process at its ``call``-th sync or rename."""
+    calls = itertools.count(1)
+
+    def counted(real):
+        def dying(*arguments):
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments)
+
+        return dying
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    dump_until(out, 10_000)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_dump_killed_ten_times_where_it_writes_equals_undisturbed(tmp_path):
+    assert in_child(lambda: dump_until(tmp_path / "whole", 10_000)) == 0
+    whole, rng, killed = bytes_of(tmp_path / "whole"), random.Random(7), 0
+    while killed < 10:
+        call = rng.randint(1, 9)
+        killed += in_child(lambda call=call: dump_until_call(tmp_path / "killed", call)) == -signal.SIGKILL
+        if (tmp_path / "killed" / "index.json").exists():  # finished too early: lose a shard, so that there is something to do again
+            (tmp_path / "killed" / "shard-00001.safetensors").unlink(missing_ok=True)
+    assert in_child(lambda: dump_until(tmp_path / "killed", 10_000)) == 0
+    assert bytes_of(tmp_path / "killed") == whole
 
 
 def interrupted(job, out: Path, after: int, number: int = signal.SIGTERM) -> None:
@@ -231,7 +263,7 @@ def test_verify_catches_two_swapped_views(tmp_path, storage):
     swap_views(tmp_path / "a", 3)
     job = make_job(storage=storage, spec=ViewSpec((32, 64), flip=True, scale=(0.9, 1.1)))
     reader = CacheReader(tmp_path / "a")
-    reader.verify()  # every checksum holds, so only the teacher can tell
+    assert cache_folder.verify(tmp_path / "a")["ok"]  # every checksum holds, so only the teacher can tell
     with pytest.raises(CheckFailed, match="stage1, image 3, view") as caught:
         verify(job, reader, 12, Notes())
     assert caught.value.exit_code == 3

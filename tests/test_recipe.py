@@ -165,7 +165,7 @@ def test_what_is_no_recipe_is_one_error(text):
 
 def test_huge_deep_and_binary_files_are_refused_quickly(tmp_path):
     assert "at most" in problems("a: 1\n" * MAX_CHARACTERS)[0]
-    assert "nested more than" in "\n".join(problems("[" * 100_000))
+    assert "nested more than" in "\n".join(problems("[" * 50_000))
     assert "nested more than" in "\n".join(problems("".join(f"{' ' * n}a:\n" for n in range(300))))
     odd = tmp_path / "odd.yaml"
     odd.write_bytes(b"version: 1\nx: \xff\n")
@@ -355,48 +355,3 @@ def test_arguments_are_described_from_signature_and_docstring():
     band = {row["name"]: row for row in describe.arguments("losses", "band")}
     assert band["student"]["required"] and "default" not in band["student"]
     assert band["filter_side"]["type"] == "both | teacher | student"
-
-
-def _mutated(rng: random.Random) -> str:
-    """A recipe with a few small accidents."""
-    text = GOOD
-    odd = list("{}[]:,-#&*!|>'\"%@`\t\n \\?~é\x00\x85\u2028")
-    odd += ["- ", ": ", "---\n", "<<: ", "!!map ", "\n\n", "1e9", "null", "[[", "? ", "|\n"]
-    for _ in range(rng.choice([1, 1, 2, 4])):
-        at, length = rng.randrange(len(text)), rng.randint(0, 12)
-        kind = rng.randrange(5)
-        if kind == 0:
-            text = text[:at] + text[at + length :]
-        elif kind == 1:
-            text = text[:at] + rng.choice(odd) + text[at:]
-        elif kind == 2:
-            other = rng.randrange(len(text))
-            text = text[:at] + text[other : other + 3 * length] + text[at:]
-        elif kind == 3:
-            lines = text.splitlines(keepends=True)
-            rng.shuffle(lines)
-            text = "".join(lines)
-        else:
-            words = text.split(" ")
-            words[rng.randrange(len(words))] = rng.choice(["", "null", "[]", "{}", "-1", "true", "1.5", "name:", "losses:", "0x", "'"])
-            text = " ".join(words)
-        text = text or GOOD
-    return text
-
-
-def test_mutated_recipes_never_end_in_a_traceback():
-    """Whatever is typed: a recipe, or a RecipeError whose every line has a place. A recipe that is read is dumped and read again."""
-    rng = random.Random(20240)
-    outcomes = {True: 0, False: 0}
-    for _ in range(500):
-        text = _mutated(rng)
-        sets = [f"{rng.choice(['train.lr', 'losses.low.weight', 'losses.0', 'data.size.0', 'x', 'losses', 'student'])}={rng.choice(text)}"]
-        try:
-            recipe = recipes.loads(text, "r.yaml", sets if rng.random() < 0.3 else ())
-        except RecipeError as error:
-            outcomes[False] += 1
-            assert all(line.startswith(("r.yaml:", "--set", "and ")) for line in error.problems) and error.problems, text
-        else:
-            outcomes[True] += 1
-            assert recipes.loads(recipes.dump(recipe)) == recipe
-    assert outcomes[True] > 10 and outcomes[False] > 200, outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from safetensors import safe_open
 
 import freqkd_cli
-from freqkd_cli.engine import saved
 from freqkd_cli.engine.saved import load_model, load_state, save_model
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.models import fast_scnn, segformer
@@ -108,7 +108,7 @@ def test_an_interrupted_write_leaves_the_old_model(tmp_path: Path, monkeypatch: 
     def killed(source: object, target: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saved.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_model(tmp_path, second)
     monkeypatch.undo()

@@ -97,8 +97,8 @@ def build(
     root: Path | None = None,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
-    length: Annotated[int, Field(gt=0)] = 1024,
-    held_out: Annotated[int, Field(gt=0)] = 200,
+    length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
+    held_out: Annotated[int, Field(gt=0, le=10**7)] = 200,
 ) -> Scenes:
     """A split of streets.
 

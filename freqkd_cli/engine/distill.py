@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, checkpoint, run_folder, whole_batch
+from freqkd_cli.engine import assemble, run_folder, whole_batch
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose
@@ -44,6 +44,10 @@ def distill(
     """
     processes = join(device)
     where = processes.device
+    finished = processes.share(run_folder.check(out, recipe, resume=resume, overwrite=overwrite) if processes.first else None)
+    if finished is not None:
+        progress.note(f"{out} is finished already")
+        return finished
     plan = assemble.check(recipe, fetch=True)
     compute = choose(where, recipe.train.precision, recipe.train.channels_last)
     setting = _setting(plan, out, processes, compute)
@@ -51,13 +55,11 @@ def distill(
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
     training = _training(plan, lines, processes, compute)  # before the folder is touched: weights may be missing
-    finished = processes.share(run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite) if processes.first else None)
-    if finished is not None:
-        progress.note(f"{out} is finished already")
-        return finished
     if processes.first:
-        environment = run_folder.environment(where, compute.reason) | {"processes": processes.number}
-        checkpoint.write_json(out / "environment.json", environment)
+        with run_folder.writing(out):
+            run_folder.prepare(out, recipe, overwrite=overwrite)
+            environment = run_folder.environment(where, compute.reason, source.name.split()[0]) | {"processes": processes.number}
+            run_folder.record(out, environment, progress.note)
     progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
     for line in _batch_notes(recipe.train, processes):
         progress.note(line)

@@ -60,18 +60,20 @@ class Loop:
         self.processes = setting.processes
         self.train = setting.plan.recipe.train
         self.grids = setting.plan.grids
+        self.digest = run_folder.digest(setting.plan.recipe)
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
 
     def go(self, resume: bool) -> dict[str, Any]:
-        length, first = 0, self.processes.first
-        state = self.setting.out / "state"
+        length, out, first = 0, self.setting.out, self.processes.first
         # The first process reads for all, so that the folder need not be seen from every machine.
-        if resume and (found := self.processes.share(checkpoint.load(state, self.progress.note) if first else None)):
+        found = self.processes.share(checkpoint.load(out / "state", self.progress.note, self.digest) if first else None) if resume else None
+        if found:
             self.training.restore(*found)
             length = found[1]["metrics_bytes"]
             self.progress.note(f"resuming at step {self.training.step} of {self.setting.total_steps}")
-        self.metrics = run_folder.Metrics(self.setting.out / "metrics.jsonl", length) if first else run_folder.Unwritten()
-        self.board = _board(self.setting.out / "tensorboard", self.training.step) if first else run_folder.Unwritten()
+        with run_folder.writing(out):
+            self.metrics = run_folder.Metrics(out / "metrics.jsonl", length) if first else run_folder.Unwritten()
+            self.board = run_folder.Board(out / "tensorboard", self.training.step) if first else run_folder.Unwritten()
         try:
             with asked_to_stop() as stop:
                 self._loop(stop)
@@ -158,12 +160,13 @@ class Loop:
             total = raw.pop("total")
             weights = {line.id: loss_weight(line.weight, line.warmup, step, self.setting.total_steps) for line in training.objective.lines}
             row = {"step": training.step, "lr": rate, "total": total, "raw": raw, "weighted": {k: weights[k] * v for k, v in raw.items()}}
-            self.metrics.write(row)
-            self.board.add_scalar("total", total, training.step)
-            for name, value in raw.items():
-                self.board.add_scalar(f"raw/{name}", value, training.step)
-                self.board.add_scalar(f"weighted/{name}", row["weighted"][name], training.step)
-            self.board.add_scalar("speed/images_per_second", speed, training.step)
+            with run_folder.writing(self.setting.out):
+                self.metrics.write(row)
+                self.board.add_scalar("total", total, training.step)
+                for name, value in raw.items():
+                    self.board.add_scalar(f"raw/{name}", value, training.step)
+                    self.board.add_scalar(f"weighted/{name}", row["weighted"][name], training.step)
+                self.board.add_scalar("speed/images_per_second", speed, training.step)
         best = f"  best {100 * training.best['miou']:.1f} mIoU" if training.best and training.best["miou"] else ""
         self.progress.advance(
             training.step, f"loss {float(terms['total']):.3f}  {speed:.1f} images/s  waiting for data {self.waited / seconds:.0%}{best}"
@@ -177,12 +180,13 @@ class Loop:
             model.eval()
             miou = self._miou(model)
             training.last = {"miou": miou, "step": training.step}
-            if training.best is None or miou is None or miou > (training.best["miou"] or 0):
-                training.best = training.last
-                if self.processes.first:
-                    save_model(setting.out, model)
-            if last_step and self.processes.first:
-                save_model(setting.out / "last", model)
+            with run_folder.writing(setting.out):
+                if training.best is None or miou is None or miou > (training.best["miou"] or 0):
+                    training.best = training.last
+                    if self.processes.first:
+                        save_model(setting.out, model)
+                if last_step and self.processes.first:
+                    save_model(setting.out / "last", model)
 
     def _miou(self, model: nn.Module) -> float | None:
         training, setting = self.training, self.setting
@@ -201,16 +205,20 @@ class Loop:
             processes=self.processes,
         )
         miou = result.scores.miou
-        self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
+        with run_folder.writing(setting.out):
+            self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
+            if miou is not None:
+                self.board.add_scalar("val/miou", miou, training.step)
         if miou is not None:
-            self.board.add_scalar("val/miou", miou, training.step)
             self.progress.note(f"step {training.step}: {100 * miou:.2f} mIoU on val")
         return miou
 
     def _save(self) -> None:
         if self.processes.first:
-            facts = self.training.facts() | {"metrics_bytes": self.metrics.length()}
-            checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
+            with run_folder.writing(self.setting.out):
+                self.board.flush()
+                facts = self.training.facts() | {"recipe": self.digest, "metrics_bytes": self.metrics.length()}
+                checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
         self.processes.wait()  # nobody goes on, or says that everything is saved, before it is
 
     def _finish(self) -> dict[str, Any]:
@@ -229,7 +237,8 @@ class Loop:
             "source": self.source.name,
         }
         if self.processes.first:
-            run_folder.finish(self.setting.out, summary)
+            with run_folder.writing(self.setting.out):
+                run_folder.finish(self.setting.out, summary)
         return summary
 
 
@@ -245,12 +254,6 @@ def _not_finite(terms: dict[str, Tensor], batch: Batch, dataset: Dataset, step: 
         got=", ".join(f"{name} {float(value):g}" for name, value in terms.items()) + f" on {pictures}",
         tip="a lower train.lr, train.clip=1, or a longer warmup of that loss; the last whole checkpoint is kept",
     )
-
-
-def _board(folder: Path, purge_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=purge_step or None)
 
 
 @contextmanager

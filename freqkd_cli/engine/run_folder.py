@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine.checkpoint import write_aside, write_json
-from freqkd_cli.errors import UsageError
+from freqkd_cli.engine.checkpoint import write_json
+from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.features.shards import SUFFIX, write_synced
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
@@ -21,61 +27,105 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "segmentation-models-pytorch", "numpy", "pillow")
 
 
-def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make ``out`` ready to be written to. Returns the summary of a run that ``--resume`` found finished.
+FILES = (
+    *("recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "summary.json", "environment.json"),
+    *("model.onnx", "model.pt2", "spectrum.png"),  # made from the run: they must not be taken for a new one's
+)
+FOLDERS = ("state", "last", "tensorboard", "export")
+"""What a run leaves in its folder, and what other commands add."""
+
+SETTINGS = ("machine", "device", "processes", "threads", "compute", "source")
+"""The parts of ``environment.json`` that the bits depend on."""
+
+
+def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Whether a run may start in ``out``; nothing is changed. Returns the summary of a run that ``--resume`` found finished.
 
     Raises:
         UsageError: ``out`` holds something and neither ``--resume`` nor ``--overwrite`` was given, or it is another recipe's run.
     """
-    from freqkd_cli import recipe as room
-
-    text = room.dump(recipe)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file", need="a folder", tip="give another --out")
-    if out.is_dir() and any(out.iterdir()):
-        if overwrite:
-            _clear(out)
-        elif not resume:
-            raise UsageError(
-                f"--out {out} is not empty", tip="--resume to go on with the run in it, --overwrite to throw it away, or another --out"
-            )
-        elif (out / "recipe.yaml").exists() and (out / "recipe.yaml").read_text(encoding="utf-8") != text:
-            raise UsageError(
-                f"the run in {out} was started with another recipe",
-                got=_first_difference((out / "recipe.yaml").read_text(encoding="utf-8"), text),
-                tip="give the same recipe and --set options, or another --out",
-            )
-        elif (out / "summary.json").exists():
-            return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    if not out.is_dir() or not any(out.iterdir()):
+        return None
+    if not (resume or overwrite):
+        raise UsageError(
+            f"--out {out} is not empty", tip="--resume to go on with the run in it, --overwrite to throw it away, or another --out"
+        )
+    strange = [path.name for path in out.iterdir() if path.name not in (*FILES, *FOLDERS) and path.suffix != SUFFIX]
+    if strange and not (out / "recipe.yaml").exists():
+        option = "--overwrite" if overwrite else "--resume"
+        raise UsageError(f"{option} refused: {out} holds what no run wrote", got=", ".join(sorted(strange)[:5]), tip="give another --out")
+    if overwrite or not (out / "recipe.yaml").exists():
+        return None
+    old, new = _same((out / "recipe.yaml").read_text(encoding="utf-8", errors="replace")), _same(_text(recipe))
+    if old != new:
+        raise UsageError(
+            f"the run in {out} was started with another recipe",
+            got=_first_difference(old, new),
+            tip="give the same recipe and --set options, or another --out",
+        )
+    return read_json(out / "summary.json")
+
+
+def prepare(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Make ``out``, which :func:`check` let pass, ready to be written to."""
+    if overwrite and out.is_dir():
+        _clear(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_aside(out / "recipe.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
-    return None
+    write_synced(out / "recipe.yaml", lambda file: file.write(_text(recipe).encode()))
+
+
+def _text(recipe: Recipe) -> str:
+    from freqkd_cli import recipe as room
+
+    return room.dump(recipe)
+
+
+def _same(text: str) -> str:
+    """A resolved recipe without what changes no bit: the number of workers."""
+    return re.sub(r"(?m)^  workers: \d+\n", "", text)
+
+
+def digest(recipe: Recipe) -> str:
+    """sha256 of everything in a recipe that decides a run's bits."""
+    return hashlib.sha256(_same(_text(recipe)).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object that a run wrote; None where it is absent or damaged: it can be written again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn the disk's errors into one message.
+
+    Raises:
+        FreqKDError: the disk is full, permission is gone, the folder was removed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FreqKDError(
+            f"the run {out} cannot be written: {error.strerror or error}",
+            tip="mend that, then run the same command with --resume: it goes on from the last whole checkpoint",
+        ) from error
 
 
 def _clear(out: Path) -> None:
-    """Remove what a run leaves, and nothing else: ``--overwrite`` must not empty a folder that is not a run's."""
+    """Remove what a run leaves, and nothing else."""
     import shutil
 
-    known = {
-        "recipe.yaml",
-        "model.safetensors",
-        "config.json",
-        "preprocessor_config.json",
-        "metrics.jsonl",
-        "summary.json",
-        "environment.json",
-    }
-    known |= {"model.onnx", "model.pt2", "spectrum.png"}  # of the run that goes: they must not be taken for the new one's
-    folders = {"state", "last", "tensorboard", "export"}
-    strange = [p.name for p in out.iterdir() if p.name not in known | folders]
-    if strange and not (out / "recipe.yaml").exists():
-        raise UsageError(
-            f"--overwrite refused: {out} holds what no run wrote", got=", ".join(sorted(strange)[:5]), tip="give another --out"
-        )
-    for name in known:
-        (out / name).unlink(missing_ok=True)
-    for name in folders:
-        shutil.rmtree(out / name, ignore_errors=True)
+    for path in out.iterdir():
+        if path.name in FILES or path.suffix == SUFFIX:
+            path.unlink()
+        elif path.name in FOLDERS:
+            shutil.rmtree(path)
 
 
 def _first_difference(old: str, new: str) -> str:
@@ -85,8 +135,8 @@ def _first_difference(old: str, new: str) -> str:
     return "one recipe is longer than the other"
 
 
-def environment(device: torch.device, compute: str) -> dict[str, Any]:
-    """What the same bits depend on besides the recipe."""
+def environment(device: torch.device, compute: str, source: str) -> dict[str, Any]:
+    """What the same bits depend on besides the recipe. ``source`` is where the teacher's half comes from."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -94,9 +144,22 @@ def environment(device: torch.device, compute: str) -> dict[str, Any]:
         "device": str(device),
         "threads": torch.get_num_threads(),
         "compute": compute,
+        "source": source,
         "libraries": {name: _version(name) for name in LIBRARIES},
         "command": " ".join(["freqkd", *sys.argv[1:]]),
     }
+
+
+def record(out: Path, now: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Write ``environment.json``; where a run is taken up elsewhere, warn and keep both in it: what it was started in, and ``resumed``."""
+    path = out / "environment.json"
+    first = read_json(path)
+    before, after = ({**found, **(found.get("libraries") or {})} for found in (first or now, now))
+    changed = [f"{key} {after[key]} instead of {before.get(key)}" for key in (*SETTINGS, *LIBRARIES) if after[key] != before.get(key)]
+    if changed:
+        say(f"warning: taken up with {', '.join(changed)}: its bits may differ from those of an undisturbed run")
+    if first is None or changed:
+        write_json(path, now if first is None else {**first, "resumed": [*first.get("resumed", []), now]})
 
 
 def _version(name: str) -> str | None:
@@ -112,19 +175,57 @@ class Metrics:
     def __init__(self, path: Path, length: int) -> None:
         """Go on after the first ``length`` bytes; what an interrupted run wrote past its checkpoint is cut off."""
         self.file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
-        self.file.truncate(length)
-        self.file.seek(0, os.SEEK_END)
+        self.file.truncate(min(length, self.file.tell()))  # a file that was cut by others must not be filled up with zeros
 
     def write(self, row: dict[str, Any]) -> None:
         self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.flush()
 
     def length(self) -> int:
-        self.file.flush()
         os.fsync(self.file.fileno())
-        return self.file.tell()
+        return self.file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what could not be written was told when it was tried
+            self.file.close()
+
+
+class Board:
+    """TensorBoard's scalars, one more events file for each start.
+
+    Written in this thread and not by the library's writer, whose thread tells of a full disk in a traceback, and which a kill robs of two
+    minutes of events.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after ``step``: what an interrupted run wrote past its checkpoint is no longer shown."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"
+        self.file = open(folder / name, "wb")  # noqa: SIM115 - lives as long as the run
+        self.records = RecordWriter(self.file)
+        self._add(file_version="brain.Event:2")
+        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def _add(self, **parts: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **parts).SerializeToString())
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.file.close()
 
 
 class Unwritten:

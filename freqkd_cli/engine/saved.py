@@ -7,7 +7,6 @@ read (SegFormer) writes that library's own configuration there, and ours under t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
+from freqkd_cli.features.shards import write_synced
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import read_json, read_state
 
@@ -173,9 +173,4 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    write_synced(path, lambda file: file.write(content))

@@ -18,6 +18,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.features.cache import CacheReader, Fingerprint
 from freqkd_cli.features.fingerprint import dump_command, loss_identity, teacher_identity, versions, views_identity
 from freqkd_cli.features.source import CachedTeacher, Content, LiveTeacher, NoTeacher, Source, union
+from freqkd_cli.features.taps import stored_as
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
@@ -98,7 +99,7 @@ def fingerprint(plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, 
         "content": form.content,
         "storage": STORAGE[form.dtype],
         "teacher": teacher_identity(teacher, name=recipe.teacher.name, dtype=recipe.teacher.dtype),
-        "taps": list(union(line.teacher_taps for line in lines)),
+        "taps": list(union(_places(plan, line) for line in lines)),
         "views": views_identity(plan.view_spec, view_seed=recipe.data.view_seed, stored=stored),
         "data": dataset.manifest(),
         "images": min(len(dataset), form.images or len(dataset)),
@@ -109,8 +110,12 @@ def fingerprint(plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, 
     return Fingerprint(fields)
 
 
+def _places(plan: assemble.Plan, line: Line) -> list[str]:
+    return [stored_as(name, plan.teacher_taps) for name in line.teacher_taps]
+
+
 def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
     spec = next(spec for spec in plan.recipe.losses if spec.id == line.id)
     arguments: Mapping[str, Any] = registry.arguments("losses", spec.name)(**spec.arguments).model_dump()
     grids = {name: plan.grids[name] for name in line.student_taps}
-    return loss_identity(spec.name, arguments, line.loss.target_arguments, line.teacher_taps, grids)
+    return loss_identity(spec.name, arguments, line.loss.target_arguments, _places(plan, line), grids)

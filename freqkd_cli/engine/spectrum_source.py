@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from freqkd_cli.engine.precision import pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.spectrum import Spectra, Subject, measure, measure_cache, pictures
 from freqkd_cli.errors import Missing, UsageError, WeightsMissing
-from freqkd_cli.features.taps import Tap
+from freqkd_cli.features.taps import Tap, stored_as
 from freqkd_cli.recipe import shipped
 
 if TYPE_CHECKING:
@@ -218,8 +218,9 @@ def _look_at_cache(source: Source, how: Look) -> Spectra:
             need="a cache of taps",
             tip="freqkd teacher-dump RECIPE --content taps, or the run's folder",
         )
-    subject = Subject("teacher", str(reader.fingerprint.fields.get("teacher", {}).get("name")), _cached_taps(reader))
-    count, found = measure_cache(subject, _rows(reader, how), how.wanted, cutoff=how.cutoff, exact=how.exact)
+    taps = _cached_taps(reader)
+    subject = Subject("teacher", str(reader.fingerprint.fields.get("teacher", {}).get("name")), taps)
+    count, found = measure_cache(subject, _rows(reader, how, taps), how.wanted, cutoff=how.cutoff, exact=how.exact)
     return Spectra(str(source), "cache", count, how.cutoff, found)
 
 
@@ -233,15 +234,16 @@ def _cached_taps(reader: CacheReader) -> dict[str, Tap]:
     if said.get("name") not in registry.names("models"):
         raise UsageError(f"the cache {reader.folder} is of a teacher that this freqkd does not have", got=said.get("name"))
     known = taps_of(said["name"], said.get("arguments", {}))
-    return {name: known[name] for name in reader.names if name in known}
+    return {name: tap for name, tap in known.items() if stored_as(name, known) in reader.names}
 
 
-def _rows(reader: CacheReader, how: Look) -> Iterator[dict[str, Tensor]]:
+def _rows(reader: CacheReader, how: Look, taps: Mapping[str, Tap]) -> Iterator[dict[str, Tensor]]:
     """One stored view of each image, the view ``whole`` where there is one, so that no image counts twice."""
     first: dict[int, int] = {}
     for index, view in sorted(reader.items):
         first[index] = min(view, first.get(index, view))
     items = sorted(first.items())
-    names = [name for name in reader.names if name in how.wanted]
+    names = {name: stored_as(name, taps) for name in how.wanted if name in taps}
     for item in items[: how.limit] if how.limit else items:
-        yield {name: rows[0] for name, rows in reader.read([item], names).items()} if names else {}
+        rows = reader.read([item], set(names.values())) if names else {}
+        yield {name: rows[stored][0] for name, stored in names.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.engine.objective import Objective
-from freqkd_cli.errors import CacheDamaged
+from freqkd_cli.errors import CheckpointDamaged
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Train
@@ -79,30 +79,35 @@ class Training:
         """Take a checkpoint's state back.
 
         Raises:
-            CacheDamaged: it is a checkpoint of something else.
+            CheckpointDamaged: it is a checkpoint of something else.
         """
         parts: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
-        for name, tensor in tensors.items():
-            head, _, rest = name.partition(".")
-            parts[head][rest] = tensor
         try:
+            for name, tensor in tensors.items():
+                head, _, rest = name.partition(".")
+                parts[head][rest] = tensor
             self.objective.load_state_dict(parts["objective"])
-        except RuntimeError as error:
-            raise CacheDamaged("the checkpoint does not fit this recipe's student and losses", got=str(error).splitlines()[0]) from error
+            self._restore_optimizer(parts["optimizer"])
+            if self.average:
+                for name, tensor in self.average.state.items():
+                    tensor.copy_(parts["average"][name])
+                self.average.updates = facts["average_updates"]
+            self.step, self.best, self.last = facts["step"], facts["best"], facts["last"]
+        except (RuntimeError, KeyError, ValueError, IndexError) as error:
+            raise CheckpointDamaged(
+                "the checkpoint does not fit this recipe's student, losses and optimizer", got=str(error).splitlines()[0]
+            ) from error
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
+        for name, tensor in tensors.items():
             number, _, key = name.partition(".")
             like = parameters[int(number)]
             # The fused kernels walk memory, not indices, so a state must be laid out as its parameter is (files are always contiguous).
             laid_out = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(number), {})[key] = laid_out
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        if self.average:
-            for name, tensor in parts["average"].items():
-                self.average.state[name].copy_(tensor)
-            self.average.updates = facts["average_updates"]
-        self.step, self.best, self.last = facts["step"], facts["best"], facts["last"]
 
 
 def freeze_norms(student: nn.Module) -> None:

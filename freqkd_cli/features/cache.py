@@ -18,11 +18,9 @@ from freqkd_cli.features import cache_index
 from freqkd_cli.features.cache_index import INDEX, Item, Shard, key
 from freqkd_cli.features.cache_writer import CachePlan, CacheWriter
 from freqkd_cli.features.fingerprint import Fingerprint
-from freqkd_cli.features.shards import checked_path, restore, sha256
+from freqkd_cli.features.shards import AGAIN, check_file, checked_path, restore
 
 __all__ = ["CachePlan", "CacheReader", "CacheWriter", "Fingerprint", "Item"]
-
-AGAIN = "make the cache again with --overwrite"
 
 OPEN_SHARDS = 256
 """Shards that a reader keeps open at a time; each holds one file handle."""
@@ -52,7 +50,7 @@ class CacheReader:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.index = cache_index.read_index(self.folder)
-        self.fingerprint = Fingerprint(self.index.fingerprint)
+        self.fingerprint = self.index.made_from
         self.content, self.storage = self.fingerprint.content, self.fingerprint.storage
         self.names = tuple(self.index.tensors)
         self.items: dict[Item, int] = {item: n for n, shard in enumerate(self.index.shards) for item in shard.items}
@@ -70,7 +68,7 @@ class CacheReader:
     def _check_storage(self) -> None:
         merged = cache_index.merged(self.index.shards)
         floats = {tensor.dtype for tensor in merged.values()} & _FLOATS
-        if self.content not in ("taps", "targets") or merged != self.index.tensors or not floats <= {_STORAGE.get(self.storage)}:
+        if merged != self.index.tensors or not floats <= {_STORAGE[self.storage]}:
             got = f"{self.content}, {self.storage}, {', '.join(sorted(floats))}"
             raise CacheDamaged(f"{self.folder / INDEX} contradicts itself about what is stored", got=got)
 
@@ -83,7 +81,8 @@ class CacheReader:
         except (SafetensorError, OSError) as error:
             raise CacheDamaged(f"the shard {path} cannot be read: {error}", tip=AGAIN) from error
         if len(file.keys()) != len(shard.items) * len(shard.tensors):
-            raise CacheDamaged(f"{path} holds {len(file.keys())} tensors", need=f"{len(shard.items)} items of {len(shard.tensors)}")
+            need = f"{len(shard.items)} items of {len(shard.tensors)}"
+            raise CacheDamaged(f"{path} holds {len(file.keys())} tensors", need=need, tip=AGAIN)
         for item in shard.items[:1]:
             self._check_header(file, shard, item)
         self._files[number] = file
@@ -96,7 +95,7 @@ class CacheReader:
             try:
                 found = file.get_slice(key(item, name))
             except SafetensorError as error:
-                raise CacheDamaged(f"{shard.file} lacks {key(item, name)}, which the index promises") from error
+                raise CacheDamaged(f"{shard.file} lacks {key(item, name)}, which the index promises", tip=AGAIN) from error
             shape = tuple(found.get_shape())
             fits = len(shape) == len(tensor.shape) and all(b is None or a == b for a, b in zip(shape, tensor.shape, strict=True))
             if found.get_dtype() != tensor.dtype or not fits:
@@ -112,22 +111,11 @@ class CacheReader:
         file = self._files.get(number) or self._open(number)
         if number not in self._checked:
             shard = self.index.shards[number]
-            path = self.folder / shard.file
-            if sha256(path) != shard.sha256:
-                raise CacheDamaged(f"{path} does not match its checksum: it was damaged or changed", tip=AGAIN)
+            check_file(self.folder, shard.file, shard.bytes, shard.sha256)
             for item in shard.items:
                 self._check_header(file, shard, item)
             self._checked.add(number)
         return file
-
-    def verify(self) -> None:
-        """Check every shard's checksum now.
-
-        Raises:
-            CacheDamaged: one does not hold.
-        """
-        for number in range(len(self.index.shards)):
-            self._shard(number)
 
     def read(self, items: Sequence[Item], names: Collection[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Rows of a batch: name -> ``[B, ...]``, floats in float32, complex numbers in complex64, others as they were.

@@ -17,6 +17,8 @@ from freqkd_cli.features.shards import write_synced
 
 FORMAT, VERSION = "freqkd-cache", 1
 INDEX, JOURNAL, LOCK = "index.json", "journal.jsonl", ".lock"
+MAX_BYTES = 2**28
+"""Of an index; a shard takes about 500 bytes in it, and 10 for each of its items."""
 
 Item = tuple[int, int]
 """(index of the image, number of the view); view -1 is the view ``whole``."""
@@ -37,6 +39,22 @@ class StoredTensor(_Strict):
     complex: bool = False
 
 
+class Made(BaseModel):
+    """The fields of a fingerprint that programs read; it may say more."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+    content: Literal["taps", "targets"]
+    storage: Literal["float16", "bfloat16", "float32"]
+    teacher: dict[str, Any]
+    taps: list[str]
+    images: Annotated[int, Field(ge=0)]
+    views: dict[str, Any]
+    data: dict[str, Any]
+    targets: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+
+
 class Shard(_Strict):
     """One finished shard and the items in it, in order."""
 
@@ -52,9 +70,13 @@ class Index(_Strict):
 
     format: Literal["freqkd-cache"]
     version: Literal[1]
-    fingerprint: dict[str, Any]
+    fingerprint: Made
     tensors: dict[str, StoredTensor]
     shards: tuple[Shard, ...]
+
+    @property
+    def made_from(self) -> Fingerprint:
+        return Fingerprint(self.fingerprint.model_dump(exclude_unset=True))
 
 
 def shard_name(number: int) -> str:
@@ -113,7 +135,9 @@ def read_index(folder: Path) -> Index:
             raise UsageError(f"the cache {folder} is unfinished", tip="run its `freqkd teacher-dump` command again with --resume")
         raise UsageError(f"there is no cache in {folder}", need=f"a folder with {INDEX}", tip="make one with `freqkd teacher-dump`")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise CacheDamaged(f"{path} is too large for the index of a cache", got=f"{path.stat().st_size} bytes", need=f"{MAX_BYTES}")
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
         if isinstance(raw, dict) and raw.get("format") == FORMAT and isinstance(raw.get("version"), int) and raw["version"] > VERSION:
             raise UsageError(f"the cache {folder} was made by a newer freqkd", got=f"version {raw['version']}", need=f"version {VERSION}")
         index = Index.model_validate(raw)
@@ -133,6 +157,13 @@ def read_index(folder: Path) -> Index:
     return index
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is written twice")
+    return found
+
+
 class Journal:
     """One line for the plan, then one for each finished shard, synced; what a killed dump is taken up from."""
 
@@ -146,20 +177,18 @@ class Journal:
         # Unbuffered, so that a line is one write and those of several processes cannot mix.
         with open(self.path, "ab", buffering=0) as file:
             # The line break comes first as well: a line that a full disk cut short must not swallow this one.
-            file.write(b"\n" + json.dumps({"number": number, "shard": shard.model_dump()}).encode() + b"\n")
+            row = {"number": number, "shard": shard.model_dump(mode="json")}
+            file.write(b"\n" + json.dumps({**row, "sha256": _seal(row)}).encode() + b"\n")
             os.fsync(file.fileno())
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, Shard]]:
-        """The plan (None where there is none) and the shards written so far; lines cut short are passed over."""
+        """The plan (None where there is none) and the shards written so far; lines cut short or changed are passed over."""
         plan, shards = None, {}
         for row in self._rows():
             if isinstance(row.get("plan"), dict):
                 plan = row["plan"]
-            elif isinstance(row.get("number"), int):
-                try:
-                    shards[row["number"]] = Shard.model_validate(row.get("shard"))
-                except ValidationError:
-                    continue
+            elif row.pop("sha256", None) == _seal(row):
+                shards[row["number"]] = Shard.model_validate(row["shard"])
         return plan, shards
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -168,7 +197,7 @@ class Journal:
         for line in self.path.read_bytes().splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row

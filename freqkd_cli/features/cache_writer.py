@@ -19,7 +19,7 @@ from freqkd_cli.errors import CacheDamaged, FreqKDError, UsageError
 from freqkd_cli.features import cache_index
 from freqkd_cli.features.cache_index import INDEX, JOURNAL, LOCK, Batches, Item, Shard, StoredTensor, key, shard_name
 from freqkd_cli.features.fingerprint import Fingerprint
-from freqkd_cli.features.shards import DTYPES, SUFFIX, checked_path, sha256, write_shard
+from freqkd_cli.features.shards import DTYPES, SUFFIX, check_file, write_shard
 
 Mode = Literal["new", "resume", "overwrite"]
 
@@ -72,7 +72,8 @@ class CacheWriter:
     """The one writer of a cache folder. Use it as a context manager; ``finish`` makes the cache a cache.
 
     Args:
-        mode: ``new`` refuses a folder that is not empty, ``resume`` keeps the finished shards in it, ``overwrite`` removes the cache in it.
+        mode: ``new`` refuses a folder that is not empty, ``resume`` keeps the finished shards in it that match their checksums (of a
+            finished cache too), ``overwrite`` removes the cache in it.
         first: of several processes that write this cache together, the first holds the lock, takes up what is there and finishes; it must
             be in its ``with`` block before the others put a shard, and have their ``shards`` before it finishes.
 
@@ -130,11 +131,13 @@ class CacheWriter:
         plan, written = self.journal.read()
         if (self.folder / INDEX).exists():
             index = cache_index.read_index(self.folder)
-            cache_index.same_plan(index.fingerprint, dict(self.plan.fingerprint.fields), self.folder)
-            for shard in index.shards:
-                checked_path(self.folder, shard.file, shard.bytes)
-            self.complete = True
-            return
+            cache_index.same_plan(dict(index.made_from.fields), dict(self.plan.fingerprint.fields), self.folder)
+            damaged = [shard.file for shard in index.shards if not self._whole(shard)]
+            if not damaged:
+                self.complete = True
+                return
+            self._reopen(index, damaged)
+            plan, written = self.journal.read()
         if plan is None:
             self._remove(keep=())
             self.journal.start(self.plan.to_json())
@@ -143,13 +146,35 @@ class CacheWriter:
         self.shards = {number: shard for number, shard in written.items() if self._holds(number, shard)}
         self._remove(keep=[JOURNAL, *(shard.file for shard in self.shards.values())])
 
+    def _reopen(self, index: cache_index.Index, damaged: Sequence[str]) -> None:
+        """Make a finished cache with damaged shards an unfinished one that lacks them.
+
+        Raises:
+            CacheDamaged: it was made with other batches or shards, so that single ones cannot be made again.
+        """
+        if [shard.items for shard in index.shards] != [self.plan.items(number) for number in range(len(self.plan.shards))]:
+            raise CacheDamaged(
+                f"the finished cache {self.folder} is damaged, and its shards hold other items than this command's would",
+                got=", ".join(damaged),
+                tip="the train.batch_size it was made with, or --overwrite to make all of it again",
+            )
+        self.journal.start(self.plan.to_json())
+        for number, shard in enumerate(index.shards):
+            if shard.file not in damaged:
+                self.journal.add(number, shard)
+        (self.folder / INDEX).unlink()  # only now: a kill before this leaves the cache as it was
+
     def _holds(self, number: int, shard: Shard) -> bool:
         if not 0 <= number < len(self.plan.shards) or shard.file != shard_name(number) or shard.items != self.plan.items(number):
             return False
+        return self._whole(shard)
+
+    def _whole(self, shard: Shard) -> bool:
         try:
-            return sha256(checked_path(self.folder, shard.file, shard.bytes)) == shard.sha256
+            check_file(self.folder, shard.file, shard.bytes, shard.sha256)
         except CacheDamaged:
             return False
+        return True
 
     def _remove(self, keep: Collection[str]) -> None:
         """Remove what dumps leave, the index first, so that a kill in between leaves no finished cache with holes."""

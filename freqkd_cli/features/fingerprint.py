@@ -95,7 +95,7 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 def _serves(field: str, cached: Any, want: Any, wanted: Mapping[str, Any]) -> bool:
     """Whether a cache may have more in this field than is wanted."""
     if field == "taps" and isinstance(cached, list) and isinstance(want, list):
-        return set(want) <= set(cached)
+        return all(tap in cached for tap in want)
     if field == "images" and isinstance(cached, int) and isinstance(want, int):
         return want <= cached
     parts = field.split(".")

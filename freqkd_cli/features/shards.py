@@ -18,6 +18,8 @@ from freqkd_cli.errors import CacheDamaged
 SUFFIX = ".part"
 """A file of this ending is unfinished, and nobody reads it."""
 
+AGAIN = "its `freqkd teacher-dump` command with --resume makes damaged shards again"
+
 DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
@@ -107,15 +109,26 @@ def checked_path(folder: Path, name: str, size: int) -> Path:
     if Path(name).name != name or path.is_symlink():
         raise CacheDamaged("a shard lies outside its cache", got=name, need=f"a plain file in {folder}")
     if not path.is_file():
-        raise CacheDamaged("a shard of the cache is missing", need=path, tip="make the cache again with --overwrite")
+        raise CacheDamaged("a shard of the cache is missing", need=path, tip=AGAIN)
     if path.stat().st_size != size:
         raise CacheDamaged(
             f"the shard {path} has another size than its index says",
             got=f"{path.stat().st_size} bytes",
             need=f"{size} bytes",
-            tip="make the cache again with --overwrite",
+            tip=AGAIN,
         )
     return path
+
+
+def check_file(folder: Path, name: str, size: int, checksum: str) -> None:
+    """Check a shard as :func:`checked_path` does, and its SHA-256.
+
+    Raises:
+        CacheDamaged: it is not as it was written.
+    """
+    path = checked_path(folder, name, size)
+    if sha256(path) != checksum:
+        raise CacheDamaged(f"{path} does not match its checksum: it was damaged or changed", tip=AGAIN)
 
 
 def store(tensor: Tensor, storage: torch.dtype) -> tuple[Tensor, bool]:

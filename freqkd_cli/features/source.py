@@ -12,11 +12,14 @@ from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.cache import CacheReader
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.shards import restore, store
-from freqkd_cli.features.taps import Tap
+from freqkd_cli.features.taps import Tap, stored_as
 from freqkd_cli.views.batch import Batch
 
 Targets = dict[str, dict[str, Tensor]]
 """Loss id -> what its ``target`` returned."""
+
+Reads = dict[str, dict[str, str]]
+"""Loss id -> the teacher taps it reads, under its own names for them, and the place that each stands for."""
 
 Content = Literal["taps", "targets"]
 
@@ -71,12 +74,12 @@ class LiveTeacher:
         self.dtype, self.content = dtype, content
         self.round_to = DTYPES[round_to] if round_to else None
         self.losses = dict(losses)
-        self.reads = {name: tuple(loss.teacher_taps(available)) for name, loss in self.losses.items()}
-        self.wanted = union(self.reads.values())
+        self.reads = reads(self.losses, available)
+        self.wanted = union(taps.values() for taps in self.reads.values())
 
     @torch.no_grad()
     def taps(self, batch: Batch) -> dict[str, Tensor]:
-        """Every tap that a loss reads, ``[B, C, h, w]`` float32, not rounded; nothing runs where no loss reads one."""
+        """Every place that a loss reads, ``[B, C, h, w]`` float32, not rounded; nothing runs where no loss reads one."""
         if not self.wanted:
             return {}
         images = batch.images if batch.teacher_images is None else batch.teacher_images
@@ -110,8 +113,8 @@ class CachedTeacher:
     def __init__(self, cache: CacheReader, losses: Mapping[str, Loss], available: Mapping[str, Tap]) -> None:
         self.cache, self.losses = cache, dict(losses)
         self.name = f"cache {cache.folder}"
-        self.reads = {name: tuple(loss.teacher_taps(available)) for name, loss in self.losses.items()}
-        self.wanted = union(self.reads.values())
+        self.reads = reads(self.losses, available)
+        self.wanted = union(taps.values() for taps in self.reads.values())
         if cache.content == "targets":
             self.stored = {id: _of(id, cache.names) for id, taps in self.reads.items() if taps}
             missing = [f"the targets of {id}" for id, found in self.stored.items() if not found]
@@ -133,7 +136,7 @@ class CachedTeacher:
 @torch.no_grad()
 def compute_targets(
     losses: Mapping[str, Loss],
-    reads: Mapping[str, tuple[str, ...]],
+    reads: Reads,
     taps: Mapping[str, Tensor],
     batch: Batch,
     grids: Mapping[str, Grid],
@@ -149,12 +152,17 @@ def compute_targets(
             found[id] = {}
             continue
         with torch.autocast(batch.images.device.type, enabled=False):
-            found[id] = loss.target({name: taps[name] for name in reads[id]}, batch, grids)
+            found[id] = loss.target({name: taps[stored] for name, stored in reads[id].items()}, batch, grids)
         for name, tensor in found[id].items():
             if tensor.ndim < 1 or tensor.shape[0] != len(batch):
                 got, need = tuple(tensor.shape), f"{len(batch)} rows"
                 raise RecipeError(f"the target {name} of {id} has no row for every sample", got=got, need=need)
     return found
+
+
+def reads(losses: Mapping[str, Loss], available: Mapping[str, Tap]) -> Reads:
+    """What every loss reads of the teacher, aliases resolved."""
+    return {id: {name: stored_as(name, available) for name in loss.teacher_taps(available)} for id, loss in losses.items()}
 
 
 def union(taps: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Models list their taps as data, so a recipe can be checked without building a mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,6 +51,11 @@ def pick(taps: Sequence[Tap], name: str, owner: str) -> Tap:
             return tap
     known = [tap.name for tap in taps]
     raise RecipeError(f"{owner} has no tap {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}")
+
+
+def stored_as(name: str, taps: Mapping[str, Tap]) -> str:
+    """The tap that ``name`` stands for: itself, or what it is an alias of. Caches store places, each once."""
+    return (taps[name].alias or name) if name in taps else name
 
 
 def by_name(taps: Iterable[Tap], wanted: Iterable[str]) -> dict[str, Tap]:

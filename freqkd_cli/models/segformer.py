@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 Variant = Literal["mini", "b0", "b1", "b2", "b3", "b4", "b5"]
 Head = Literal["keep", "new"]
-Size = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, le=8192)]
+Depth = Annotated[int, Field(gt=0, le=256)]
 Four = Annotated[list[Size], Field(min_length=4, max_length=4)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -46,7 +47,7 @@ def build(
     weights: str | None = None,
     head: Head = "keep",
     channels: Four | None = None,
-    depths: Four | None = None,
+    depths: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None = None,
     heads: Four | None = None,
     decoder: Size | None = None,
     drop_path: Share = 0.1,

@@ -16,7 +16,7 @@ import yaml
 
 from freqkd_cli.recipe.problems import Place, Problem
 
-MAX_CHARACTERS = 256 * 1024
+MAX_CHARACTERS = 64 * 1024
 MAX_DEPTH = 20
 MAX_DIGITS = 30
 

@@ -27,9 +27,9 @@ def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.n
     """
     if kind == "ideal":
         return (rho <= cutoff + 1e-9).astype(np.float64)
-    if kind == "gaussian":
-        return np.exp(-((rho / cutoff) ** 2) / 2.0)
     with np.errstate(over="ignore"):  # far above a tiny cutoff the power overflows and the gain is the 0 that it should be
+        if kind == "gaussian":
+            return np.exp(-((rho / cutoff) ** 2) / 2.0)
         return 1.0 / (1.0 + (rho / cutoff) ** (2 * order))
 
 
