@@ -40,6 +40,23 @@ def distill(
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
+    loop = make_loop(recipe, out, progress, cache=cache, device=device)  # before the folder is touched: weights may be missing
+    finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
+    if finished is not None:
+        progress.note(f"{out} is finished already")
+        return finished
+    setting = loop.setting
+    checkpoint.write_json(out / "environment.json", run_folder.environment(setting.device, setting.compute.reason))
+    progress.note(f"computing in {setting.compute.reason}, {torch.get_num_threads()} threads")
+    return loop.go(resume)
+
+
+def make_loop(recipe: Recipe, out: Path, progress: Progress, *, cache: Path | None = None, device: str | None = None) -> Loop:
+    """Everything that a run is made of, ready for its first step; nothing is written.
+
+    Raises:
+        RecipeError, DataMissing, WeightsMissing, CacheMismatch, UsageError: what a run is refused for.
+    """
     from accelerate import Accelerator
 
     plan = assemble.check(recipe, fetch=True)
@@ -50,14 +67,8 @@ def distill(
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
-    training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
-    finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
-    if finished is not None:
-        progress.note(f"{out} is finished already")
-        return finished
-    checkpoint.write_json(out / "environment.json", run_folder.environment(where, compute.reason))
-    progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
-    return Loop(setting, training, source, accelerator, progress).go(resume)
+    training = _training(plan, lines, where, compute)
+    return Loop(setting, training, source, accelerator, progress)
 
 
 def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute) -> Setting:

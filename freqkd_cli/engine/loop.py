@@ -80,13 +80,13 @@ class Loop:
         setting, training = self.setting, self.training
         self.started_at, self.first_step = time.monotonic(), training.step
         self.progress.begin("step", setting.total_steps, training.step)
-        with closing(self._batches()) as batches:
+        with closing(self.batches()) as batches:
             self._steps(batches, stop)
 
     def _steps(self, batches: Iterator[Batch], stop: list[int]) -> None:
         setting, training = self.setting, self.training
         while training.step < setting.total_steps:
-            self._step(batches)
+            self.step(batches)
             done = training.step == setting.total_steps
             epoch_ends = training.step % setting.steps_per_epoch == 0
             every = self.train.eval_every * setting.steps_per_epoch
@@ -100,7 +100,8 @@ class Loop:
                     tip="the same command with --resume",
                 )
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def batches(self) -> Generator[Batch, None, None]:
+        """The views of the steps that are left, one forward pass each."""
         plan, train, accelerator = self.setting.plan, self.train, self.accelerator
         data = plan.recipe.data
         views = ViewDataset(self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views)
@@ -115,7 +116,8 @@ class Loop:
         )
         return iter(Loader(views, steps, data.workers))
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One step of the optimiser, which takes ``train.accumulate`` batches."""
         training, train, total_steps = self.training, self.train, self.setting.total_steps
         step = training.step
         rate = train.lr * rate_factor(step, total_steps, kind=train.schedule, warmup=train.warmup, power=train.power)
