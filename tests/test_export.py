@@ -158,8 +158,9 @@ def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch
         write(export._program(ExportForm(tiny(seed=1)), "pt2"), path)
 
     monkeypatch.setattr(export, "_write_pt2", damaged)
-    with pytest.raises(CheckFailed, match="does not answer like"):
+    with pytest.raises(CheckFailed, match="does not answer like") as caught:
         export_file(tiny(), tmp_path / "a.pt2", "pt2", Options(sizes=((1, 32, 32),)))
+    assert caught.value.exit_code == 3 and "--format onnx" in caught.value.tip
     assert list(tmp_path.iterdir()) == []
 
 
@@ -328,6 +329,16 @@ def unet() -> nn.Module:
         for _ in range(30):
             model(torch.rand(4, 3, 64, 96))
     return model.eval()
+
+
+def test_another_librarys_pooling_is_written_as_matrices():
+    torch.manual_seed(0)
+    model = smp.build(classes=3, arch="pspnet", encoder="mobilenet_v2").eval()
+    image = probe_image(1, 70, 90)
+    program = torch.export.export(ExportForm(model), (image,), strict=False)
+    assert not any("adaptive_avg_pool2d" in str(node.target) and node.args[1] != [1, 1] for node in program.graph.nodes)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(image), model(image)["logits"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

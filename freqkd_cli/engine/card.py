@@ -106,7 +106,7 @@ def _training(summary: dict[str, Any], environment: dict[str, Any]) -> str:
         facts.append(f"{summary['steps']} steps, the teacher's half from: {summary.get('source', 'unknown')}")
     if "device" in environment:
         torch_version = (environment.get("libraries") or {}).get("torch")
-        facts.append(f"{environment['device']}, {environment.get('compute')}, {environment.get('threads')} threads, torch {torch_version}")
+        facts.append(f"{environment['device']}, {environment.get('compute')}, threads: {environment.get('threads')}, torch {torch_version}")
     return "; ".join(facts) + "." if facts else MISSING
 
 

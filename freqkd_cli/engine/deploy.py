@@ -49,12 +49,12 @@ def export_folder(model: nn.Module, name: str, out: Path, *, run: Path | None = 
     aside = Path(tempfile.mkdtemp(prefix=".freqkd-", dir=out.parent))
     try:
         save_model(aside, model, name)
-        parity = compare(ExportForm(model), ExportForm(load_model(aside)), options.sizes)
-        parity.require("the folder", PACKAGED)
+        parity = compare(ExportForm(model), ExportForm(load_model(aside)), options.sizes, PACKAGED)
+        parity.require("the folder")
         checked = ["freqkd"]
         if json.loads((aside / "config.json").read_text(encoding="utf-8")).get("model_type"):
-            compare(ExportForm(model), _from_transformers(aside, model), options.sizes).require(
-                "the folder, read by transformers,", PACKAGED
+            compare(ExportForm(model), _from_transformers(aside, model), options.sizes, PACKAGED).require(
+                "the folder, read by transformers,"
             )
             checked.append("transformers")
         for file in ALONG if run else ():

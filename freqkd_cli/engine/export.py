@@ -99,8 +99,8 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
         else:
             _write_pt2(program, aside)
             calls["pt2"] = torch.export.load(aside).module()
-        parity = compare(form, calls[RUNTIME[kind]], options.sizes)
-        parity.require(f"the {kind} file", OTHERWISE[kind])
+        parity = compare(form, calls[RUNTIME[kind]], options.sizes, OTHERWISE[kind])
+        parity.require(f"the {kind} file")
         size = _synced(aside)
         os.replace(aside, out)
     return (
