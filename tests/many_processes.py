@@ -38,14 +38,14 @@ def command(name: str, *words: str) -> None:
 
 def after_step(number: int, act):
     """Let ``act(loop)`` happen in this process after a step, and give back the way to undo it."""
-    step = Loop._step
+    step = Loop.step
 
     def acting(self, *args):
         step(self, *args)
         if self.training.step == number:
             act(self)
 
-    Loop._step = acting
+    Loop.step = acting
     return lambda: setattr(Loop, "_step", step)
 
 

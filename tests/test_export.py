@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from freqkd_cli.engine.latency import measure_latency, median_ms
 from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
-from freqkd_cli.models import fast_scnn, segformer
+from freqkd_cli.models import fast_scnn, segformer, smp
 from freqkd_cli.models._pooling import average_pool
 
 NAMES = ("road", "sky", "tree, bush", "car", "pole", "person", "sign")
@@ -59,7 +61,7 @@ def onnx_file(tmp_path_factory) -> tuple[nn.Module, Path, dict, str]:
     """A Fast-SCNN exported once: the model, the file, the result, and what was said on the way."""
     model, path, said = student(), tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx", io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        result = export_file(model, path, "onnx")
+        result = export_file(model, path, "onnx", Options(latency_sizes=((64, 96), (96, 128)), latency_runs=2))
     return model, path, result, said.getvalue()
 
 
@@ -74,7 +76,8 @@ def test_onnx_takes_the_image_and_gives_logits_of_any_batch_and_size(onnx_file):
     (given,), (answer,) = session(path).get_inputs(), session(path).get_outputs()
     assert (given.name, given.type, answer.name) == ("image", "tensor(float)", "logits")
     assert given.shape[1] == 3 and answer.shape[1] == len(NAMES)
-    assert all(isinstance(given.shape[axis], str) for axis in (0, 2, 3)), "a fixed axis"
+    assert [given.shape[axis] for axis in (0, 2, 3)] == ["batch", "height", "width"] and answer.shape[0] == "batch"
+    assert "height" in answer.shape[2] and "width" in answer.shape[3], "a fixed axis"
 
 
 @pytest.mark.parametrize("size", [(1, 192, 256), (2, 96, 160), (3, 131, 97), (1, 64, 64), (1, 360, 480)])
@@ -101,13 +104,14 @@ def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
     assert {"DFT", "STFT"}.isdisjoint(node.op_type for node in graph.graph.node)
     assert result["bytes"] == path.stat().st_size and result["format"] == "onnx"
     assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999
-    assert result["latency_ms"]["torch"] > 0 and result["latency_ms"]["onnxruntime"] > 0
+    assert [row["size"] for row in result["latency_ms"]] == [[1, 64, 96], [1, 96, 128]] and result["device"] == "cpu"
+    assert all(row[form] > 0 for row in result["latency_ms"] for form in ("torch", "onnxruntime", "pt2"))
 
 
 def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
     assert any(height % 2 and width % 2 for _, height, width in SIZES)
     assert any(min(height, width) / 32 < 6 for _, height, width in SIZES)
-    assert {batch for batch, _, _ in SIZES} >= {1, 2} and len(set(SIZES)) >= 5
+    assert {batch for batch, _, _ in SIZES} == {1, 2, 3} and len(set(SIZES)) >= 5
 
 
 def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
@@ -150,13 +154,13 @@ def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
 def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch):
     write = export._write_pt2
 
-    def damaged(form: ExportForm, path: Path, options: Options) -> None:
-        other = tiny(seed=1)
-        write(ExportForm(other), path, options)
+    def damaged(program, path: Path) -> None:
+        write(export._program(ExportForm(tiny(seed=1)), "pt2"), path)
 
     monkeypatch.setattr(export, "_write_pt2", damaged)
-    with pytest.raises(CheckFailed, match="does not answer like"):
+    with pytest.raises(CheckFailed, match="does not answer like") as caught:
         export_file(tiny(), tmp_path / "a.pt2", "pt2", Options(sizes=((1, 32, 32),)))
+    assert caught.value.exit_code == 3 and "--format onnx" in caught.value.tip
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,8 +249,36 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
         "name: fast_scnn",
         "tree, bush",
         "freqkd_cli.load",
+        "license: other",
+        "scenes, split train, in views of 96 x 128 pixels",
+        f"freqkd {freqkd_cli.__version__}",
+        "Not measured: latency, accuracy",
+        "## Training\n\n1500 steps",
     ):
         assert said in text
+    assert "Apache-2.0" not in text
+
+
+def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypatch):
+    deploy.export_folder(freqkd_cli.load(run_folder), "fast_scnn", tmp_path / "this" / "folder", options=Options(sizes=((1, 64, 96),)))
+    text = (tmp_path / "this" / "folder" / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    assert len(blocks) == 2 and all(len(block.splitlines()) == 3 for block in blocks)
+    shutil.copy(onnx_file[1], tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        said: dict = {}
+        exec(block, said)
+        assert tuple(said["logits"].shape) == (1, len(NAMES), 24, 32)
+
+
+def test_a_card_says_what_is_missing(tmp_path):
+    result = deploy.export_folder(student(), "fast_scnn", tmp_path / "a", options=Options(sizes=((1, 64, 96),), latency_runs=1))
+    text = (tmp_path / "a" / "README.md").read_text()
+    for heading in ("Data", "Results", "Training", "Teacher", "Licence", "Recipe"):
+        assert f"## {heading}\n\nNot recorded." in text
+    assert "mIoU" not in text and "license:" not in text
+    assert f"torch, one image of 192 x 256: {result['latency_ms'][0]['torch']:.1f} ms (cpu, 1 thread, median of 1" in text
 
 
 def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
@@ -288,11 +320,48 @@ def test_a_segformers_folder_is_read_by_transformers(tmp_path):
         torch.testing.assert_close(theirs(pixel_values=(image - model.mean) / model.std).logits, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    """A U-Net on MobileNetV2 whose batch norms have seen images."""
+    torch.manual_seed(0)
+    model = smp.build(classes=len(NAMES), arch="unet", encoder="mobilenet_v2").train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(torch.rand(4, 3, 64, 96))
+    return model.eval()
+
+
+def test_another_librarys_pooling_is_written_as_matrices():
+    torch.manual_seed(0)
+    model = smp.build(classes=3, arch="pspnet", encoder="mobilenet_v2").eval()
+    image = probe_image(1, 70, 90)
+    program = torch.export.export(ExportForm(model), (image,), strict=False)
+    assert not any("adaptive_avg_pool2d" in str(node.target) and node.args[1] != [1, 1] for node in program.graph.nodes)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(image), model(image)["logits"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_a_segformer_exports_with_free_sizes(tmp_path, kind):
-    result = export_file(small_segformer(), tmp_path / f"a.{kind}", kind)
-    assert result["relative_difference"] <= 1e-4 and len(result["sizes"]) == 5
+@pytest.mark.parametrize("which", ["segformer, trained", "unet"])
+def test_other_students_export_with_free_sizes(tmp_path, kind, which, unet):
+    model = unet if which == "unet" else freqkd_cli.load(Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes")
+    result = export_file(model, tmp_path / f"a.{kind}", kind)
+    assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999 and len(result["sizes"]) == 5
+
+
+def test_a_kind_that_is_impossible_names_another(tmp_path, monkeypatch):
+    def refuse(*words, **named):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(FreqKDError, match="not write it as onnx") as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx")
+    assert "--format pt2" in caught.value.tip and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(FreqKDError, match="cannot write this model as onnx") as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx")
+    assert "--format safetensors" in caught.value.tip and list(tmp_path.iterdir()) == []
 
 
 # The command
@@ -314,12 +383,14 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
     assert code == 0, err
     document = json.loads(out)
     assert {"file", "format", "bytes", "max_abs_difference", "argmax_agreement"} <= set(document)
+    assert [row["size"] for row in document["latency_ms"]] == [[1, 96, 128], [1, 192, 256]] and document["latency_runs"] == 5
     assert document["file"] == str(run_folder / "export")
     code, out, err = run_command(str(run_folder), "--format", "safetensors")
     assert code == 2 and "there already" in err and out == ""
     (run_folder / "export" / "mine.txt").write_text("kept")
     (run_folder / "export" / "README.md").write_text("old")
-    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--overwrite")
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--overwrite", "--no-latency")
+    assert "ms an image" not in out
     assert code == 0 and out.startswith("written\t")
     assert (run_folder / "export" / "mine.txt").read_text() == "kept"
     assert (run_folder / "export" / "README.md").read_text() != "old"

@@ -18,6 +18,8 @@ def run(
     upsample: Annotated[bool, typer.Option("--upsample", help="Answer at the image's size.")] = False,
     argmax: Annotated[bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")] = False,
     opset: Annotated[int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")] = None,
+    latency: Annotated[int, typer.Option("--latency", min=0, metavar="N", help="Images that each time is the median of.")] = 5,
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no times.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = 0,
@@ -26,19 +28,21 @@ def run(
     """Export a trained student to ONNX, pt2 or safetensors.
 
     pt2 is torch.export's; safetensors is a folder with a model card. Batch and size stay free. The file gets its name only after it has
-    answered like the model at five sizes (exit code 3 otherwise).
+    answered like the model at five sizes (exit code 3 otherwise). Then torch and the exported forms are timed on the CPU, by turns, at the
+    recipe's size and one more.
     Beside the run's weights unless --out says where: model.onnx, model.pt2, or the folder export.
 
         freqkd export runs/a --format onnx --upsample
     """
-    from freqkd_cli.engine.deploy import export_folder, model_name
+    from freqkd_cli.engine.deploy import export_folder, latency_sizes, model_name
     from freqkd_cli.engine.export import Options, export_file, plain_only, refuse_existing
     from freqkd_cli.engine.saved import load_model
     from freqkd_cli.report.progress import progress
 
     talk(verbose - quiet)
     listener = progress(verbose - quiet)
-    options = Options(upsample=upsample, argmax=argmax, opset=opset)
+    runs = 0 if no_latency else latency
+    options = Options(upsample=upsample, argmax=argmax, opset=opset, latency_sizes=latency_sizes(source), latency_runs=runs)
     plain_only(kind, options)
     target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
     refuse_existing(target, kind, overwrite)
@@ -54,7 +58,7 @@ def run(
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import render, size
 
-    relative, latency = result["relative_difference"], result["latency_ms"]
+    relative = result["relative_difference"]
     difference = "labels only" if relative is None else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     sizes = ", ".join("x".join(map(str, checked)) for checked in result["sizes"])
@@ -64,7 +68,8 @@ def _table(result: dict[str, Any]) -> str:
         ["same class", f"{100 * result['argmax_agreement']:.4f} % of the pixels"],
         ["checked at", sizes],
     ]
-    height, width = latency["size"][1:]
-    for name in (key for key in latency if key != "size"):
-        rows.append([f"{name}, {height}x{width}", f"{latency[name]:.1f} ms an image, {threads}"])
+    for row in result["latency_ms"]:
+        times = ", ".join(f"{name} {taken:.1f}" for name, taken in row.items() if name != "size")
+        height, width = row["size"][1:]
+        rows.append([f"ms an image of {height}x{width}", f"{times} ({result['device']}, {threads}, median of {result['latency_runs']})"])
     return render(["", ""], rows).lstrip()

@@ -43,27 +43,36 @@ def distill(
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
     processes = join(device)
-    where = processes.device
     finished = processes.share(run_folder.check(out, recipe, resume=resume, overwrite=overwrite) if processes.first else None)
     if finished is not None:
         progress.note(f"{out} is finished already")
         return finished
-    plan = assemble.check(recipe, fetch=True)
-    compute = choose(where, recipe.train.precision, recipe.train.channels_last)
-    setting = _setting(plan, out, processes, compute)
-    lines = assemble.build_lines(plan)
-    assemble.check_labels(plan, lines, setting.dataset)
-    source = open_source(plan, lines, cache, setting.dataset, where)
-    training = _training(plan, lines, processes, compute)  # before the folder is touched: weights may be missing
+    loop = make_loop(recipe, out, progress, processes, cache)  # before the folder is touched: weights may be missing
+    compute = loop.setting.compute.reason
     if processes.first:
         with run_folder.writing(out):
             run_folder.prepare(out, recipe, overwrite=overwrite)
-            environment = run_folder.environment(where, compute.reason, source.name.split()[0]) | {"processes": processes.number}
+            environment = run_folder.environment(processes.device, compute, loop.source.name.split()[0]) | {"processes": processes.number}
             run_folder.record(out, environment, progress.note)
-    progress.note(f"computing in {compute.reason}, {torch.get_num_threads()} threads")
+    progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
     for line in _batch_notes(recipe.train, processes):
         progress.note(line)
-    return Loop(setting, training, source, progress).go(resume)
+    return loop.go(resume)
+
+
+def make_loop(recipe: Recipe, out: Path, progress: Progress, processes: Processes, cache: Path | None) -> Loop:
+    """Everything that a run is made of, ready for its first step; nothing is written.
+
+    Raises:
+        RecipeError, DataMissing, WeightsMissing, CacheMismatch, UsageError: what a run is refused for.
+    """
+    plan = assemble.check(recipe, fetch=True)
+    compute = choose(processes.device, recipe.train.precision, recipe.train.channels_last)
+    setting = _setting(plan, out, processes, compute)
+    lines = assemble.build_lines(plan)
+    assemble.check_labels(plan, lines, setting.dataset)
+    source = open_source(plan, lines, cache, setting.dataset, processes.device)
+    return Loop(setting, _training(plan, lines, processes, compute), source, progress)
 
 
 def _batch_notes(train: Train, processes: Processes) -> list[str]:

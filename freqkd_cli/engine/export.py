@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -23,12 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from freqkd_cli.engine.latency import median_ms, threads
+from freqkd_cli.engine.latency import latency_table, threads
 from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
 from freqkd_cli.errors import FreqKDError, UsageError
 
 Format = Literal["onnx", "pt2", "safetensors"]
 FORMATS: tuple[Format, ...] = ("onnx", "pt2", "safetensors")
+RUNTIME = {"onnx": "onnxruntime", "pt2": "pt2"}
+"""What runs a file of that kind, in the check and in the latency table."""
+OTHERWISE = {"onnx": "--format pt2, or another --opset", "pt2": "--format onnx or safetensors"}
+"""What to try where one kind is impossible."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,16 @@ class Options:
         argmax: class numbers in place of logits.
         opset: ONNX operator set; the exporter's own choice where it is None.
         sizes: (batch, height, width) that the check runs.
-        latency_size: (height, width) of the latency table.
+        latency_sizes: (height, width) of the rows of the latency table.
+        latency_runs: images that a time in it is the median of; 0 = no table.
     """
 
     upsample: bool = False
     argmax: bool = False
     opset: int | None = None
     sizes: Sequence[tuple[int, int, int]] = SIZES
-    latency_size: tuple[int, int] = (192, 256)
+    latency_sizes: Sequence[tuple[int, int]] = ((192, 256),)
+    latency_runs: int = 0
 
 
 class ExportForm(nn.Module):
@@ -73,7 +80,8 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
     """Write ``model`` to ``out``, checked: the file gets its name only after it has answered like the model at every size.
 
     Returns:
-        The result's JSON: file, format, bytes, max_abs_difference, relative_difference, argmax_agreement, sizes, latency_ms, threads.
+        The result's JSON: file, format, bytes, max_abs_difference, relative_difference, argmax_agreement, sizes, output, latency_ms,
+        device, threads.
 
     Raises:
         CheckFailed: the exported model answers differently; nothing is left behind.
@@ -81,19 +89,34 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
     """
     form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(out) as aside:
-        with exporter_voice(f"torch cannot write this model as {kind}"), torch.inference_mode(False), torch.no_grad():
-            (_write_onnx if kind == "onnx" else _write_pt2)(form, aside, options)
-        run = _onnx_session(aside) if kind == "onnx" else _pt2_program(aside)
-        parity = compare(form, run, options.sizes)
+    with _aside(out) as aside, torch.inference_mode(False):
+        program = _program(form, kind)
+        calls: dict[str, Callable[[Tensor], Tensor]] = {"torch": form}
+        if kind == "onnx":
+            _write_onnx(program, form, aside, options)
+            calls["onnxruntime"] = _onnx_session(aside)
+            calls["pt2"] = program.module()
+        else:
+            _write_pt2(program, aside)
+            calls["pt2"] = torch.export.load(aside).module()
+        parity = compare(form, calls[RUNTIME[kind]], options.sizes, OTHERWISE[kind])
         parity.require(f"the {kind} file")
-        latency = _latency(form, run, options.latency_size, kind)
-        size = aside.stat().st_size
+        size = _synced(aside)
         os.replace(aside, out)
-    return _result(out, kind, size, parity) | {"output": form.output_name, "latency_ms": latency, "threads": threads()}
+    return (
+        result(out, kind, size, parity) | {"output": form.output_name} | latency_table(calls, options.latency_sizes, options.latency_runs)
+    )
 
 
-def _result(out: Path, kind: str, size: int, parity: Parity) -> dict[str, Any]:
+def _synced(path: Path) -> int:
+    """Bytes of a file that is on the disk as a whole."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def result(out: Path, kind: str, size: int, parity: Parity) -> dict[str, Any]:
+    """What every kind of export tells of itself."""
     return {
         "file": str(out),
         "format": kind,
@@ -105,20 +128,42 @@ def _result(out: Path, kind: str, size: int, parity: Parity) -> dict[str, Any]:
     }
 
 
-def _write_onnx(form: ExportForm, path: Path, options: Options) -> None:
-    torch.onnx.export(
-        form,
-        (probe_image(2, 192, 256),),
-        path,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        opset_version=options.opset,
-        input_names=["image"],
-        output_names=[form.output_name],
-        dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
-    )
-    _mark(path, form)
+def _program(form: ExportForm, kind: str) -> torch.export.ExportedProgram:
+    """The graph that both kinds of file are made from; batch, height and width are free."""
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    with exporter_voice(f"torch cannot write this model as {kind}", "--format safetensors, which needs no graph"), torch.no_grad():
+        return torch.export.export(form, (probe_image(2, 192, 256),), dynamic_shapes={"image": free}, strict=False)
+
+
+def _write_onnx(program: torch.export.ExportedProgram, form: ExportForm, path: Path, options: Options) -> None:
+    with exporter_voice("torch can make a graph of this model, but not write it as onnx", OTHERWISE["onnx"]), torch.no_grad():
+        torch.onnx.export(
+            program,
+            (),
+            path,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=options.opset,
+            input_names=["image"],
+            output_names=[form.output_name],
+        )
+        _mark(path, form)
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the free axes what they are; the exporter numbers them."""
+    axes = graph.input[0].type.tensor_type.shape.dim
+    names = {axes[number].dim_param: name for number, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_param"):
+                axis.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), axis.dim_param)
+
+
+def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    with exporter_voice("torch cannot write this model as pt2", OTHERWISE["pt2"]):
+        torch.export.save(program, path)
 
 
 def _mark(path: Path, form: ExportForm) -> None:
@@ -126,6 +171,7 @@ def _mark(path: Path, form: ExportForm) -> None:
     import onnx
 
     graph = onnx.load(path)
+    _name_axes(graph.graph)
     names = getattr(form.model, "id2label", None) or {}
     listed = [str(names[key]) for key in sorted(names, key=int)]
     facts = {"producer": "freqkd", "input": "RGB in [0, 1], float32 [B, 3, H, W]", "classes": json.dumps(listed, ensure_ascii=False)}
@@ -133,12 +179,6 @@ def _mark(path: Path, form: ExportForm) -> None:
         graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
-
-
-def _write_pt2(form: ExportForm, path: Path, options: Options) -> None:
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(form, (probe_image(2, 192, 256),), dynamic_shapes={"image": dynamic}, strict=False)
-    torch.export.save(program, path)
 
 
 def _onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -151,25 +191,9 @@ def _onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def _pt2_program(path: Path) -> Callable[[Tensor], Tensor]:
-    module = torch.export.load(path).module()
-    return lambda image: module(image)
-
-
-@torch.inference_mode()
-def _latency(form: ExportForm, run: Callable[[Tensor], Tensor], size: tuple[int, int], kind: str) -> dict[str, Any]:
-    """Median milliseconds of one image in torch and in the exported form, on the same number of threads."""
-    image = probe_image(1, *size)
-    return {
-        "size": [1, *size],
-        "torch": median_ms(lambda: form(image), runs=10),
-        "onnxruntime" if kind == "onnx" else "pt2": median_ms(lambda: run(image), runs=10),
-    }
-
-
 @contextlib.contextmanager
-def exporter_voice(what: str) -> Iterator[None]:
-    """Keep the exporter's chatter off stdout and stderr, and turn its failure into one message.
+def exporter_voice(what: str, tip: str) -> Iterator[None]:
+    """Keep the exporter's chatter off stdout and stderr, and turn its failure into one message that ends with ``tip``.
 
     Raises:
         FreqKDError: the body failed; the first line of its error is in the message.
@@ -186,7 +210,7 @@ def exporter_voice(what: str) -> Iterator[None]:
     except Exception as error:  # the exporters raise classes from four packages; all of them mean that this model cannot be written
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         got = f"{type(error).__name__}: {lines[0][:200]}"
-        raise FreqKDError(what, got=got, tip="--debug shows all of it; another --opset or --format") from error
+        raise FreqKDError(what, got=got, tip=f"{tip}; --debug shows all of it") from error
     finally:
         logging.disable(level)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def median_ms(call: Callable[[], Any], *, runs: int = 20, warm_up: int = 3, wait: Callable[[], None] | None = None) -> float:
@@ -25,6 +26,18 @@ def median_ms(call: Callable[[], Any], *, runs: int = 20, warm_up: int = 3, wait
         if number >= warm_up:
             times.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times)
+
+
+def by_turns_ms(calls: Mapping[str, Callable[[], Any]], *, runs: int, warm_up: int = 1) -> dict[str, float]:
+    """Median milliseconds of each call, taken by turns, so that what else the machine does falls on all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(warm_up + runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if number >= warm_up:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 @torch.inference_mode()
@@ -47,3 +60,14 @@ def measure_latency(model: nn.Module, size: tuple[int, int], device: torch.devic
 def threads() -> int:
     """Threads that a CPU latency was measured with; a latency without this number says little."""
     return torch.get_num_threads()
+
+
+@torch.inference_mode()
+def latency_table(calls: Mapping[str, Callable[[Tensor], Any]], sizes: Sequence[tuple[int, int]], runs: int) -> dict[str, Any]:
+    """Median milliseconds of one image at every size (H, W), all calls by turns, on the CPU; no rows where ``runs`` is 0."""
+    rows = []
+    for size in sizes if runs else ():
+        image = torch.full((1, 3, *size), 0.5)
+        timed = {name: functools.partial(call, image) for name, call in calls.items()}
+        rows.append({"size": [1, *size], **by_turns_ms(timed, runs=runs)})
+    return {"latency_ms": rows, "latency_runs": runs, "device": "cpu", "threads": threads()}

@@ -87,13 +87,13 @@ class Loop:
         setting, training = self.setting, self.training
         self.started_at, self.first_step = time.monotonic(), training.step
         self.progress.begin("step", setting.total_steps, training.step)
-        with closing(self._batches()) as batches:
+        with closing(self.batches()) as batches:
             self._steps(batches, stop)
 
     def _steps(self, batches: Iterator[Batch], stop: list[int]) -> None:
         setting, training = self.setting, self.training
         while training.step < setting.total_steps:
-            self._step(batches)
+            self.step(batches)
             done = training.step == setting.total_steps
             epoch_ends = training.step % setting.steps_per_epoch == 0
             every = self.train.eval_every * setting.steps_per_epoch
@@ -108,13 +108,15 @@ class Loop:
                     tip="the same command with --resume",
                 )
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def batches(self) -> Generator[Batch, None, None]:
+        """The views of the steps that are left, one forward pass each."""
         plan, data = self.setting.plan, self.setting.plan.recipe.data
         views = ViewDataset(self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views)
         steps = replace(self.setting.steps, start=self.training.step * self.train.accumulate)
         return iter(Loader(views, steps, data.workers))
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One step of the optimiser, which takes ``train.accumulate`` batches."""
         training, train, total_steps = self.training, self.train, self.setting.total_steps
         step = training.step
         rate = train.lr * rate_factor(step, total_steps, kind=train.schedule, warmup=train.warmup, power=train.power)
@@ -148,8 +150,12 @@ class Loop:
         total, terms = self.training.objective(laid_out, targets, step, self.setting.total_steps, shares)
         if not torch.isfinite(total):
             raise _not_finite(terms, batch, self.setting.dataset, step)
-        (total / self.train.accumulate).backward()
+        self.differentiate(total / self.train.accumulate)
         return terms | {"total": total.detach()}
+
+    def differentiate(self, loss: Tensor) -> None:
+        """The backward pass; a method, so that ``bench`` can time it from outside."""
+        loss.backward()
 
     def _log(self, step: int, rate: float, terms: dict[str, Tensor]) -> None:
         training = self.training

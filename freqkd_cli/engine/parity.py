@@ -16,8 +16,8 @@ LARGEST_DIFFERENCE = 1e-4
 LEAST_AGREEMENT = 0.9999
 """Share of pixels whose class is the same."""
 
-SIZES: tuple[tuple[int, int, int], ...] = ((1, 192, 256), (2, 128, 160), (1, 225, 301), (2, 64, 96), (1, 352, 480))
-"""(batch, height, width): odd sides, batches of one and two, and 64 x 96, whose 1/32 grid has fewer cells than a pooling into six bins."""
+SIZES: tuple[tuple[int, int, int], ...] = ((1, 192, 256), (3, 128, 160), (1, 225, 301), (2, 64, 96), (1, 352, 480))
+"""(batch, height, width): odd sides, batches of one to three, and 64 x 96, whose 1/32 grid has fewer cells than a pooling into six bins."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Parity:
         max_abs_difference: largest |exported - trained| of a logit; None where the output is labels.
         relative_difference: the same as a share of the largest |logit| of that check; None likewise.
         argmax_agreement: share of pixels with the same class, over all checks together.
+        tip: what else can be tried where this is not enough.
     """
 
     sizes: list[tuple[int, int, int]]
     max_abs_difference: float | None
     relative_difference: float | None
     argmax_agreement: float
+    tip: str | None = None
 
     def require(self, what: str) -> None:
         """Raise unless the export may be called the same model.
@@ -49,7 +51,7 @@ class Parity:
                 f"{what} does not answer like the trained model, so it was not written",
                 got=f"{difference}{self.argmax_agreement:.6f} of the pixels with the same class",
                 need=f"at most {LARGEST_DIFFERENCE:g} of the largest logit, at least {LEAST_AGREEMENT} of the pixels",
-                tip="another --opset, or --format pt2",
+                tip=self.tip,
             )
 
 
@@ -63,12 +65,16 @@ def probe_image(batch: int, height: int, width: int) -> Tensor:
 
 @torch.inference_mode()
 def compare(
-    trained: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], sizes: Sequence[tuple[int, int, int]] = SIZES
+    trained: Callable[[Tensor], Tensor],
+    exported: Callable[[Tensor], Tensor],
+    sizes: Sequence[tuple[int, int, int]] = SIZES,
+    tip: str | None = None,
 ) -> Parity:
     """Run both on probe images of every size.
 
     Args:
         trained, exported: images ``[B, 3, H, W]`` -> logits ``[B, K, h, w]``, or labels ``[B, h, w]`` of an integer type.
+        tip: what else can be tried where the exported model fails.
 
     Raises:
         CheckFailed: the exported model fails on a size, or answers in another shape.
@@ -84,10 +90,12 @@ def compare(
         except FreqKDError:
             raise
         except Exception as error:  # runtimes raise classes of their own, and any of them means the same: this size does not work
-            raise CheckFailed(f"the exported model fails on {_words(size)}, so it was not written", got=_first_line(error)) from error
+            raise CheckFailed(
+                f"the exported model fails on {_words(size)}, so it was not written", got=_first_line(error), tip=tip
+            ) from error
         if got.shape != wanted.shape:
             raise CheckFailed(
-                f"the exported model answers in another shape on {_words(size)}", got=tuple(got.shape), need=tuple(wanted.shape)
+                f"the exported model answers in another shape on {_words(size)}", got=tuple(got.shape), need=tuple(wanted.shape), tip=tip
             )
         labels = not wanted.is_floating_point()
         if not labels:
@@ -97,7 +105,7 @@ def compare(
         same += int((got == wanted).sum())
         pixels += wanted.numel()
     agreement = same / pixels
-    return Parity(list(sizes), None if labels else largest, None if labels else relative, agreement)
+    return Parity(list(sizes), None if labels else largest, None if labels else relative, agreement, tip)
 
 
 def _largest_difference(got: Tensor, wanted: Tensor) -> float:

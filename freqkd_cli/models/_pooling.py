@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def average_pool(x: Tensor, bins: int) -> Tensor:
@@ -28,3 +28,24 @@ def averaging_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
     cell = torch.arange(cells, device=like.device).unsqueeze(0)
     inside = (cell >= start) & (cell < end)
     return inside.to(like.dtype) / (end - start).to(like.dtype)
+
+
+class AveragePool(nn.Module):
+    """:func:`average_pool` in place of ``nn.AdaptiveAvgPool2d``."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        return average_pool(x, self.bins)
+
+
+def make_exportable(model: nn.Module) -> None:
+    """Replace every adaptive pooling to several bins inside another library's ``model``; it has no weights, so no name changes."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            size = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
+            rows, columns = (size, size) if isinstance(size, int) else size
+            if rows == columns and rows not in (None, 1):
+                setattr(parent, name, AveragePool(rows))

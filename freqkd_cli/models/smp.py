@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.models._pooling import make_exportable
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import load_exact, read_state
 from freqkd_cli.registry import did_you_mean
@@ -148,6 +149,7 @@ class SMP(Segmenter):
         self.strides = {tap.name: tap.stride for tap in listed}
         self.deepest = next(tap.alias for tap in listed if tap.alias)
         self.net = _create(arch, encoder, classes, encoder_weights)
+        make_exportable(self.net)
         if encoder_weights is not None:
             self.set_normalisation(*_normalisation(encoder, encoder_weights))
 
