@@ -13,7 +13,7 @@ from freqkd_cli.commands._output import columns, print_result
 
 def run(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A run, or a folder with a model of freqkd's or a SegFormer.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the PNGs and legend.json go.")],
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, metavar="SHARE", help="Of the colour in an overlay.")] = 0.5,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="No overlays.")] = False,
@@ -26,7 +26,7 @@ def run(
     """Label pictures: a colour overlay and a label PNG each.
 
     NAME.png holds class numbers as palette indices, NAME_overlay.png shows them over the picture, legend.json names the classes and their
-    colours. Pictures are turned upright as their EXIF data says. What cannot be read is told at the end, with exit code 1; the rest is done.
+    colours. Pictures are turned upright as their EXIF data says. Those that cannot be read are told at the end, with exit code 1.
 
         freqkd predict runs/basic photos/ --out out/photos
     """
@@ -38,7 +38,7 @@ def run(
     print_result(found, as_json, _table)
     if found["unreadable"]:
         number, total = len(found["unreadable"]), found["images"] + len(found["unreadable"])
-        lines = "\n".join(f"  {line}" for line in found["unreadable"])
+        lines = "\n".join(f"  {row['image']}: {row['why']}" for row in found["unreadable"])
         raise DataBroken(f"{number} of {total} pictures could not be read; the others are done\n{lines}")
 
 

@@ -27,7 +27,6 @@ from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
 from freqkd_cli.metrics.confusion import predict_labels
-from freqkd_cli.report.pictures import colour
 from freqkd_cli.views.apply import apply_geometry
 from freqkd_cli.views.view import whole
 
@@ -76,19 +75,18 @@ def predict(source: Path, images: Iterable[Path], options: Options, progress: Pr
     _write(options.out / LEGEND, lambda file: file.write((json.dumps(legend, indent=2) + "\n").encode()))
     model, started = model.to(device).eval(), time.monotonic()
     files: list[dict[str, Any]] = []
-    unreadable: list[str] = []
+    unreadable: list[dict[str, str]] = []
     progress.begin("image", len(found))
     try:
         for number, path in enumerate(found, start=1):
             try:
                 image = read_upright(path)
             except DataBroken as error:
-                unreadable.append(error.line)
+                unreadable.append({"image": str(path), "why": str(error.got)})
             else:
                 labels = labels_of(model, image, device)
-                files.append(
-                    {"image": str(path), "size": list(labels.shape), **_save(image, labels, palette, targets[path], options.alpha)}
-                )
+                written = _save(image, labels, palette, targets[path], options.alpha)
+                files.append({"image": str(path), "size": list(labels.shape), **written})
             progress.advance(number)
     finally:
         progress.end()
@@ -114,9 +112,8 @@ def gather(images: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in images:
         if path.is_dir():
-            inside = [
-                p for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
-            ]
+            visible = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+            inside = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
             if not inside:
                 raise DataMissing(f"no pictures in {path}", need="files ending in " + " ".join(IMAGE_SUFFIXES))
             found += inside
@@ -182,7 +179,7 @@ def _save(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, targets: M
     indexed.putpalette(palette.tobytes())
     _write(targets["labels"], lambda file: indexed.save(file, "PNG"))
     if "overlay" in targets:
-        mixed = Image.blend(Image.fromarray(image), Image.fromarray(colour(labels, palette)), alpha)
+        mixed = Image.blend(Image.fromarray(image), Image.fromarray(palette[labels]), alpha)
         _write(targets["overlay"], lambda file: mixed.save(file, "PNG"))
     return {what: str(path) for what, path in targets.items()}
 
