@@ -137,9 +137,9 @@ def test_cached_equals_live_and_another_map_is_refused(text, tmp_path):
 def test_mistakes_stand_at_their_line(text):
     with pytest.raises(RecipeError) as caught:
         assemble.check(recipes.loads(text.replace("street: road", "street: raod"), "r.yaml"))
-    assert caught.value.problems[0].startswith("r.yaml:3:") and "class_map.street: the data has no class 'raod', did you mean 'road'" in str(
-        caught.value
-    )
+    assert caught.value.problems[0].startswith(
+        "r.yaml:3:"
+    ) and "class_map.street: the data has no class 'raod', did you mean 'road'" in str(caught.value)
     plan = assemble.check(recipes.loads(text.replace("street: road", "streat: road"), "r.yaml"))  # the teacher's names are in its weights
     with pytest.raises(RecipeError, match=r"r\.yaml:3:\d+ teacher\.class_map\.streat: .*did you mean 'street'"):
         open_source(plan, assemble.build_lines(plan), None, assemble.build_dataset(plan.recipe, "train"), "cpu")
@@ -180,6 +180,8 @@ def test_unlabelled_pictures_teach_the_classes_of_the_map(text, tmp_path):
     pictures = tmp_path / "video" / "images" / "train"
     pictures.mkdir(parents=True)
     Image.new("RGB", (96, 64)).save(pictures / "a.png")
-    folder = text.replace("name: scenes, size: [64, 96], length: 4, held_out: 2", f"name: folder, size: [64, 96], root: {tmp_path / 'video'}")
+    folder = text.replace(
+        "name: scenes, size: [64, 96], length: 4, held_out: 2", f"name: folder, size: [64, 96], root: {tmp_path / 'video'}"
+    )
     plan = assemble.check(recipes.loads(folder.replace("  - {name: cross_entropy}\n", "")))
     assert plan.classes == ("road", "pavement", "sky", "building") and plan.compared is None
