@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
 
 LISTED = 12
-"""Problems that a message names; the others are counted."""
+"""Files of one kind of problem that a message names; the others are counted."""
 
 
 def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Callable[[int], None] | None = None) -> Result:
@@ -44,21 +44,29 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
     if not files:
         raise DataMissing(f"no PNG in {folder}", need=f"a PNG for every picture, such as {dataset.name(0)}.png")
     names = [dataset.name(index) for index in range(len(dataset))]
-    problems = [f"{files[stem].name} belongs to no picture of this split" for stem in sorted(files.keys() - set(names))]
+    strange = [files[stem].name for stem in sorted(files.keys() - set(names))]
+    asked = names[: limit or None]
+    missing = [f"{name}.png" for name in asked if name not in files]
+    wrong: list[str] = []
     classes, started = len(dataset.classes), time.monotonic()
     matrix, edges = empty(classes), BoundaryIoU(classes)
-    for index, name in enumerate(names[: limit or None]):
-        path = files.get(name)
-        wrong = f"{name}.png is missing" if path is None else _count(path, dataset, index, matrix, edges)
-        problems += [wrong] if wrong else []
+    for index, name in enumerate(asked):
+        if name in files:
+            said = _count(files[name], dataset, index, matrix, edges)
+            wrong += [said] if said else []
         if progress is not None:
             progress(index + 1)
-    if problems:
-        more = [f"... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-        lines = "\n".join(f"  {line}" for line in [*problems[:LISTED], *more])
+    if missing or strange or wrong:
+        lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
+        lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
+        lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
         need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
-        raise DataBroken(f"{folder} cannot be scored, {len(problems)} problem{'s' * (len(problems) != 1)}:\n{lines}", need=need)
-    return Result(scores(matrix), matrix, edges.value(), len(names[: limit or None]), time.monotonic() - started)
+        raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
+    return Result(scores(matrix), matrix, edges.value(), len(asked), time.monotonic() - started)
+
+
+def _some(lines: list[str], between: str) -> str:
+    return between.join([*lines[:LISTED], *([f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else [])])
 
 
 def _count(path: Path, dataset: Dataset, index: int, matrix: torch.Tensor, edges: BoundaryIoU) -> str:
