@@ -310,6 +310,22 @@ def test_a_run_shows_student_and_teacher(folders, tmp_path):
     assert str(tmp_path / "a.png") in err
 
 
+def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path):
+    """The run's teacher is the model's folder, so the same pictures give the same numbers whichever way it is named."""
+    words = ("--stage", "3", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
+    recipe = folders["run"] / "recipe.yaml"
+    ways = [(folders["run"], "--teacher"), (recipe, "--teacher"), (recipe,), (folders["model"], "--recipe", recipe)]
+    found = []
+    for way in ways:
+        code, out, err = run_command(*map(str, way), *words, folder=tmp_path)
+        assert code == 0, err
+        found.append(json.loads(out))
+    assert [(document["of"], "teacher" in document) for document in found] == [("teacher", False)] * 4
+    assert all(document["stages"] == found[0]["stages"] for document in found)
+    other = json.loads(run_command(str(folders["model"]), *words, folder=tmp_path)[1])
+    assert other["stages"]["stage3"]["grid"] != found[0]["stages"]["stage3"]["grid"], "scenes of another size without --recipe"
+
+
 def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
     words = ("--stage", "3", "--tap", "decoder", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
     code, out, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
@@ -361,7 +377,14 @@ def test_kinds_of_sources(folders, tmp_path):
 
 @pytest.mark.parametrize(
     "words, code, said",
-    [(("{plain}",), 2, "no teacher"), (("nowhere/at/all",), 4, "not there"), (("{run}", "--tap", "stag3"), 2, "did you mean")],
+    [
+        (("{plain}",), 2, "no teacher"),
+        (("nowhere/at/all",), 4, "not there"),
+        (("{run}", "--tap", "stag3"), 2, "did you mean"),
+        (("{model}", "--teacher"), 2, "names no teacher"),
+        (("{run}", "--recipe", "{plain}"), 2, "says itself which pictures"),
+        (("{plain}", "--teacher"), 2, "no teacher"),
+    ],
 )
 def test_bad_input_is_one_message(folders, tmp_path, words, code, said):
     found, out, err = run_command(*(word.format(**folders) for word in words), folder=tmp_path)

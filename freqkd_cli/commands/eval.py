@@ -14,12 +14,22 @@ MANY_PROCESSES = True
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run, a model's folder (with --recipe), or a recipe (with --teacher).")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A run, a model's folder (with --recipe), or a recipe (with --teacher or --predictions)."),
+    ],
     split: Split = "val",
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use, where the source does not say.")
     ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="DIR", help="Score these label PNGs, named as the images, and run no model.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
+    scales: Annotated[str | None, typer.Option("--scales", metavar="S,S", help="Average over zooms, such as 0.75,1.0,1.25.")] = None,
+    slide: Annotated[str | None, typer.Option("--slide", metavar="H,W", help="Run in windows of this size and average overlaps.")] = None,
+    stride: Annotated[str | None, typer.Option("--stride", metavar="H,W", help="From window to window; half a window by default.")] = None,
     masks: Annotated[Path | None, typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs.")] = None,
     min_miou: Annotated[
         float | None, typer.Option("--min-miou", min=0, max=100, metavar="PERCENT", help="Exit 3 below this mIoU, in percent.")
@@ -35,15 +45,18 @@ def run(
     """Score a model: mIoU, boundary IoU, parameters, latency.
 
     The mIoU is that of one confusion matrix over the split. Logits are upsampled to the labels' own size before the argmax; classes with an
-    empty union are left out of the mean and named.
+    empty union are left out of the mean and named. One pass over the whole picture, unless --flip, --scales or --slide ask for more; then
+    softmax probabilities are averaged, and the result says so (test_time).
 
         freqkd eval runs/basic --split test --masks out/masks
     """
+    from freqkd_cli.engine.averaging import parse
     from freqkd_cli.engine.evaluate_source import Options, evaluate
     from freqkd_cli.report.progress import progress
 
     least = None if min_miou is None else min_miou / 100
-    options = Options(split, teacher, recipe, masks, limit or 0, least, data_root, device, tuple(sets or ()))
+    averaging = parse(flip, scales, slide, stride)
+    options = Options(split, teacher, recipe, masks, limit or 0, least, data_root, device, tuple(sets or ()), predictions, averaging)
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
 
 
@@ -55,11 +68,17 @@ def _table(found: dict[str, Any]) -> str:
     rows += [("", "")] + [
         (name.replace("_", " "), percent(found[name])) for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")
     ]
+    rows.append(("images", str(found["images"])))
+    if found["test_time"]:
+        rows.append(("test time", found["test_time"]["text"]))
+    return columns(rows + (_cost(found) if found["parameters"] is not None else []))
+
+
+def _cost(found: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What only a model has."""
     height, width = found["latency_size"]
     threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    rows += [
-        ("images", str(found["images"])),
+    return [
         ("parameters", f"{found['parameters']:,}"),
         (f"ms an image, {height}x{width}, {found['device']}, {threads}", f"{found['latency_ms']:.1f}"),
     ]
-    return columns(rows)

@@ -21,6 +21,10 @@ def run(
     taps: Annotated[
         list[str] | None, typer.Option("--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap)
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use for a model's folder; scenes by default.")
+    ] = None,
+    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")] = False,
     split: Split = "val",
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = 16,
     cutoff: Annotated[
@@ -57,7 +61,7 @@ def run(
     if source is None:
         listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ' on scenes'}")
     wanted = wanted_taps(stages or (), taps or ())
-    look = sources.Look(wanted, bool(stages or taps), cutoff, split, limit, device, data_root, sets or ())
+    look = sources.Look(wanted, bool(stages or taps), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
     spectra = sources.look(found, look, listener)
     figure = png or (found.path if found.path and found.path.is_dir() else Path()) / "spectrum.png"
     document = spectra.to_json()

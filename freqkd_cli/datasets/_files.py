@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
@@ -176,6 +176,30 @@ def digest(path: Path) -> tuple[str, str]:
 def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_values(path: Path) -> np.ndarray:
+    """A label image's grey values or palette indices as stored, ``[H, W]``; an array of another rank for anything else.
+
+    Raises:
+        DataBroken: it cannot be read.
+    """
+    return _opened(path, _stored_values)
+
+
+def read_upright(path: Path) -> np.ndarray:
+    """A picture of no data set, ``[H, W, 3]`` uint8 RGB: turned as its EXIF orientation says, transparency dropped, the first frame.
+
+    Raises:
+        DataBroken: it cannot be read, or has more than 8 bits a channel.
+    """
+    return _opened(path, _upright)
+
+
+def _upright(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"{picture.mode} pixels; 8 bits a channel are read")
+    return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:

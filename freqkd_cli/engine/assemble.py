@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.engine.objective import Line
 from freqkd_cli.errors import BandError, DataMissing, FreqKDError, RecipeError, UsageError
+from freqkd_cli.features.class_map import covered
 from freqkd_cli.features.taps import Tap, by_name, pick
 from freqkd_cli.views.view import ViewSpec
 
@@ -27,13 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe asks for, checked: everything that is known before data and weights are touched."""
+    """What a recipe asks for, checked: everything that is known before data and weights are touched.
+
+    ``compared``: numbers of the classes that losses of class scores compare, where ``teacher.class_map`` does not cover them all.
+    """
 
     recipe: Recipe
     classes: tuple[str, ...]
     view_spec: ViewSpec
     student_taps: Mapping[str, Tap]
     teacher_taps: Mapping[str, Tap]
+    compared: tuple[int, ...] | None = None
 
     @property
     def grids(self) -> dict[str, tuple[int, int]]:
@@ -63,8 +68,14 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     if not classes:
         classes = _classes_of_teacher(recipe, teacher)
     student = _taps(recipe, "student", len(classes))
-    plan = Plan(recipe, classes, view_spec(recipe), student, teacher)
-    problems: list[tuple[str, str]] = []
+    numbers, problems = _mapped(recipe, classes)
+    if numbers:
+        teacher["logits"] = replace(teacher["logits"], channels=len(numbers))
+    compared = numbers if 0 < len(numbers) < len(classes) else None
+    plan = Plan(recipe, classes, view_spec(recipe), student, teacher, compared)
+    if student["logits"].channels != len(classes):
+        text = f"the student's weights have {student['logits'].channels} classes and the data {len(classes)}"
+        problems.append(("student.weights", text + ("; try head: new" if "head" in recipe.student.arguments else "")))
     for i, line in enumerate(recipe.losses):
         try:
             with torch.device("meta"):
@@ -105,10 +116,25 @@ def class_names(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:
-    """Pictures without masks name no classes; then the student learns as many as its teacher has."""
+    """Pictures without masks name no classes; then the student learns those of the class map, or as many as its teacher has."""
+    if recipe.teacher is not None and recipe.teacher.class_map:
+        return tuple(dict.fromkeys(recipe.teacher.class_map.values()))
     if "logits" not in taps:
         raise recipe.error([("data.name", "the data names no classes and the recipe no teacher that has some; give data.classes")])
     return tuple(f"class{number}" for number in range(taps["logits"].channels))
+
+
+def _mapped(recipe: Recipe, classes: Sequence[str]) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
+    """Numbers of the classes that ``teacher.class_map`` covers, none without one, and what is wrong with their names."""
+    if recipe.teacher is None or recipe.teacher.class_map is None:
+        return (), []
+    numbers, wrong = covered(recipe.teacher.class_map, classes)
+    return numbers, [(map_key(key), text) for key, text in wrong]
+
+
+def map_key(key: str) -> str:
+    """Path of a line of ``teacher.class_map`` in the recipe."""
+    return f"teacher.class_map.{key}".rstrip(".")
 
 
 def _accepted(function: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +180,18 @@ def _line(plan: Plan, number: int) -> Line:
     if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
         raise RecipeError(f"{spec.name} compares with a teacher, and the recipe has none", tip="add a `teacher:` section")
     size = plan.view_spec.size
-    loss.start(by_name(plan.student_taps.values(), student), by_name(plan.teacher_taps.values(), teacher), len(plan.classes))
+    compared = plan.compared if loss.reads_logits else None
+    if compared and loss.needs_labels:
+        raise RecipeError(f"{spec.name} reads labels of classes that teacher.class_map does not cover", tip="a map onto every class")
+    student_specs = by_name(plan.student_taps.values(), student)
+    if compared:
+        student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
+    loss.start(student_specs, by_name(plan.teacher_taps.values(), teacher), len(compared or plan.classes))
     loss.check_grids(
         {name: plan.student_taps[name].grid(*size) for name in student},
         {name: plan.teacher_taps[name].grid(*size) for name in teacher},
     )
-    return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher)
+    return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher, compared)
 
 
 @torch.random.fork_rng(devices=[])
@@ -207,9 +239,20 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher", tip="add a `teacher:` section")
     torch.manual_seed(recipe.train.seed)
-    model = registry.find("models", recipe.teacher.name).build(classes=classes, **recipe.teacher.arguments)
+    names = _names_of(recipe.teacher.weights)
+    model = registry.find("models", recipe.teacher.name).build(classes=len(names) or classes, **recipe.teacher.arguments)
     _take_weights(model, recipe.teacher.weights)
+    model.id2label = names or model.id2label
     return model.eval().requires_grad_(False)
+
+
+def _names_of(folder: str | None) -> dict[int, str]:
+    """Class names that a trained run of freqkd says it has, for models whose own arguments name no weights."""
+    if not folder:
+        return {}
+    from freqkd_cli.engine.saved import class_names_of
+
+    return class_names_of(folder)
 
 
 def _take_weights(model: nn.Module, folder: str | None) -> None:
@@ -218,33 +261,6 @@ def _take_weights(model: nn.Module, folder: str | None) -> None:
         from freqkd_cli.engine.saved import load_state
 
         load_state(folder, model)
-
-
-def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
-    """Refuse a teacher with other classes where a loss compares class scores, and only there.
-
-    Raises:
-        RecipeError: numbers or names of the classes differ.
-    """
-    names = tuple((getattr(teacher, "id2label", None) or {}).values())
-    unnamed = not names or all(name.upper().startswith("LABEL_") or name.isdigit() for name in names)
-    same = teacher.classes == len(plan.classes) and (unnamed or tuple(map(str.lower, names)) == tuple(map(str.lower, plan.classes)))
-    readers = [
-        line.id
-        for line in plan.recipe.losses
-        if registry.find("losses", line.name).build(**line.arguments).reads_logits and line.weight > 0
-    ]
-    if not same and readers:
-        raise RecipeError(
-            f"the teacher's classes are not the data set's, and {', '.join(readers)} compares class scores",
-            got=f"{teacher.classes} classes: {_some(names) or 'unnamed'}",
-            need=f"{len(plan.classes)} classes: {_some(plan.classes)}",
-            tip="leave that loss out, or fine-tune the teacher on these classes (student: segformer with head: new)",
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
 
 
 def build_student(plan: Plan) -> nn.Module:

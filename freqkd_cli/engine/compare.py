@@ -18,6 +18,7 @@ from freqkd_cli.engine.latency import measure_latency
 from freqkd_cli.engine.precision import choose, pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
+from freqkd_cli.engine.teacher_classes import build_scored_teacher
 from freqkd_cli.errors import UsageError, WeightsMissing
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def compare(
     subjects: list[tuple[str, nn.Module]] = [(run.name, load_model(run)) for run in runs]
     taught = next((recipe for recipe in loaded.values() if recipe.teacher), None)
     if taught is not None:
-        teacher = assemble.build_teacher(taught, len(dataset.classes))
+        teacher = build_scored_teacher(taught, dataset.classes)
         if teacher.classes == len(dataset.classes):
             subjects.append(("teacher", teacher))
     shown = _spread(min(limit or len(dataset), len(dataset)), pictures)

@@ -11,6 +11,7 @@ from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
 from freqkd_cli.engine.processes import Processes, join
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.source import Form, command_for, fingerprint
+from freqkd_cli.engine.teacher_classes import check_teacher_classes
 from freqkd_cli.engine.verify import verify
 from freqkd_cli.errors import RecipeError, UsageError
 from freqkd_cli.features.cache import CacheReader
@@ -47,11 +48,11 @@ def _job(recipe: Recipe, options: DumpOptions, device: torch.device) -> Job:
     dataset = assemble.build_dataset(recipe, options.form.split)
     lines = assemble.build_lines(checked)
     teacher = assemble.build_teacher(recipe, len(checked.classes))
-    assemble.check_teacher_classes(checked, teacher)
+    class_map = check_teacher_classes(checked, teacher)
     identity = fingerprint(checked, lines, teacher, dataset, options.form)
     losses = {line.id: line.loss.to(device).eval() for line in lines}
     return Job(
-        teacher=LiveTeacher(teacher.to(device), losses, checked.teacher_taps, dtype=recipe.teacher.dtype),
+        teacher=LiveTeacher(teacher.to(device), losses, checked.teacher_taps, dtype=recipe.teacher.dtype, class_map=class_map),
         pictures=dataset,
         spec=checked.view_spec,
         view_seed=recipe.data.view_seed,

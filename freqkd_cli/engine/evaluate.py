@@ -61,8 +61,7 @@ def score(
     Raises:
         UsageError: the split has no labels.
     """
-    if not dataset.labelled:
-        raise UsageError("this split has no labels to score against", tip="another --split, or a masks folder beside the images")
+    check_labelled(dataset)
     classes = len(dataset.classes)
     matrix, edges = empty(classes), BoundaryIoU(classes) if boundary else None
     indices = range(min(limit, len(dataset)) if limit else len(dataset))
@@ -87,6 +86,15 @@ def score(
     if edges is not None:
         edges.intersection, edges.union = processes.sum(edges.intersection), processes.sum(edges.union)
     return Result(scores(matrix), matrix, edges.value() if edges else None, len(indices), time.monotonic() - started)
+
+
+def check_labelled(dataset: Dataset) -> None:
+    """
+    Raises:
+        UsageError: the split has no labels.
+    """
+    if not dataset.labelled:
+        raise UsageError("this split has no labels to score against", tip="another --split, or a masks folder beside the images")
 
 
 def as_json(result: Result, classes: tuple[str, ...]) -> dict[str, Any]:

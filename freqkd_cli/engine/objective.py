@@ -23,6 +23,15 @@ class Line:
     warmup: float
     student_taps: tuple[str, ...]
     teacher_taps: tuple[str, ...]
+    compared: tuple[int, ...] | None = None
+    """Numbers of the classes that a loss of class scores compares, where a class map does not cover all of them."""
+
+    def student(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the loss reads of the student."""
+        found = {name: taps[name] for name in self.student_taps}
+        if self.compared is not None:
+            found["logits"] = found["logits"][:, list(self.compared)]
+        return found
 
 
 class Objective(nn.Module):
@@ -59,7 +68,7 @@ class Objective(nn.Module):
         # Losses decide their own precision (spectra need float32), so autocast must be off for them.
         with torch.autocast(batch.images.device.type, enabled=False):
             for line, share in zip(self.lines, shares or [1.0] * len(self.lines), strict=True):
-                value = line.loss({name: taps[name] for name in line.student_taps}, targets.get(line.id, {}), batch, step)
+                value = line.loss(line.student(taps), targets.get(line.id, {}), batch, step)
                 value = value if share == 1.0 else value * share
                 weighted = value * loss_weight(line.weight, line.warmup, step, total_steps)
                 total = weighted if total is None else total + weighted

@@ -91,6 +91,12 @@ def _describe(model: Segmenter, ours: Mapping[str, Any]) -> None:
         model.set_normalisation(ours["mean"], ours["std"])
 
 
+def class_names_of(folder: str | Path) -> dict[int, str]:
+    """Class number -> name, as a folder that freqkd wrote says; empty where it says none."""
+    said = read_json(Path(folder) / CONFIG) if (Path(folder) / CONFIG).is_file() else {}
+    return {int(number): str(name) for number, name in (said.get("freqkd", said).get("id2label") or {}).items()}
+
+
 def load_state(folder: str | Path, model: nn.Module) -> None:
     """Give a freshly built model the weights of a trained one of the same arguments (``student.weights``).
 

@@ -14,6 +14,7 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.engine import assemble
 from freqkd_cli.engine.objective import Line
+from freqkd_cli.engine.teacher_classes import check_teacher_classes, class_map
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.cache import CacheReader, Fingerprint
 from freqkd_cli.features.fingerprint import dump_command, loss_identity, teacher_identity, versions, views_identity
@@ -66,8 +67,8 @@ def open_source(plan: assemble.Plan, lines: Sequence[Line], cache: Path | None, 
         return NoTeacher()
     if cache is None:
         teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
-        assemble.check_teacher_classes(plan, teacher)
-        return LiveTeacher(teacher.to(device), losses, plan.teacher_taps, dtype=plan.recipe.teacher.dtype)
+        mapped = check_teacher_classes(plan, teacher)
+        return LiveTeacher(teacher.to(device), losses, plan.teacher_taps, dtype=plan.recipe.teacher.dtype, class_map=mapped)
     return CachedTeacher(_open_cache(plan, lines, cache, dataset), losses, plan.teacher_taps)
 
 
@@ -82,7 +83,7 @@ def _open_cache(plan: assemble.Plan, lines: Sequence[Line], folder: Path, datase
             tip=f"--set data.views={cached}",
         )
     teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
-    assemble.check_teacher_classes(plan, teacher)
+    check_teacher_classes(plan, teacher)
     form = Form.of(reader)
     wanted = fingerprint(plan, lines, teacher, dataset, form)
     for warning in reader.fingerprint.require(wanted, where=folder, command=command_for(plan.recipe.source, folder, form)):
@@ -105,6 +106,9 @@ def fingerprint(plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, 
         "images": min(len(dataset), form.images or len(dataset)),
         "versions": versions(),
     }
+    found = class_map(recipe, teacher, plan.classes)
+    if found is not None and "logits" in fields["taps"]:
+        fields["class_map"] = found.to_json()
     if form.content == "targets":
         fields["targets"] = {line.id: _target(plan, line) for line in lines if line.teacher_taps}
     return Fingerprint(fields)

@@ -57,6 +57,8 @@ class Look:
     device: str | None = None
     data_root: Path | None = None
     sets: Sequence[str] = ()
+    recipe: str | None = None
+    teacher: bool = False
 
 
 def identify(path: Path) -> Source:
@@ -131,6 +133,7 @@ def look(source: Source, how: Look, progress: Progress) -> Spectra:
         WeightsMissing, DataMissing: something is not where the source says.
         UsageError: a tap that is not there, or a cache of targets.
     """
+    _check_options(source, how)
     if source.kind == "cache":
         return _look_at_cache(source, how)
     recipe, subjects = _subjects(source, how, progress)
@@ -152,17 +155,36 @@ def _subjects(source: Source, how: Look, progress: Progress) -> tuple[Recipe, li
 
     if source.kind == "run":
         assert source.path is not None
-        recipe = recipes.load(source.path / "recipe.yaml", how.sets)
+        recipe = _load(source.path / "recipe.yaml", how)
+        if how.teacher:
+            return recipe, [_built_teacher(recipe)]
         return recipe, [_subject("student", load_model(source.path), recipe.student.name), *_teacher(recipe, progress)]
     if source.kind == "recipe":
-        recipe = recipes.load(source.path, how.sets)
-        classes = len(assemble.class_names(recipe))
-        return recipe, [_subject("teacher", assemble.build_teacher(recipe, classes), recipe.teacher.name)]
-    recipe = recipes.loads(SCENES, "built-in settings", how.sets)
+        recipe = _load(source.path, how)
+        return recipe, [_built_teacher(recipe)]
+    recipe = _load(how.recipe, how) if how.recipe else recipes.loads(SCENES, "built-in settings", how.sets)
     if source.kind == "embedded":
-        return recipe, [_subject("teacher", assemble.build_teacher(recipe, len(assemble.class_names(recipe))), "segformer")]
+        return recipe, [_built_teacher(recipes.loads(SCENES))]
     assert source.path is not None
     return recipe, [_model(source.path)]
+
+
+def _load(named: str | Path | None, how: Look) -> Recipe:
+    assert named is not None
+    return recipes.load(named, how.sets, {"data.root": str(how.data_root) if how.data_root else None})
+
+
+def _check_options(source: Source, how: Look) -> None:
+    """
+    Raises:
+        UsageError: ``--recipe`` where the source says which data, ``--teacher`` where there is no recipe that names one.
+    """
+    if how.recipe and source.kind not in ("model", "embedded"):
+        raise UsageError(
+            f"{source} says itself which pictures to use", got=f"--recipe {how.recipe}", tip="leave it out; --set changes a key"
+        )
+    if how.teacher and source.kind not in ("run", "recipe"):
+        raise UsageError(f"{source} is no recipe and no run, so it names no teacher", got="--teacher", tip="leave it out")
 
 
 SCENES = """
@@ -181,10 +203,16 @@ def _teacher(recipe: Recipe, progress: Progress) -> list[Subject]:
     if recipe.teacher is None:
         return []
     try:
-        return [_subject("teacher", assemble.build_teacher(recipe, len(assemble.class_names(recipe))), recipe.teacher.name)]
+        return [_built_teacher(recipe)]
     except Missing as error:
         progress.note(f"warning: the run's teacher is left out: {error.what}")
         return []
+
+
+def _built_teacher(recipe: Recipe) -> Subject:
+    teacher = assemble.build_teacher(recipe, len(assemble.class_names(recipe)))
+    assert recipe.teacher is not None
+    return _subject("teacher", teacher, recipe.teacher.name)
 
 
 def _model(folder: Path) -> Subject:

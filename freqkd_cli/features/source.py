@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.cache import CacheReader
+from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.shards import restore, store
 from freqkd_cli.features.taps import Tap, stored_as
@@ -56,6 +57,7 @@ class LiveTeacher:
         dtype: precision of its forward pass; autocast never reaches it.
         round_to: round what a cache of this float type would have rounded, so that live equals cached.
         content: what such a cache would hold.
+        class_map: how its logits become those of the data's classes, before anything reads them.
     """
 
     name = "live teacher"
@@ -69,9 +71,10 @@ class LiveTeacher:
         dtype: str = "float32",
         round_to: str | None = None,
         content: Content = "taps",
+        class_map: ClassMap | None = None,
     ) -> None:
         self.model = _frozen(model.to(DTYPES[dtype]))
-        self.dtype, self.content = dtype, content
+        self.dtype, self.content, self.class_map = dtype, content, class_map
         self.round_to = DTYPES[round_to] if round_to else None
         self.losses = dict(losses)
         self.reads = reads(self.losses, available)
@@ -86,7 +89,10 @@ class LiveTeacher:
         with torch.autocast(images.device.type, enabled=False):
             # Images stay float32: the model's own normalisation casts them to the type of its weights, after subtracting the mean.
             out = self.model(images, taps=[name for name in self.wanted if name != "logits"])
-        return {name: out[name].float() for name in self.wanted}
+        found = {name: out[name].float() for name in self.wanted}
+        if self.class_map is not None and "logits" in found:
+            found["logits"] = self.class_map.merged(found["logits"])
+        return found
 
     def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         taps = self.taps(batch)

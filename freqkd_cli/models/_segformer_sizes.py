@@ -72,7 +72,8 @@ class Weights:
         said = (self.config or {}).get("id2label")
         if not said or all(str(name) == f"LABEL_{number}" for number, name in said.items()):
             return None
-        return {int(number): str(name) for number, name in said.items()}
+        # Files of older versions list the numbers as words: 0, 1, 10, 100, 11 ...
+        return dict(sorted((int(number), str(name)) for number, name in said.items()))
 
     def classes(self) -> int:
         """K of the checkpoint: from its config, or from the shape of its classifier where there is no config."""
@@ -166,12 +167,30 @@ def _from_config(weights: Weights, asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float]] | None:
-    """Mean and std that a ``preprocessor_config.json`` asks for, or None where it is silent."""
+def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[list[float], list[float]] | None:
+    """Mean and std that a ``preprocessor_config.json`` asks for, in units of [0, 1], or None where it is silent.
+
+    Raises:
+        WeightsMissing: they are no three numbers, or the pictures would be scaled by 0.
+    """
     if not preprocessor:
         return None
+    # Processors read 0 .. 255 and multiply by a factor first; what was written before there was one always divided by 255.
+    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if preprocessor.get("do_normalize") is False:
-        return [0.0] * 3, [1.0] * 3
-    if "image_mean" not in preprocessor or "image_std" not in preprocessor:
+        mean, std = [0.0] * 3, [1.0] * 3
+    elif mean is None or std is None:
         return None
-    return list(preprocessor["image_mean"]), list(preprocessor["image_std"])
+    good = all(isinstance(side, list) and len(side) == 3 and all(isinstance(x, int | float) for x in side) for side in (mean, std))
+    if not good or not all(std) or not isinstance(factor, int | float) or factor <= 0:
+        got = f"image_mean {mean}, image_std {std}, rescale_factor {factor}"
+        raise WeightsMissing(f"the preprocessor_config.json of {where} says no mean and std", got=got, need="three numbers each")
+    unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+    return [x / unit for x in mean], [x / unit for x in std]
+
+
+def reduces_labels(preprocessor: Mapping[str, Any] | None) -> bool:
+    """Whether the model was trained on masks whose 0 is void and whose class k is stored as k + 1 (an older and a newer spelling)."""
+    said = preprocessor or {}
+    return bool(said.get("do_reduce_labels", said.get("reduce_labels")))

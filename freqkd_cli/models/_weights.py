@@ -17,6 +17,7 @@ from freqkd_cli.errors import WeightsMissing
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 4
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], *, where: str, ignore: Collection[str] = ()) -> None:
@@ -74,7 +75,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return _bare(load_file(path))
         except (SafetensorError, OSError) as error:
             raise WeightsMissing(f"{path} cannot be read", got=error, tip="fetch or write it again") from error
     return _read_pickle(path)
@@ -92,7 +93,15 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         held = held["state_dict"]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise WeightsMissing(f"{path} holds no table of tensors", got=type(held).__name__)
-    return dict(held)
+    return _bare(dict(held))
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the word that a wrapper (many GPUs, a compiler, a training framework) put before every key."""
+    for word in _WRAPPERS:
+        if state and all(key.startswith(word) for key in state):
+            return _bare({key.removeprefix(word): value for key, value in state.items()})
+    return state
 
 
 def read_json(path: Path) -> dict[str, Any]:

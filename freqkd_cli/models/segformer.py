@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segformer_names import to_hub, to_now
-from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation
+from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation, reduces_labels
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import load_exact
 
@@ -79,7 +79,9 @@ def build(
     model.licence_note = source.licence_note
     if model.licence_note:
         log.warning("%s: %s", source.name, model.licence_note)
-    given = normalisation(source.preprocessor)
+    if reduces_labels(source.preprocessor):
+        log.warning("%s was trained with reduced labels: its class 0 is value 1 of the masks, whose 0 is void", source.name)
+    given = normalisation(source.preprocessor, source.name)
     if given:
         model.set_normalisation(*given)
     return model

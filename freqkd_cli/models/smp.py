@@ -7,21 +7,24 @@ decoder's own stride, as from every model here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._pooling import make_exportable
 from freqkd_cli.models._segmenter import Segmenter
-from freqkd_cli.models._weights import load_exact, read_state
+from freqkd_cli.models._weights import load_exact, read_json, read_state
 from freqkd_cli.registry import did_you_mean
+
+Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 def build(
@@ -31,24 +34,31 @@ def build(
     encoder: str = "mobilenet_v2",
     encoder_weights: str | None = None,
     weights: str | None = None,
+    mean: Three | None = None,
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)] | None = None,
 ) -> SMP:
     """A model of segmentation-models-pytorch.
 
     Args:
-        classes: K.
+        classes: K of a model without weights; with them, their head decides.
         arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt.
         encoder: one of the library's names, or ``tu-`` and a timm name.
         encoder_weights: pretrained weights of the encoder, such as ``imagenet``, fetched from the hub; their mean and std are then used.
-        weights: a file or folder with the whole model's tensors, as the library or this program saves them.
+        weights: a file or folder with the whole model's tensors, as the library, a training framework or this program saves them.
+        mean: of the training pictures in [0, 1], one number a channel; that of the weights, else ImageNet's.
+        std: the same for the standard deviation.
 
     Raises:
         RecipeError: no such architecture or encoder, or they do not go together.
         WeightsMissing: weights that are not there, or do not fit.
     """
-    model = SMP(classes=classes, arch=arch, encoder=encoder, encoder_weights=encoder_weights)
-    if weights is not None:
-        state = read_state(Path(weights).expanduser())
-        model.load_portable({key.removeprefix("net."): value for key, value in state.items()}, where=weights)
+    state = None if weights is None else read_state(Path(weights).expanduser())
+    model = SMP(classes=_classes(state) or classes, arch=arch, encoder=encoder, encoder_weights=encoder_weights)
+    if state is not None:
+        model.load_portable(state, where=str(weights))
+        _describe(model, Path(str(weights)).expanduser() / "config.json")
+    if mean or std:
+        model.set_normalisation(mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist())
     return model
 
 
@@ -59,9 +69,26 @@ def taps(
     encoder: str = "mobilenet_v2",
     encoder_weights: str | None = None,
     weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> tuple[Tap, ...]:
-    """The named places, measured on a model without storage (the ``meta`` device): no weights are read or drawn."""
-    return _measured(arch, encoder, classes)
+    """The named places, measured on a model without storage (the ``meta`` device). Of weights that are here, the head is counted."""
+    place = Path(weights).expanduser() if weights else None
+    return _measured(arch, encoder, _classes(read_state(place) if place and place.exists() else None) or classes)
+
+
+def _classes(state: Mapping[str, Tensor] | None) -> int | None:
+    """K of a state dict: the rows of its head's last layer."""
+    head = sorted(key for key in state or () if key.startswith("segmentation_head."))
+    return len(state[head[-1]]) if state and head and state[head[-1]].ndim else None
+
+
+def _describe(model: SMP, config: Path) -> None:
+    """Class names, mean and std, where this program saved the folder."""
+    said = read_json(config) if config.is_file() else {}
+    if said.get("model") == "smp":
+        model.id2label = {int(number): str(name) for number, name in (said.get("id2label") or {}).items()} or None
+        model.set_normalisation(said["mean"], said["std"])
 
 
 @lru_cache(maxsize=32)

@@ -69,6 +69,9 @@ class Teacher(Section):
     name: str = Field(description="a model: a file of models/")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the precision the teacher runs in")
     weights: str | None = Field(None, description="a folder with a trained model, for models that read no weights of their own")
+    class_map: dict[str, str] | None = Field(
+        None, min_length=1, description="teacher class (name or number) -> data class; several may become one, others are left out"
+    )
     arguments: dict[str, Any] = Field({}, description="what the model itself is told")
 
 

@@ -1,0 +1,90 @@
+"""Scores of label PNGs that any tool wrote for the pictures of a split: the same count as for a model, without the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from freqkd_cli.datasets._files import read_values
+from freqkd_cli.engine.evaluate import Result, check_labelled
+from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.labels import IGNORE
+from freqkd_cli.metrics.boundary import BoundaryIoU
+from freqkd_cli.metrics.confusion import empty, scores, update
+
+if TYPE_CHECKING:
+    from freqkd_cli.datasets._dataset import Dataset
+
+LISTED = 12
+"""Files of one kind of problem that a message names; the others are counted."""
+
+
+def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Callable[[int], None] | None = None) -> Result:
+    """Score ``folder``'s PNGs, one for each picture and named after its stem: grey values or palette indices are class numbers.
+
+    Args:
+        limit: only the first pictures of the split, 0 = all; files of the others are let be.
+        progress: called with the number of pictures that are done.
+
+    Raises:
+        DataMissing: there is no such folder, or no PNG in it.
+        UsageError: the split has no labels.
+        DataBroken: files that are missing, that belong to no picture, that cannot be read, of another size, or with a value that is no
+            class where the label counts; all of them in one message.
+    """
+    check_labelled(dataset)
+    if not folder.is_dir():
+        raise DataMissing(f"there is no folder {folder}", need="--predictions DIR with a PNG for every picture")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png" and not path.name.startswith(".")}
+    if not files:
+        raise DataMissing(f"no PNG in {folder}", need=f"a PNG for every picture, such as {dataset.name(0)}.png")
+    names = [dataset.name(index) for index in range(len(dataset))]
+    strange = [files[stem].name for stem in sorted(files.keys() - set(names))]
+    asked = names[: limit or None]
+    missing = [f"{name}.png" for name in asked if name not in files]
+    wrong: list[str] = []
+    classes, started = len(dataset.classes), time.monotonic()
+    matrix, edges = empty(classes), BoundaryIoU(classes)
+    for index, name in enumerate(asked):
+        if name in files:
+            said = _count(files[name], dataset, index, matrix, edges)
+            wrong += [said] if said else []
+        if progress is not None:
+            progress(index + 1)
+    if missing or strange or wrong:
+        lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
+        lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
+        lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
+        need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
+        raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
+    return Result(scores(matrix), matrix, edges.value(), len(asked), time.monotonic() - started)
+
+
+def _some(lines: list[str], between: str) -> str:
+    return between.join([*lines[:LISTED], *([f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else [])])
+
+
+def _count(path: Path, dataset: Dataset, index: int, matrix: torch.Tensor, edges: BoundaryIoU) -> str:
+    """Count one file, or say what is wrong with it."""
+    try:
+        stored = read_values(path)
+    except DataBroken as error:
+        return f"{path.name} cannot be read: {error.got}"
+    labels = dataset.read(index)[1]
+    assert labels is not None
+    if stored.ndim != 2 or stored.dtype.kind not in "ui":
+        return f"{path.name} has {'fractions' if stored.ndim == 2 else f'{stored.shape[-1]} channels'}, not one class number a pixel"
+    if stored.shape != labels.shape:
+        return f"{path.name} is {stored.shape[0]}x{stored.shape[1]}, its picture {labels.shape[0]}x{labels.shape[1]}"
+    odd = np.unique(stored[(labels != IGNORE) & ((stored < 0) | (stored >= matrix.shape[0]))])
+    if len(odd):
+        return f"{path.name} holds {', '.join(map(str, odd[:6]))}{' ...' if len(odd) > 6 else ''}"
+    truth, guess = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(stored.astype(np.int64))
+    update(matrix, guess, truth)
+    edges.update(guess, truth)
+    return ""
