@@ -226,7 +226,7 @@ def check_teacher_classes(plan: Plan, teacher: nn.Module) -> None:
     Raises:
         RecipeError: numbers or names of the classes differ.
     """
-    names = tuple((getattr(teacher, "id2label", None) or {}).values())
+    names = tuple(name.strip() for name in (getattr(teacher, "id2label", None) or {}).values())  # NVIDIA's for ADE20K hold "bed "
     unnamed = not names or all(name.upper().startswith("LABEL_") or name.isdigit() for name in names)
     same = teacher.classes == len(plan.classes) and (unnamed or tuple(map(str.lower, names)) == tuple(map(str.lower, plan.classes)))
     readers = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, checkpoint, run_folder
+from freqkd_cli.engine import assemble, checkpoint, doctor, run_folder
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose, pick_device
@@ -37,6 +37,7 @@ def distill(
 
     Raises:
         RecipeError, DataMissing, WeightsMissing, CacheMismatch: before any long work.
+        DataBroken: labels that cannot be read as the recipe says, before any long work where the label doctor sees it.
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
@@ -49,6 +50,9 @@ def distill(
     setting = _setting(plan, out, where, compute)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
+    doctor.require(setting.dataset, "train", progress)
+    if setting.held_out is not None:
+        doctor.require(setting.held_out, "val", progress)
     source = open_source(plan, lines, cache, setting.dataset, where)
     training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
     finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)

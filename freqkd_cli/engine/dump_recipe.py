@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, doctor
 from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
 from freqkd_cli.engine.precision import pick_device
-from freqkd_cli.engine.progress import Progress
+from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.engine.source import Form, command_for, fingerprint
 from freqkd_cli.engine.verify import verify
 from freqkd_cli.errors import RecipeError, UsageError
@@ -33,7 +33,7 @@ class DumpOptions:
     shard_bytes: int = SHARD_BYTES
 
 
-def _job(recipe: Recipe, options: DumpOptions) -> Job:
+def _job(recipe: Recipe, options: DumpOptions, progress: Progress) -> Job:
     """Build what a dump needs, the teacher last, because it takes longest."""
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
@@ -43,6 +43,7 @@ def _job(recipe: Recipe, options: DumpOptions) -> Job:
             "endless views cannot be stored", got="data.views 0", need="a number of views of each image", tip="--set data.views=1"
         )
     dataset = assemble.build_dataset(recipe, options.form.split)
+    doctor.require(dataset, options.form.split, progress)
     lines = assemble.build_lines(checked)
     device = pick_device(options.device)
     teacher = assemble.build_teacher(recipe, len(checked.classes))
@@ -73,7 +74,7 @@ def dump_recipe(recipe: Recipe, out: Path, progress: Progress, options: DumpOpti
     if options.verify and options.mode == "new" and (out / INDEX).is_file():
         return _check_existing(recipe, out, progress, options)
     check_folder(out, options.mode)
-    job = _job(recipe, options)
+    job = _job(recipe, options, progress)
     found = dump(job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes)
     if options.verify:
         found |= _verified(job, CacheReader(out), options.verify, progress)
@@ -83,7 +84,7 @@ def dump_recipe(recipe: Recipe, out: Path, progress: Progress, options: DumpOpti
 def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: DumpOptions) -> dict[str, Any]:
     reader = CacheReader(out)
     form = Form.of(reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images"))
-    job = _job(recipe, replace(options, form=form))
+    job = _job(recipe, replace(options, form=form), progress)
     for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command_for(recipe.source, out, form)):
         progress.note(f"warning: {out}: {warning}")
     return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
@@ -97,7 +98,7 @@ def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) ->
 
 def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
     """What :func:`dump_recipe` would write, from one picture; nothing is written."""
-    job = _job(recipe, options)
+    job = _job(recipe, options, Silent())
     _, estimate = plan(job, options.shard_bytes)
     shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
     return {

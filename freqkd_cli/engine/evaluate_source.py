@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, doctor
 from freqkd_cli.engine.estimate import parameters
 from freqkd_cli.engine.evaluate import as_json, mask_writer, score
 from freqkd_cli.engine.latency import measure_latency, threads
@@ -43,6 +43,7 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
     Raises:
         UsageError: the source names no data, or the model has other classes than the data.
         WeightsMissing, DataMissing: something is not where the source says.
+        DataBroken: labels that cannot be read as the recipe says.
         CheckFailed: the mIoU is below ``min_miou``; the result stands in the message.
     """
     recipe, model, what = _subject(source, options)
@@ -53,6 +54,7 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
             got=f"{model.classes} and {len(dataset.classes)}",
             tip="data with the model's classes",
         )
+    doctor.require(dataset, options.split, progress)
     device = pick_device(options.device)
     compute = choose(device, "float32", "auto")
     total = min(options.limit or len(dataset), len(dataset))
