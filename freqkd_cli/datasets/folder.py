@@ -125,6 +125,8 @@ def _mapped(rule: LabelRule, ids: list[int], label_map: Mapping[str, int], ignor
             "data.label_map leads to ids that are no classes", got=_pairs(wrong), need=f"one of {some(map(str, ids), 12)}, or 255"
         )
     coloured = [key for key in label_map if key.startswith("#")]
+    if len({key.lower() if key.startswith("#") else int(key) for key in label_map}) < len(label_map):
+        raise UsageError("data.label_map names a value twice", got=_pairs(label_map), need="each once")
     if coloured and len(coloured) == len(label_map):
         return colour_rule({int(key[1:], 16): train_ids[number] for key, number in label_map.items()}, _TIP)
     twice = {key: number for key, number in label_map.items() if coloured or int(key) in ignore}

@@ -50,10 +50,10 @@ def distill(
     setting = _setting(plan, out, where, compute)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
+    source = open_source(plan, lines, cache, setting.dataset, where)
     doctor.require(setting.dataset, "train", progress)
     if setting.held_out is not None:
         doctor.require(setting.held_out, "val", progress)
-    source = open_source(plan, lines, cache, setting.dataset, where)
     training = _training(plan, lines, where, compute)  # before the folder is touched: weights may be missing
     finished = run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite)
     if finished is not None:

@@ -46,11 +46,11 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
     """
     recipe, train = plan.recipe, plan.recipe.train
     dataset = assemble.build_dataset(recipe, "train")
-    doctor.require(dataset, "train", Silent())
     images = len(dataset)
     lines = assemble.build_lines(plan)
     if cache is not None:
         open_source(plan, lines, cache, dataset, "cpu")
+    doctor.require(dataset, "train", Silent())
     _, steps = run_length(images, train)
     student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
     student_flops = forward_flops(student, plan.view_spec.size)

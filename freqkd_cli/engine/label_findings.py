@@ -89,9 +89,9 @@ def _colours(dataset: FileDataset, seen: Survey) -> Finding | None:
         seen.coloured,
         "is not a label image",
         "hold colours",
-        got=f"{len(often)} colours over several channels: {some(often, 6)}",
+        got=f"several channels with the colour{'s' * (len(often) != 1)} {some(often, 6)}",
         need="one grey value or palette index per pixel",
-        tip=dataset.advice.for_colours(seen.colours),
+        tip=dataset.advice.for_colours(_painted(seen)),
     )
 
 
@@ -114,7 +114,7 @@ def _left(seen: Survey) -> str:
 def _contradicted(dataset: FileDataset, seen: Survey) -> Finding | None:
     """255 taken for void where it is the thing itself, or where the masks were reduced before: told only of a whole split."""
     proof = dataset.advice.proof
-    if not proof or seen.odd or 255 not in seen.seen or proof & seen.seen.keys():
+    if not proof or seen.odd or 255 not in seen.seen or proof & seen.seen.keys() or not seen.pixels.any():
         return None
     for index in spread(len(dataset), PROOF):
         try:
@@ -155,7 +155,10 @@ def _palettes(dataset: FileDataset, seen: Survey) -> Finding | None:
 
 
 def _painted(seen: Survey) -> dict[int, int]:
-    return {colour: 1 for palette in seen.palettes.values() for colour in palette.values()}
+    """Every colour that the label images would show if all of them were read as colours, and its pixels where they are known."""
+    greys = {} if seen.palettes else {0x010101 * value: pixels for value, pixels in seen.seen.items() if 0 <= value <= 255}
+    palettes = {colour: 1 for palette in seen.palettes.values() for colour in palette.values()}
+    return greys | palettes | dict(seen.colours)
 
 
 def _ground(dataset: FileDataset, seen: Survey) -> Finding | None:
