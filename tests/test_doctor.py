@@ -416,3 +416,14 @@ def test_the_recipes_of_cityscapes_would_start_on_its_layout(freqkd, recipe):
     said = freqkd("distill", recipe, "--out", "a", "--data-root", "d", "--dry-run", "--json", *words, "--set", "train.batch_size=3")
     assert said.code == 0, said.err
     assert json.loads(said.out)["steps"] == 40000
+
+
+def test_a_val_split_that_is_not_there_is_said_and_one_without_its_labels_is_refused(freqkd):
+    layouts.cityscapes(Path("d"), splits=("train",))
+    said = freqkd("distill", "cityscapes.yaml", "--out", "a", "--data-root", "d", "--json")
+    assert (
+        said.code == 0 and "nothing will be scored: no split 'val' of cityscapes in d" in said.err and json.loads(said.out)["miou"] is None
+    )
+    layouts.cityscapes(Path("d"), "labelTrainIds", (*range(19), 255), splits=("val",))
+    said = freqkd("distill", "cityscapes.yaml", "--out", "b", "--data-root", "d")
+    refused(said, "3 of 3 pictures in d/leftImg8bit/val have no label image in d/gtFine/val", "try  --set data.labels=labelTrainIds\n")

@@ -48,10 +48,10 @@ def test_cityscapes_train_ids_are_read_as_they_are(tmp_path):
     data = open_split("cityscapes", tmp_path, labels="labelTrainIds")
     raw = stored(tmp_path / "gtFine/train/ulm/ulm_000000_000019_gtFine_labelTrainIds.png")
     np.testing.assert_array_equal(data.read(2)[1], raw)
-    with pytest.raises(DataMissing, match="3 of 3 pictures(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"):
+    with pytest.raises(DataBroken, match="3 of 3 pictures(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"):
         open_split("cityscapes", tmp_path)
     (tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelTrainIds.png").unlink()
-    with pytest.raises(DataMissing, match="1 of 3 pictures(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"):
+    with pytest.raises(DataBroken, match="1 of 3 pictures(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"):
         open_split("cityscapes", tmp_path, "val", labels="labelTrainIds")
     assert data.manifest()["arguments"] == {"labels": "labelTrainIds"}
 

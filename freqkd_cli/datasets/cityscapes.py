@@ -19,7 +19,7 @@ from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
 from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule
 from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, no_split, some, stems
-from freqkd_cli.errors import DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 
 # Train id by place: (name, id in labelIds, colour).
@@ -49,11 +49,11 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lit
         labels: which label images are read: labelIds as published, or labelTrainIds as the authors' scripts write them.
 
     Raises:
-        DataMissing: no root, no such split, or pictures without such a label image.
-        DataBroken: on reading, a damaged file or labels of the other kind.
+        DataMissing: no root, or no such split.
+        DataBroken: pictures without such a label image; on reading, a damaged file or labels of the other kind.
     """
     root = Path(root) if root is not None else None
-    if root is None or not (root / "leftImg8bit" / split).is_dir():
+    if root is None or not (root / "leftImg8bit" / split).is_dir() or not (split == "test" or (root / "gtFine" / split).is_dir()):
         raise no_split("cityscapes", split, root, _LAYOUT)
     pairs = _pairs(root, split, labels)
     rules = _rules()
@@ -97,10 +97,10 @@ def _file(path: Path) -> Path | None:
     return next((file for suffix in LABEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()), None)
 
 
-def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataMissing:
+def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataBroken:
     other = next(name for name in _WHERE if name != labels)
     first = root / "gtFine" / split / alone[0].image.parent.name / f"{alone[0].stem}_gtFine_{other}"
-    return DataMissing(
+    return DataBroken(
         f"{len(alone)} of {number} pictures in {root / 'leftImg8bit' / split} have no label image in {root / 'gtFine' / split}",
         got=f"no {some(f'{pair.stem}_gtFine_{labels}.png' for pair in alone)}",
         need=_LAYOUT,

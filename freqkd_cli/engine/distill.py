@@ -47,7 +47,7 @@ def distill(
     where = pick_device(device)
     accelerator = Accelerator(cpu=where.type == "cpu", mixed_precision="no")
     compute = choose(where, recipe.train.precision, recipe.train.channels_last)
-    setting = _setting(plan, out, where, compute)
+    setting = _setting(plan, out, where, compute, progress)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, where)
@@ -64,18 +64,19 @@ def distill(
     return Loop(setting, training, source, accelerator, progress).go(resume)
 
 
-def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute) -> Setting:
+def _setting(plan: assemble.Plan, out: Path, device: torch.device, compute: Compute, progress: Progress) -> Setting:
     recipe = plan.recipe
     dataset = assemble.build_dataset(recipe, "train")
     per_epoch, total = run_length(len(dataset), recipe.train)
-    return Setting(plan, out, device, compute, dataset, _held_out(recipe), per_epoch, total)
+    return Setting(plan, out, device, compute, dataset, _held_out(recipe, progress), per_epoch, total)
 
 
-def _held_out(recipe: Recipe) -> Dataset | None:
+def _held_out(recipe: Recipe, progress: Progress) -> Dataset | None:
     """The val split, or None where the data set has none with labels: then nothing is scored and the last weights are kept."""
     try:
         held_out = assemble.build_dataset(recipe, "val")
-    except DataMissing:
+    except DataMissing as error:
+        progress.note(f"nothing will be scored: {error.line}")
         return None
     return held_out if held_out.labelled and len(held_out) else None
 
