@@ -209,7 +209,7 @@ def test_a_truncated_picture_leaves_an_unfinished_cache(freqkd):
     ("mask", "told"),
     [
         (np.full((64, 64), 7, np.uint8), "holds label values outside the classes\n  got  7\n  need 0 .. 2, or 255 to ignore"),
-        (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  3 channels"),
+        (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  several channels with the colour #000000\n"),
         (np.zeros((32, 64), np.uint8), "does not fit its picture p1.jpg\n  got  32x64\n  need 64x64"),
         (b"", "cannot read data/masks/train/p1.png"),
         (None, "have no label image in data/masks/train\n  got  no p1"),

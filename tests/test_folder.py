@@ -181,6 +181,6 @@ def test_the_manifest_names_what_shapes_the_labels(tmp_path):
 
 
 def test_recipe_arguments_and_colours():
-    assert set(registry.arguments("datasets", "folder").model_fields) == {"classes", "ignore"}
+    assert set(registry.arguments("datasets", "folder").model_fields) == {"classes", "ignore", "zero_label", "label_map"}
     colours = folder.palette(150)
     assert colours.shape == (150, 3) and colours.dtype == np.uint8 and len({tuple(c) for c in colours}) == 150

@@ -1,11 +1,11 @@
-"""What data sets made of files share: decoding with Pillow, pairing by stem, checking label values, a hash of the contents."""
+"""What data sets made of files share: decoding with Pillow, checking label values, a hash of the contents."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,13 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.datasets._labels import INVALID, NO_ADVICE, Advice, LabelRule, pack, packed, stored_values
+from freqkd_cli.datasets._pairs import Pair
+from freqkd_cli.errors import DataBroken
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-INVALID = -1
-"""Entry of a label table for values that must not occur."""
+_NEED = "one grey value or palette index per pixel"
 
 # What Pillow raises on damaged files, beyond OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -29,27 +27,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture and its label image, or None."""
-
-    stem: str
-    image: Path
-    label: Path | None
-
-
-@dataclass(frozen=True)
-class LabelRule:
-    """How stored label values become train ids.
+class Mask:
+    """A label image as it lies on disk, for those who judge it.
 
     Attributes:
-        table: int16 ``[256]``, stored value -> train id, 255 for ignore, :data:`INVALID` for values that must not occur.
-        need: the allowed values, in words.
-        tip: what to try when others turn up.
+        values: stored value, or 0xRRGGBB of a ``coloured`` mask, -> number of pixels.
+        coloured: it holds colours where the data set reads values.
+        labels: train ids ``[H, W]`` int16, :data:`INVALID` where a value must not occur; None for a coloured mask.
+        palette: index -> 0xRRGGBB of the indices that occur, where there is a palette.
+        lowest: like ``values``, in the lowest quarter.
     """
 
-    table: np.ndarray
-    need: str
-    tip: str
+    values: dict[int, int]
+    coloured: bool
+    labels: np.ndarray | None
+    palette: dict[int, int]
+    lowest: dict[int, int]
 
 
 class FileDataset:
@@ -61,12 +54,19 @@ class FileDataset:
         classes: names in the order of the train ids.
         palette: ``[K, 3]`` uint8.
         rule: how stored label values are read.
+        advice: what may be wrong with them.
     """
 
     def __init__(
-        self, identity: dict[str, Any], pairs: Sequence[Pair], classes: Sequence[str], palette: np.ndarray, rule: LabelRule
+        self,
+        identity: dict[str, Any],
+        pairs: Sequence[Pair],
+        classes: Sequence[str],
+        palette: np.ndarray,
+        rule: LabelRule,
+        advice: Advice = NO_ADVICE,
     ) -> None:
-        self.identity, self.pairs, self.rule = identity, tuple(pairs), rule
+        self.identity, self.pairs, self.rule, self.advice = identity, tuple(pairs), rule, advice
         self.classes, self.palette = tuple(classes), palette
         self.labelled = all(pair.label is not None for pair in self.pairs)
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -95,72 +95,47 @@ class FileDataset:
                 total.update(f"{part}\0".encode())
         return {**self.identity, "number": len(self), "classes": list(self.classes), "sha256": total.hexdigest()}
 
+    def mask_header(self, index: int) -> tuple[tuple[int, int], int]:
+        """(H, W) of a picture's label image and its number of channels, found without decoding it."""
+        path = self.pairs[index].label
+        assert path is not None
+        return _opened(path, lambda picture: ((picture.height, picture.width), len(picture.getbands())))
+
+    def mask(self, index: int) -> Mask:
+        """The label image of a picture, whatever it holds.
+
+        Raises:
+            DataBroken: it cannot be read, or holds fractions.
+        """
+        path = self.pairs[index].label
+        assert path is not None
+        stored, palette = _opened(path, lambda picture: (self.rule.stored(picture), _palette(picture)))
+        coloured = stored.ndim != 2
+        if coloured:
+            stored = _opened(path, packed)
+        elif stored.dtype.kind not in "ui":
+            raise DataBroken(f"{path} is not a label image", got="fractions", need=_NEED)
+        held = _counts(stored)
+        used = {value: palette[value] for value in held if value in palette} if not coloured else {}
+        return Mask(held, coloured, None if coloured else self.rule.ids(stored), used, _counts(stored[3 * len(stored) // 4 :]))
+
     def _labels(self, path: Path, image: Path, size: tuple[int, ...]) -> np.ndarray:
-        stored = _opened(path, _stored_values)
+        stored = _opened(path, self.rule.stored)
         if stored.dtype.kind not in "ui" or stored.ndim != 2:
-            got = "fractions" if stored.ndim == 2 else f"{stored.shape[-1]} channels"
-            raise DataBroken(f"{path} is not a label image", got=got, need="one grey value or palette index per pixel")
+            coloured = stored.ndim != 2
+            got = f"{stored.shape[-1]} channels" if coloured else "fractions"
+            tip = self.advice.for_colours(_counts(_opened(path, packed))) if coloured else None
+            raise DataBroken(f"{path} is not a label image", got=got, need=_NEED, tip=tip)
         if stored.shape != tuple(size):
             raise DataBroken(
                 f"{path} does not fit its picture {image.name}", got=f"{stored.shape[0]}x{stored.shape[1]}", need=f"{size[0]}x{size[1]}"
             )
-        small = stored.astype(np.uint8) if stored.dtype != np.uint8 else stored
-        labels = self.rule.table[small]
-        if labels.min(initial=0) == INVALID or (stored is not small and not np.array_equal(small, stored)):
-            odd = [int(v) for v in np.unique(stored) if not (0 <= v <= 255) or self.rule.table[int(v)] == INVALID]
-            listed = ", ".join(map(str, odd[:12])) + (" ..." if len(odd) > 12 else "")
-            raise DataBroken(f"{path} holds label values outside the classes", got=listed, need=self.rule.need, tip=self.rule.tip)
+        labels = self.rule.ids(stored)
+        if labels.min(initial=0) == INVALID:
+            odd = np.unique(stored[labels == INVALID]).tolist()
+            tip = self.advice.for_values(np.unique(stored).tolist(), self.rule)
+            raise DataBroken(f"{path} holds label values outside the classes", got=self.rule.spelled(odd), need=self.rule.need, tip=tip)
         return labels.astype(np.uint8)
-
-
-def label_rule(ids: Iterable[int], ignore: Iterable[int], tip: str) -> LabelRule:
-    """Stored ``ids`` become 0, 1, 2 ... in the order given, ``ignore`` becomes 255; anything else must not occur."""
-    table = np.full(256, INVALID, dtype=np.int16)
-    ids, ignore = list(ids), sorted(set(ignore))
-    table[ids] = range(len(ids))
-    table[ignore] = IGNORE
-    run = f"{ids[0]} .. {ids[-1]}" if ids and ids == list(range(ids[0], ids[0] + len(ids))) else ", ".join(map(str, ids))
-    return LabelRule(table, f"{run}, or {' or '.join(map(str, ignore))} to ignore" if ignore else run, tip)
-
-
-def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder with one of these suffixes, by stem, sorted; hidden files are passed over.
-
-    Raises:
-        DataBroken: two files share a stem.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
-            continue
-        if path.stem in found:
-            both = f"{found[path.stem].name} and {path.name}"
-            raise DataBroken(f"two files of {folder} share a stem", got=both, need="one file per stem")
-        found[path.stem] = path
-    return found
-
-
-def pair_by_stem(images: Path, labels: Path | None) -> list[Pair]:
-    """Pictures of a folder with the label images of the same stem in another.
-
-    Raises:
-        DataMissing: no picture in ``images``.
-        DataBroken: pictures without a label image, where there is a folder for them.
-    """
-    pictures = stems(images, IMAGE_SUFFIXES)
-    if not pictures:
-        raise DataMissing(f"no pictures in {images}", need="files ending in " + " ".join(IMAGE_SUFFIXES))
-    if labels is None:
-        return [Pair(stem, path, None) for stem, path in pictures.items()]
-    masks = stems(labels, LABEL_SUFFIXES)
-    alone = [stem for stem in pictures if stem not in masks]
-    if alone:
-        raise DataBroken(
-            f"{len(alone)} of {len(pictures)} pictures in {images} have no label image in {labels}",
-            got="no " + ", ".join(alone[:3]) + (" ..." if len(alone) > 3 else ""),
-            need="a file of the same stem ending in " + " ".join(LABEL_SUFFIXES),
-        )
-    return [Pair(stem, path, masks[stem]) for stem, path in pictures.items()]
 
 
 def digest(path: Path) -> tuple[str, str]:
@@ -184,7 +159,7 @@ def read_values(path: Path) -> np.ndarray:
     Raises:
         DataBroken: it cannot be read.
     """
-    return _opened(path, _stored_values)
+    return _opened(path, stored_values)
 
 
 def read_upright(path: Path) -> np.ndarray:
@@ -212,7 +187,17 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
         raise DataBroken(f"cannot read {path}", got=what, tip="restore the file or take it out of the split") from error
 
 
-def _stored_values(picture: Image.Image) -> np.ndarray:
-    """Grey values or palette indices as stored, never expanded to colours; an array of another rank for anything else."""
-    values = np.array(picture)
-    return values.astype(np.uint8) if values.dtype == bool else values
+def _palette(picture: Image.Image) -> dict[int, int]:
+    if picture.mode != "P":
+        return {}
+    colours = picture.getpalette("RGB") or []
+    return {k: pack(colours[3 * k : 3 * k + 3]) for k in range(len(colours) // 3)}
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    """Value -> how often it occurs."""
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))

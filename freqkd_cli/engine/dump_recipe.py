@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, doctor
 from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
 from freqkd_cli.engine.processes import Processes, join
-from freqkd_cli.engine.progress import Progress
+from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.engine.source import Form, command_for, fingerprint
 from freqkd_cli.engine.teacher_classes import check_teacher_classes
 from freqkd_cli.engine.verify import verify
@@ -20,8 +20,6 @@ from freqkd_cli.features.cache_writer import Mode, check_folder
 from freqkd_cli.features.source import LiveTeacher
 
 if TYPE_CHECKING:
-    import torch
-
     from freqkd_cli.recipe.schema import Recipe
 
 
@@ -36,7 +34,7 @@ class DumpOptions:
     shard_bytes: int = SHARD_BYTES
 
 
-def _job(recipe: Recipe, options: DumpOptions, device: torch.device) -> Job:
+def _job(recipe: Recipe, options: DumpOptions, processes: Processes, progress: Progress) -> Job:
     """Build what a dump needs, the teacher last, because it takes longest."""
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
@@ -46,13 +44,15 @@ def _job(recipe: Recipe, options: DumpOptions, device: torch.device) -> Job:
             "endless views cannot be stored", got="data.views 0", need="a number of views of each image", tip="--set data.views=1"
         )
     dataset = assemble.build_dataset(recipe, options.form.split)
+    if processes.first:
+        doctor.require(dataset, options.form.split, progress)
     lines = assemble.build_lines(checked)
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     class_map = check_teacher_classes(checked, teacher)
     identity = fingerprint(checked, lines, teacher, dataset, options.form)
-    losses = {line.id: line.loss.to(device).eval() for line in lines}
+    losses = {line.id: line.loss.to(processes.device).eval() for line in lines}
     return Job(
-        teacher=LiveTeacher(teacher.to(device), losses, checked.teacher_taps, dtype=recipe.teacher.dtype, class_map=class_map),
+        teacher=LiveTeacher(teacher.to(processes.device), losses, checked.teacher_taps, dtype=recipe.teacher.dtype, class_map=class_map),
         pictures=dataset,
         spec=checked.view_spec,
         view_seed=recipe.data.view_seed,
@@ -61,7 +61,7 @@ def _job(recipe: Recipe, options: DumpOptions, device: torch.device) -> Job:
         fingerprint=identity,
         images=identity.fields["images"],
         batch_size=recipe.train.batch_size,
-        device=device,
+        device=processes.device,
         workers=recipe.data.workers,
     )
 
@@ -77,7 +77,7 @@ def dump_recipe(recipe: Recipe, out: Path, progress: Progress, options: DumpOpti
         return _check_existing(recipe, out, progress, options, processes)
     if processes.first:
         check_folder(out, options.mode)
-    job = _job(recipe, options, processes.device)
+    job = _job(recipe, options, processes, progress)
     found = dump(job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes, processes=processes)
     if options.verify and processes.first:
         found |= _verified(job, CacheReader(out), options.verify, progress)
@@ -89,7 +89,7 @@ def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: Dump
         return {}
     reader = CacheReader(out)
     form = Form.of(reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images"))
-    job = _job(recipe, replace(options, form=form), processes.device)
+    job = _job(recipe, replace(options, form=form), processes, progress)
     for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command_for(recipe.source, out, form)):
         progress.note(f"warning: {out}: {warning}")
     return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
@@ -103,7 +103,7 @@ def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) ->
 
 def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
     """What :func:`dump_recipe` would write, from one picture; nothing is written."""
-    job = _job(recipe, options, join(options.device).device)
+    job = _job(recipe, options, join(options.device), Silent())
     _, estimate = plan(job, options.shard_bytes)
     shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
     return {

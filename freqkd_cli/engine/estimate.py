@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from freqkd_cli import registry
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, doctor
+from freqkd_cli.engine.progress import Silent
 from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 
@@ -41,7 +42,7 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
     """The dry run of ``distill``: nothing is written and nothing is trained.
 
     Raises:
-        DataMissing, WeightsMissing, CacheMismatch, UsageError: what a real run would be refused for at its start.
+        DataMissing, DataBroken, WeightsMissing, CacheMismatch, UsageError: what a real run would be refused for at its start.
     """
     recipe, train = plan.recipe, plan.recipe.train
     dataset = assemble.build_dataset(recipe, "train")
@@ -49,6 +50,7 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None) -> dict[str
     lines = assemble.build_lines(plan)
     if cache is not None:
         open_source(plan, lines, cache, dataset, "cpu")
+    doctor.require(dataset, "train", Silent())
     _, steps = run_length(images, train)
     student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
     student_flops = forward_flops(student, plan.view_spec.size)

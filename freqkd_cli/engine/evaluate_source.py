@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, doctor
 from freqkd_cli.engine.averaging import Averaged, Averaging
 from freqkd_cli.engine.estimate import parameters
 from freqkd_cli.engine.evaluate import as_json, mask_writer, score
@@ -70,6 +70,8 @@ def _of_model(source: str, options: Options, progress: Progress) -> dict[str, An
     if not same_classes(model, dataset.classes):
         progress.note(f"warning: {what} and {recipe.data.name} name their classes differently; they are compared by number")
     processes = join(options.device)
+    if processes.first:
+        doctor.require(dataset, options.split, progress)
     device = processes.device
     compute = choose(device, "float32", "auto")
     total = min(options.limit or len(dataset), len(dataset))

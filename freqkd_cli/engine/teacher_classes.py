@@ -55,7 +55,7 @@ def _names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")
+    return name.strip().lower().replace("_", " ").replace("-", " ")  # NVIDIA's names for ADE20K hold "bed "
 
 
 def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap | None:

@@ -178,7 +178,8 @@ class SegFormer(Segmenter):
         width = head.linear_fuse.out_channels
         size = stages[0].shape[-2:]
         total: Tensor | None = None
-        with torch.autocast(stages[0].device.type, enabled=False):  # a product of weights: rounded once, not twice
+        device = stages[0].device.type
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # a product of weights: rounded once, not twice
             slices = head.linear_fuse.weight.flatten(1).split(width, dim=1)[::-1]
             maps = [part @ linear.proj.weight for part, linear in zip(slices, head.linear_projections, strict=True)]
             bias = sum(part @ linear.proj.bias for part, linear in zip(slices, head.linear_projections, strict=True))
