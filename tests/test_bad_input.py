@@ -330,11 +330,11 @@ def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", small, *words, "killed"], env=environment) as child:
         late = time.monotonic() + 60
-        while len(list(Path("killed").glob("shard-*.safetensors"))) < 2 and child.poll() is None and time.monotonic() < late:
+        while len(list(Path("killed").glob("shard-*.safetensors"))) < 3 and child.poll() is None and time.monotonic() < late:
             time.sleep(0.01)
         child.kill()
     kept = {path.name: path.stat().st_mtime_ns for path in Path("killed").glob("shard-*.safetensors")}
-    assert child.returncode == -signal.SIGKILL and 2 <= len(kept) < 32 and not Path("killed/index.json").exists()
+    assert child.returncode == -signal.SIGKILL and 3 <= len(kept) < 32 and not Path("killed/index.json").exists()
     refused(freqkd("distill", text, "--out", "a", "--cache", "killed"), 2, "the cache killed is unfinished", "--resume")
     refused(freqkd("teacher-dump", text, "--out", "killed"), 2, "--out killed is not empty", "--resume")
     refused(freqkd("spectrum", "killed"), 2, "killed")
@@ -343,4 +343,5 @@ def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
     assert [freqkd(*words, folder).code for folder in ("killed", "whole")] == [0, 0]
     killed, whole = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("killed", "whole"))
     assert killed == whole and len(whole) > 32
-    assert all(Path("killed", name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+    # The kill may have come after a shard was in place and before it was noted down: that one is made again.
+    assert sum(Path("killed", name).stat().st_mtime_ns != stamp for name, stamp in kept.items()) <= 1

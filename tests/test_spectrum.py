@@ -265,6 +265,7 @@ def _write_cache(folder: Path, teacher: nn.Module) -> None:
 
     dataset = scenes.build(split="val", root=None, size=(96, 128))
     fields = {"content": "taps", "storage": "float32", "teacher": teacher_identity(teacher, name="segformer", dtype="float32")}
+    fields |= {"taps": ["stage3", "decoder"], "images": 2, "views": {}, "data": {"name": "scenes"}}
     items = ((0, -1), (1, -1))
     with torch.no_grad():
         taps = [teacher(image, taps=["stage3", "decoder"]) for image in spectrum.pictures(dataset, 2)]

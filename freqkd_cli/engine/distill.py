@@ -72,9 +72,9 @@ def make_loop(recipe: Recipe, out: Path, progress: Progress, processes: Processe
     setting = _setting(plan, out, processes, compute, progress)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, setting.dataset)
+    source = open_source(plan, lines, cache, setting.dataset, processes.device)
     if processes.first:
         _look_at_labels(setting, progress)
-    source = open_source(plan, lines, cache, setting.dataset, processes.device)
     return Loop(setting, _training(plan, lines, processes, compute), source, progress)
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.datasets import folder as plain_folder
-from freqkd_cli.datasets._files import IMAGE_SUFFIXES, read_upright
+from freqkd_cli.datasets._files import read_upright
+from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES
 from freqkd_cli.engine.precision import choose, pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
