@@ -17,7 +17,7 @@ import torch
 from cache_fakes import Notes
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble, checkpoint
+from freqkd_cli.engine import assemble, checkpoint, run_folder
 from freqkd_cli.engine.distill import distill
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
@@ -295,3 +295,25 @@ def test_resume_spares_a_folder_that_no_run_wrote(tmp_path):
     with pytest.raises(UsageError, match=r"--resume refused.*\n.*holiday\.jpg"):
         run(tmp_path)
     assert os.listdir(tmp_path) == ["holiday.jpg"]
+
+
+@forks
+def test_a_run_has_one_writer(half):
+    before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file() and path.name != ".lock"}
+    held, release = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with run_folder.lock(half):
+            os.write(held[1], b"x")
+            os.read(release[0], 1)
+            os._exit(0)
+    os.read(held[0], 1)
+    try:
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UsageError, match=f"being written by process {child} on"):
+                distill(recipes.loads(RECIPE), half, Silent(), **options)
+    finally:
+        os.write(release[1], b"x")
+        os.waitpid(child, 0)
+    assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    run(half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +51,17 @@ def distill(
         return finished
     loop = make_loop(recipe, out, progress, processes, cache)  # before the folder is touched: weights may be missing
     compute = loop.setting.compute.reason
-    if processes.first:
-        with run_folder.writing(out):
-            run_folder.prepare(out, recipe, overwrite=overwrite)
-            environment = run_folder.environment(processes.device, compute, loop.source.name.split()[0]) | {"processes": processes.number}
-            run_folder.record(out, environment, progress.note)
-    progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
-    for line in _batch_notes(recipe.train, processes):
-        progress.note(line)
-    return loop.go(resume)
+    with ExitStack() as held:
+        if processes.first:
+            with run_folder.writing(out):
+                held.enter_context(run_folder.lock(out))
+                run_folder.prepare(out, recipe, overwrite=overwrite)
+                facts = run_folder.environment(processes.device, compute, loop.source.name.split()[0]) | {"processes": processes.number}
+                run_folder.record(out, facts, progress.note)
+        progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
+        for line in _batch_notes(recipe.train, processes):
+            progress.note(line)
+        return loop.go(resume)
 
 
 def make_loop(recipe: Recipe, out: Path, progress: Progress, processes: Processes, cache: Path | None) -> Loop:

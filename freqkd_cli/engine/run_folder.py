@@ -19,6 +19,7 @@ import torch
 
 from freqkd_cli.engine.checkpoint import write_json
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.features.lock import LOCK, Lock
 from freqkd_cli.features.shards import SUFFIX, write_synced
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
             tip="give the same recipe and --set options, or another --out",
         )
     return read_json(out / "summary.json")
+
+
+def lock(out: Path) -> Lock:
+    """The right to write to ``out``; a context manager.
+
+    Raises:
+        UsageError: another process writes to it.
+    """
+    (out / "state").mkdir(parents=True, exist_ok=True)
+    return Lock(out / "state", f"the run {out}")
 
 
 def prepare(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
@@ -125,7 +136,11 @@ def _clear(out: Path) -> None:
         if path.name in FILES or path.suffix == SUFFIX:
             path.unlink()
         elif path.name in FOLDERS:
-            shutil.rmtree(path)
+            for inside in path.iterdir():
+                if inside.is_dir():
+                    shutil.rmtree(inside)
+                elif inside.name != LOCK:  # it is held
+                    inside.unlink()
 
 
 def _first_difference(old: str, new: str) -> str:

@@ -16,7 +16,7 @@ from freqkd_cli.features.fingerprint import Fingerprint
 from freqkd_cli.features.shards import write_synced
 
 FORMAT, VERSION = "freqkd-cache", 1
-INDEX, JOURNAL, LOCK = "index.json", "journal.jsonl", ".lock"
+INDEX, JOURNAL = "index.json", "journal.jsonl"
 MAX_BYTES = 2**28
 """Of an index; a shard takes about 500 bytes in it, and 10 for each of its items."""
 

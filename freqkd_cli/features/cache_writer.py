@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import socket
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +13,9 @@ from torch import Tensor
 
 from freqkd_cli.errors import CacheDamaged, FreqKDError, UsageError
 from freqkd_cli.features import cache_index
-from freqkd_cli.features.cache_index import INDEX, JOURNAL, LOCK, Batches, Item, Shard, StoredTensor, key, shard_name
+from freqkd_cli.features.cache_index import INDEX, JOURNAL, Batches, Item, Shard, StoredTensor, key, shard_name
 from freqkd_cli.features.fingerprint import Fingerprint
+from freqkd_cli.features.lock import LOCK, Lock
 from freqkd_cli.features.shards import DTYPES, SUFFIX, check_file, write_shard
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -48,7 +45,7 @@ def check_folder(folder: Path, mode: Mode) -> None:
     """
     with _told(folder):
         if (folder / LOCK).is_file():
-            _Lock(folder).release()  # a running writer is the better message
+            Lock(folder, f"the cache {folder}").release()  # a running writer is the better message
         _refuse_strangers(folder, mode)
 
 
@@ -94,7 +91,7 @@ class CacheWriter:
         self.complete = False
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-writer")
         self._pending: Future[None] | None = None
-        self._lock: _Lock | None = None
+        self._lock: Lock | None = None
 
     @property
     def finished(self) -> frozenset[int]:
@@ -111,7 +108,7 @@ class CacheWriter:
         check_folder(self.folder, self.mode)
         with _told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _Lock(self.folder)
+            self._lock = Lock(self.folder, f"the cache {self.folder}")
             try:
                 self._take_up()
             except BaseException:
@@ -230,35 +227,3 @@ def _told(folder: Path) -> Iterator[None]:
             f"the cache {folder} cannot be written: {error.strerror or error}",
             tip="mend that, then run the same command with --resume: finished shards are kept",
         ) from error
-
-
-class _Lock:
-    """An exclusive lockf lock on ``.lock``; the kernel drops it with the process, however that ends.
-
-    Such locks belong to the process, so a second writer inside this one is caught by ``held``.
-    """
-
-    held: set[Path] = set()
-
-    def __init__(self, folder: Path) -> None:
-        self.path = (folder / LOCK).resolve()
-        if self.path in self.held:
-            raise UsageError(f"the cache {folder} is being written by this very process", tip="wait for it, or give another --out")
-        self.file = open(self.path, "a+")  # noqa: SIM115 - held until release
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            self.file.seek(0)
-            holder = self.file.read().strip() or "another process"
-            self.file.close()
-            raise UsageError(f"the cache {folder} is being written by {holder}", tip="wait for it, or give another --out") from error
-        self.held.add(self.path)
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        self.file.flush()
-
-    def release(self) -> None:
-        self.held.discard(self.path)
-        with contextlib.suppress(OSError):
-            self.file.truncate(0)
-        self.file.close()
