@@ -122,4 +122,5 @@ def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
     spec = next(spec for spec in plan.recipe.losses if spec.id == line.id)
     arguments: Mapping[str, Any] = registry.arguments("losses", spec.name)(**spec.arguments).model_dump()
     grids = {name: plan.grids[name] for name in line.student_taps}
-    return loss_identity(spec.name, arguments, line.loss.target_arguments, _places(plan, line), grids)
+    identity = loss_identity(spec.name, arguments, line.loss.target_arguments, _places(plan, line), grids)
+    return {**identity, "version": line.loss.target_version}

@@ -25,11 +25,13 @@ class Loss(nn.Module, ABC):
         reads_logits: compares class scores, so student and teacher must have the same classes.
         target_arguments: names of those of its ``build`` arguments that change what ``target`` returns. They enter the fingerprint of
             a cache of targets.
+        target_version: raised whenever ``target`` comes to return other numbers for the same arguments, so that older caches are refused.
     """
 
     needs_labels: ClassVar[bool] = False
     reads_logits: ClassVar[bool] = False
     target_arguments: ClassVar[tuple[str, ...]] = ()
+    target_version: ClassVar[int] = 1
 
     @abstractmethod
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
