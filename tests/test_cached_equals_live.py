@@ -125,6 +125,13 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_command(weights, cached):
     assert ("targets.low.arguments.cutoff: cached 0.5, wanted 0.4" in message) == (content == "targets")
     assert f"freqkd teacher-dump test.yaml --out {cache}-new" in message
     assert ("--content targets" in message) == (content == "targets")
+    if content == "targets":
+        plan = assemble.check(load(weights))
+        lines = assemble.build_lines(plan)
+        low = next(line for line in lines if line.id == "low")
+        low.loss.target_version = low.loss.target_version + 1  # another release computes another target
+        with pytest.raises(CacheMismatch, match="targets.low.version: cached 1, wanted 2"):
+            open_source(plan, lines, cache, dataset, "cpu")
     endless = assemble.check(load(weights, "data.views=0"))
     with pytest.raises(UsageError, match="--set data.views=2"):
         open_source(endless, lines, cache, dataset, "cpu")
