@@ -31,7 +31,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/freqkd distill quickstart $(ALONE) --out runs/quickstart_alone --resume
 	$(BIN)/freqkd distill quickstart --cache caches/quickstart --out runs/quickstart --resume
 	$(BIN)/freqkd spectrum runs/quickstart --stage 3
-	$(BIN)/freqkd export runs/quickstart --format onnx --overwrite
+	$(BIN)/freqkd export runs/quickstart --format onnx --no-latency --overwrite
 	$(BIN)/freqkd compare runs/quickstart_alone runs/quickstart --picture runs/quickstart/comparison.png
 
 test: $(VENV)/tested
