@@ -1,4 +1,4 @@
-"""What tests share: one torch thread, and where CamVid lies, if it does."""
+"""What tests share: one torch thread, a command line run in this process, and where CamVid lies, if it does."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def camvid_root() -> Path:
     if not (root / "train").is_dir():
         pytest.skip(f"CamVid is not at {root}; set FREQKD_CAMVID to its folder")
     return root
+
+
+@pytest.fixture
+def freqkd(capsys):
+    """Run a command line in this process: exit code, standard output, standard error."""
+    from freqkd_cli.app import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        return (ended.value.code, *capsys.readouterr())
+
+    return run

@@ -11,7 +11,6 @@ import torch
 from PIL import Image, ImageOps
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.app import main
 from freqkd_cli.datasets import camvid
 from freqkd_cli.engine.saved import load_model, save_model
 from freqkd_cli.models import fast_scnn
@@ -32,16 +31,6 @@ def model_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     save_model(folder, model, "fast_scnn", dict(enumerate(CLASSES)))
     return folder
-
-
-@pytest.fixture
-def freqkd(capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.app import main
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.models import fast_scnn
 
@@ -44,16 +43,6 @@ def place(tmp_path_factory) -> Path:
     text += "student: {name: fast_scnn, width: 0.25}\n"
     (root / "run/recipe.yaml").write_text(recipes.dump(recipes.loads(text + "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n")))
     return root
-
-
-@pytest.fixture
-def freqkd(capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

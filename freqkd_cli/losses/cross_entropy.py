@@ -30,7 +30,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.labels import IGNORE
-from freqkd_cli.metrics.upsample import upsampled
+from freqkd_cli.metrics.upsample import parts, upsampled
 from freqkd_cli.views.batch import Batch
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -112,11 +112,9 @@ class CrossEntropy(Loss):
         if self.weights is not None and not plain:
             weight = torch.tensor(self.weights, device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
         smoothing = 0.0 if plain else self.label_smoothing
-        # On a CPU one picture at a time (see upsampled); elsewhere the batch is one part.
-        parts = [slice(i, i + 1) for i in range(len(labels))] if logits.device.type == "cpu" else [slice(None)]
         size = (labels.shape[-2], labels.shape[-1])
         options = {"weight": weight, "label_smoothing": smoothing, "ignore_index": IGNORE, "reduction": "none"}
-        return torch.cat([F.cross_entropy(upsampled(logits[part], size), labels[part], **options) for part in parts])
+        return torch.cat([F.cross_entropy(upsampled(logits[part], size), labels[part], **options) for part in parts(logits)])
 
     def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
         """1 for the hardest pixels of the batch, 0 for the others, ``[B, H, W]``; pixels as hard as the last one kept stay too."""

