@@ -27,7 +27,8 @@ def batch_of(labels: torch.Tensor, valid: torch.Tensor | None = None) -> Batch:
 
 def start(name: str, channels=(3, 3), strides=(8, 8), **arguments):
     loss = registry.find("losses", name).build(**arguments)
-    loss.start({"s": Tap("s", strides[0], channels[0])}, {"t": Tap("t", strides[1], channels[1])}, CLASSES)
+    logits = [{"logits": Tap("logits", stride, CLASSES, "logits")} for stride in strides]
+    loss.start({"s": Tap("s", strides[0], channels[0])} | logits[0], {"t": Tap("t", strides[1], channels[1])} | logits[1], CLASSES)
     return loss
 
 
@@ -149,6 +150,19 @@ def test_logit_kl_brings_the_teacher_to_the_student_s_grid():
     torch.testing.assert_close(target, known)
     bigger = start("logit_kl").target({"logits": theirs}, batch, {"logits": (24, 32)})["logits"]
     torch.testing.assert_close(bigger, F.interpolate(theirs, size=(24, 32), mode="bilinear", align_corners=False))
+
+
+def test_logit_kl_brings_the_student_to_the_teacher_s_grid():
+    ours, theirs = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 12, 16, seed=1)
+    valid = torch.ones(2, 48, 64, dtype=torch.bool)
+    valid[1, 36:] = False
+    batch, loss = batch_of(labels_of(2, 48, 64), valid), start("logit_kl", strides=(8, 4), grid="teacher")
+    target = loss.target({"logits": theirs}, batch, {"logits": (6, 8)})
+    assert target["logits"].equal(theirs) and loss.count(batch, {"logits": (6, 8)}) == 12 * 16 + 9 * 16
+    p = scipy.special.softmax(theirs.numpy(), axis=1)
+    q = scipy.special.softmax(F.interpolate(ours, size=(12, 16), mode="bilinear", align_corners=False).numpy(), axis=1)
+    cells = scipy.special.rel_entr(p, q).sum(1)
+    assert float(loss({"logits": ours}, target, batch, 0)) == pytest.approx(np.concatenate([cells[0].ravel(), cells[1, :9].ravel()]).mean())
 
 
 def test_logit_kl_of_a_batch_that_is_all_padding_is_zero():

@@ -1,11 +1,13 @@
 """Kullback-Leibler divergence from the teacher's class scores to the student's, pixel by pixel.
 
-**What** ``tau^2 * mean over pixels of KL(softmax(z_T / tau) || softmax(z_S / tau))`` on the student's pre-upsampling grid.
+**What** ``tau^2 * mean over cells of KL(softmax(z_T / tau) || softmax(z_S / tau))``. ``grid: student`` brings the teacher's logits to the
+student's pre-upsampling grid, ``grid: teacher`` the student's to the teacher's.
 
 **Why** The teacher's doubt between classes says more than a label, and it speaks in void regions too, where there is no label.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``; the teacher's are resized bilinearly (align_corners False) to the student's
-grid; the mean is over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats.
+**Shapes and units** ``logits`` ``[B, K, h, w]``; one side's are resized bilinearly (align_corners False) to the other's grid; the mean is
+over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats. A cache of targets holds the teacher's
+logits on the grid that was chosen: on its own, 4 times those on the grid of a student of twice its stride.
 
 **Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD (losses/kd.py: tau 1, weight 1, rows are pixels).
 Departure: padded cells do not count.
@@ -14,7 +16,7 @@ Departure: padded cells do not count.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -28,20 +30,22 @@ from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.views.batch import Batch
 
 
-def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
+def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0, grid: Literal["student", "teacher"] = "student") -> Loss:
     """Logit distillation; see the top of the file."""
-    return LogitKL(temperature)
+    return LogitKL(temperature, on_teacher=grid == "teacher")
 
 
 class LogitKL(Loss):
-    """Made by :func:`build`. The target is the teacher's resized ``logits`` ``[B, K, h, w]``: ``temperature`` may change under a cache."""
+    """Made by :func:`build`. The target is the teacher's ``logits`` ``[B, K, h, w]``: ``temperature`` may change under a cache."""
 
     reads_logits = True
+    target_arguments = ("grid",)
     target_version = 2
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float, *, on_teacher: bool = False) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.on_teacher = temperature, on_teacher
+        self.teacher_tap: Tap | None = None
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
         return ("logits",)
@@ -49,27 +53,42 @@ class LogitKL(Loss):
     def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
         return ("logits",)
 
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        self.teacher_tap = teacher["logits"]
+
+    def grid(self, student: Grid, batch: Batch) -> Grid:
+        """The grid (h, w) on which this batch's logits are compared."""
+        assert self.teacher_tap is not None, "start() comes first"
+        return self.teacher_tap.grid(*batch.images.shape[-2:]) if self.on_teacher else student
+
     def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
-        logits, grid = widened(teacher["logits"].detach()), tuple(grids["logits"])
-        if tuple(logits.shape[-2:]) != grid:
-            # Not antialiased: the wider filter drowns what is thinner than two cells (a pole's IoU fell from 25 to 7 on scenes).
-            logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
-        return {"logits": logits}
+        return {"logits": _resized(widened(teacher["logits"].detach()), self.grid(grids["logits"], batch))}
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
-        return float(_inside(batch, grids["logits"]).sum())
+        return float(_inside(batch, self.grid(grids["logits"], batch)).sum())
 
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         with torch.autocast(student["logits"].device.type, enabled=False):
-            ours = widened(student["logits"])
+            ours = _resized(widened(student["logits"]), self.grid(_size(student["logits"]), batch))
             theirs = widened(target["logits"]).to(ours.dtype)
             if ours.shape != theirs.shape:
                 raise ShapeError("student and teacher logits differ", got=tuple(ours.shape), need=tuple(theirs.shape))
-            inside = _inside(batch, (ours.shape[-2], ours.shape[-1])).to(ours.dtype)
+            inside = _inside(batch, _size(ours)).to(ours.dtype)
             log_student = F.log_softmax(ours / self.temperature, dim=1)
             log_teacher = F.log_softmax(theirs / self.temperature, dim=1)
             divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
             return (divergence * inside).sum() / inside.sum().clamp(min=1.0) * self.temperature**2
+
+
+def _size(x: Tensor) -> Grid:
+    return x.shape[-2], x.shape[-1]
+
+
+def _resized(logits: Tensor, grid: Grid) -> Tensor:
+    """Not antialiased: the wider filter drowns what is thinner than two cells (a pole's IoU fell from 25 to 7 on scenes)."""
+    if _size(logits) == tuple(grid):
+        return logits
+    return F.interpolate(logits, size=tuple(grid), mode="bilinear", align_corners=False)
 
 
 def _inside(batch: Batch, grid: Grid) -> Tensor:
