@@ -55,13 +55,14 @@ def update(matrix: Tensor, prediction: Tensor, labels: Tensor) -> Tensor:
     if prediction.shape != labels.shape:
         raise ShapeError("prediction and labels differ in shape", got=f"{tuple(prediction.shape)} and {tuple(labels.shape)}")
     counted = labels != IGNORE
-    truth, guess = labels[counted].to(torch.int64), prediction[counted].to(torch.int64)
+    # Void pixels become a pair of their own: picking the others out would cost four times as much.
+    truth, guess = (torch.where(counted, values.to(torch.int64), 0) for values in (labels, prediction))
     for what, values in (("labels", truth), ("predictions", guess)):
-        if values.numel() and (int(values.min()) < 0 or int(values.max()) >= classes):
-            raise ShapeError(
-                f"{what} outside the classes", got=f"{int(values.min())} .. {int(values.max())}", need=f"0 .. {classes - 1}, or 255"
-            )
-    matrix += torch.bincount(truth * classes + guess, minlength=classes * classes).reshape(classes, classes)
+        low, high = (int(value) for value in torch.aminmax(values)) if values.numel() else (0, 0)
+        if low < 0 or high >= classes:
+            raise ShapeError(f"{what} outside the classes", got=f"{low} .. {high}", need=f"0 .. {classes - 1}, or 255")
+    pairs = torch.where(counted, truth * classes + guess, classes * classes)
+    matrix += torch.bincount(pairs.flatten(), minlength=classes * classes + 1)[:-1].reshape(classes, classes)
     return matrix
 
 
@@ -89,7 +90,20 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     ``label_size`` is the size of the padded view and the result is then cropped to the picture, ``[:, :height, :width]``: the logits'
     cells cover the padding too, so scaling them straight to the picture would shift every edge.
     """
-    return torch.cat([upsampled(logits[part], label_size).argmax(1) for part in parts(logits)])
+    return torch.cat([_likeliest(upsampled(logits[part], label_size)) for part in parts(logits)])
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """``argmax(1)``, the first of equals. torch's own takes 5 times as long on a CPU, where it strides over whole planes."""
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    best = logits[:, 0].clone()
+    found = torch.zeros(best.shape, dtype=torch.int64)
+    for number in range(1, logits.shape[1]):
+        plane = logits[:, number]
+        found.masked_fill_(plane > best, number)
+        torch.maximum(best, plane, out=best)
+    return found
 
 
 def ratios(part: Tensor, of: Tensor) -> list[float | None]:
