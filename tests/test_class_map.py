@@ -35,7 +35,7 @@ teacher: {name: segformer, weights: WEIGHTS, class_map: MAP}
 student: {name: fast_scnn, width: 0.25}
 losses:
   - {name: cross_entropy}
-  - {id: kl, name: logit_kl, temperature: 2.0}
+  - {id: kl, name: logit_kl, temperature: 2.0, grid: student}
 train: {steps: 2, batch_size: 2}
 """
 

@@ -145,10 +145,10 @@ def test_logit_kl_is_scipy_s_relative_entropy_over_cells_inside_the_picture(temp
 def test_logit_kl_brings_the_teacher_to_the_student_s_grid():
     theirs = normal(2, CLASSES, 12, 16)
     batch = batch_of(labels_of(2, 48, 64))
-    target = start("logit_kl").target({"logits": theirs}, batch, {"logits": (6, 8)})["logits"]
+    target = start("logit_kl", grid="student").target({"logits": theirs}, batch, {"logits": (6, 8)})["logits"]
     known = F.interpolate(theirs, size=(6, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(target, known)
-    bigger = start("logit_kl").target({"logits": theirs}, batch, {"logits": (24, 32)})["logits"]
+    bigger = start("logit_kl", grid="student").target({"logits": theirs}, batch, {"logits": (24, 32)})["logits"]
     torch.testing.assert_close(bigger, F.interpolate(theirs, size=(24, 32), mode="bilinear", align_corners=False))
 
 
@@ -156,7 +156,7 @@ def test_logit_kl_brings_the_student_to_the_teacher_s_grid():
     ours, theirs = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 12, 16, seed=1)
     valid = torch.ones(2, 48, 64, dtype=torch.bool)
     valid[1, 36:] = False
-    batch, loss = batch_of(labels_of(2, 48, 64), valid), start("logit_kl", strides=(8, 4), grid="teacher")
+    batch, loss = batch_of(labels_of(2, 48, 64), valid), start("logit_kl", strides=(8, 4))
     target = loss.target({"logits": theirs}, batch, {"logits": (6, 8)})
     assert target["logits"].equal(theirs) and loss.count(batch, {"logits": (6, 8)}) == 12 * 16 + 9 * 16
     p = scipy.special.softmax(theirs.numpy(), axis=1)

@@ -1,7 +1,8 @@
 """Kullback-Leibler divergence from the teacher's class scores to the student's, pixel by pixel.
 
-**What** ``tau^2 * mean over cells of KL(softmax(z_T / tau) || softmax(z_S / tau))``. ``grid: student`` brings the teacher's logits to the
-student's pre-upsampling grid, ``grid: teacher`` the student's to the teacher's.
+**What** ``tau^2 * mean over cells of KL(softmax(z_T / tau) || softmax(z_S / tau))``. ``grid: teacher`` brings the student's logits to the
+teacher's grid, as the score brings them to the labels'; ``grid: student`` the teacher's to the student's pre-upsampling grid, which loses
+what is thinner than its cells (strides 4 and 8 on scenes: 2.3 mIoU less, and less than without this loss).
 
 **Why** The teacher's doubt between classes says more than a label, and it speaks in void regions too, where there is no label.
 
@@ -10,7 +11,7 @@ over cells whose centre lies inside the picture (``batch.valid``), void labels i
 logits on the grid that was chosen: on its own, 4 times those on the grid of a student of twice its stride.
 
 **Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD (losses/kd.py: tau 1, weight 1, rows are pixels).
-Departure: padded cells do not count.
+Departures: padded cells do not count, and the finer grid, where theirs compares on the student's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.views.batch import Batch
 
 
-def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0, grid: Literal["student", "teacher"] = "student") -> Loss:
+def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0, grid: Literal["student", "teacher"] = "teacher") -> Loss:
     """Logit distillation; see the top of the file."""
     return LogitKL(temperature, on_teacher=grid == "teacher")
 
@@ -42,7 +43,7 @@ class LogitKL(Loss):
     target_arguments = ("grid",)
     target_version = 2
 
-    def __init__(self, temperature: float, *, on_teacher: bool = False) -> None:
+    def __init__(self, temperature: float, *, on_teacher: bool) -> None:
         super().__init__()
         self.temperature, self.on_teacher = temperature, on_teacher
         self.teacher_tap: Tap | None = None
