@@ -108,7 +108,7 @@ def test_a_planted_low_rank_graph_is_found_again():
     values = torch.tensor([[[9.0, 4.0, 1.0]]], dtype=torch.float64)
     graph = rebuilt(values, basis)
     noise = 1e-3 * symmetric(drawn(1, 1, 30, 30, seed=1), every(30))
-    found = low_rank(eigenpairs(graph + noise, every(30)), 20, energy=0.9)
+    found = low_rank(eigenpairs(graph + noise, every(30)), 20, energy=0.95)
     assert found.kept.sum() == 3 and found.values.shape == (1, 1, 20)
     torch.testing.assert_close(rebuilt(found.values, found.vectors), graph, atol=2e-2, rtol=0)
     exact = low_rank(gram_eigenpairs(basis * values.sqrt()[..., None, :]), 20, energy=1.0)
@@ -209,7 +209,8 @@ def test_factored_forms_equal_dense_ones(gram, shape, dtype):
     teacher = low_rank(gram_eigenpairs(graph_rows(drawn(*shape, seed=1).to(dtype), valid)), 6)
     pair = (teacher.values, teacher.vectors)
     torch.testing.assert_close(gram_graph.eigenvalues(30), dense.eigenvalues(30), atol=5 * near, rtol=near)
-    torch.testing.assert_close(gram_graph.in_basis(pair[1]), dense.in_basis(pair[1]), atol=near, rtol=near)
+    # The traces have floors of their own, 1e-6 and less.
+    torch.testing.assert_close(gram_graph.in_basis(pair[1]), dense.in_basis(pair[1]), atol=near, rtol=max(near, 2e-6))
     torch.testing.assert_close(gram_graph.correlation_distance(*pair), dense.correlation_distance(*pair), atol=near, rtol=near)
     torch.testing.assert_close(gram_graph.mean().dense(), dense.mean().dense(), atol=near, rtol=near)
     ours, theirs = gram_graph.modes(4), dense.modes(4)

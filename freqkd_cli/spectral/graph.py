@@ -1,7 +1,7 @@
 """Graphs over the cells of a feature map: affinity, kernels, degrees, Laplacians. Pure functions on batches, heads apart.
 
 Nodes are ``[B, heads, N, d]``, graphs ``[B, heads, N, N]`` and symmetric, ``valid`` is ``[B, N]`` bool. Void nodes have zero rows and
-columns in everything that is returned here, and enter no mean, norm or degree: what is left is the graph of the valid nodes alone.
+columns in every graph, and enter no mean, norm or degree: what is left is the graph of the valid nodes alone.
 Arithmetic is float32, or float64 where the input is, whatever autocast says.
 """
 
@@ -13,6 +13,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.spectral.fourier import widened
@@ -53,12 +54,36 @@ def count(valid: Tensor) -> Tensor:
     return valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Node features less their mean over the valid nodes, void nodes 0, and that mean, ``[B, heads, 1, d]``."""
-    inside = valid[:, None, :, None]
-    nodes = widened(nodes).masked_fill(~inside, 0.0)
-    mean = nodes.sum(2, keepdim=True) / count(valid)[:, :, None, None]
-    return (nodes - mean) * inside, mean
+class _Gram(torch.autograd.Function):
+    """X X^T, whose gradient is one product with a symmetric matrix; torch's own takes two."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.mT) @ x
+
+
+def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Node features less their mean over the valid nodes, ``[B, heads, N, d]``, of void nodes too, with what is needed to go on.
+
+    Returns:
+        the centred features, their squared norms ``[B, heads, N]``, and the mean over valid nodes of |x|^2 before centring,
+        ``[B, heads, 1]``, the scale against which features are flat.
+    """
+    nodes = widened(nodes)
+    nodes_of_each = count(valid)[:, None]
+    # A sum, and no product with the mask: that adds up one after the other, and rounding would give a flat map a graph.
+    mean = (nodes * valid[:, None, :, None]).sum(2, keepdim=True) / nodes_of_each[..., None]
+    rows = nodes - mean
+    square = rows.square().sum(-1)
+    energy = (square * valid[:, None]).sum(2, keepdim=True) / nodes_of_each + mean.square().sum(-1)
+    return rows, square, energy
 
 
 @unrounded
@@ -70,17 +95,16 @@ def graph_rows(nodes: Tensor, valid: Tensor, gram: GramKind = "centred") -> Tens
     released code at 228ecdd).
     """
     if gram == "raw":
-        return widened(nodes).masked_fill(~valid[:, None, :, None], 0.0) * nodes.shape[-1] ** -0.25
-    rows, mean = centred(nodes, valid)
-    square = rows.square().sum(-1)
-    energy = square.sum(2) / count(valid) + mean.square().sum((-2, -1))
-    return rows * torch.rsqrt(square + ROW_FLOOR**2 * energy[..., None] + 1e-12)[..., None]
+        nodes = widened(nodes)
+        return nodes * (valid.to(nodes.dtype) * nodes.shape[-1] ** -0.25)[:, None, :, None]
+    rows, square, energy = centred(nodes, valid)
+    return rows * (valid[:, None] * torch.rsqrt(square + ROW_FLOOR**2 * energy + 1e-12))[..., None]
 
 
 @unrounded
 def affinity(rows: Tensor) -> Tensor:
-    """The graph R R^T of :func:`graph_rows`, ``[B, heads, N, N]``."""
-    return rows @ rows.mT
+    """The graph R R^T of :func:`graph_rows`, ``[B, heads, N, N]``; of R^T the factor R^T R, ``[B, heads, d, d]``. Differentiable once."""
+    return _Gram.apply(rows)
 
 
 @unrounded
@@ -134,10 +158,8 @@ def smoothness(nodes: Tensor, graph: Tensor, valid: Tensor) -> Tensor:
     L = D - W. 0: constant over connected nodes; 1: unrelated to the graph. Features ``[B, heads, N, d]`` and a graph of as many heads,
     or of one for all. 0 where the features are flat.
     """
-    x, mean = centred(nodes, valid)
+    x, square, energy = centred(nodes, valid)
     degrees = degree(graph)
-    square = x.square().sum(-1)
     whole = (degrees * square).sum(-1)
     across = (x * (graph @ x)).sum((-2, -1))
-    energy = square.sum(2) / count(valid) + mean.square().sum((-2, -1))
-    return (whole - across) / (whole + ROW_FLOOR**2 * energy * degrees.sum(-1) + 1e-12)
+    return (whole - across) / (whole + ROW_FLOOR**2 * energy[..., 0] * degrees.sum(-1) + 1e-12)

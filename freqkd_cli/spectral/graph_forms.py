@@ -160,7 +160,7 @@ def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, .
     return (
         rows.sum(-2).square().sum(-1) - ours.sum(-1),
         (vectors.sum(-2).square() * values).sum(-1) - theirs.sum(-1),
-        (rows.mT @ rows).square().sum((-2, -1)) - ours.square().sum(-1),
+        affinity(rows.mT).square().sum((-2, -1)) - ours.square().sum(-1),
         (inner.square() * values[..., None] * values[..., None, :]).sum((-2, -1)) - theirs.square().sum(-1),
         ((rows.mT @ vectors).square().sum(-2) * values).sum(-1) - (ours * theirs).sum(-1),
     )
@@ -177,8 +177,7 @@ def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float) -> Tensor:
 
 @unrounded
 def _gram_in_basis(rows: Tensor, vectors: Tensor) -> Tensor:
-    seen = rows.mT @ vectors
-    return seen.mT @ seen
+    return affinity(vectors.mT @ rows)
 
 
 @unrounded

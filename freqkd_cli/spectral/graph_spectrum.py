@@ -184,7 +184,7 @@ def graph_energy(nodes: Tensor, vectors: Tensor) -> Tensor:
 
 def _smaller(rows: Tensor) -> Tensor:
     """R^T R or R R^T, whichever is smaller."""
-    return rows.mT @ rows if rows.shape[-1] < rows.shape[-2] else affinity(rows)
+    return affinity(rows.mT if rows.shape[-1] < rows.shape[-2] else rows)
 
 
 def _from_end(x: Tensor, end: End) -> Tensor:
