@@ -27,6 +27,9 @@ Proxy = Literal["similarity", "query_key", "state_affinity"]
 
 IGNORE = 255
 
+WIDEST = 32
+"""Channels of a ``query_key`` head."""
+
 
 def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid, k: int = 1) -> Grid:
     """The cells (h, w) that are nodes: per axis the smaller of both grids. Maps are pooled onto it, nodes and graphs must have it.
@@ -125,22 +128,22 @@ class GraphSide(nn.Module):
         width: channels of each head of ``query_key``, at most 32.
 
     Raises:
-        RecipeError: the tap has another kind, or its channels do not fall into as many groups.
+        RecipeError: the tap has another kind, its channels do not fall into as many groups, or ``width`` is too large.
     """
 
     def __init__(self, tap: Tap, proxy: Proxy | None = None, *, gram: GramKind = "centred", heads: int = 1, width: int = 32) -> None:
         super().__init__()
         self.proxy: Proxy = proxy or ("state_affinity" if tap.kind == "graph" else "similarity")
         self.tap, self.gram = tap, gram
-        self.heads = heads if tap.kind == "features" or self.proxy == "query_key" else tap.heads
-        self._check(heads)
+        self.heads = tap.heads if tap.kind in ("nodes", "graph") else heads
+        self._check(heads, width)
         self.project: nn.Parameter | None = None
         if self.proxy == "query_key":
             self.project = nn.Parameter(torch.empty(heads * width, tap.channels))
             if not self.project.is_meta:
                 nn.init.normal_(self.project, std=tap.channels**-0.5)
 
-    def _check(self, heads: int) -> None:
+    def _check(self, heads: int, width: int) -> None:
         tap = self.tap
         kinds = {"similarity": ("features", "logits", "nodes"), "query_key": ("features",), "state_affinity": ("graph",)}[self.proxy]
         if tap.kind not in kinds:
@@ -148,6 +151,10 @@ class GraphSide(nn.Module):
                 f"no {self.proxy} graph can be made of the tap {tap.name!r}",
                 got=f"a tap of kind {tap.kind}",
                 need=f"kind {' or '.join(kinds)}",
+            )
+        if width > WIDEST:
+            raise RecipeError(
+                "query_key projects to so many channels that it could satisfy any loss alone", got=f"{width}", need=f"<= {WIDEST}"
             )
         if self.proxy == "similarity" and tap.kind != "nodes" and tap.channels % heads:
             raise RecipeError(
