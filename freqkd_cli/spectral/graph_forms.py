@@ -1,0 +1,194 @@
+"""A graph as the losses see it: by factors (:class:`Gram`), linear in N, or as a matrix (:class:`Dense`). Both answer the same calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from freqkd_cli.spectral.graph import Kernel, affinity, count, kernel, pairs, unrounded
+from freqkd_cli.spectral.graph_spectrum import Modes, eigenpairs, eigenvalues, gram_eigenpairs, gram_eigenvalues, rebuilt
+
+COSINE_FLOOR = 1e-6
+"""Relations of cosines that vary less than this are rounding."""
+
+OTHER_FLOOR = 1e-10
+
+
+@dataclass(frozen=True)
+class Gram:
+    """R R^T, never formed unless :meth:`dense` is asked for.
+
+    Attributes:
+        rows: ``[B, heads, N, d]`` of :func:`freqkd_cli.spectral.graph.graph_rows`.
+        valid: ``[B, N]`` bool.
+        cosines: the rows are centred and of unit norm, so no mode is constant; else the first one about is.
+    """
+
+    rows: Tensor
+    valid: Tensor
+    cosines: bool = True
+
+    @property
+    def heads(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def constant_mode(self) -> bool:
+        """Whether the first eigenvector is about constant, and says nothing about objects."""
+        return not self.cosines
+
+    def dense(self) -> Tensor:
+        """``[B, heads, N, N]``."""
+        return affinity(self.rows)
+
+    def edges(self, how: Kernel, tau: float = 0.1) -> Tensor:
+        """The graph without negative edges and self-loops, for degrees and Laplacians."""
+        return kernel(self.dense(), self.valid, how, tau)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        """The k largest, ``[B, heads, k]``, differentiable."""
+        return gram_eigenvalues(self.rows, k)
+
+    def modes(self, k: int | None = None) -> Modes:
+        """The k largest modes or all, without gradient."""
+        return gram_eigenpairs(self.rows, k)
+
+    def trace(self) -> Tensor:
+        """Sum of the eigenvalues, ``[B, heads]``, above 0."""
+        return self.rows.square().sum((-2, -1)) + _floor(self.cosines) * count(self.valid)
+
+    def in_basis(self, vectors: Tensor) -> Tensor:
+        """U^T A U / trace(A), ``[B, heads, k, k]``, for the teacher's vectors ``[B, heads, N, k]``."""
+        return _gram_in_basis(self.rows, vectors) / self.trace()[..., None, None]
+
+    def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``. Linear in N."""
+        return _from_sums(self.valid, _gram_sums(self.rows, values, vectors), _floor(self.cosines))
+
+    def mean(self) -> Gram:
+        """The mean graph of the heads, as one head."""
+        rows = self.rows.transpose(1, 2).flatten(2)[:, None] * self.heads**-0.5
+        return replace(self, rows=rows)
+
+    def pick(self, heads: Tensor) -> Gram:
+        """The heads with these numbers, ``[B, m]`` int64."""
+        return replace(self, rows=_picked(self.rows, heads))
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A symmetric matrix, such as attention or state affinity: edges are not negative, and the first mode is a Perron mode.
+
+    Attributes:
+        weights: ``[B, heads, N, N]`` of :func:`freqkd_cli.spectral.graph.symmetric`.
+        valid: ``[B, N]`` bool.
+        perron: the graph has a Perron mode, which :meth:`eigenvalues` and :meth:`modes` leave out.
+    """
+
+    weights: Tensor
+    valid: Tensor
+    perron: bool = True
+
+    @property
+    def heads(self) -> int:
+        return self.weights.shape[1]
+
+    @property
+    def constant_mode(self) -> bool:
+        """False: what this gives of its spectrum is without the Perron mode."""
+        return False
+
+    def dense(self) -> Tensor:
+        """``[B, heads, N, N]``."""
+        return self.weights
+
+    def edges(self, how: Kernel, tau: float = 0.1) -> Tensor:
+        """The graph as it is, without self-loops; it needs no kernel."""
+        return self.weights.masked_fill(~pairs(self.valid), 0.0)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        """The k largest by value, ``[B, heads, k]``, differentiable."""
+        return eigenvalues(self.weights, self.valid, k + self.perron)[..., int(self.perron) :]
+
+    def modes(self, k: int | None = None) -> Modes:
+        """The k largest modes by value or all, without gradient."""
+        return eigenpairs(self.weights, self.valid, None if k is None else k + self.perron).part(int(self.perron))
+
+    def trace(self) -> Tensor:
+        """Sum of the eigenvalues, ``[B, heads]``, above 0."""
+        return self.weights.diagonal(dim1=-2, dim2=-1).sum(-1) + _floor(False) * count(self.valid)
+
+    def in_basis(self, vectors: Tensor) -> Tensor:
+        """U^T A U / trace(A), ``[B, heads, k, k]``."""
+        return _dense_in_basis(self.weights, vectors) / self.trace()[..., None, None]
+
+    def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``."""
+        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, _floor(False))
+
+    def mean(self) -> Dense:
+        """The mean graph of the heads, as one head."""
+        return replace(self, weights=self.weights.mean(1, keepdim=True))
+
+    def pick(self, heads: Tensor) -> Dense:
+        """The heads with these numbers, ``[B, m]`` int64."""
+        return replace(self, weights=_picked(self.weights, heads))
+
+
+Graph = Gram | Dense
+
+
+@unrounded
+def correlation_distance(student: Tensor, teacher: Tensor, valid: Tensor, floor: float = OTHER_FLOOR) -> Tensor:
+    """1 - correlation of two matrices ``[B, heads, N, N]`` over the pairs of different valid nodes, ``[B, heads]``.
+
+    1 with no gradient where there are no two valid nodes; ``floor``: deviations that count as rounding.
+    """
+    off = pairs(valid)
+    student, teacher = student.masked_fill(~off, 0.0), teacher.masked_fill(~off, 0.0)
+    products = (student, teacher, student.square(), teacher.square(), student * teacher)
+    return _from_sums(valid, tuple(x.sum((-2, -1)) for x in products), floor)
+
+
+@unrounded
+def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
+    """The sums of :func:`correlation_distance` from factors: whole matrices less their diagonals."""
+    ours, theirs = rows.square().sum(-1), (vectors.square() * values[..., None, :]).sum(-1)
+    inner = vectors.mT @ vectors  # the identity, but for vectors that a cache rounded
+    return (
+        rows.sum(-2).square().sum(-1) - ours.sum(-1),
+        (vectors.sum(-2).square() * values).sum(-1) - theirs.sum(-1),
+        affinity(rows.mT).square().sum((-2, -1)) - ours.square().sum(-1),
+        (inner.square() * values[..., None] * values[..., None, :]).sum((-2, -1)) - theirs.square().sum(-1),
+        ((rows.mT @ vectors).square().sum(-2) * values).sum(-1) - (ours * theirs).sum(-1),
+    )
+
+
+def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float) -> Tensor:
+    nodes = valid.sum(1, keepdim=True)
+    a, b, aa, bb, ab = (x / (nodes * (nodes - 1)).clamp(min=1) for x in sums)
+    # Relative floors as well: a mean far from 0 leaves rounding in the variance.
+    ours = (aa - a * a).clamp(min=0.0) + 1e-7 * aa.clamp(min=0.0) + floor**2
+    theirs = (bb - b * b).clamp(min=0.0) + 1e-7 * bb.clamp(min=0.0) + OTHER_FLOOR**2
+    return 1.0 - (ab - a * b) * torch.rsqrt(ours) * torch.rsqrt(theirs)
+
+
+@unrounded
+def _gram_in_basis(rows: Tensor, vectors: Tensor) -> Tensor:
+    # In this order the gradient has the layout of a map, channel by channel, as the rows have.
+    return affinity((rows.mT @ vectors).mT)
+
+
+@unrounded
+def _dense_in_basis(graph: Tensor, vectors: Tensor) -> Tensor:
+    return vectors.mT @ (graph @ vectors)
+
+
+def _picked(x: Tensor, heads: Tensor) -> Tensor:
+    return x.gather(1, heads[:, :, None, None].expand(-1, -1, *x.shape[2:]))
+
+
+def _floor(cosines: bool) -> float:
+    return COSINE_FLOOR if cosines else OTHER_FLOOR
