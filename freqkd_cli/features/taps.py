@@ -13,7 +13,7 @@ from typing import Literal
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.registry import did_you_mean
 
-Kind = Literal["features", "logits", "auxiliary", "graph"]
+Kind = Literal["features", "logits", "auxiliary", "nodes", "graph"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Tap:
     Attributes:
         name: what recipes and ``--tap`` say.
         stride: image pixels per cell.
-        channels: C of the map ``[B, C, h, w]`` (K for logits).
+        channels: C of the map ``[B, C, h, w]`` (K for logits, heads * d for nodes, heads for a graph).
         kind: ``features``; ``logits``; ``auxiliary`` (logits of a training-only head, given in training mode alone);
-            ``graph`` (relations between cells, ``[B, heads, N, N]``).
+            ``nodes`` (features of the cells by head, ``[B, heads, N, d]``, whose Gram matrix is a graph);
+            ``graph`` (relations between cells, ``[B, heads, N, N]``). N = h * w cells, row by row.
         alias: another tap that this name stands for, or None.
+        heads: of nodes or of a graph.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Tap:
     channels: int
     kind: Kind = "features"
     alias: str | None = None
+    heads: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Cells (h, w) that an image of this size gives; sizes that the stride does not divide are rounded up."""
