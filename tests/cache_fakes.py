@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.engine.dump import Job
+from freqkd_cli.engine.dump_plan import Job
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.features.fingerprint import Fingerprint, loss_identity, teacher_identity, versions, views_identity
 from freqkd_cli.features.loss import Loss

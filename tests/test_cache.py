@@ -15,7 +15,8 @@ import torch
 from cache_fakes import SPEC, Notes, Pictures, Teacher, bytes_of, make_job
 from safetensors.torch import load_file, save_file
 
-from freqkd_cli.engine.dump import dump, plan
+from freqkd_cli.engine.dump import dump
+from freqkd_cli.engine.dump_plan import plan
 from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, UsageError
 from freqkd_cli.features import cache_index, cache_writer, shards
 from freqkd_cli.features.cache import CacheReader, CacheWriter, Fingerprint

@@ -13,7 +13,8 @@ from cache_fakes import Notes, bytes_of, make_job
 from safetensors.torch import load_file
 
 from freqkd_cli import app
-from freqkd_cli.engine.dump import dump, plan
+from freqkd_cli.engine.dump import dump
+from freqkd_cli.engine.dump_plan import plan
 from freqkd_cli.errors import CacheDamaged
 from freqkd_cli.features import cache_index
 from freqkd_cli.features.cache import CacheReader, CacheWriter

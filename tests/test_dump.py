@@ -16,8 +16,9 @@ from cache_fakes import Notes, Pictures, Teacher, bytes_of, make_job
 from safetensors.torch import load_file
 
 from freqkd_cli.engine import cache_folder
-from freqkd_cli.engine.dump import dump, plan, select
-from freqkd_cli.engine.verify import verify
+from freqkd_cli.engine.dump import dump
+from freqkd_cli.engine.dump_plan import plan
+from freqkd_cli.engine.verify import select, verify
 from freqkd_cli.errors import CacheMismatch, CheckFailed, FreqKDError, Interrupted, UsageError
 from freqkd_cli.features import cache_index, shards
 from freqkd_cli.features.cache import CacheReader

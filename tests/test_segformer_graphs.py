@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from freqkd_cli import registry
-from freqkd_cli.engine.dump import dump, rows
+from freqkd_cli.engine.dump import dump
+from freqkd_cli.engine.dump_plan import rows
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.engine.verify import verify
 from freqkd_cli.errors import CheckFailed, RecipeError, WeightsMissing

@@ -1,4 +1,4 @@
-"""``teacher-dump`` for a recipe: its parts are built here, ``engine/dump.py`` does the work on them."""
+"""``teacher-dump`` for a recipe: its parts are built here, ``engine/dump_plan.py`` and ``engine/dump.py`` do the work on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.engine import assemble, doctor
-from freqkd_cli.engine.dump import SHARD_BYTES, Job, dump, plan, result
+from freqkd_cli.engine.dump import dump, result
+from freqkd_cli.engine.dump_plan import SHARD_BYTES, Job, plan
 from freqkd_cli.engine.processes import Processes, join
 from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.engine.source import Form, command_for, fingerprint

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from freqkd_cli.engine.dump import Job, rows, select
+from freqkd_cli.engine.dump_plan import Job, rows
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.errors import CheckFailed
 from freqkd_cli.features.cache import CacheReader, Item, spoken
@@ -84,3 +84,12 @@ def _allowed(live: Tensor, storage: str, computed: str) -> Tensor:
     """What rounding to ``storage`` and another order of additions in ``computed`` may change, element by element."""
     spread = live.std(1, correction=0, keepdim=True).maximum(live.abs().amax(1, keepdim=True) * 1e-3)
     return live.abs() * ROUNDING[storage] + SMALLEST[storage] + SLACK[computed] * spread
+
+
+def select(items: Iterable[Item], number: int) -> list[Item]:
+    """A sample without repetition that is the same every time, in order."""
+    import numpy as np
+
+    ordered = sorted(items)
+    chosen = np.random.default_rng(0).permutation(len(ordered))[:number]
+    return [ordered[i] for i in sorted(chosen.tolist())]
