@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,9 @@ Png = Annotated[
     typer.Option("--png", metavar="FILE", help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default."),
 ]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue.")]
+
+Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], str]]
+"""The document, and what makes a table of it."""
 
 
 def run(
@@ -78,17 +82,14 @@ def run(
         listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}")
     how = Look(stages or (), taps or (), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
     figure = png or (found.path if found.path and found.path.is_dir() else Path()) / ("graph_spectrum.png" if graph else "spectrum.png")
-    document = (_graphs if graph else _frequencies)(found, how, listener, figure, csv)
-    if graph:
-        from freqkd_cli.report.graphs import graph_table
-
-    print_result(document, as_json, graph_table if graph else _table)
+    document, table = (_graphs if graph else _frequencies)(found, how, listener, figure, csv)
+    print_result(document, as_json, table)
     for path in (figure, document.get("maps"), csv):
         if path:
             listener.note(f"written: {path}")
 
 
-def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> dict[str, Any]:
+def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
     from freqkd_cli.engine.spectrum_look import look
     from freqkd_cli.report.plots import spectrum_figure
 
@@ -96,13 +97,13 @@ def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path
     spectrum_figure(spectra.to_json(), figure)
     if csv:
         spectra.write_csv(csv)
-    return spectra.to_json() | {"png": figure, "csv": csv}
+    return spectra.to_json() | {"png": figure, "csv": csv}, _table
 
 
-def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> dict[str, Any]:
+def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
     """The figure, and beside it ``..._maps.png`` with the eigenvectors."""
     from freqkd_cli.engine.graph_look import look_at_graphs
-    from freqkd_cli.report.graphs import eigenvector_figure, graph_figure
+    from freqkd_cli.report.graphs import eigenvector_figure, graph_figure, graph_table
 
     spectra = look_at_graphs(source, how, listener)
     maps = figure.with_name(f"{figure.stem}_maps.png") if spectra.pictures else None
@@ -111,7 +112,7 @@ def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv
         eigenvector_figure(spectra.pictures, str(source), maps)
     if csv:
         spectra.write_csv(csv)
-    return spectra.to_json() | {"png": figure, "maps": maps, "csv": csv}
+    return spectra.to_json() | {"png": figure, "maps": maps, "csv": csv}, graph_table
 
 
 def _table(document: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from freqkd_cli.engine.graph_spectrum import EigenMaps, Picture
 
 _QUIET = "#4a4a52"
-_VOID = (0.85, 0.85, 0.87, 1.0)
+_VOID = (0.55, 0.55, 0.58, 1.0)
 _CELL = 2.2
 """Inches that one map is wide."""
 
