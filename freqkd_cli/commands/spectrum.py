@@ -59,10 +59,10 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Measure the radial power spectrum of a model's taps, or the spectra of their graphs.
+    """Measure the power spectra of taps, or those of their graphs.
 
-    Student against teacher where both are known. Energy shares leave DC out. With --graph a stage is the teacher's keys beside the
-    student's features, on the same patches. Without a source the newest run, cache or model below this folder is taken, else the
+    Radial, student against teacher where both are known; energy shares leave DC out. With --graph a stage is the teacher's keys beside
+    the student's features, on the same patches. Without a source the newest run, cache or model below this folder is taken, else the
     embedded teacher.
 
         freqkd spectrum --stage 3 runs/a
