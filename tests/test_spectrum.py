@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
 
 from freqkd_cli.engine import spectrum, spectrum_source
@@ -251,43 +252,10 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     recipe += "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     (run / "recipe.yaml").write_text(recipe % f"teacher: {{name: segformer, weights: {json.dumps(str(model))}}}\n")
     (root / "plain.yaml").write_text(recipe % "")
-    _write_cache(cache, teacher)
+    write_cache(cache, teacher, ("stage3", "decoder"))
     for age, path in enumerate((run / "model.safetensors", model / "model.safetensors", cache / "index.json")):
         os.utime(path, (1_000_000 - age, 1_000_000 - age))
     return {"root": root, "run": run, "model": model, "cache": cache, "plain": root / "plain.yaml"}
-
-
-def _write_cache(folder: Path, teacher: nn.Module) -> None:
-    from freqkd_cli.datasets import scenes
-    from freqkd_cli.features.cache import CachePlan, Fingerprint
-    from freqkd_cli.features.cache_writer import CacheWriter
-    from freqkd_cli.features.fingerprint import teacher_identity
-
-    dataset = scenes.build(split="val", root=None, size=(96, 128))
-    fields = {"content": "taps", "storage": "float32", "teacher": teacher_identity(teacher, name="segformer", dtype="float32")}
-    fields |= {"taps": ["stage3", "decoder"], "images": 2, "views": {}, "data": {"name": "scenes"}}
-    items = ((0, -1), (1, -1))
-    with torch.no_grad():
-        taps = [teacher(image, taps=["stage3", "decoder"]) for image in spectrum.pictures(dataset, 2)]
-    with CacheWriter(folder, CachePlan(Fingerprint(fields), ((items,),))) as writer:
-        writer.put(0, {name: [tap[name][0].contiguous() for tap in taps] for name in ("stage3", "decoder")})
-        writer.finish()
-
-
-def run_command(*words: str, folder: Path) -> tuple[int, str, str]:
-    from typer.testing import CliRunner
-
-    from freqkd_cli.app import build_app
-
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(build_app(), ["spectrum", *words])
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 KEYS = {"rho", "power", "cycles_per_pixel", "relative_log_amplitude", "low_energy", "high_energy"}

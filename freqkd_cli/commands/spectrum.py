@@ -1,39 +1,57 @@
-"""``freqkd spectrum``: where in frequency a model's features lie, stage by stage, student beside teacher."""
+"""``freqkd spectrum``: where in frequency a model's features lie, and the graphs that they make, stage by stage, student beside teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
 from freqkd_cli.commands._output import check_file, print_result, talk
 
+if TYPE_CHECKING:
+    from freqkd_cli.engine.spectrum_look import Look
+    from freqkd_cli.engine.spectrum_source import Source
+    from freqkd_cli.report.progress import Bars, Lines
+
+SourceArgument = Annotated[
+    Path | None, typer.Argument(metavar="SOURCE", help="A run, cache, recipe or model's folder; the newest nearby by default.")
+]
+Graph = Annotated[bool, typer.Option("--graph", help="The graphs over patches instead: their eigenvalues, and their eigenvectors as maps.")]
+Stages = Annotated[list[int] | None, typer.Option("--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable).")]
+Taps = Annotated[list[str] | None, typer.Option("--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap)]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use for a model's folder; scenes by default.")
+]
+Teacher = Annotated[bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")]
+Images = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]
+Cutoff = Annotated[
+    float, typer.Option("--cutoff", min=0.0, max=1.41, metavar="RHO", help="What parts low from high, in Nyquist units; no say in --graph.")
+]
+Png = Annotated[
+    Path | None,
+    typer.Option("--png", metavar="FILE", help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default."),
+]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue.")]
+
+Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], str]]
+"""The document, and what makes a table of it."""
+
 
 def run(
-    source: Annotated[
-        Path | None, typer.Argument(metavar="SOURCE", help="A run, cache, recipe or model's folder; the newest nearby by default.")
-    ] = None,
-    stages: Annotated[
-        list[int] | None, typer.Option("--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable).")
-    ] = None,
-    taps: Annotated[
-        list[str] | None, typer.Option("--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap)
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use for a model's folder; scenes by default.")
-    ] = None,
-    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")] = False,
+    source: SourceArgument = None,
+    graph: Graph = False,
+    stages: Stages = None,
+    taps: Taps = None,
+    recipe: Recipe = None,
+    teacher: Teacher = False,
     split: Split = "val",
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = 16,
-    cutoff: Annotated[
-        float, typer.Option("--cutoff", min=0.0, max=1.41, metavar="RHO", help="What parts low from high, in Nyquist units.")
-    ] = 0.25,
-    png: Annotated[
-        Path | None, typer.Option("--png", metavar="FILE", help="The figure; spectrum.png beside the source by default.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One row per tap and ring.")] = None,
+    limit: Images = 16,
+    cutoff: Cutoff = 0.25,
+    png: Png = None,
+    csv: Csv = None,
     data_root: DataRoot = None,
     sets: Sets = None,
     device: Device = None,
@@ -41,16 +59,18 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Measure the radial power spectrum of a model's taps.
+    """Measure the power spectra of taps, or those of their graphs.
 
-    Student against teacher where both are known. Energy shares leave DC out. Without a source the newest run, cache or model below this
-    folder is taken, else the embedded teacher.
+    Radial, student against teacher where both are known; energy shares leave DC out. With --graph a stage is the teacher's keys beside
+    the student's features, on the same patches. Without a source the newest run, cache or model below this folder is taken, else the
+    embedded teacher.
 
         freqkd spectrum --stage 3 runs/a
+
+        freqkd spectrum --graph --stage 3 --limit 4
     """
     from freqkd_cli.engine import spectrum_source as sources
-    from freqkd_cli.engine.spectrum import wanted_taps
-    from freqkd_cli.report.plots import spectrum_figure
+    from freqkd_cli.engine.spectrum_look import Look
     from freqkd_cli.report.progress import progress
 
     talk(verbose - quiet)
@@ -59,19 +79,40 @@ def run(
     listener = progress(verbose - quiet)
     found = sources.identify(source) if source else sources.newest(Path.cwd())
     if source is None:
-        listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ' on scenes'}")
-    wanted = wanted_taps(stages or (), taps or ())
-    look = sources.Look(wanted, bool(stages or taps), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
-    spectra = sources.look(found, look, listener)
-    figure = png or (found.path if found.path and found.path.is_dir() else Path()) / "spectrum.png"
-    document = spectra.to_json()
-    spectrum_figure(document, figure)
-    if csv:
-        spectra.write_csv(csv)
-    print_result(document | {"png": figure, "csv": csv}, as_json, _table)
-    for path in (figure, csv):
+        listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}")
+    how = Look(stages or (), taps or (), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
+    figure = png or (found.path if found.path and found.path.is_dir() else Path()) / ("graph_spectrum.png" if graph else "spectrum.png")
+    document, table = (_graphs if graph else _frequencies)(found, how, listener, figure, csv)
+    print_result(document, as_json, table)
+    for path in (figure, document.get("maps"), csv):
         if path:
             listener.note(f"written: {path}")
+
+
+def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
+    from freqkd_cli.engine.spectrum_look import look
+    from freqkd_cli.report.plots import spectrum_figure
+
+    spectra = look(source, how, listener)
+    spectrum_figure(spectra.to_json(), figure)
+    if csv:
+        spectra.write_csv(csv)
+    return spectra.to_json() | {"png": figure, "csv": csv}, _table
+
+
+def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
+    """The figure, and beside it ``..._maps.png`` with the eigenvectors."""
+    from freqkd_cli.engine.graph_look import look_at_graphs
+    from freqkd_cli.report.graphs import eigenvector_figure, graph_figure, graph_table
+
+    spectra = look_at_graphs(source, how, listener)
+    maps = figure.with_name(f"{figure.stem}_maps.png") if spectra.pictures else None
+    graph_figure(spectra.to_json(), figure)
+    if maps:
+        eigenvector_figure(spectra.pictures, str(source), maps)
+    if csv:
+        spectra.write_csv(csv)
+    return spectra.to_json() | {"png": figure, "maps": maps, "csv": csv}, graph_table
 
 
 def _table(document: dict[str, Any]) -> str:

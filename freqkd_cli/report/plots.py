@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 INK = {"student": "#D55E00", "teacher": "#0072B2"}
 """Vermillion and blue of Okabe and Ito: told apart by every kind of colour vision, and in print by their dashes."""
-_DASH = {"student": "-", "teacher": (0, (5, 2))}
-_MARK = {"student": "o", "teacher": "s"}
+DASH = {"student": "-", "teacher": (0, (5, 2))}
+MARK = {"student": "o", "teacher": "s"}
 
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -45,7 +45,7 @@ def spectrum_figure(document: Mapping[str, Any], path: Path) -> None:
     if "teacher" in document:
         sides.append(("teacher", document["teacher"]))
     taps = list(dict.fromkeys(name for _, side in sides for name in side))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(max(4.6, 3.0 * len(taps) + 0.8), 6.2), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, len(taps), squeeze=False, sharex="col", sharey="row")
@@ -94,8 +94,8 @@ def _power(ax: Axes, present: list[tuple[str, Mapping[str, Any]]], cutoff: float
 
 def _line(ax: Axes, role: str, found: Mapping[str, Any], key: str) -> None:
     label = f"{role} ({found['model']})" if found["model"] != role else role
-    marker = _MARK[role] if len(found["rho"]) <= 24 else None
-    style = {"color": INK[role], "linestyle": _DASH[role], "linewidth": 1.8, "marker": marker, "markersize": 3.5}
+    marker = MARK[role] if len(found["rho"]) <= 24 else None
+    style = {"color": INK[role], "linestyle": DASH[role], "linewidth": 1.8, "marker": marker, "markersize": 3.5}
     ax.plot(found["rho"], found[key], label=label, **style)
 
 

@@ -1,0 +1,150 @@
+"""Figures and the table of ``freqkd spectrum --graph``: spectra of graphs, and their eigenvectors as maps beside the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from freqkd_cli.report.plots import INK, MARK, STYLE
+from freqkd_cli.report.tables import Column, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from freqkd_cli.engine.graph_spectrum import EigenMaps, Picture
+
+_QUIET = "#4a4a52"
+_VOID = (0.55, 0.55, 0.58, 1.0)
+_CELL = 2.2
+"""Inches that one map is wide."""
+
+_READ = "Patches of one colour belong together, red and blue apart; white is neither, grey is void. %: the eigenvalue's share of its graph."
+_LIKENESS = "\nBelow each eigenvector of the teacher the student's that is most like it; cos: |cosine| of the two, 1 = the same."
+
+
+def graph_table(document: Mapping[str, Any]) -> str:
+    """One row per stage and model."""
+    heads = ["stage", "model", "tap", "nodes", Column("effective rank", ".1f"), Column("first eigenvalue %", ".1f")]
+    heads += [Column("first 4 %", ".1f"), Column("2nd of Laplacian", ".3f")]
+    rows = []
+    for stage, present in _stages(document):
+        for role, found in present:
+            grid, part, low = "x".join(map(str, found["grid"])), found["shares"], found["laplacian"]
+            first, four = (100 * sum(part[:n]) if part else None for n in (1, 4))
+            rows.append([stage, role, found["tap"], grid, found["effective_rank"], first, four, low[1] if len(low) > 1 else None])
+    return render(heads, rows, title=f"{document['source']}, {document['images']} images")
+
+
+def _stages(document: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
+    """Stage, and (role, numbers) of each side that has it."""
+    sides = [(document["of"], document["stages"]), ("teacher", document.get("teacher", {}))]
+    for stage in dict.fromkeys(name for _, side in sides for name in side):
+        yield stage, [(role, side[stage]) for role, side in sides if stage in side]
+
+
+def graph_figure(document: Mapping[str, Any], path: Path) -> None:
+    """Draw the document of ``freqkd spectrum --graph --json``: one column per stage, student and teacher as two lines.
+
+    Above: the largest eigenvalues as shares of all. Below: the smallest of the normalised Laplacian; values near 0 count groups of nodes
+    that hardly touch.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    stages = list(_stages(document))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(4.6, 3.0 * len(stages) + 0.8), 6.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, len(stages), squeeze=False, sharex=True, sharey="row")
+        for column, (stage, present) in enumerate(stages):
+            for role, found in present:
+                _curve(axes[0][column], role, found, [100 * share for share in found["shares"]])
+                _curve(axes[1][column], role, found, found["laplacian"])
+            ranks = "\n".join(f"{role} {found['effective_rank']:.1f}" for role, found in present)
+            _note(axes[0][column], f"effective rank\n{ranks}")
+            axes[0][column].set_title(f"{stage}   {'x'.join(map(str, present[0][1]['grid']))} nodes", loc="left", pad=8)
+            axes[1][column].set_xlabel("number of the eigenvalue")
+        axes[0][0].set_ylabel("share of the graph, %")
+        axes[1][0].set_ylabel("eigenvalue of the Laplacian")
+        axes[0][0].set_ylim(bottom=0)
+        axes[0][0].xaxis.get_major_locator().set_params(integer=True)
+        handles = {h.get_label(): h for ax in axes[0] for h in ax.get_legend_handles_labels()[0]}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+        images = f"{document['images']} image{'s' if document['images'] != 1 else ''}"
+        figure.suptitle(f"Graph spectrum of {document['source']}, {images}", fontsize=11, x=0.01, ha="left")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": "freqkd"})
+
+
+def _curve(ax: Axes, role: str, found: Mapping[str, Any], values: Sequence[float]) -> None:
+    label = f"{role} ({found['model']})"
+    style = {"color": INK[role], "marker": MARK[role], "linewidth": 1.8, "markersize": 3.5}
+    ax.plot(range(1, len(values) + 1), values, label=label, **style)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.text(0.97, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=_QUIET, linespacing=1.35)
+
+
+def eigenvector_figure(pictures: Sequence[Picture], source: str, path: Path) -> None:
+    """Draw leading eigenvectors as maps over the image: for each image and stage the teacher's, and below them the student's."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [(picture, row) for picture in pictures for row in picture.rows]
+    columns = 1 + max(len(row.numbers) for _, row in rows)
+    height, width = _box(pictures[0])
+    with rc_context({**STYLE, "axes.grid": False, "axes.titleweight": "normal", "axes.titlesize": 8}):
+        figure = Figure(figsize=(_CELL * columns + 0.5, (_CELL * height / width + 0.27) * len(rows) + 0.9), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (picture, row) in zip(axes, rows, strict=True):
+            _eigenvectors(line, picture, row, beside=row is picture.rows[0] or row.likeness is None)
+        figure.suptitle(f"Leading eigenvectors of the graphs over patches, {source}", fontsize=11, x=0.01, ha="left")
+        figure.supxlabel(_READ + _LIKENESS * any(row.likeness is not None for _, row in rows), fontsize=8, color=_QUIET, x=0.01, ha="left")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": "freqkd"})
+
+
+def _box(picture: Picture) -> tuple[int, int]:
+    """Height and width up to the last valid pixel: the view without its padding."""
+    valid = picture.valid.numpy()
+    return int(valid.any(1).nonzero()[0].max()) + 1, int(valid.any(0).nonzero()[0].max()) + 1
+
+
+def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, beside: bool) -> None:
+    for ax in line:
+        ax.set_axis_off()
+    height, width = _box(picture)
+    image = picture.image.numpy()[:height, :width]
+    if beside:
+        line[0].imshow(image)
+        line[0].set_title(picture.name, loc="left")
+    else:
+        line[0].set(xlim=(0, 1), ylim=(0, 1), aspect=height / width)
+    line[0].text(
+        -0.06, 0.5, f"{row.role}  {row.tap}", transform=line[0].transAxes, rotation=90, ha="right", va="center", color=INK[row.role]
+    )
+    for column, number in enumerate(row.numbers):
+        ax = line[column + 1]
+        _map(ax, row.maps[column].numpy(), image.mean(-1), picture.image.shape[:2])
+        cosine = "" if row.likeness is None else f", cos {row.likeness[column]:.2f}"
+        ax.set_title(f"eigenvector {number}: {100 * row.shares[column]:.0f} %{cosine}", loc="left")
+
+
+def _map(ax: Axes, values: np.ndarray, grey: np.ndarray, size: tuple[int, int]) -> None:
+    """One eigenvector over the faint image; its grid covers the whole view of this size."""
+    void = np.isnan(values)
+    largest = max(float(np.abs(values[~void]).max()), 1e-12)
+    frame = {"extent": (-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)}
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    ax.imshow(np.where(void, 0.0, values), cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.72, interpolation="bilinear", **frame)
+    ax.imshow(np.where(void[..., None], _VOID, (0.0, 0.0, 0.0, 0.0)), interpolation="nearest", **frame)
+    ax.set(xlim=(-0.5, grey.shape[1] - 0.5), ylim=(grey.shape[0] - 0.5, -0.5))
