@@ -145,9 +145,7 @@ def stem(dim: int, vanilla: bool) -> nn.Sequential:
     if vanilla:
         return nn.Sequential(Conv(3, dim, 4, 4), nn.Identity(), nn.LayerNorm(dim))
     first, second = Conv(3, dim // 2, 3, 2, 1), Conv(dim // 2, dim, 3, 2, 1)
-    return nn.Sequential(
-        first, nn.Identity(), nn.LayerNorm(dim // 2), nn.Identity(), nn.GELU(), second, nn.Identity(), nn.LayerNorm(dim)
-    )
+    return nn.Sequential(first, nn.Identity(), nn.LayerNorm(dim // 2), nn.Identity(), nn.GELU(), second, nn.Identity(), nn.LayerNorm(dim))
 
 
 def downsample(given: int, out: int, vanilla: bool) -> nn.Sequential:
@@ -169,7 +167,7 @@ class Backbone(nn.Module):
 
     def __init__(self, size: Size, *, drop_path: float, backend: str = "auto") -> None:
         super().__init__()
-        self.vanilla = size.vanilla
+        self.size = size
         self.patch_embed = stem(size.dims[0], size.vanilla)
         rates = iter(torch.linspace(0, drop_path, sum(size.depths), device="cpu").tolist())
         self.layers = nn.ModuleList()
@@ -184,7 +182,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> four maps ``[B, C, h, w]``, each after its own norm."""
         x = images.permute(0, 2, 3, 1)
-        if self.vanilla:  # its stem would drop the pixels that 4 leaves over; they are kept, beside the mean colour
+        if self.size.vanilla:  # its stem would drop the pixels that 4 leaves over; they are kept, beside the mean colour
             x = F.pad(x, (0, 0, 0, -x.shape[2] % 4, 0, -x.shape[1] % 4))
         x, found = self.patch_embed(x), []
         for i, stage in enumerate(self.layers):

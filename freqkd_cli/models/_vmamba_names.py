@@ -1,15 +1,14 @@
 """Official checkpoints of VMamba: every spelling that the authors' loaders accept, brought to the one of the modules here.
 
-Files are of two kinds: classification (``patch_embed. layers. classifier.``) and mmsegmentation (``backbone. decode_head. auxiliary_head.``).
+Files are of two kinds: for classification (``patch_embed. layers. classifier.``), of mmsegmentation (``backbone. decode_head. ...``).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from freqkd_cli.errors import WeightsMissing
@@ -51,7 +50,7 @@ def to_now(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     return found, left
 
 
-def _plain(shape: torch.Size) -> tuple[int, ...]:
+def _plain(shape: Sequence[int]) -> tuple[int, ...]:
     """A linear map may be stored as a 1x1 convolution, and the four orders as one axis."""
     if len(shape) == 4 and shape[2:] == (1, 1):
         return tuple(shape[:2])
@@ -80,7 +79,8 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
         load_exact(backbone, found, where=where, ignore=absent)
     except WeightsMissing as error:
         of = _variant(found)
-        raise WeightsMissing(error.what, got=error.got, need=error.need, tip=f"variant: {of}" if of else "the variant they are of") from None
+        tip = f"variant: {of}, which has their depths and widths" if of and VARIANTS[of] != backbone.size else None
+        raise WeightsMissing(error.what, got=error.got, need=error.need, tip=tip) from None
     renamed = sum(key not in state and f"backbone.{key}" not in state for key in found)
     log.info(
         "%s: took %d tensors of the backbone (%d renamed); left out %d of heads%s; drawn anew: %s",
@@ -94,11 +94,15 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
 
 
 def _variant(state: Mapping[str, Tensor]) -> str | None:
-    """The variant whose backbone these tensors are, if any."""
+    """The variant whose depths and widths these tensors have, if any."""
+    try:
+        firsts = [f"layers.{i}.blocks.0." for i in range(4)]
+        dims = tuple(len(state[f"{first}norm.weight"]) for first in firsts)
+        inner = len(state[f"{firsts[0]}op.out_norm.weight"])
+    except KeyError:
+        return None
+    depths = tuple(sum(bool(re.match(rf"layers\.{i}\.blocks\.\d+\.norm\.weight$", key)) for key in state) for i in range(4))
     for name, size in VARIANTS.items():
-        with torch.device("meta"):
-            wanted = {key: x for key, x in Backbone(size, drop_path=0.0).state_dict().items() if not key.startswith("outnorm")}
-        given = {key: value for key, value in state.items() if not key.startswith("outnorm")}
-        if wanted.keys() == given.keys() and all(_shaped(given[key], x).shape == x.shape for key, x in wanted.items()):
+        if (size.depths, size.dims, size.inner(dims[0])) == (depths, dims, inner):
             return name
     return None
