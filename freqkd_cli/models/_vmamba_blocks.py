@@ -74,6 +74,14 @@ class SS2D(nn.Module):
         y = self.out_norm(y.transpose(1, 2).to(self.out_norm.weight.dtype)).unflatten(1, size)
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
+    def uncounted(self, x: Tensor) -> int:
+        """Floating-point operations of the scan, which torch's counter does not see: 7 N + 5 for every row and step.
+
+        Per state: Delta A, its exponential, times h, Delta u B, their sum, times C, the sum over states. Per step: bias, softplus, Delta u,
+        D u and its addition.
+        """
+        return x[..., 0].numel() * self.Ds.numel() * (7 * self.state + 5)
+
     def operands(self, x: Tensor) -> Operands:
         """What is scanned, from the map after convolution and activation, ``[B, inner, H, W]``."""
         u = cross_scan(x)

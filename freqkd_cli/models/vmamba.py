@@ -8,13 +8,13 @@ and the light head, which is this project's default. ``nano`` and ``micro`` are 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from freqkd_cli.errors import ShapeError
+from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._vmamba_blocks import Backbone
@@ -80,6 +80,20 @@ def taps(
         Tap("logits", 4, classes, "logits"),
         Tap("encoder", 32, size.dims[3], alias="stage4"),
     )
+
+
+def fetch(*, encoder_weights: str | None = None, **_: Any) -> None:
+    """Find out at once whether the checkpoint is there; it is read when the model is built.
+
+    Raises:
+        WeightsMissing: it is not.
+    """
+    if encoder_weights is not None and not Path(encoder_weights).expanduser().exists():
+        raise WeightsMissing(
+            f"no weights at {encoder_weights}",
+            need="a checkpoint of VMamba on this machine",
+            tip="github.com/MzeroMiko/VMamba/releases has the authors', and encoder_weights: null starts from scratch",
+        )
 
 
 def _decoder(size: Size, head: Head) -> int:

@@ -40,6 +40,8 @@ def selective_scan(
     """
     _check(u, delta, A, B, C, D, delta_bias)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    if u.is_meta:
+        return torch.empty_like(u, dtype=dtype)
     with torch.autocast(u.device.type, enabled=False):
         u, delta, A, B, C, D = (x.to(dtype) for x in (u, delta, A, B, C, D))
         if delta_bias is not None:
