@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
-from freqkd_cli.commands._output import check_file, print_result, talk
+from freqkd_cli.commands._output import check_file, print_result
 
 if TYPE_CHECKING:
     from freqkd_cli.engine.spectrum_look import Look
@@ -73,7 +73,6 @@ def run(
     from freqkd_cli.engine.spectrum_look import Look
     from freqkd_cli.report.progress import progress
 
-    talk(verbose - quiet)
     check_file("--png", png, ".png")
     check_file("--csv", csv, ".csv")
     listener = progress(verbose - quiet)
