@@ -406,3 +406,13 @@ def test_drop_path_grows_with_depth() -> None:
     rates = [block.drop_path.rate for stage in layers for block in stage.blocks]
     assert len(rates) == 14
     assert rates == pytest.approx([0.2 * i / 13 for i in range(14)])
+
+
+def test_what_sets_the_speed_of_a_state_has_no_weight_decay():
+    from freqkd_cli.engine.training import make_optimizer
+    from freqkd_cli.recipe.schema import Train
+
+    model = vmamba.build(classes=3, variant="nano")
+    decayed, spared = (set(map(id, group["params"])) for group in make_optimizer(model, Train(epochs=1, weight_decay=0.1)).param_groups)
+    block = model.backbone.layers[0].blocks[0].op
+    assert {id(block.A_logs), id(block.dt_projs_bias), id(block.Ds)} <= spared and id(block.x_proj_weight) in decayed

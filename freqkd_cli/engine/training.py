@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW or SGD over the student and the losses' own parameters; no weight decay on norms, biases and other vectors."""
+    """AdamW or SGD over the student and the losses' own parameters; no weight decay on norms, biases and other vectors, and where a model says so."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": train.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for parameter in parameters:
+        spared = parameter.ndim <= 1 or getattr(parameter, "no_weight_decay", False)
+        groups[spared]["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)

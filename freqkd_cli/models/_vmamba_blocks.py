@@ -54,6 +54,8 @@ class SS2D(nn.Module):
         self.Ds = nn.Parameter(torch.empty(GROUPS * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
+        for shape_of_time in (self.A_logs, self.dt_projs_bias):  # decay to 0 would pull every channel to one speed (as mamba-ssm has it)
+            shape_of_time.no_weight_decay = True
         self.draw()
 
     @torch.no_grad()
