@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW or SGD over the student and the losses' own parameters; no weight decay on norms, biases and other vectors, and where a model says so."""
+    """AdamW or SGD over the student and the losses' own parameters; no weight decay on vectors, nor where a model says so."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": train.weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
