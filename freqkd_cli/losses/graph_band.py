@@ -79,7 +79,9 @@ class How:
 
 
 class GraphBand(NodeLoss):
-    """Made by :func:`build`. The target is ``vectors`` ``[B, 1, N, k]`` and the teacher's features on the nodes, ``map`` ``[B, 1, N, C]``."""
+    """Made by :func:`build`. The target is ``vectors`` ``[B, 1, N, k]``, and the teacher's features on the nodes as they are compared,
+    ``map`` ``[B, 1, N, C]``.
+    """
 
     target_arguments = (*NodeLoss.target_arguments, "basis", "kernel", "tau", "normalize")
 
