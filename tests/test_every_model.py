@@ -46,6 +46,13 @@ def images_of(size: tuple[int, int], batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
+def shape_of(tap: Tap, size: tuple[int, int]) -> tuple[int, ...]:
+    rows, columns = tap.grid(*size)
+    if tap.kind == "graph":
+        return (tap.heads, rows * columns, rows * columns)
+    return (tap.heads, rows * columns, tap.channels // tap.heads) if tap.kind == "nodes" else (tap.channels, rows, columns)
+
+
 def test_the_drawer_is_not_empty() -> None:
     assert {"fast_scnn", "segformer", "smp"} <= set(registry.names("models"))
 
@@ -61,8 +68,8 @@ def test_taps_say_what_the_model_gives(name: str, arguments: dict[str, Any]) -> 
             found = model(images_of(size), list(listed))
             assert set(found) == set(listed) - (set() if training else auxiliary)
             for tap in listed.values():
-                if tap.kind != "graph" and tap.name in found:
-                    assert tuple(found[tap.name].shape) == (2, tap.channels, *tap.grid(*size)), (tap, size)
+                if tap.name in found:
+                    assert tuple(found[tap.name].shape) == (2, *shape_of(tap, size)), (tap, size)
     assert listed["logits"].kind == "logits"
     assert listed["logits"].channels == model.classes == CLASSES
     assert {"encoder", "decoder"} <= set(listed)

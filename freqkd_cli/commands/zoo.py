@@ -74,8 +74,8 @@ def _one(rows: list[dict[str, Any]]) -> str:
     (row,) = rows
     parts = [f"{row['name']}: {row['about']}", argument_table(row["arguments"])]
     if row["taps"]:
-        head = ("tap", "stride", "channels", "kind", "stands for")
-        parts.append(columns([head, *((t["name"], t["stride"], t["channels"], t["kind"], t["alias"]) for t in row["taps"])]))
+        head = {"name": "tap", "stride": "stride", "channels": "channels", "heads": "heads", "kind": "kind", "alias": "stands for"}
+        parts.append(columns([tuple(head.values()), *(tuple(tap[key] for key in head) for tap in row["taps"])]))
     parts += ["\n".join(f"{variant} {count:,} parameters".strip() for variant, count in row.get("parameters", {}).items())]
     parts += [row.get("licence", "")]
     return "\n\n".join(part for part in parts if part)

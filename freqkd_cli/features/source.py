@@ -82,7 +82,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def taps(self, batch: Batch) -> dict[str, Tensor]:
-        """Every place that a loss reads, ``[B, C, h, w]`` float32, not rounded; nothing runs where no loss reads one."""
+        """Every place that a loss reads, shaped as its tap says, float32, not rounded; nothing runs where no loss reads one."""
         if not self.wanted:
             return {}
         images = batch.images if batch.teacher_images is None else batch.teacher_images

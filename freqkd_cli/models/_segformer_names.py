@@ -1,4 +1,4 @@
-"""Three spellings of the same SegFormer tensors, brought to the one that transformers' modules have.
+"""Three spellings of the same SegFormer tensors, brought to the one that transformers' modules have, and loaded.
 
 ``now`` is what transformers 5 calls its modules, ``hub`` what transformers up to 4 called them and what files on the hub (and files that
 transformers writes today) say, ``authors`` what the authors' own checkpoints say.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.models._weights import load_exact
 
 # (hub, now) as templates; {s} is a stage and {b} a block, counted from 0.
 _PAIRS = (
@@ -115,3 +118,28 @@ def _from_authors(name: str) -> str:
         if name.startswith(old):
             return new + name[len(old) :]
     return name
+
+
+def load_any(net: nn.Module, state: Mapping[str, Tensor], *, where: str, new_head: bool) -> None:
+    """Every tensor of the network; with a new head all but the classifier, or all but the head where the weights have none.
+
+    Raises:
+        WeightsMissing: another model's weights, or a tensor is missing, unexpected or of another shape.
+    """
+    state = to_now(state)
+    if not new_head:
+        if not any(key.startswith("decode_head.") for key in state):
+            # Without an encoder either, they are another model's, and no new head would help.
+            if not any(key.startswith("segformer.") or ".attention." in key for key in state):
+                raise WeightsMissing(f"{where} holds no weights of a SegFormer", got=", ".join(sorted(state)[:3]) + " ...")
+            raise WeightsMissing(f"{where} has no segmentation head", tip="head: new, which draws one for the recipe's classes")
+        load_exact(net, state, where=where)
+        return
+    if any(key.startswith("decode_head.") for key in state):
+        drawn = [key for key in net.state_dict() if key.startswith("decode_head.classifier.")]
+    else:
+        drawn = [key for key in net.state_dict() if key.startswith("decode_head.")]
+        drawn += ["classifier.weight", "classifier.bias"]  # of a checkpoint for image classification
+        if not any(key.startswith("segformer.") for key in state):  # an encoder saved alone
+            state = to_now({f"segformer.{key}": value for key, value in state.items() if key not in drawn})
+    load_exact(net, state, where=where, ignore=drawn)

@@ -162,8 +162,11 @@ def _from_config(weights: Weights, asked: Mapping[str, Any]) -> dict[str, Any]:
         if found[key] != value:
             raise WeightsMissing(f"{weights.name} has another {key} than the recipe says", got=value, need=found[key], tip="leave it out")
     fixed = {key: found[key] for key in ("num_encoder_blocks", "num_channels", "strides") if found[key] != DEFAULTS[key]}
+    if not all(size % 2 for size in found["patch_sizes"]):  # an even patch adds a row and a column to the grid
+        fixed["patch_sizes"] = found["patch_sizes"]
     if fixed:
-        raise WeightsMissing(f"{weights.name} is an unusual SegFormer", got=fixed, need="four stages at 1/4 to 1/32, three input channels")
+        need = "four stages at 1/4 to 1/32, three input channels, odd patches"
+        raise WeightsMissing(f"{weights.name} is an unusual SegFormer", got=fixed, need=need)
     return found
 
 

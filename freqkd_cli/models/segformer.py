@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._segformer_names import to_hub, to_now
+from freqkd_cli.models._segformer_graphs import as_map, attention_taps, encode
+from freqkd_cli.models._segformer_names import load_any, to_hub, to_now
 from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation, reduces_labels
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import load_exact
@@ -74,7 +75,7 @@ def build(
     model = SegFormer(classes=source.classes() if source and kept else classes, sizes=sizes, drop_path=drop_path, dropout=dropout)
     if source is None:
         return model
-    _load(model, source.state(), where=source.name, new_head=not kept)
+    load_any(model.net, source.state(), where=source.name, new_head=not kept)
     model.id2label = source.id2label() if kept else None
     model.licence_note = source.licence_note
     if model.licence_note:
@@ -134,13 +135,15 @@ def _listed(sizes: Mapping[str, Any], classes: int) -> tuple[Tap, ...]:
         Tap("decoder", strides[0], sizes["decoder_hidden_size"]),
         Tap("logits", strides[0], classes, "logits"),
         Tap("encoder", strides[3], sizes["hidden_sizes"][3], alias="stage4"),
+        *attention_taps(sizes),
     )
 
 
 class SegFormer(Segmenter):
     """Taps: ``stage1`` to ``stage4`` after the stage's LayerNorm, ``decoder`` (fused map after norm and ReLU, before dropout), ``logits``.
 
-    ``encoder`` is another name of ``stage4``. ``net`` is transformers' ``SegformerForSemanticSegmentation``.
+    ``encoder`` is another name of ``stage4``. ``context1`` to ``keys4`` are told in ``_segformer_graphs.py``. ``net`` is transformers'
+    ``SegformerForSemanticSegmentation``.
     """
 
     def __init__(self, *, classes: int, sizes: Mapping[str, Any], drop_path: float, dropout: float) -> None:
@@ -155,6 +158,7 @@ class SegFormer(Segmenter):
             "dropout": dropout,
         }
         super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in _listed(sizes, classes)])
+        self.attention_taps = attention_taps(sizes)
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()}
         rates = {"drop_path_rate": drop_path, "classifier_dropout_prob": dropout}
         self.net = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes, **plain, **rates))
@@ -164,12 +168,11 @@ class SegFormer(Segmenter):
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         self._check_size(images)
-        stages: list[Tensor] = []
-        for stage in self.net.segformer.stages:
-            stages.append(stage(stages[-1] if stages else images))
+        wanted = [tap for tap in self.attention_taps if tap.name in taps]
+        stages, found = encode(self.net.segformer, images, wanted, self.normalise)
         head = self.net.decode_head
         decoder = head.activation(head.batch_norm(self._fuse(stages)))
-        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)}
+        found |= {f"stage{i}": x for i, x in enumerate(stages, start=1)}
         return found | {"encoder": stages[3], "decoder": decoder, "logits": head.classifier(head.dropout(decoder))}
 
     def _fuse(self, stages: Sequence[Tensor]) -> Tensor:
@@ -185,7 +188,7 @@ class SegFormer(Segmenter):
             bias = sum(part @ linear.proj.bias for part, linear in zip(slices, head.linear_projections, strict=True))
         for i in (3, 2, 1, 0):
             # A constant survives upsampling, so all four biases ride on the smallest map.
-            y = _as_map(F.linear(stages[i].flatten(2).transpose(1, 2), maps[i], bias if i == 3 else None), stages[i].shape[-2:])
+            y = as_map(F.linear(stages[i].flatten(2).transpose(1, 2), maps[i], bias if i == 3 else None), stages[i].shape[-2:])
             if i > 0:
                 y = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
             total = y if total is None else total + y
@@ -217,32 +220,6 @@ class SegFormer(Segmenter):
             "id2label": {str(i): name for i, name in labels.items()},
             "label2id": {name: i for i, name in labels.items()},
         }
-
-
-def _as_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
-    """``[B, N, C] -> [B, C, h, w]``, a view."""
-    return tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
-
-
-def _load(model: SegFormer, state: Mapping[str, Tensor], *, where: str, new_head: bool) -> None:
-    """Every tensor of the network; with a new head all but the classifier, or all but the head where the weights have none."""
-    state = to_now(state)
-    if not new_head:
-        if not any(key.startswith("decode_head.") for key in state):
-            # Without an encoder either, they are another model's, and no new head would help.
-            if not any(key.startswith("segformer.") or ".attention." in key for key in state):
-                raise WeightsMissing(f"{where} holds no weights of a SegFormer", got=", ".join(sorted(state)[:3]) + " ...")
-            raise WeightsMissing(f"{where} has no segmentation head", tip="head: new, which draws one for the recipe's classes")
-        load_exact(model.net, state, where=where)
-        return
-    if any(key.startswith("decode_head.") for key in state):
-        drawn = [key for key in model.net.state_dict() if key.startswith("decode_head.classifier.")]
-    else:
-        drawn = [key for key in model.net.state_dict() if key.startswith("decode_head.")]
-        drawn += ["classifier.weight", "classifier.bias"]  # of a checkpoint for image classification
-        if not any(key.startswith("segformer.") for key in state):  # an encoder saved alone
-            state = to_now({f"segformer.{key}": value for key, value in state.items() if key not in drawn})
-    load_exact(model.net, state, where=where, ignore=drawn)
 
 
 def _draw_encoder(module: nn.Module) -> None:

@@ -1,0 +1,153 @@
+"""What the attention of each SegFormer stage's last block says: features ``context``, graphs ``attention``, nodes ``keys``.
+
+They are read by hooks on the block's projections, which are there only while such a tap is asked for, so the block keeps its fused
+attention and an ordinary pass computes nothing more. The simplified block is CASS's (arXiv 2411.17150): LayerNorm, then self-attention;
+the block's residual and MLP are left out.
+
+``context`` is softmax(Q K^T / sqrt(d)) V with the heads joined by the output projection, as CASS joins them. Without it the numbers would
+depend on a choice that no model fixes: turning a head's values one way and its part of the projection the other way changes nothing that
+the model says, but every channel that a loss standardises.
+
+``attention`` and ``keys`` live on the grid of the keys, whose cells are ``stride * sequence reduction`` pixels wide: 32 at every stage of
+the published sizes. ``attention`` is the softmax in float32, before dropout, averaged over the reduction x reduction queries of each
+node, so that rows still sum to 1; ``keys`` is what the projection gives. Its Gram matrix K K^T / sqrt(d) is symmetric and positive
+semidefinite.
+
+A picture whose sides that stride does not divide has no common grid: the reduction drops what is left over (360 x 480 gives 11 x 15 keys
+at stages 1 to 3 and 12 x 15 at stage 4). Its graphs are then those of the picture padded with grey at the bottom and on the right, as the
+view ``whole`` is padded, from a second pass that nothing else reads; every stage has ceil(H / 32) x ceil(W / 32) nodes and a line in the
+log says so. Training views are multiples of 32 already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.spectral.fourier import widened
+
+log = logging.getLogger(__name__)
+
+READS = {"context": ("o_proj",), "attention": ("q_proj", "k_proj"), "keys": ("k_proj",)}
+"""Kind of tap -> the projections of an attention block, in transformers' names, whose outputs it is made of."""
+
+
+def attention_taps(sizes: Mapping[str, Any]) -> tuple[Tap, ...]:
+    """``context1`` to ``keys4``, from keywords of transformers' ``SegformerConfig``."""
+    strides = list(accumulate(sizes["strides"], mul))
+    nodes = [stride * reduction for stride, reduction in zip(strides, sizes["sr_ratios"], strict=True)]
+    channels, heads = sizes["hidden_sizes"], sizes["num_attention_heads"]
+    return (
+        *(Tap(f"context{i + 1}", strides[i], channels[i]) for i in range(4)),
+        *(Tap(f"attention{i + 1}", nodes[i], heads[i], "graph", heads=heads[i]) for i in range(4)),
+        *(Tap(f"keys{i + 1}", nodes[i], channels[i], "nodes", heads=heads[i]) for i in range(4)),
+    )
+
+
+def encode(
+    encoder: nn.Module, images: Tensor, taps: Sequence[Tap], normalise: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Run the four stages.
+
+    Args:
+        encoder: transformers' ``SegformerModel``.
+        images: ``[B, 3, H, W]``, normalised.
+        taps: those of :func:`attention_taps` that are wanted.
+        normalise: what was done to the images, for the grey that pads them.
+
+    Returns:
+        The stages' maps ``[B, C, h, w]``, and the taps: ``context`` ``[B, C, h, w]``, ``attention`` ``[B, heads, N, N]`` in float32 or
+        wider, ``keys`` ``[B, heads, N, d]``.
+    """
+    uneven = [tap for tap in taps if tap.kind != "features" and any(side % tap.stride for side in images.shape[-2:])]
+    maps, found = _run(encoder, images, [tap.name for tap in taps if tap not in uneven])
+    for stride in {tap.stride for tap in uneven}:
+        padded = _padded(images, stride, normalise)
+        found |= _run(encoder, padded, [tap.name for tap in uneven if tap.stride == stride])[1]
+    return maps, found
+
+
+def _run(encoder: nn.Module, images: Tensor, taps: Sequence[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """One pass, and the taps, whose grid must divide the images."""
+    seen: dict[tuple[int, str], Tensor] = {}
+    maps: list[Tensor] = []
+    handles = []
+    try:
+        for number, part in {(int(name[-1]), part) for name in taps for part in READS[name[:-1]]}:
+            projection = getattr(encoder.stages[number - 1].blocks[-1].attention, part)
+            handles.append(projection.register_forward_hook(partial(_keep, seen, (number, part))))
+        for stage in encoder.stages:
+            maps.append(stage(maps[-1] if maps else images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return maps, {name: _tap(name, seen, maps, encoder.config) for name in taps}
+
+
+def _keep(seen: dict[tuple[int, str], Tensor], key: tuple[int, str], module: nn.Module, given: Any, out: Tensor) -> None:
+    seen[key] = out
+
+
+def _tap(name: str, seen: Mapping[tuple[int, str], Tensor], maps: Sequence[Tensor], config: Any) -> Tensor:
+    kind, number = name[:-1], int(name[-1])
+    parts = [seen[number, part] for part in READS[kind]]
+    size, heads = maps[number - 1].shape[-2:], config.num_attention_heads[number - 1]
+    if kind == "context":
+        return as_map(parts[0], size)
+    if kind == "keys":
+        return _by_head(parts[0], heads)
+    return pooled_attention(*(_by_head(part, heads) for part in parts), size, config.sr_ratios[number - 1])
+
+
+def pooled_attention(queries: Tensor, keys: Tensor, size: Sequence[int], reduction: int) -> Tensor:
+    """softmax(Q K^T / sqrt(d)), its rows averaged over blocks of reduction x reduction queries: ``[B, heads, N, N]``.
+
+    Args:
+        queries: ``[B, heads, h * w, d]`` of the grid ``size`` = (h, w), which ``reduction`` divides.
+        keys: ``[B, heads, N, d]``, N = h * w / reduction^2.
+    """
+    nodes = size[1] // reduction
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, keys = widened(queries), widened(keys).transpose(-2, -1) * keys.shape[-1] ** -0.5
+        # Node row by node row: the full attention of stage 1 at 1024 x 2048 would take a gigabyte an image.
+        rows = [
+            (strip @ keys).softmax(-1).unflatten(2, (reduction, nodes, reduction)).mean((2, 4))
+            for strip in queries.unflatten(2, (size[0] // reduction, -1)).unbind(2)
+        ]
+        return torch.cat(rows, dim=2)
+
+
+def _by_head(tokens: Tensor, heads: int) -> Tensor:
+    """``[B, N, heads * d] -> [B, heads, N, d]``, a view."""
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def as_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """``[B, N, C] -> [B, C, h, w]``, a view."""
+    return tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
+
+
+def _padded(images: Tensor, stride: int, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Grey at the bottom and on the right, up to multiples of ``stride``."""
+    from freqkd_cli.views.apply import GREY
+
+    _tell(stride)
+    height, width = images.shape[-2:]
+    grey = normalise(torch.full((1, 3, 1, 1), GREY, device=images.device))
+    padded = grey.expand(len(images), -1, -(-height // stride) * stride, -(-width // stride) * stride).clone()
+    padded[..., :height, :width] = images
+    return padded
+
+
+@cache
+def _tell(stride: int) -> None:
+    """Once for each stride, and not for every batch."""
+    log.warning("graphs of pictures whose sides are no multiples of %d: those of the picture padded with grey up to such multiples", stride)
