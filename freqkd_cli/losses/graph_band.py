@@ -35,7 +35,7 @@ from freqkd_cli.features.taps import Tap, pick
 from freqkd_cli.losses._graph import Count, Making, MeanHeads, NodeLoss, Positive, heads_of, mean_of_samples, signed
 from freqkd_cli.losses._rows import ENERGY_EPS
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.spectral.graph import GramKind, Kernel, centred, count, laplacian
+from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian
 from freqkd_cli.spectral.graph_match import By
 from freqkd_cli.spectral.graph_spectrum import eigenpairs
 from freqkd_cli.views.batch import Batch
@@ -165,18 +165,23 @@ class GraphBand(NodeLoss):
         if share > 0:
             rest = _relative(difference - vectors @ low, theirs - vectors @ of_low, whole)
             total = total + share * torch.where(nodes.sum(1) > self.k, rest, 0.0)
-        return total
+        # What standardising leaves of flat features is rounding, from which nothing can be copied.
+        least = FLAT * nodes.sum(1) * theirs.shape[-1] if self.how.standardised else 0.0
+        return torch.where(whole > least, total, 0.0)
 
     def _standardised(self, rows: Tensor, nodes: Tensor) -> Tensor:
         """Node features ``[B, 1, N, C]``, void ones 0."""
+        inside, number = nodes[:, None, :, None].to(rows.dtype), count(nodes)[..., None, None]
+        rows = rows * inside
         if not self.how.standardised:
-            return rows.masked_fill(~nodes[:, None, :, None], 0.0)
-        rows, mean = centred(rows, nodes)
-        variance = rows.square().sum(2, keepdim=True) / count(nodes)[..., None, None]
+            return rows
+        mean = rows.sum(2, keepdim=True) / number
+        rows = (rows - mean) * inside
+        variance = rows.square().sum(2, keepdim=True) / number
         return rows * torch.rsqrt(variance + FLAT**2 * mean.square() + (0.1 * FLAT) ** 2)
 
 
 def _relative(error: Tensor, theirs: Tensor, whole: Tensor) -> Tensor:
-    """|error|^2 / (|theirs|^2 + 1e-6 |the teacher's whole map|^2), ``[B]``; 0 for a teacher without signal."""
+    """|error|^2 / (|theirs|^2 + 1e-6 |the teacher's whole map|^2), ``[B]``."""
     below = theirs.square().sum((1, 2, 3)) + ENERGY_EPS * whole
-    return torch.where(below > 0, error.square().sum((1, 2, 3)) / torch.where(below > 0, below, 1.0), 0.0)
+    return error.square().sum((1, 2, 3)) / torch.where(below > 0, below, 1.0)
