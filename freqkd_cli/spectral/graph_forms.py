@@ -177,7 +177,8 @@ def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float) -> Tensor:
 
 @unrounded
 def _gram_in_basis(rows: Tensor, vectors: Tensor) -> Tensor:
-    return affinity(vectors.mT @ rows)
+    # In this order the gradient has the layout of a map, channel by channel, as the rows have.
+    return affinity((rows.mT @ vectors).mT)
 
 
 @unrounded
