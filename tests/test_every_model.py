@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "fast_scnn": [{}, {"width": 0.5, "auxiliary": True}],
     "segformer": [{"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder": 16}, {"variant": "mini"}],
     "smp": [{"encoder": "tu-mobilenetv3_small_100"}, {"arch": "fpn", "encoder": "tu-mobilenetv3_small_100"}],
+    "vmamba": [{"variant": "nano"}, {"variant": "nano", "head": "upernet"}],
 }
 CASES = [
     pytest.param(name, arguments, id=f"{name}-{number}")

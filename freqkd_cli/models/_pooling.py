@@ -41,6 +41,26 @@ class AveragePool(nn.Module):
         return average_pool(x, self.bins)
 
 
+class PoolingBranch(nn.Module):
+    """Average to ``bins`` a side, 1x1 convolution, norm, ReLU.
+
+    One bin of one image is a single value a channel, which has no variance: that case (a last batch of one) takes the running statistics.
+    """
+
+    def __init__(self, given: int, out: int, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.conv = nn.Conv2d(given, out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(average_pool(x, self.bins))
+        if self.training and self.bins == 1 and len(y) == 1:
+            norm = self.norm
+            return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps))
+        return F.relu(self.norm(y))
+
+
 def make_exportable(model: nn.Module) -> None:
     """Replace every adaptive pooling to several bins inside another library's ``model``; it has no weights, so no name changes."""
     for parent in list(model.modules()):

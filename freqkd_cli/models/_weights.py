@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,19 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import WeightsMissing
 
+log = logging.getLogger(__name__)
+
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 4
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+_NESTED = ("state_dict", "model_ema", "model")
+"""Where training frameworks put the weights of a checkpoint, the averaged ones first: published results are theirs."""
+_BESIDE = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"numpy.{name}" for name in ("ndarray", "dtype", "dtypes.Float64DType", "dtypes.Int64DType")),
+)
+"""What frameworks put beside the weights and tensors are not made of; read as nothing."""
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], *, where: str, ignore: Collection[str] = ()) -> None:
@@ -84,16 +95,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     import pickle
 
+    # Names of classes become these harmless ones while the file is read; nothing in it is imported or called.
+    harmless = [(OrderedDict, "yacs.config.CfgNode"), *((_Nothing, name) for name in _BESIDE)]
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(harmless):
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsMissing(f"{path} cannot be read as tensors alone", got=said, need="a file without pickled code") from error
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):  # training frameworks put the weights one level down
-        held = held["state_dict"]
+    nested = [key for key in _NESTED if isinstance(held, dict) and isinstance(held.get(key), dict)]
+    if nested:
+        log.debug("%s: the weights are its %s", path, nested[0])
+        held = held[nested[0]]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise WeightsMissing(f"{path} holds no table of tensors", got=type(held).__name__)
     return _bare(dict(held))
+
+
+class _Nothing:
+    """Stands in for whatever a file holds beside its tensors."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
 
 
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._pooling import average_pool
+from freqkd_cli.models._pooling import PoolingBranch
 from freqkd_cli.models._segmenter import Segmenter
 
 BINS = (1, 2, 3, 6)
@@ -150,26 +150,6 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(torch.cat([x, *(resized(branch(x), x) for branch in self.branches)], dim=1))
-
-
-class PoolingBranch(nn.Module):
-    """Average to ``bins`` a side, 1x1 convolution, norm, ReLU.
-
-    One bin of one image is a single value a channel, which has no variance: that case (a last batch of one) takes the running statistics.
-    """
-
-    def __init__(self, given: int, out: int, bins: int) -> None:
-        super().__init__()
-        self.bins = bins
-        self.conv = nn.Conv2d(given, out, 1, bias=False)
-        self.norm = nn.BatchNorm2d(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(average_pool(x, self.bins))
-        if self.training and self.bins == 1 and len(y) == 1:
-            norm = self.norm
-            return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps))
-        return F.relu(self.norm(y))
 
 
 class FeatureFusion(nn.Module):

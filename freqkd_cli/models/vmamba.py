@@ -1,0 +1,111 @@
+"""VMamba: four stages of selective scans over the map, with a light all-MLP head or UPerNet, any input size from 32 pixels a side.
+
+Liu et al., "VMamba: Visual State Space Model", NeurIPS 2024 (arXiv 2401.10166); variants, names and numbers as in the authors' code,
+MzeroMiko/VMamba. Departures: the vanilla variants keep the pixels at the lower and right edge that 4 does not divide (theirs drop them),
+and the light head, which is this project's default. ``nano`` and ``micro`` are this project's own, for real time and for a CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from freqkd_cli.errors import ShapeError
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.models._segmenter import Segmenter
+from freqkd_cli.models._vmamba_blocks import Backbone
+from freqkd_cli.models._vmamba_heads import MLPHead, UPerHead
+from freqkd_cli.models._vmamba_names import load_backbone
+from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
+from freqkd_cli.models._weights import read_state
+
+Variant = Literal["nano", "micro", "tiny", "tiny_s2l5", "small", "small_s1l20", "vanilla_tiny", "vanilla_small"]
+Head = Literal["mlp", "upernet"]
+
+SMALLEST = 32
+"""Pixels a side of the smallest image: one cell of the last stage."""
+
+
+def build(
+    *,
+    classes: int,
+    variant: Variant = "tiny",
+    encoder_weights: str | None = None,
+    head: Head = "mlp",
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    scan: str = "auto",
+) -> VMamba:
+    """A VMamba, from scratch or on an official backbone.
+
+    Args:
+        classes: K.
+        variant: ``tiny`` is the authors' s1l8 and ``small`` their s2l15.
+        encoder_weights: a checkpoint of the authors, for classification or from mmsegmentation; the head is drawn anew.
+        head: ``mlp``, or ``upernet`` as in the published segmentation results (many times the work of a small backbone).
+        drop_path: rate of stochastic depth at the last block, linear from 0 at the first; the variant's unless said.
+        dropout: before the last 1x1 convolution.
+        scan: what computes the selective scan.
+
+    Raises:
+        WeightsMissing: no such weights, or they are of another variant.
+    """
+    size = VARIANTS[variant]
+    rate = size.drop_path if drop_path is None else drop_path
+    model = VMamba(classes=classes, variant=variant, head=head, drop_path=rate, dropout=dropout, scan=scan)
+    if encoder_weights is not None:
+        load_backbone(model.backbone, read_state(Path(encoder_weights).expanduser()), encoder_weights)
+    return model
+
+
+def taps(
+    *,
+    classes: int,
+    variant: Variant = "tiny",
+    encoder_weights: str | None = None,
+    head: Head = "mlp",
+    drop_path: float | None = None,
+    dropout: float = 0.1,
+    scan: str = "auto",
+) -> tuple[Tap, ...]:
+    """The named places, from the arguments alone."""
+    size = VARIANTS[variant]
+    return (
+        *(Tap(f"stage{i}", 2 << i, dim) for i, dim in enumerate(size.dims, start=1)),
+        Tap("decoder", 4, _decoder(size, head)),
+        Tap("logits", 4, classes, "logits"),
+        Tap("encoder", 32, size.dims[3], alias="stage4"),
+    )
+
+
+def _decoder(size: Size, head: Head) -> int:
+    return size.decoder if head == "mlp" else 2 * size.decoder
+
+
+class VMamba(Segmenter):
+    """Taps: ``stage1`` to ``stage4`` after the norm behind the stage, ``decoder`` (before dropout) and ``logits``, both at 1/4."""
+
+    def __init__(self, *, classes: int, variant: Variant, head: Head, drop_path: float, dropout: float, scan: str) -> None:
+        arguments = {"variant": variant, "head": head, "drop_path": drop_path, "dropout": dropout}
+        super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
+        size = VARIANTS[variant]
+        channels = _decoder(size, head)
+        self.backbone = Backbone(size, drop_path=drop_path, backend=scan)
+        self.head = (MLPHead if head == "mlp" else UPerHead)(size.dims, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
+        height, width = images.shape[-2:]
+        if not torch.compiler.is_exporting() and min(height, width) < SMALLEST:  # sizes are symbols while exporting
+            raise ShapeError("images are too small for VMamba", got=(height, width), need=f"at least {SMALLEST} a side")
+        stages = self.backbone(images)
+        decoder = self.head(stages)
+        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)}
+        return found | {"encoder": stages[3], "decoder": decoder, "logits": self.classifier(self.dropout(decoder))}
