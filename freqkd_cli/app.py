@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from freqkd_cli import __version__, launch
+from freqkd_cli.commands._output import talk
 from freqkd_cli.errors import FreqKDError
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -121,6 +122,8 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        # One voice: of several processes, the first tells what it does and the others only what went wrong.
+        talk(kwargs.get("verbose", 0) - kwargs.get("quiet", 0) if launch.rank() == 0 else -2)
         try:
             run(*args, **kwargs)
             sys.stdout.flush()

@@ -216,7 +216,8 @@ def test_zoo_knows_the_size_of_segformer_b0():
 
     with torch.device("meta"):
         theirs = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(num_labels=19))
-    assert zoo._parameters(segformer, "b0", [{"name": "weights"}]) == sum(p.numel() for p in theirs.parameters())
+    ours = zoo._built(segformer, "b0", [{"name": "weights"}], "meta")
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
 @pytest.mark.parametrize("words", ["zoo fast_scn", "losses bnad", "recipe copy quikstart", "recipe show /no/x.yaml"])
@@ -326,4 +327,3 @@ def test_talk_goes_to_stderr_by_level(capsys):
         out = capsys.readouterr()
         assert out.err.splitlines() == told and out.out == ""
     logging.getLogger("freqkd_cli").handlers.clear()
-    logging.getLogger("freqkd_cli").propagate = True

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import types
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch
 
-from freqkd_cli.errors import ShapeError
+from freqkd_cli.errors import ShapeError, UnknownName, UsageError
+from freqkd_cli.scan import backends, selective
+from freqkd_cli.scan.backends import choose
 from freqkd_cli.scan.cross import cross_merge, cross_scan
 from freqkd_cli.scan.selective import selective_scan
 
@@ -71,6 +78,207 @@ def test_tensors_that_do_not_belong_together_are_named():
         selective_scan(**(given | {"B": given["B"][..., :-1]}))
     with pytest.raises(ShapeError, match="4 rows do not split into 3 groups"):
         selective_scan(**problem(groups=3))
+
+
+@lru_cache
+def agreed(states: int, length: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+    """A float32 problem, weights, and the plain loop's answer in float64, so that the loop's own rounding is not in a figure."""
+    given = problem(length=length, states=states, dtype=torch.float32)
+    weight = torch.from_numpy(np.random.default_rng(1).standard_normal(given["u"].shape))
+    return given, weight, gradients({name: value.double() for name, value in given.items()}, weight, "torch")
+
+
+def gradients(given: dict[str, torch.Tensor], weight: torch.Tensor, backend: str) -> dict[str, torch.Tensor]:
+    """y and dL/d(every argument) of L = sum(weight * y), in float64."""
+    leaves = {name: value.detach().clone().requires_grad_(True) for name, value in given.items()}
+    y = selective_scan(**leaves, backend=backend)
+    found = torch.autograd.grad((weight.to(y.dtype) * y).sum(), list(leaves.values()))
+    return {"y": y.detach().double()} | {name: value.double() for name, value in zip(leaves, found, strict=True)}
+
+
+@pytest.mark.parametrize("backend", ["numba", "parallel"])
+@pytest.mark.parametrize("length", [1, 2, 255, 4097])
+@pytest.mark.parametrize("states", [1, 16])
+def test_backends_agree_in_float32(backend, states, length):
+    """Relative to the largest entry of each tensor."""
+    given, weight, true = agreed(states, length)
+    ours = gradients(given, weight, backend)
+    for name in true:
+        assert ((ours[name] - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)).item() < 1e-5, name
+
+
+@pytest.mark.parametrize("backend", ["numba", "parallel", "torch"])
+@pytest.mark.parametrize("states", [1, 16])
+def test_gradients_in_float64(backend, states):
+    given = problem(batch=1, rows=2, length=4, states=states, groups=2)
+    for softplus in (True, False):
+        steps = {} if softplus else {"delta": given["delta"].abs() + 0.1, "delta_bias": given["delta_bias"].abs()}
+        leaves = {name: value.requires_grad_(True) for name, value in (given | steps).items()}
+        assert torch.autograd.gradcheck(
+            lambda *x, s=softplus: selective_scan(*x, delta_softplus=s, backend=backend), tuple(leaves.values())
+        )
+
+
+@pytest.mark.parametrize("backend", ["numba", "parallel"])
+@pytest.mark.parametrize("rows", [1, 5, 37])
+def test_rows_are_shared_among_threads_without_a_trace(backend, rows):
+    """Odd numbers of rows, more threads than rows, strided arguments."""
+    given = problem(rows=2 * rows, length=1025, dtype=torch.float64)
+    given["u"] = given["u"].transpose(0, 2).contiguous().transpose(0, 2)
+    given["B"] = given["B"].expand(2, 2, 2, 1025)
+    weight = torch.ones_like(given["u"])[:, :, :1].expand(-1, -1, 1025)
+    true = gradients(given, weight, "torch")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            ours = gradients(given, weight, backend)
+            for name in true:
+                torch.testing.assert_close(ours[name], true[name], rtol=1e-10, atol=1e-12, msg=name)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("backend", ["numba", "parallel", "torch"])
+@pytest.mark.parametrize("level", [-40.0, 19.9, 20.1, 80.0, 1000.0])
+def test_steps_of_any_size_are_finite(backend, level):
+    """Steps so small that nothing moves, and so large that every step forgets all before: y = (1 + step B C) u."""
+    given = problem(length=1100, dtype=torch.float32) | {"delta": torch.full((2, 4, 1100), level)}
+    given["delta_bias"] = torch.zeros(4)
+    found = gradients(given, torch.ones_like(given["u"]), backend)
+    assert all(value.isfinite().all() for value in found.values())
+    if level >= 80:
+        u, B, C = (given[name].double() for name in "uBC")
+        now = (B * C).sum(2).repeat_interleave(2, dim=1)
+        torch.testing.assert_close(found["y"], (given["D"][:, None] + level * now) * u, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["numba", "parallel", "torch"])
+def test_what_is_not_a_number_stays_visible(backend):
+    given = problem(length=120, dtype=torch.float32)
+    for name in ("u", "delta", "B"):
+        broken = given[name].clone()
+        broken[0, 0, ..., 60] = float("nan")
+        y = selective_scan(**(given | {name: broken}), backend=backend)
+        assert y[0, 0, 60:].isnan().all() and y[0, 0, :60].isfinite().all() and y[1].isfinite().all()
+
+
+def test_auto_takes_the_kernel_of_the_place_and_says_so():
+    assert choose("auto", "cpu", torch.float32) == backends.Choice("numba", "the fastest on cpu")
+    assert choose("auto", "mps", torch.float32) == backends.Choice("parallel", "no kernel is made for mps")
+    assert choose("torch", "cuda", torch.float32) == backends.Choice("torch", "named")
+
+
+def test_what_cannot_run_is_an_error_where_it_was_named():
+    with pytest.raises(UnknownName, match="did you mean 'numba'"):
+        selective_scan(**problem(), backend="nunba")
+    with pytest.raises(UsageError, match="it needs tensors on CUDA, these are on cpu"):
+        selective_scan(**problem(), backend="mamba-ssm")
+    with pytest.raises(UsageError, match="it needs tensors on the CPU, these are on cuda"):
+        choose("numba", "cuda", torch.float32)
+
+
+@pytest.fixture
+def mamba(monkeypatch):
+    """Put a stand-in for mamba-ssm in place, forget it afterwards: ``mamba(kernel)``, or a broken one: ``mamba(None, error)``."""
+
+    def put(kernel, error: Exception | None = None):
+        interface = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
+        interface.selective_scan_fn = kernel
+        there = {interface.__name__: interface, "selective_scan_cuda": types.ModuleType("selective_scan_cuda")}
+
+        def imported(name):
+            if error and name == "selective_scan_cuda":
+                raise error
+            return there[name]
+
+        monkeypatch.setattr(backends, "find_spec", lambda name: name == "mamba_ssm")
+        monkeypatch.setattr(backends, "import_module", imported)
+        forget()
+
+    def forget():
+        choose.cache_clear()
+        backends.mamba_kernel.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    forget()
+
+
+def test_mamba_broken_is_an_error_where_named_and_a_note_elsewhere(mamba):
+    mamba(None, ImportError("selective_scan_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"))
+    with pytest.raises(UsageError, match="installed but broken .*undefined symbol") as told:
+        choose("mamba-ssm", "cuda", torch.float32)
+    assert "backend: auto" in told.value.tip
+    chosen = choose("auto", "cuda", torch.float32)
+    assert chosen.name == "parallel" and "undefined symbol" in chosen.reason
+
+
+def test_mamba_absent_is_told():
+    choose.cache_clear()
+    backends.mamba_kernel.cache_clear()
+    if backends.mamba_kernel()[0] is None:
+        assert "mamba-ssm" in choose("auto", "cuda", torch.float32).reason
+
+
+def test_mamba_gets_what_its_kernel_checks_for(mamba, monkeypatch):
+    """A stand-in with the signature and the demands of selective_scan_cuda.fwd (state-spaces/mamba e9594ce); it says nothing about CUDA."""
+    calls = []
+
+    def kernel(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+        assert {x.dtype for x in (u, delta, A, B, C, D, delta_bias)} == {torch.float32} and z is None and not return_last_state
+        assert all(x.stride(-1) == 1 for x in (u, delta, B, C, D, delta_bias)) and u.is_contiguous()
+        assert delta.shape == u.shape and B.shape == C.shape == (2, 2, A.shape[1], u.shape[-1])
+        calls.append(u)
+        return selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus=delta_softplus, backend="torch")
+
+    mamba(kernel)
+    assert choose("auto", "cuda", torch.float32) == backends.Choice("mamba-ssm", "the fastest on cuda")
+    assert choose("auto", "cuda", torch.float64) == backends.Choice(
+        "parallel", "not mamba-ssm: it has no float64; slower, the same numbers"
+    )
+    given = problem(dtype=torch.float32)
+    given = given | {"u": given["u"].bfloat16().transpose(1, 2).contiguous().transpose(1, 2), "B": given["B"].mT.contiguous().mT}
+    expected = selective_scan(**given, backend="torch")
+    monkeypatch.setattr(selective, "choose", lambda name, device, dtype: choose(name, "cuda", dtype))
+    assert torch.equal(selective_scan(**given, backend="mamba-ssm"), expected) and len(calls) == 1
+
+
+def test_the_room_opens_without_numba():
+    code = "import sys, freqkd_cli.scan.selective, freqkd_cli.scan.affinity; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class FourWays(torch.nn.Module):
+    """A scan as a VMamba layer has it; ``backend`` is named, as a recipe may."""
+
+    def __init__(self, length: int, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        for name, value in problem(batch=1, rows=8, length=length, states=2, groups=4, dtype=torch.float32).items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        u = cross_scan(x)
+        y = selective_scan(
+            u.flatten(1, 2), self.delta.expand(u.shape[0], -1, -1), self.A, self.B, self.C, self.D, self.delta_bias, backend=self.backend
+        )
+        return cross_merge(y.unflatten(1, (4, -1)), x.shape[-2:])
+
+
+def test_an_exported_graph_holds_the_parallel_form(tmp_path):
+    """64 x 64 cells: 12 halvings, each of some twenty nodes. torch.export and onnxruntime give the numbers of the plain loop."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    x = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 2, 64, 64))).float()
+    expected = FourWays(4096, "torch")(x)
+    program = torch.export.export(FourWays(4096, "numba").eval(), (x,))
+    torch.testing.assert_close(program.module()(x), expected, rtol=1e-5, atol=1e-5)
+    torch.onnx.export(program, (), tmp_path / "scan.onnx", dynamo=True, external_data=False, verbose=False, input_names=["x"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "scan.onnx"))
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected.numpy(), rtol=1e-5, atol=1e-5)
+    import onnx
+
+    assert len(onnx.load(tmp_path / "scan.onnx").graph.node) < 350
 
 
 SIZES = [(1, 1), (1, 5), (5, 1), (2, 3), (4, 4), (7, 5)]

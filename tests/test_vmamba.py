@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from freqkd_cli.models._vmamba_blocks import Backbone, DropPath
 from freqkd_cli.models._vmamba_names import load_backbone
 from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
 from freqkd_cli.models._weights import read_state
+from freqkd_cli.scan.affinity import evenly_spaced, raw_affinity
+from freqkd_cli.scan.backends import BACKENDS
+from freqkd_cli.scan.selective import step_sizes
 
 # Classification form, as the authors' classes count them (MzeroMiko/VMamba, commit 2ed52ea).
 PARAMETERS = {
@@ -147,13 +151,13 @@ def test_numbers_are_those_of_the_authors_code(name: str) -> None:
     state = authors(backbone)
     load_backbone(backbone, {f"backbone.{key}": value for key, value in state.items()}, name)
     image = noise("image", 1, 3, *golden.size)
-    stages = backbone(image)
+    stages, _ = backbone(image)
     for i, x in enumerate(stages):
         cell = x[0, 1, x.shape[2] // 2, x.shape[3] // 3]
         assert (float(cell), float(x.abs().mean())) == pytest.approx((golden.cells[i], golden.means[i]), abs=1e-4)
     head = classifier(backbone, 10 if "narrow" in name else 1000)
     backbone.outnorm3.load_state_dict({key: head[f"classifier.norm.{key}"] for key in ("weight", "bias")})
-    logits = backbone(image)[3].mean((2, 3)) @ head["classifier.head.weight"].T + head["classifier.head.bias"]
+    logits = backbone(image)[0][3].mean((2, 3)) @ head["classifier.head.weight"].T + head["classifier.head.bias"]
     assert logits[0, :4].tolist() == pytest.approx(golden.logits, abs=1e-4)
 
 
@@ -319,8 +323,51 @@ def test_an_image_under_32_pixels_is_one_clear_error(size: tuple[int, int]) -> N
 @pytest.mark.parametrize("name", ["narrow_s1", "narrow_vanilla"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (50, 35)])
 def test_grids_are_rounded_up(name: str, size: tuple[int, int]) -> None:
-    stages = Backbone(SIZES[name], drop_path=0.0).eval()(torch.rand(1, 3, *size))
+    stages = Backbone(SIZES[name], drop_path=0.0).eval()(torch.rand(1, 3, *size))[0]
     assert [tuple(x.shape[2:]) for x in stages] == [(-(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 32)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["nano", "vanilla_tiny"])
+def test_affinities_are_the_hidden_matrices_of_the_last_scans(variant: str) -> None:
+    """Between the cells of 1/32; where that is the stage's own grid, the unpooled matrices of all channels, averaged."""
+    torch.manual_seed(0)
+    model = vmamba.build(classes=3, variant=variant).eval()
+    images = torch.rand(2, 3, 70, 100)
+    found = model(images, ["affinity3", "affinity4"])
+    for x in (found["affinity3"], found["affinity4"]):
+        assert x.shape == (2, 1, 12, 12)
+        torch.testing.assert_close(x.sum(-1), torch.ones(2, 1, 12))
+        assert float(x.min()) > 0
+    given: list[Tensor] = []
+    block = model.backbone.layers[3].blocks[-1]
+    handle = block.op.conv2d.register_forward_hook(lambda module, inputs, out: given.append(nn.functional.silu(out)))
+    model(images)
+    handle.remove()
+    _, delta, A, B, C, _, bias = block.op.operands(given[0])
+    raw = raw_affinity(step_sizes(delta, bias), A, B, C, (3, 4)).abs()
+    chosen = evenly_spaced(raw.shape[2], 32)
+    graph = raw[:, :, chosen].mean(2).sum(1)
+    torch.testing.assert_close(found["affinity4"][:, 0], graph / graph.sum(-1, keepdim=True))
+
+
+def test_what_computes_the_scan_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = vmamba.build(classes=3, variant="nano", scan="torch")
+    with caplog.at_level(logging.INFO):
+        model(torch.rand(2, 3, 32, 32))
+        model(torch.rand(2, 3, 32, 32))
+    assert caplog.text.count("selective scan on cpu: torch (named)") == 1
+
+
+def test_scans_by_any_name_are_one_model() -> None:
+    assert get_args(vmamba.Scan) == BACKENDS
+    images, found = torch.rand(1, 3, 64, 96), []
+    for scan in ("numba", "parallel", "torch"):
+        torch.manual_seed(0)
+        model = vmamba.build(classes=3, variant="nano", scan=scan).eval()
+        found.append(model(images, ["stage4"])["stage4"])
+    for x in found[1:]:
+        torch.testing.assert_close(x, found[0], atol=1e-4, rtol=1e-4)
 
 
 def test_the_start_is_the_authors() -> None:

@@ -86,16 +86,22 @@ class _Spoken(logging.Formatter):
         return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
+class _StandardError(logging.StreamHandler):
+    """Writes to what standard error is at the moment."""
+
+    stream = property(lambda self: sys.stderr, lambda self, _: None)
+
+
 def talk(verbosity: int = 0) -> None:
-    """Send the program's log to standard error: -1 = warnings only, 0 = progress, 1 = everything."""
+    """Send the program's log to standard error: -2 = errors only, -1 = warnings too, 0 = progress, 1 = everything."""
     logger = logging.getLogger("freqkd_cli")
     for old in list(logger.handlers):
         logger.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_Spoken("%(message)s"))
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG)
-    logger.propagate = False
+    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+    logger.setLevel(levels[max(-2, min(verbosity, 1)) + 2])
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
-from freqkd_cli.commands._output import print_result, talk
+from freqkd_cli.commands._output import print_result
 
 
 def run(
@@ -39,7 +39,6 @@ def run(
     from freqkd_cli.engine.saved import load_model
     from freqkd_cli.report.progress import progress
 
-    talk(verbose - quiet)
     listener = progress(verbose - quiet)
     runs = 0 if no_latency else latency
     options = Options(upsample=upsample, argmax=argmax, opset=opset, latency_sizes=latency_sizes(source), latency_runs=runs)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
-from freqkd_cli.commands._output import check_file, print_result, talk
+from freqkd_cli.commands._output import check_file, print_result
 
 
 def run(
@@ -53,7 +53,6 @@ def run(
     from freqkd_cli.report.plots import spectrum_figure
     from freqkd_cli.report.progress import progress
 
-    talk(verbose - quiet)
     check_file("--png", png, ".png")
     check_file("--csv", csv, ".csv")
     listener = progress(verbose - quiet)

@@ -10,19 +10,27 @@ from freqkd_cli.commands._options import Json, complete_model
 from freqkd_cli.commands._output import argument_table, columns, print_result
 
 CLASSES = 19
-"""Classes that taps and parameters are told for: those of Cityscapes, as papers do."""
+"""Classes that taps and counts are told for: those of Cityscapes, as papers do."""
+
+SIZE = (512, 1024)
+"""Image (H, W) that operations and latency are told for: Cityscapes at half its sides."""
+
+RUNS = 5
+"""Forward passes whose median is the latency."""
 
 
 def run(
     name: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="One model, with its arguments and taps.", autocompletion=complete_model)
     ] = None,
-    counts: Annotated[bool, typer.Option("--counts", help="Count parameters (builds each variant without memory).")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Count parameters and operations (builds each variant without memory).")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Time one image on this machine's CPU as well; implies --counts.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the models, their variants and taps.
 
-    Taps and parameters are told for 19 classes.
+    Taps and counts are told for 19 classes, operations and latency for one image of 512x1024. Operations are matrix products,
+    convolutions, Fourier transforms and selective scans; a multiply-add is 1 MAC or 2 FLOP.
 
         freqkd zoo fast_scnn --counts
     """
@@ -30,11 +38,13 @@ def run(
 
     if name:
         registry.find("models", name)
-    rows = [_describe(one, counts) for one in ([name] if name else registry.names("models"))]
+    rows = [_describe(one) for one in ([name] if name else registry.names("models"))]
+    for row in rows if counts or latency else ():
+        row |= _counts(row, latency)
     print_result(rows, as_json, _one if name else _all)
 
 
-def _describe(name: str, counts: bool) -> dict[str, Any]:
+def _describe(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from freqkd_cli import registry
@@ -47,27 +57,52 @@ def _describe(name: str, counts: bool) -> dict[str, Any]:
     row["taps"] = [] if any(argument["required"] for argument in known) else [asdict(tap) for tap in module.taps(classes=CLASSES)]
     if getattr(module, "LICENCE_NOTE", None):
         row["licence"] = " ".join(module.LICENCE_NOTE.split())
-    if counts:
-        row["parameters"] = {variant or "": _parameters(module, variant, known) for variant in variants or [None]}
     return row
 
 
-def _parameters(module: Any, variant: str | None, known: list[dict[str, Any]]) -> int:
-    """Trainable numbers of a variant, built on the meta device: no weights are read and no memory is used."""
+def _counts(row: dict[str, Any], latency: bool) -> dict[str, Any]:
+    """What each variant of a row holds, and takes for an image, by the variant's name (the empty word where there are none)."""
+    from freqkd_cli import registry
+    from freqkd_cli.engine.latency import measure_latency, threads
+    from freqkd_cli.engine.operations import forward_flops, parameters
+
+    module = registry.find("models", row["name"])
+    found: dict[str, Any] = {"parameters": {}, "macs": {}, "flops": {}, "count_size": list(SIZE)}
+    for variant in row["variants"] or [None]:
+        key, model = variant or "", _built(module, variant, row["arguments"], "meta")
+        flops = forward_flops(model, SIZE)
+        found["parameters"][key], found["macs"][key], found["flops"][key] = parameters(model), flops // 2, flops
+        if latency:
+            taken = measure_latency(_built(module, variant, row["arguments"], "cpu"), SIZE, runs=RUNS)
+            found.setdefault("latency_ms", {})[key] = taken
+    return found | ({"device": "cpu", "threads": threads()} if latency else {})
+
+
+def _built(module: Any, variant: str | None, known: list[dict[str, Any]], device: str) -> Any:
+    """A variant as it starts; no weights are read, and on the meta device no memory is used."""
     import torch
 
     said = {} if variant is None else {"variant": variant}
     said |= {row["name"]: None for row in known if row["name"] in ("weights", "encoder_weights")}
-    with torch.device("meta"):
-        model = module.build(classes=CLASSES, **said)
-    return sum(parameter.numel() for parameter in model.parameters())
+    with torch.device(device):
+        return module.build(classes=CLASSES, **said)
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
     if any("parameters" in row for row in rows):
-        counted = [(row["name"], variant, f"{count:,}") for row in rows for variant, count in row["parameters"].items()]
-        return columns([("model", "variant", "parameters"), *counted])
+        return _counted(rows)
     return columns([(row["name"], row["about"], " ".join(row["variants"])) for row in rows])
+
+
+def _counted(rows: list[dict[str, Any]]) -> str:
+    """One line a variant."""
+    timed = any("latency_ms" in row for row in rows)
+    lines = [("model", "variant", "parameters", "GMAC", "GFLOP", *(["ms"] if timed else []))]
+    for row in rows:
+        for variant, count in row["parameters"].items():
+            line = (row["name"], variant, f"{count:,}", f"{row['macs'][variant] / 1e9:.2f}", f"{row['flops'][variant] / 1e9:.2f}")
+            lines.append((*line, *([f"{row['latency_ms'][variant]:.0f}"] if timed else [])))
+    return columns(lines)
 
 
 def _one(rows: list[dict[str, Any]]) -> str:
@@ -76,6 +111,6 @@ def _one(rows: list[dict[str, Any]]) -> str:
     if row["taps"]:
         head = {"name": "tap", "stride": "stride", "channels": "channels", "heads": "heads", "kind": "kind", "alias": "stands for"}
         parts.append(columns([tuple(head.values()), *(tuple(tap[key] for key in head) for tap in row["taps"])]))
-    parts += ["\n".join(f"{variant} {count:,} parameters".strip() for variant, count in row.get("parameters", {}).items())]
+    parts += [_counted(rows) if "parameters" in row else ""]
     parts += [row.get("licence", "")]
     return "\n\n".join(part for part in parts if part)

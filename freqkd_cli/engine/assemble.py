@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from freqkd_cli import registry
+from freqkd_cli.engine import pairs
 from freqkd_cli.engine.objective import Line
 from freqkd_cli.errors import BandError, DataMissing, FreqKDError, RecipeError, UsageError
 from freqkd_cli.features.class_map import covered
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from freqkd_cli.datasets._dataset import Dataset
     from freqkd_cli.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,11 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         problems.append(
             ("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}")
         )
+    problems += pairs.doubled(recipe, student, teacher)
     if problems:
         raise recipe.error(problems)
+    for text in pairs.unequal(recipe, student, teacher):
+        log.warning("%s: %s", recipe.source, text)
     return plan
 
 

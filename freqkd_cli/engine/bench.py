@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from freqkd_cli.engine.distill import make_loop
 from freqkd_cli.engine.loop import Loop
+from freqkd_cli.engine.operations import Operations
 from freqkd_cli.engine.processes import join
 from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.engine.run_folder import Unwritten
@@ -102,7 +102,7 @@ def _steps(loop: Loop, number: int, progress: Progress) -> tuple[list[dict[str, 
     progress.begin("step", number)
     with closing(loop.batches()) as loaded, watched(loop, watch):
         batches = watch.waiting(loaded)
-        with FlopCounterMode(display=False) as counter:
+        with Operations() as counter:
             watch.start(counter)
             loop.step(batches)
         # torch's count of a depth-wise convolution's backward pass leaves out its groups, so two forward passes stand for it.

@@ -7,26 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from freqkd_cli import registry
 from freqkd_cli.engine import assemble, doctor
+from freqkd_cli.engine.operations import forward_flops, parameters
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
-
-
-def parameters(model: nn.Module) -> int:
-    """Trainable and frozen parameters, auxiliary heads included, buffers not."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
-    """Floating-point operations of one forward pass on one image; a multiply-add counts 2. ``model`` may be on the meta device."""
-    device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, *size, device=device))
-    return counter.get_total_flops()
 
 
 def _on_meta(name: str, arguments: dict[str, Any], classes: int) -> nn.Module:

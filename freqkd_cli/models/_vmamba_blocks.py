@@ -7,6 +7,7 @@ maps, which are most of the work, then walk memory in order; only the scan wants
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd_cli.models._vmamba_sizes import GROUPS, Size
+from freqkd_cli.scan.affinity import state_affinity
 from freqkd_cli.scan.cross import cross_merge, cross_scan
-from freqkd_cli.scan.selective import selective_scan
+from freqkd_cli.scan.selective import selective_scan, step_sizes
 
 STEP_MIN, STEP_MAX = 1e-3, 0.1
 """Range of the step sizes Delta at the start of training."""
@@ -66,16 +68,35 @@ class SS2D(nn.Module):
         self.Ds.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)))
+        x, gate = self._projected(x)
         size = (x.shape[-2], x.shape[-1])
         y = selective_scan(*self.operands(x), backend=self.backend)
         y = cross_merge(y.unflatten(1, (GROUPS, -1)), size)
         y = self.out_norm(y.transpose(1, 2).to(self.out_norm.weight.dtype)).unflatten(1, size)
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is scanned, ``[B, inner, H, W]``, and the gate, ``[B, H, W, inner]``, where there is one."""
+        x, gate = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
+        return F.silu(self.conv2d(x.permute(0, 3, 1, 2))), gate
+
+    def affinity(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What every node of ``grid`` takes from every other in this scan, ``[B, 1, nodes, nodes]``, float32, rows that sum to 1."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = self._projected(x.to(self.Ds.dtype))[0]
+            _, delta, A, B, C, _, bias = (t.float() for t in self.operands(x))
+            return state_affinity(step_sizes(delta, bias), A, B, C, size=(x.shape[-2], x.shape[-1]), grid=grid).unsqueeze(1)
+
+    def uncounted(self, x: Tensor) -> int:
+        """Floating-point operations of the scan, which torch's counter does not see: 7 N + 5 for every row and step.
+
+        Per state: Delta A, its exponential, times h, Delta u B, their sum, times C, the sum over states. Per step: bias, softplus, Delta u,
+        D u and its addition.
+        """
+        return x[..., 0].numel() * self.Ds.numel() * (7 * self.state + 5)
+
     def operands(self, x: Tensor) -> Operands:
-        """What is scanned, from the map after convolution and activation, ``[B, inner, H, W]``."""
+        """The scan of the map after convolution and activation, ``[B, inner, H, W]``."""
         u = cross_scan(x)
         delta, B, C = (self.x_proj_weight @ u).split([self.rank, self.state, self.state], dim=2)
         delta = self.dt_projs_weight @ delta
@@ -179,17 +200,26 @@ class Backbone(nn.Module):
             self.add_module(f"outnorm{i}", nn.LayerNorm(dim))
         self.apply(_draw)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """``[B, 3, H, W]`` -> four maps ``[B, C, h, w]``, each after its own norm."""
-        x = images.permute(0, 2, 3, 1)
+    def forward(self, images: Tensor, graphs: Collection[int] = ()) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """``[B, 3, H, W]`` -> four maps ``[B, C, h, w]``, each after its own norm, and the affinity of the last block of asked stages.
+
+        Args:
+            graphs: numbers of stages, from 0; their affinities are ``[B, 1, N, N]`` between the N cells of the last stage's grid.
+        """
+        x, maps, found = images.permute(0, 2, 3, 1), [], {}
+        grid = (-(-x.shape[1] // 32), -(-x.shape[2] // 32))
         if self.size.vanilla:  # its stem would drop the pixels that 4 leaves over; they are kept, beside the mean colour
             x = F.pad(x, (0, 0, 0, -x.shape[2] % 4, 0, -x.shape[1] % 4))
-        x, found = self.patch_embed(x), []
+        x = self.patch_embed(x)
         for i, stage in enumerate(self.layers):
-            x = stage.blocks(x)
-            found.append(self.get_submodule(f"outnorm{i}")(x).permute(0, 3, 1, 2))
+            last = stage.blocks[-1]
+            x = stage.blocks[:-1](x)
+            if i in graphs:
+                found[i] = last.op.affinity(last.norm(x), grid)
+            x = last(x)
+            maps.append(self.get_submodule(f"outnorm{i}")(x).permute(0, 3, 1, 2))
             x = stage.downsample(x)
-        return found
+        return maps, found
 
 
 def _draw(module: nn.Module) -> None:

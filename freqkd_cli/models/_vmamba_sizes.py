@@ -43,7 +43,7 @@ _WIDE = (96, 192, 384, 768)
 
 # Liu et al., VMamba, NeurIPS 2024, as configured in MzeroMiko/VMamba (classification/configs/vssm); nano and micro are this project's own.
 VARIANTS: dict[str, Size] = {
-    "nano": Size((1, 1, 2, 1), (32, 64, 128, 256), state=1, ratio=1, drop_path=0.0, decoder=64),
+    "nano": Size((1, 1, 4, 1), (32, 64, 128, 256), state=1, ratio=1, drop_path=0.0, decoder=64),
     "micro": Size((1, 1, 4, 1), (48, 96, 192, 384), state=1, ratio=1, drop_path=0.05, decoder=96),
     "tiny": Size((2, 2, 8, 2), _WIDE, state=1, ratio=1, drop_path=0.2, decoder=256),
     "tiny_s2l5": Size((2, 2, 5, 2), _WIDE, state=1, ratio=2, drop_path=0.2, decoder=256),

@@ -7,14 +7,15 @@ and the light head, which is this project's default. ``nano`` and ``micro`` are 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from freqkd_cli.errors import ShapeError
+from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._vmamba_blocks import Backbone
@@ -22,9 +23,13 @@ from freqkd_cli.models._vmamba_heads import MLPHead, UPerHead
 from freqkd_cli.models._vmamba_names import load_backbone
 from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
 from freqkd_cli.models._weights import read_state
+from freqkd_cli.scan.backends import choose
+
+log = logging.getLogger(__name__)
 
 Variant = Literal["nano", "micro", "tiny", "tiny_s2l5", "small", "small_s1l20", "vanilla_tiny", "vanilla_small"]
 Head = Literal["mlp", "upernet"]
+Scan = Literal["auto", "mamba-ssm", "numba", "parallel", "torch"]
 
 SMALLEST = 32
 """Pixels a side of the smallest image: one cell of the last stage."""
@@ -38,7 +43,7 @@ def build(
     head: Head = "mlp",
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-    scan: str = "auto",
+    scan: Scan = "auto",
 ) -> VMamba:
     """A VMamba, from scratch or on an official backbone.
 
@@ -49,7 +54,7 @@ def build(
         head: ``mlp``, or ``upernet`` as in the published segmentation results (many times the work of a small backbone).
         drop_path: rate of stochastic depth at the last block, linear from 0 at the first; the variant's unless said.
         dropout: before the last 1x1 convolution.
-        scan: what computes the selective scan.
+        scan: what computes the selective scan: mamba-ssm on CUDA, numba on a CPU, or torch alone (``parallel``, or step by step).
 
     Raises:
         WeightsMissing: no such weights, or they are of another variant.
@@ -70,7 +75,7 @@ def taps(
     head: Head = "mlp",
     drop_path: float | None = None,
     dropout: float = 0.1,
-    scan: str = "auto",
+    scan: Scan = "auto",
 ) -> tuple[Tap, ...]:
     """The named places, from the arguments alone."""
     size = VARIANTS[variant]
@@ -79,7 +84,23 @@ def taps(
         Tap("decoder", 4, _decoder(size, head)),
         Tap("logits", 4, classes, "logits"),
         Tap("encoder", 32, size.dims[3], alias="stage4"),
+        Tap("affinity3", 32, 1, "graph"),
+        Tap("affinity4", 32, 1, "graph"),
     )
+
+
+def fetch(*, encoder_weights: str | None = None, **_: Any) -> None:
+    """Find out at once whether the checkpoint is there; it is read when the model is built.
+
+    Raises:
+        WeightsMissing: it is not.
+    """
+    if encoder_weights is not None and not Path(encoder_weights).expanduser().exists():
+        raise WeightsMissing(
+            f"no weights at {encoder_weights}",
+            need="a checkpoint of VMamba on this machine",
+            tip="github.com/MzeroMiko/VMamba/releases has the authors', and encoder_weights: null starts from scratch",
+        )
 
 
 def _decoder(size: Size, head: Head) -> int:
@@ -87,13 +108,17 @@ def _decoder(size: Size, head: Head) -> int:
 
 
 class VMamba(Segmenter):
-    """Taps: ``stage1`` to ``stage4`` after the norm behind the stage, ``decoder`` (before dropout) and ``logits``, both at 1/4."""
+    """Taps: ``stage1`` to ``stage4`` after the norm behind the stage, ``decoder`` (before dropout) and ``logits``, both at 1/4.
 
-    def __init__(self, *, classes: int, variant: Variant, head: Head, drop_path: float, dropout: float, scan: str) -> None:
+    ``affinity3`` and ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of stage 3 and 4.
+    """
+
+    def __init__(self, *, classes: int, variant: Variant, head: Head, drop_path: float, dropout: float, scan: Scan) -> None:
         arguments = {"variant": variant, "head": head, "drop_path": drop_path, "dropout": dropout}
         super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
         size = VARIANTS[variant]
         channels = _decoder(size, head)
+        self.scan, self._told = scan, ""
         self.backbone = Backbone(size, drop_path=drop_path, backend=scan)
         self.head = (MLPHead if head == "mlp" else UPerHead)(size.dims, channels)
         self.dropout = nn.Dropout(dropout)
@@ -105,7 +130,16 @@ class VMamba(Segmenter):
         height, width = images.shape[-2:]
         if not torch.compiler.is_exporting() and min(height, width) < SMALLEST:  # sizes are symbols while exporting
             raise ShapeError("images are too small for VMamba", got=(height, width), need=f"at least {SMALLEST} a side")
-        stages = self.backbone(images)
+        self._tell(images.device.type)
+        stages, graphs = self.backbone(images, [stage for stage in (2, 3) if f"affinity{stage + 1}" in taps])
         decoder = self.head(stages)
-        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)}
+        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)} | {f"affinity{i + 1}": x for i, x in graphs.items()}
         return found | {"encoder": stages[3], "decoder": decoder, "logits": self.classifier(self.dropout(decoder))}
+
+    def _tell(self, device: str) -> None:
+        """Say, once, what computes the scans."""
+        if torch.compiler.is_exporting() or device in (self._told, "meta"):
+            return
+        choice = choose(self.scan, device, torch.float32)
+        log.info("selective scan on %s: %s (%s)", device, choice.name, choice.reason)
+        self._told = device

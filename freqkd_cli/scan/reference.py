@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t``, ``y_t = sum_n C_t[n] h_t[n]``, with ``h_0 = 0``. Differentiable in everything.
+def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """``h_t = exp(step_t A) h_{t-1} + step_t B_t u_t``, ``y_t = sum_n C_t[n] h_t[n]``, with ``h_0 = 0``. Differentiable in everything.
 
     Args:
-        u, delta: ``[batch, d, L]``; A: ``[d, N]``; B, C: ``[batch, groups, N, L]``.
+        u, step: ``[batch, d, L]``; A: ``[d, N]``; B, C: ``[batch, groups, N, L]``.
     """
     rows = u.shape[1] // B.shape[1]
     B, C = (x.repeat_interleave(rows, dim=1) for x in (B, C))  # [batch, d, N, L]
     state = torch.zeros_like(B[..., 0])
     y = []
     for t in range(u.shape[-1]):
-        step = delta[:, :, t, None]
-        state = torch.exp(step * A) * state + step * u[:, :, t, None] * B[..., t]
+        now = step[:, :, t, None]
+        state = torch.exp(now * A) * state + now * u[:, :, t, None] * B[..., t]
         y.append((C[..., t] * state).sum(-1))
     return torch.stack(y, dim=-1)

@@ -7,12 +7,15 @@ released code. Shapes are those of mamba-ssm's ``selective_scan_fn``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from freqkd_cli.errors import ShapeError
-from freqkd_cli.scan import reference
+from freqkd_cli.scan import compiled, parallel, reference
+from freqkd_cli.scan.backends import choose, mamba_kernel
 
 
 def selective_scan(
@@ -27,29 +30,56 @@ def selective_scan(
     delta_softplus: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """``[batch, d, L]`` -> ``[batch, d, L]``, float32, or float64 where u is; half floats are widened.
+    """``[batch, d, L]`` -> ``[batch, d, L]``, float32, or float64 where u is; half floats are widened. Differentiable in every tensor.
 
     Args:
         u, delta: ``[batch, d, L]``, input and step size (before bias and softplus).
         A: ``[d, N]``, negative.
         B, C: ``[batch, groups, N, L]``; the d rows are split into ``groups`` equal blocks that share them.
         D, delta_bias: ``[d]``, skip and bias of the step size.
+        backend: a name of ``backends.BACKENDS``. A graph that is being exported holds the parallel form, whatever is named.
 
     Raises:
         ShapeError: shapes that do not belong together.
+        UnknownName, UsageError: of ``backends.choose``.
     """
-    _check(u, delta, A, B, C, D, delta_bias)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    if u.is_meta:  # sizes alone
+        return torch.empty_like(u, dtype=dtype)
+    bias = torch.zeros_like(D) if delta_bias is None else delta_bias
     with torch.autocast(u.device.type, enabled=False):
-        u, delta, A, B, C, D = (x.to(dtype) for x in (u, delta, A, B, C, D))
-        if delta_bias is not None:
-            delta = delta + delta_bias.to(dtype)[:, None]
-        if delta_softplus:
-            delta = softplus(delta)
-        return reference.scan(u, delta, A, B, C) + D[:, None] * u
+        given = [x.to(dtype) for x in (u, delta, A, B, C, D, bias)]
+        if torch.compiler.is_exporting():
+            return _in_torch(parallel.scan, *given, delta_softplus)
+        _check(*given)
+        match choose(backend, u.device.type, dtype).name:
+            case "numba":
+                return compiled.scan(*given, delta_softplus)
+            case "mamba-ssm":
+                return _in_mamba(mamba_kernel()[0], *given, delta_softplus)
+            case "parallel":
+                return _in_torch(parallel.scan, *given, delta_softplus)
+            case _:
+                return _in_torch(reference.scan, *given, delta_softplus)
 
 
-def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor | None) -> None:
+def step_sizes(delta: Tensor, bias: Tensor, delta_softplus: bool = True) -> Tensor:
+    """How far every step goes, ``[batch, d, L]``: softplus(delta + bias)."""
+    delta = delta + bias.unsqueeze(-1)
+    return softplus(delta) if delta_softplus else delta
+
+
+def _in_torch(recurrence: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool) -> Tensor:
+    return recurrence(u, step_sizes(delta, bias, delta_softplus), A, B, C) + D.unsqueeze(-1) * u
+
+
+def _in_mamba(kernel: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool) -> Tensor:
+    """The kernel reads the last axis with stride 1 and wants one type for u, delta, B and C, and float32 for the rest: so it is given."""
+    u, delta, A, B, C, D, bias = (x.contiguous() for x in (u, delta, A, B, C, D, bias))
+    return kernel(u, delta, A, B, C, D=D, delta_bias=bias, delta_softplus=delta_softplus)
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> None:
     batch, rows, length = u.shape
     groups, states = B.shape[1], A.shape[-1]
     needed = {
@@ -58,9 +88,9 @@ def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
         "B": (B, (batch, groups, states, length)),
         "C": (C, (batch, groups, states, length)),
         "D": (D, (rows,)),
-        "delta_bias": (delta_bias, (rows,)),
+        "delta_bias": (bias, (rows,)),
     }
-    wrong = [f"{name} {tuple(x.shape)}, not {shape}" for name, (x, shape) in needed.items() if x is not None and tuple(x.shape) != shape]
+    wrong = [f"{name} {tuple(x.shape)}, not {shape}" for name, (x, shape) in needed.items() if tuple(x.shape) != shape]
     if rows % groups:
         wrong.append(f"{rows} rows do not split into {groups} groups")
     if wrong:

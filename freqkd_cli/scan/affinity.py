@@ -1,0 +1,111 @@
+"""State affinity: which cell of a picture a selective scan reads for which other, exactly.
+
+A scan is a matrix: ``y_i = sum_j M_ij u_j + D u_i`` with ``M_ij = sum_n C_i[n] exp(A_n (s_i - s_j)) step_j B_j[n]`` for j <= i, else 0, and
+``s = cumsum(step)`` ("hidden attention": Ali, Zimerman and Wolf, arXiv 2403.01590). The exponent holds the *difference* of the cumulative
+sums: a quotient of exponentials, as in VMamba's own tool, underflows after some hundred steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from freqkd_cli.scan.cross import cross_scan
+
+Grid = tuple[int, int]
+AT_ONCE = 2**22  # entries of matrices that exist at the same time; one matrix, where that is more
+
+
+def scan_matrix(step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """The signed M of every row, in the order of the scan: step ``[..., L]``, A ``[..., N]``, B and C ``[..., N, L]`` -> ``[..., L, L]``.
+
+    Leading axes broadcast. In float32 (float64 where ``step`` is), but for the differences of sums, which are float64 until they are taken.
+    """
+    length = step.shape[-1]
+    sums = step.double().cumsum(-1)
+    past = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(min=0).to(step.dtype)
+    total = torch.zeros((), dtype=step.dtype, device=step.device)
+    for n in range(A.shape[-1]):
+        read, written = C[..., n, :].unsqueeze(-1), (step * B[..., n, :]).unsqueeze(-2)
+        total = total + read * torch.exp(A[..., n, None, None] * past) * written
+    return total * torch.ones(length, length, dtype=step.dtype, device=step.device).tril()
+
+
+def raw_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, size: Grid) -> Tensor:
+    """The signed matrices of a cross-scan in the order of the picture: entry (i, j) is what cell j gives to cell i, cells row-major.
+
+    Args:
+        step: ``[batch, 4 * c, L]``, L = H * W, as from :func:`freqkd_cli.scan.selective.step_sizes`: directions first, as in a scan.
+        A: ``[4 * c, N]``; B, C: ``[batch, 4, N, L]``.
+        size: (H, W).
+
+    Returns:
+        ``[batch, 4, c, L, L]``: all of them, so L^2 * 4 c numbers an image. For pictures use :func:`state_affinity`.
+    """
+    step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
+    matrices = scan_matrix(step, A, B.unsqueeze(2), C.unsqueeze(2))
+    places = _places(size, step.device)
+    return torch.stack([matrices[:, k][..., at, :][..., at] for k, at in enumerate(places)], dim=1)
+
+
+def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid, grid: Grid, channels: int = 32) -> Tensor:
+    """A row-stochastic graph of a picture's nodes from a cross-scan's tensors: ``[batch, nodes, nodes]``, nodes of ``grid`` row-major.
+
+    |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
+    the mean of its cells' rows, its column their sum (a cell on a border is shared by area), and every row is divided by its sum.
+    Differentiable; the pass back computes the matrices again. However many channels and images there are, max(AT_ONCE, L^2) entries are
+    made at a time, at most 50 + 8 N bytes each in training and 20 without gradients.
+
+    Args:
+        step, A, B, C, size: as in :func:`raw_affinity`.
+        grid: (h, w), at most ``size``.
+    """
+    step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
+    chosen = evenly_spaced(step.shape[2], channels, step.device)
+    entries = (size[0] * size[1]) ** 2
+    images, rows = max(1, AT_ONCE // (entries * len(chosen))), max(1, AT_ONCE // entries)
+    places = _places(size, step.device)
+    pooling = pooling_matrix(size, grid, step)[:, places.argsort(-1)].unbind(1)
+    graphs = [
+        sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], pooling[k]) for k in range(4) for some in chosen.split(rows))
+        for step, B, C in zip(step.split(images), B.split(images), C.split(images), strict=True)
+    ]
+    graph = torch.cat(graphs)
+    return graph / graph.sum(-1, keepdim=True).clamp(min=torch.finfo(graph.dtype).tiny)
+
+
+def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """The function's value; what it made on the way is not kept for the pass back, but made again."""
+    return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else function(*given)
+
+
+def _pooled(step: Tensor, A: Tensor, B: Tensor, C: Tensor, pooled: Tensor) -> Tensor:
+    """Sum over channels of |M|, between nodes: ``[batch, c, L]``, ... and ``pooled`` ``[nodes, L]`` -> ``[batch, nodes, nodes]``."""
+    total = scan_matrix(step, A, B.unsqueeze(1), C.unsqueeze(1)).abs().sum(1)
+    return (pooled / pooled.sum(-1, keepdim=True)) @ total @ pooled.T
+
+
+def evenly_spaced(count: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
+    """``min(count, wanted)`` different numbers below ``count``, the middles of equal parts. No randomness: a graph must not flicker."""
+    parts = min(count, wanted)
+    return (torch.arange(parts, device=device) * 2 + 1) * count // (2 * parts)
+
+
+def pooling_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:
+    """``[h * w, H * W]``: the share of every cell that lies in every node; columns sum to 1. Blocks where ``grid`` divides ``size``."""
+    return torch.kron(*(_shares(cells, nodes, like) for cells, nodes in zip(size, grid, strict=True)))
+
+
+def _shares(cells: int, nodes: int, like: Tensor) -> Tensor:
+    start = torch.arange(cells, dtype=like.dtype, device=like.device)
+    left = torch.arange(nodes, dtype=like.dtype, device=like.device).unsqueeze(1) * (cells / nodes)
+    return (torch.minimum(start + 1, left + cells / nodes) - torch.maximum(start, left)).clamp(min=0)
+
+
+def _places(size: Grid, device: torch.device) -> Tensor:
+    """``[4, L]``: where in the sequence of every direction each cell of the picture stands."""
+    cells = torch.arange(size[0] * size[1], device=device).view(1, 1, *size)
+    return cross_scan(cells)[0, :, 0].argsort(-1)

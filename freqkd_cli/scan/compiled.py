@@ -1,0 +1,87 @@
+"""The selective scan on the CPU, compiled by numba: no compiler is needed where it runs. Differentiable once, in everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ROWS = 16  # rows that share one partial sum of dB and dC: a bound on memory that does not depend on the number of threads
+SHARES = 4  # tasks per thread, so that a thread that was held up holds up few
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool) -> Tensor:
+    """As :func:`freqkd_cli.scan.selective.selective_scan`; all tensors of one type, on the CPU."""
+    return _Scan.apply(u, delta, A, B, C, D, bias, softplus)
+
+
+class _Scan(torch.autograd.Function):
+    """numba sees numpy views of the same memory; torch's thread count is respected."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, bias, softplus: bool) -> Tensor:
+        from freqkd_cli.scan import _kernels
+
+        given = [x.contiguous() for x in (u, delta, A, B, C, D, bias)]
+        pieces = -(-u.shape[-1] // _kernels.PIECE)
+        marks = u.new_empty(u.shape[0] * u.shape[1], pieces, A.shape[1])
+        y = torch.empty_like(given[0])
+        arrays = (*_flat(given), softplus, y.numpy().reshape(-1, u.shape[-1]), marks.numpy())
+        rows = marks.shape[0]
+        bounds = [rows * i // min(rows, SHARES * torch.get_num_threads()) for i in range(min(rows, SHARES * torch.get_num_threads()) + 1)]
+        _share([lambda span=span: _kernels.forward(*span, *arrays) for span in pairwise(bounds)])
+        ctx.save_for_backward(*given, marks)
+        ctx.softplus = softplus
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        from freqkd_cli.scan import _kernels
+
+        *given, marks = ctx.saved_tensors
+        u, _, A, B, _, _, _ = given
+        batch, rows, length = u.shape
+        groups, block = batch * B.shape[1], rows // B.shape[1]
+        parts = -(-block // ROWS)
+        du, ddelta = torch.empty_like(u), torch.empty_like(u)
+        dB, dC = (B.new_zeros(groups, parts, *B.shape[2:]) for _ in range(2))
+        dA, dD, dbias = (torch.zeros(batch * rows, *x.shape[1:], dtype=torch.float64) for x in (A, A[:, 0], A[:, 0]))
+        arrays = (dy.contiguous().numpy().reshape(-1, length), *_flat(given), ctx.softplus, marks.numpy())
+        du_, ddelta_ = (x.numpy().reshape(-1, length) for x in (du, ddelta))
+
+        def part(group: int, number: int) -> None:
+            start, stop = (group * block + block * i // parts for i in (number, number + 1))
+            sums = (dA.numpy(), dB[group, number].numpy(), dC[group, number].numpy(), dD.numpy(), dbias.numpy())
+            _kernels.backward(start, stop, *arrays, du_, ddelta_, *sums)
+
+        _share([lambda at=(g, p): part(*at) for g in range(groups) for p in range(parts)])
+        shared = [x.sum(1).view_as(B) for x in (dB, dC)]
+        dA, dD, dbias = (x.unflatten(0, (batch, rows)).sum(0).to(u.dtype) for x in (dA, dD, dbias))
+        return du, ddelta, dA, *shared, dD, dbias, None
+
+
+def _flat(given: list[Tensor]) -> list:
+    """As numpy, with the batch and the rows (or the groups) in one axis."""
+    return [x.detach().numpy().reshape(-1, *x.shape[2:]) if x.dim() > 2 else x.detach().numpy() for x in given]
+
+
+def _share(tasks: list[Callable[[], None]]) -> None:
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tasks) == 1:
+        for task in tasks:
+            task()
+    else:
+        list(_pool(os.getpid(), threads).map(lambda task: task(), tasks))
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """One pool a process: a forked child does not inherit its parent's threads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="freqkd-scan")
