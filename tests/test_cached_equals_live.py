@@ -28,6 +28,15 @@ LOSSES = """
   - {id: high, name: band, student: decoder, teacher: decoder, band: high, distance: l1, filter_side: teacher}
   - {id: mix, name: band, student: decoder, teacher: stage1, band: mix, high_share: 0.7, represent: attention, distance: cosine}
   - {name: fam, student: decoder, teacher: decoder, grid: [9, 5]}
+  - {id: spectrum, name: graph_spectrum, student: encoder16, teacher: keys4, k: 4}
+  - {id: object, name: graph_spectrum, student: encoder16, teacher: keys3, k: 4, heads: object, object_heads: 1}
+  - {id: keys, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}
+  - {id: map, name: graph_lowrank, student: encoder16, teacher: stage3, distance: row_kl}
+  - {name: graph_basis, student: encoder16, teacher: keys3, k: 4}
+  - {name: graph_match, student: decoder, teacher: keys4, k: 4, groups: 2}
+  - {id: cut, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4}
+  - {id: smooth, name: graph_laplacian, student: encoder16, teacher: keys4, compare: smoothness, k: 4}
+  - {name: graph_band, student: decoder, teacher: stage4, basis: keys4, band: mix, k: 3}
 """
 RECIPE = """
 version: 1
@@ -169,7 +178,9 @@ def test_dry_run_writes_nothing_and_foretells_the_size(weights, tmp_path):
     foretold = dry_run(load(weights), tmp_path / "a", DumpOptions(Form(images=2)))
     assert not (tmp_path / "a").exists() and foretold["seconds"] is None
     found = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
-    assert found["items"] == foretold["items"] == 4 and found["taps"] == foretold["taps"] == ["decoder", "logits", "stage1", "stage2"]
+    assert found["items"] == foretold["items"] == 4
+    taps = ["decoder", "keys3", "keys4", "logits", "stage1", "stage2", "stage3", "stage4"]
+    assert found["taps"] == foretold["taps"] == taps
     assert 0 <= found["bytes"] - foretold["bytes"] < 4000  # the header
 
 

@@ -1,0 +1,210 @@
+"""What losses that compare a student's graph with a teacher's share: taps, nodes, heads, and the low-rank teacher."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed
+from freqkd_cli.features.graphs import GraphSide, Proxy, node_grid, node_labels, node_validity
+from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.taps import Tap, pick
+from freqkd_cli.spectral.graph import GramKind, Kernel, laplacian
+from freqkd_cli.spectral.graph_forms import Gram, Graph
+from freqkd_cli.spectral.graph_match import By, Heads
+from freqkd_cli.spectral.graph_spectrum import Modes, Rank, Scaling, eigenvalues, low_rank, scaled
+from freqkd_cli.views.batch import Batch
+
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=32)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Numbers = list[Annotated[int, Field(ge=0)]]
+MeanHeads = Literal["mean_graph", "object"] | Numbers
+"""Which heads of the teacher, whose graphs are then averaged."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """How the two graphs are made.
+
+    Attributes:
+        gram: of both sides.
+        heads: which of the teacher's heads are compared, where it has several.
+        proxy, groups, width: of the student's graph, see :class:`freqkd_cli.features.graphs.GraphSide`.
+    """
+
+    gram: GramKind = "centred"
+    heads: Heads = Heads()
+    proxy: Proxy | None = None
+    groups: int = 1
+    width: int = 32
+
+
+def heads_of(heads: str | Sequence[int], count: int, by: By) -> Heads:
+    """A recipe's ``heads``, ``object_heads`` and ``object_by``."""
+    return Heads(heads if isinstance(heads, str) else tuple(heads), count, by)  # type: ignore[arg-type]
+
+
+class NodeLoss(Loss):
+    """A student tap and a teacher tap whose graph is wanted, on the nodes that both have.
+
+    Args:
+        taps: student and teacher.
+        making: how the graphs are made.
+        k: eigenvalues or modes that are compared; the grid must have as many nodes.
+    """
+
+    target_arguments = ("teacher", "gram", "heads", "object_heads", "object_by", "k")
+
+    def __init__(self, taps: tuple[str, str], making: Making, k: int) -> None:
+        super().__init__()
+        (self.student, self.teacher), self.making, self.k = taps, making, k
+        self.ours: GraphSide | None = None
+        self.theirs: GraphSide | None = None
+
+    def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        pick(tuple(available.values()), self.student, "the student")
+        return (self.student,)
+
+    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        pick(tuple(available.values()), self.teacher, "the teacher")
+        return (self.teacher,)
+
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        how = self.making
+        self.ours = GraphSide(student[self.student], how.proxy, gram=how.gram, heads=how.groups, width=how.width)
+        self.theirs = GraphSide(teacher[self.teacher], gram=how.gram)
+        asked = how.heads.how
+        if isinstance(asked, tuple) and not (asked and max(asked) < self.theirs.heads):
+            numbers = f"numbers from 0 to {self.theirs.heads - 1}"
+            raise RecipeError(f"the graph of the teacher's {self.teacher!r} has other heads", got=list(asked), need=numbers)
+
+    def sides(self) -> tuple[GraphSide, GraphSide]:
+        """Student and teacher."""
+        assert self.ours is not None and self.theirs is not None, "start() comes first"
+        return self.ours, self.theirs
+
+    def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
+        ours, theirs = self.sides()
+        node_grid(ours.tap, student[self.student], theirs.tap, teacher[self.teacher], self.k)
+
+    def grid(self, batch: Batch) -> Grid:
+        """The grid (h, w) of the nodes on this batch's views."""
+        ours, theirs = (side.tap for side in self.sides())
+        size = batch.images.shape[-2:]
+        return node_grid(ours, ours.grid(*size), theirs, theirs.grid(*size))
+
+    def of_teacher(self, teacher: Mapping[str, Tensor], on: tuple[Grid, Tensor], batch: Batch) -> Graph:
+        """The heads of the teacher's graph that the recipe asks for; ``on``: the grid, and which of its nodes count.
+
+        Raises:
+            TrainingFailed: it is not finite.
+        """
+        graph = self.sides()[1](teacher[self.teacher].detach(), *on)
+        if not bool(torch.isfinite(entries(graph)).all()):
+            raise TrainingFailed(f"the graph of the teacher's tap {self.teacher!r} is not finite", tip="teacher.dtype: float32")
+        return self.making.heads.of(graph, node_labels(batch, on[0]), self.k)
+
+    def nodes(self, target: Mapping[str, Tensor], grid: Grid) -> Tensor:
+        """Which nodes count, ``[B, N]`` bool.
+
+        Raises:
+            ShapeError: the target was made for another grid.
+        """
+        nodes = target["nodes"]
+        if nodes.shape[1] != grid[0] * grid[1]:
+            raise ShapeError(
+                f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
+                got=f"{nodes.shape[1]} nodes",
+                need=f"{grid[0]} x {grid[1]}",
+                tip="make the cache again for this student and these views",
+            )
+        return nodes
+
+
+class GraphLoss(NodeLoss):
+    """The student's graph against the teacher's.
+
+    A subclass says what of the teacher's graph is kept (:meth:`describe`) and how far a student's graph is from it (:meth:`distance`).
+    The target also holds ``nodes`` ``[B, N]``, which of them count.
+    """
+
+    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+        grid = self.grid(batch)
+        with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
+            nodes = node_validity(batch, grid)
+            return {"nodes": nodes, **self.describe(self.of_teacher(teacher, (grid, nodes), batch))}
+
+    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+        x, grid = student[self.student], self.grid(batch)
+        nodes = self.nodes(target, grid)
+        with torch.autocast(x.device.type, enabled=False):
+            graph = self.sides()[0](x, grid, nodes)
+            stored = {name: row.to(entries(graph).dtype) for name, row in target.items() if name != "nodes"}
+            return mean_of_samples(self.distance(graph, stored), nodes)
+
+    @abstractmethod
+    def describe(self, graph: Graph) -> dict[str, Tensor]:
+        """What is kept of the teacher's graph, each with B rows."""
+
+    @abstractmethod
+    def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
+        """How far the student's graph is from that, ``[B]`` or ``[B, heads]``."""
+
+
+def entries(graph: Graph) -> Tensor:
+    """What a graph is made of: rows or weights."""
+    return graph.rows if isinstance(graph, Gram) else graph.weights
+
+
+def mean_of_samples(distance: Tensor, nodes: Tensor) -> Tensor:
+    """The mean over heads and samples, where one with fewer than two nodes counts as 0."""
+    return torch.where(nodes.sum(1) > 1, distance.flatten(1).mean(1) if distance.ndim > 1 else distance, 0.0).mean()
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The teacher's strongest modes, scaled: what ``graph_lowrank``, ``graph_basis`` and ``graph_match`` compare with.
+
+    Attributes:
+        k, rank, energy: see :func:`freqkd_cli.spectral.graph_spectrum.low_rank`.
+        scaling, power: see :func:`freqkd_cli.spectral.graph_spectrum.scaled`.
+    """
+
+    k: int
+    rank: Rank
+    energy: float
+    scaling: Scaling
+    power: float
+
+    def modes(self, graph: Graph) -> Modes:
+        """The strongest modes as they are, vectors of unit norm."""
+        modes = low_rank(graph.modes(), self.k, rank=self.rank, energy=self.energy)
+        return Modes(modes.values, signed(modes.vectors), modes.kept)
+
+    def phi(self, modes: Modes) -> Tensor:
+        """Their scaled eigenvalues, ``[B, heads, k]``."""
+        return scaled(modes.values, modes.kept, self.scaling, power=self.power)
+
+
+def relative(values: Tensor) -> Tensor:
+    """Eigenvalues over the largest magnitude, ``[B, heads, k]``, which half floats hold whatever the graph's unit is."""
+    return values / values.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+
+
+def signed(vectors: Tensor) -> Tensor:
+    """Eigenvectors ``[..., N, k]`` with a positive largest entry: the sign is free, and a cache that is made again should be the same."""
+    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors)
+
+
+def laplacian_eigenvalues(graph: Graph, k: int, kernel: Kernel, tau: float) -> Tensor:
+    """The k smallest eigenvalues but the first, which is 0, of I - D^(-1/2) W D^(-1/2), ascending, ``[B, heads, k]``, differentiable."""
+    return eigenvalues(laplacian(graph.edges(kernel, tau)), graph.valid, k + 1, end="smallest")[..., 1:]
