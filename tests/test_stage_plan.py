@@ -100,7 +100,14 @@ def test_unequal_strides_are_a_warning(freqkd) -> None:
 def test_those_of_cityscapes_would_start_on_its_layout(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     layouts.cityscapes(Path("d"))
-    sets = ["student.encoder_weights=null", "teacher.weights=null", "losses.kl.weight=0", "data.size=[256,512]", "train.batch_size=3"]
+    sets = [
+        "student.encoder_weights=null",
+        "teacher.weights=null",
+        "teacher.variant=mini",
+        "losses.kl.weight=0",
+        "data.size=[256,512]",
+        "train.batch_size=3",
+    ]
     words = [word for one in sets for word in ("--set", one)]
     code, out, said = freqkd("distill", name, "--out", "a", "--data-root", "d", "--dry-run", "--json", *words)
     assert code == 0, said
@@ -116,11 +123,10 @@ def test_a_checkpoint_that_is_not_there_is_told_before_any_work(freqkd, tmp_path
     assert not Path("a").exists()
 
 
-@pytest.mark.parametrize("name", ["vmamba_basic", "vmamba_ratio"])
-def test_two_steps(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_two_steps(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sets = ["train={steps: 2, batch_size: 2, eval_every: 0}", "data.length=4", "data.held_out=2"]
     words = [word for one in sets for word in ("--set", one)]
-    code, out, said = freqkd("distill", name, "--out", "a", "--json", *words)
+    code, out, said = freqkd("distill", "vmamba_basic", "--out", "a", "--json", *words)
     assert code == 0, said
     assert json.loads(out)["steps"] == 2

@@ -16,8 +16,8 @@ def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     B, C = (x.repeat_interleave(rows, dim=1) for x in (B, C))  # [batch, d, N, L]
     state = torch.zeros_like(B[..., 0])
     y = []
-    for t in range(u.shape[-1]):
-        now = step[:, :, t, None]
-        state = torch.exp(now * A) * state + now * u[:, :, t, None] * B[..., t]
-        y.append((C[..., t] * state).sum(-1))
+    # unbind, not indexing: the gradient of an index is a tensor of zeros as long as the sequence, one for every step.
+    for x, now, written, read in zip(*(x.unbind(-1) for x in (u.unsqueeze(2), step.unsqueeze(2), B, C)), strict=True):
+        state = torch.exp(now * A) * state + now * x * written
+        y.append((read * state).sum(-1))
     return torch.stack(y, dim=-1)
