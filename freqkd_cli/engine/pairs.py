@@ -26,7 +26,7 @@ def _pairs(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap
 def doubled(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]) -> list[tuple[str, str]]:
     """Lines that compare the same band of the same two places with the same loss as one before: one was meant for another stage.
 
-    Other bands, other cutoffs, other figures of their graphs and other losses on the same places are several things to learn and no mistake.
+    Other bands, other cutoffs, other figures of graphs and other losses on the same places are several things to learn and no mistake.
     """
     first: dict[tuple[object, ...], int] = {}
     found = []
