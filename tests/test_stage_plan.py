@@ -30,10 +30,11 @@ PLANS = {  # one letter a stage: h(igh), l(ow)
 }
 RATIOS = ["vmamba_ratio", "cityscapes_vmamba_tiny_ratio", "cityscapes_vmamba_small_ratio"]
 BASELINES = ["vmamba_ce", "vmamba_kl", "vmamba_feature"]
+GRAPHS = ["vmamba_graph_similarity", "vmamba_graph_query_key", "vmamba_graph_state_affinity"]
 
 
 def test_these_are_all_recipes_of_vmamba() -> None:
-    assert {*PLANS, *RATIOS, *BASELINES} == {name for name in shipped.paths() if "vmamba" in name}
+    assert {*PLANS, *RATIOS, *BASELINES, *GRAPHS} == {name for name in shipped.paths() if "vmamba" in name}
 
 
 @pytest.mark.parametrize("name", [*PLANS, *RATIOS])
@@ -130,3 +131,21 @@ def test_two_steps(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     code, out, said = freqkd("distill", "vmamba_basic", "--out", "a", "--json", *words)
     assert code == 0, said
     assert json.loads(out)["steps"] == 2
+
+
+def test_the_three_graphs_of_vmamba_differ_in_nothing_but_the_graph() -> None:
+    loaded = [recipes.load(name) for name in GRAPHS]
+    assert [{line.arguments["graph"] for line in one.losses[1:]} for one in loaded] == [
+        {name.removeprefix("vmamba_graph_")} for name in GRAPHS
+    ]
+    for one in loaded[1:]:
+        assert (one.data, one.teacher, one.student, one.train) == (loaded[0].data, loaded[0].teacher, loaded[0].student, loaded[0].train)
+        assert [line.weight for line in one.losses] == [line.weight for line in loaded[0].losses]
+        assert [line.arguments.get("teacher") for line in one.losses] == [None, "keys3", "keys4"]
+
+
+def test_two_figures_of_one_graph_are_no_doubled_pair() -> None:
+    changed = ["losses.regions.compare=smoothness"]
+    assemble.check(recipes.load("fastscnn_graph_laplacian"))
+    with pytest.raises(RecipeError, match="need another tap"):
+        assemble.check(recipes.load("fastscnn_graph_laplacian", changed))
