@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.errors import UnknownName, UsageError
-from freqkd_cli.registry import did_you_mean
 
 BACKENDS = ("auto", "mamba-ssm", "numba", "parallel", "torch")
 
@@ -36,7 +35,7 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         UsageError: the named one cannot run here; the message says why.
     """
     if backend not in BACKENDS:
-        raise UnknownName(f"there is no scan backend {backend!r}{did_you_mean(backend, BACKENDS)}", need=f"one of {', '.join(BACKENDS)}")
+        raise UnknownName(f"there is no scan backend {backend!r}", need=f"one of {', '.join(BACKENDS)}")
     if backend != "auto":
         if obstacle := _obstacle(backend, device, dtype):
             raise UsageError(f"the scan backend {backend} cannot run here: {obstacle}", tip="backend: auto, which takes what can")
@@ -46,7 +45,7 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         return Choice("parallel", f"no kernel is made for {device}")
     if obstacle := _obstacle(fastest, device, dtype):
         return Choice("parallel", f"not {fastest}: {obstacle}; slower, the same numbers")
-    return Choice(fastest, f"the fastest on {device}")
+    return Choice(fastest, f"the fastest on {device}" + ("; compiled at its first call, then kept on disk" if fastest == "numba" else ""))
 
 
 def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:
