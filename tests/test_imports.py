@@ -22,7 +22,7 @@ ROWS = (
 )
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 DRAWERS = ("models", "losses", "datasets", "commands")
-HEAVY = {"torch", "torchvision", "transformers", "accelerate", "segmentation_models_pytorch", "onnx", "onnxruntime", "matplotlib"}
+HEAVY = {"torch", "torchvision", "transformers", "accelerate", "segmentation_models_pytorch", "onnx", "onnxruntime", "matplotlib", "numba"}
 LIGHT_ROOMS = ("app", "errors", "labels", "launch", "registry", "recipe", "commands", "__main__", "__init__")
 
 

@@ -45,7 +45,7 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         return Choice("parallel", f"no kernel is made for {device}")
     if obstacle := _obstacle(fastest, device, dtype):
         return Choice("parallel", f"not {fastest}: {obstacle}; slower, the same numbers")
-    return Choice(fastest, f"the fastest on {device}")
+    return Choice(fastest, f"the fastest on {device}" + ("; compiled at its first call, then kept on disk" if fastest == "numba" else ""))
 
 
 def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:

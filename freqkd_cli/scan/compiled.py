@@ -33,9 +33,9 @@ class _Scan(torch.autograd.Function):
         marks = u.new_empty(u.shape[0] * u.shape[1], pieces, A.shape[1])
         y = torch.empty_like(given[0])
         arrays = (*_flat(given), softplus, y.numpy().reshape(-1, u.shape[-1]), marks.numpy())
-        rows = marks.shape[0]
-        bounds = [rows * i // min(rows, SHARES * torch.get_num_threads()) for i in range(min(rows, SHARES * torch.get_num_threads()) + 1)]
-        _share([lambda span=span: _kernels.forward(*span, *arrays) for span in pairwise(bounds)])
+        rows, tasks = len(marks), min(len(marks), SHARES * torch.get_num_threads())
+        spans = pairwise(rows * i // tasks for i in range(tasks + 1))
+        _share([lambda span=span: _kernels.forward(*span, *arrays) for span in spans])
         ctx.save_for_backward(*given, marks)
         ctx.softplus = softplus
         return y

@@ -37,7 +37,7 @@ def selective_scan(
         A: ``[d, N]``, negative.
         B, C: ``[batch, groups, N, L]``; the d rows are split into ``groups`` equal blocks that share them.
         D, delta_bias: ``[d]``, skip and bias of the step size.
-        backend: a name of ``backends.BACKENDS``. A graph that is being exported holds the parallel form, whatever is named.
+        backend: a name of ``backends.BACKENDS``. A graph that torch exports or compiles holds the parallel form, whatever is named.
 
     Raises:
         ShapeError: shapes that do not belong together.
@@ -49,7 +49,7 @@ def selective_scan(
     bias = torch.zeros_like(D) if delta_bias is None else delta_bias
     with torch.autocast(u.device.type, enabled=False):
         given = [x.to(dtype) for x in (u, delta, A, B, C, D, bias)]
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_compiling():  # or exporting
             return _in_torch(parallel.scan, *given, delta_softplus)
         _check(*given)
         match choose(backend, u.device.type, dtype).name:
