@@ -350,6 +350,16 @@ def test_other_students_export_with_free_sizes(tmp_path, kind, which, unet):
     assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999 and len(result["sizes"]) == 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_vmamba_exports_at_one_size(tmp_path, kind):
+    torch.manual_seed(0)
+    model = registry.find("models", "vmamba").build(classes=5, variant="nano").eval()
+    model.classifier.weight.data.mul_(100)
+    found = export_file(model, tmp_path / f"model.{kind}", kind, Options().at((64, 96)))
+    assert found["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]] and found["relative_difference"] < 1e-5
+
+
 def test_a_kind_that_is_impossible_names_another(tmp_path, monkeypatch):
     def refuse(*words, **named):
         raise RuntimeError("no such operator")

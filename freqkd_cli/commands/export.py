@@ -18,6 +18,9 @@ def run(
     upsample: Annotated[bool, typer.Option("--upsample", help="Answer at the image's size.")] = False,
     argmax: Annotated[bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")] = False,
     opset: Annotated[int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option("--size", metavar="H W", help="The only image size that the graph takes; any by default.")
+    ] = None,
     latency: Annotated[int, typer.Option("--latency", min=0, metavar="N", help="Images that each time is the median of.")] = 5,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no times.")] = False,
     overwrite: Overwrite = False,
@@ -27,9 +30,9 @@ def run(
 ) -> None:
     """Export a trained student to ONNX, pt2 or safetensors.
 
-    pt2 is torch.export's; safetensors is a folder with a model card. Batch and size stay free. The file gets its name only after it has
-    answered like the model at five sizes (exit code 3 otherwise). Then torch and the exported forms are timed on the CPU, by turns, at the
-    recipe's size and one more.
+    pt2 is torch.export's; safetensors is a folder with a model card. Batch and size stay free; a VMamba has one size, its recipe's or
+    that of --size. The file gets its name only after it has answered like the model at five sizes, or at three batches of the one (exit
+    code 3 otherwise). Then torch and the exported forms are timed on the CPU, by turns, at the recipe's size and one more.
     Beside the run's weights unless --out says where: model.onnx, model.pt2, or the folder export.
 
         freqkd export runs/a --format onnx --upsample
@@ -42,11 +45,15 @@ def run(
     listener = progress(verbose - quiet)
     runs = 0 if no_latency else latency
     options = Options(upsample=upsample, argmax=argmax, opset=opset, latency_sizes=latency_sizes(source), latency_runs=runs)
+    options = options.at(size) if size else options
     plain_only(kind, options)
     target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
     refuse_existing(target, kind, overwrite)
     model = load_model(source)
-    listener.note(f"writing {target} and checking it at {len(options.sizes)} sizes")
+    if model.one_size and kind != "safetensors" and size is None:
+        options = options.at(options.latency_sizes[0])
+        listener.note(f"a graph of this model takes images of one size: {'x'.join(map(str, options.fixed))}; another with --size H W")
+    listener.note(f"writing {target} and checking it at {len(options.sizes)} {'batches' if options.fixed else 'sizes'}")
     if kind == "safetensors":
         result = export_folder(model, model_name(source), target, run=source, options=options)
     else:

@@ -1,7 +1,7 @@
 """A trained model as one file that other programs run: ONNX or torch.export's pt2. Checked before it gets its name.
 
-Input ``image`` float32 ``[B, 3, H, W]``, RGB in [0, 1], any batch and any size; the normalisation is inside. Output ``logits`` at the
-model's own stride; at the image's size with ``upsample``; ``labels`` (int64 class numbers) with ``argmax``.
+Input ``image`` float32 ``[B, 3, H, W]``, RGB in [0, 1], any batch and any size, or the one size that was asked for; the normalisation is
+inside. Output ``logits`` at the model's own stride; at the image's size with ``upsample``; ``labels`` (int64 class numbers) with ``argmax``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ class Options:
         upsample: logits at the image's size (bilinear, align_corners False, as the evaluation does).
         argmax: class numbers in place of logits.
         opset: ONNX operator set; the exporter's own choice where it is None.
+        fixed: the only (height, width) that the graph takes; None = any.
         sizes: (batch, height, width) that the check runs.
         latency_sizes: (height, width) of the rows of the latency table.
         latency_runs: images that a time in it is the median of; 0 = no table.
@@ -52,9 +53,14 @@ class Options:
     upsample: bool = False
     argmax: bool = False
     opset: int | None = None
+    fixed: tuple[int, int] | None = None
     sizes: Sequence[tuple[int, int, int]] = SIZES
     latency_sizes: Sequence[tuple[int, int]] = ((192, 256),)
     latency_runs: int = 0
+
+    def at(self, size: tuple[int, int]) -> Options:
+        """The same for a graph of one (height, width), checked and timed at that."""
+        return replace(self, fixed=size, sizes=[(batch, *size) for batch in (1, 2, 3)], latency_sizes=(size,))
 
 
 class ExportForm(nn.Module):
@@ -90,7 +96,7 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
     form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _aside(out) as aside, torch.inference_mode(False):
-        program = _program(form, kind)
+        program = _program(form, kind, options.fixed)
         calls: dict[str, Callable[[Tensor], Tensor]] = {"torch": form}
         if kind == "onnx":
             _write_onnx(program, form, aside, options)
@@ -128,11 +134,11 @@ def result(out: Path, kind: str, size: int, parity: Parity) -> dict[str, Any]:
     }
 
 
-def _program(form: ExportForm, kind: str) -> torch.export.ExportedProgram:
-    """The graph that both kinds of file are made from; batch, height and width are free."""
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+def _program(form: ExportForm, kind: str, fixed: tuple[int, int] | None) -> torch.export.ExportedProgram:
+    """The graph that both kinds of file are made from; batch, height and width are free, or the batch alone."""
+    free = dict.fromkeys((0,) if fixed else (0, 2, 3), torch.export.Dim.DYNAMIC)
     with exporter_voice(f"torch cannot write this model as {kind}", "--format safetensors, which needs no graph"), torch.no_grad():
-        return torch.export.export(form, (probe_image(2, 192, 256),), dynamic_shapes={"image": free}, strict=False)
+        return torch.export.export(form, (probe_image(2, *(fixed or (192, 256))),), dynamic_shapes={"image": free}, strict=False)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, form: ExportForm, path: Path, options: Options) -> None:
@@ -242,8 +248,9 @@ def plain_only(kind: Format, options: Options) -> None:
     """Refuse options that a folder of weights cannot hold.
 
     Raises:
-        UsageError: upsample, argmax or opset where there is no graph to put them in.
+        UsageError: upsample, argmax, opset or a size where there is no graph to put them in.
     """
-    given = [name for name in ("upsample", "argmax", "opset") if getattr(options, name)]
+    changes = {"upsample": options.upsample, "argmax": options.argmax, "size": options.fixed, "opset": options.opset}
+    given = [name for name, value in changes.items() if value]
     if given and kind == "safetensors" or options.opset and kind == "pt2":
         raise UsageError(f"--{given[-1]} changes a graph, and --format {kind} has none to change", tip="--format onnx")

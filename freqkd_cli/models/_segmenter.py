@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Segmenter(nn.Module, ABC):
     """Base of the models: the normalisation, the check of tap names, and what is needed to build the same model again.
 
-    A subclass writes :meth:`run`; it gives at least the taps that were asked for, and ``logits``.
+    A subclass writes :meth:`run`; it gives at least the taps that were asked for, and ``logits``. ``one_size`` says that a graph of it
+    (an ONNX file) takes images of one size alone.
 
     Attributes:
         classes: K of the logits.
@@ -29,6 +30,8 @@ class Segmenter(nn.Module, ABC):
         model_name: what recipes call it, the name of its file.
         mean, std: ``[1, 3, 1, 1]``, applied inside; not in the state dict.
     """
+
+    one_size: ClassVar[bool] = False
 
     def __init__(self, *, classes: int, arguments: Mapping[str, Any], tap_names: Collection[str]) -> None:
         super().__init__()

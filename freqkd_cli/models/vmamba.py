@@ -113,6 +113,8 @@ class VMamba(Segmenter):
     ``affinity3`` and ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of stage 3 and 4.
     """
 
+    one_size = True  # the halvings of a scan in a graph are as many as its length says
+
     def __init__(self, *, classes: int, variant: Variant, head: Head, drop_path: float, dropout: float, scan: Scan) -> None:
         arguments = {"variant": variant, "head": head, "drop_path": drop_path, "dropout": dropout}
         super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
