@@ -1,7 +1,7 @@
 """A trained model as one file that other programs run: ONNX or torch.export's pt2. Checked before it gets its name.
 
 Input ``image`` float32 ``[B, 3, H, W]``, RGB in [0, 1], any batch and any size, or the one size that was asked for; the normalisation is
-inside. Output ``logits`` at the model's own stride; at the image's size with ``upsample``; ``labels`` (int64 class numbers) with ``argmax``.
+inside. Output ``logits`` at the model's own stride, at the image's size with ``upsample``; ``labels`` (int64 classes) with ``argmax``.
 """
 
 from __future__ import annotations
