@@ -155,7 +155,7 @@ def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch
     write = export._write_pt2
 
     def damaged(program, path: Path) -> None:
-        write(export._program(ExportForm(tiny(seed=1)), "pt2"), path)
+        write(export._program(ExportForm(tiny(seed=1)), "pt2", None), path)
 
     monkeypatch.setattr(export, "_write_pt2", damaged)
     with pytest.raises(CheckFailed, match="does not answer like") as caught:
