@@ -108,6 +108,19 @@ def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
     assert all(row[form] > 0 for row in result["latency_ms"] for form in ("torch", "onnxruntime", "pt2"))
 
 
+def test_a_graph_of_one_size_takes_no_other(tmp_path):
+    model = tiny()
+    model.one_size = True
+    found = export_file(model, tmp_path / "a.pt2", "pt2", Options(latency_sizes=((32, 48), (64, 96))))
+    assert found["size"] == [32, 48] and found["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
+    asked = export_file(model, tmp_path / "b.pt2", "pt2", Options().at((40, 56)))
+    assert asked["size"] == [40, 56]
+    graph = torch.export.load(tmp_path / "b.pt2").module()
+    assert graph(torch.rand(4, 3, 40, 56)).shape[0] == 4
+    with pytest.raises(Exception, match=r"40|56"):
+        graph(torch.rand(1, 3, 32, 48))
+
+
 def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
     assert any(height % 2 and width % 2 for _, height, width in SIZES)
     assert any(min(height, width) / 32 < 6 for _, height, width in SIZES)

@@ -50,10 +50,7 @@ def run(
     target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
     refuse_existing(target, kind, overwrite)
     model = load_model(source)
-    if model.one_size and kind != "safetensors" and size is None:
-        options = options.at(options.latency_sizes[0])
-        listener.note(f"a graph of this model takes images of one size: {'x'.join(map(str, options.fixed))}; another with --size H W")
-    listener.note(f"writing {target} and checking it at {len(options.sizes)} {'batches' if options.fixed else 'sizes'}")
+    listener.note(f"writing {target} and checking it")
     if kind == "safetensors":
         result = export_folder(model, model_name(source), target, run=source, options=options)
     else:
@@ -68,14 +65,16 @@ def _table(result: dict[str, Any]) -> str:
     difference = "labels only" if relative is None else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     sizes = ", ".join("x".join(map(str, checked)) for checked in result["sizes"])
+    taken = "any size" if result.get("size") is None else f"{'x'.join(map(str, result['size']))} alone; another with --size H W"
     rows = [
         ["written", f"{result['file']} ({size(result['bytes'])})"],
+        ["takes images of", taken],
         ["largest difference", difference],
         ["same class", f"{100 * result['argmax_agreement']:.4f} % of the pixels"],
         ["checked at", sizes],
     ]
     for row in result["latency_ms"]:
-        times = ", ".join(f"{name} {taken:.1f}" for name, taken in row.items() if name != "size")
+        times = ", ".join(f"{name} {took:.1f}" for name, took in row.items() if name != "size")
         height, width = row["size"][1:]
         rows.append([f"ms an image of {height}x{width}", f"{times} ({result['device']}, {threads}, median of {result['latency_runs']})"])
     return render(["", ""], rows).lstrip()

@@ -85,14 +85,18 @@ class ExportForm(nn.Module):
 def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], options: Options = Options()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Write ``model`` to ``out``, checked: the file gets its name only after it has answered like the model at every size.
 
+    A model of ``one_size`` gets the first of ``options.latency_sizes`` where no size is fixed.
+
     Returns:
-        The result's JSON: file, format, bytes, max_abs_difference, relative_difference, argmax_agreement, sizes, output, latency_ms,
-        device, threads.
+        The result's JSON: file, format, bytes, max_abs_difference, relative_difference, argmax_agreement, sizes, output, size (None: any),
+        latency_ms, device, threads.
 
     Raises:
         CheckFailed: the exported model answers differently; nothing is left behind.
         FreqKDError: the exporter cannot express the model.
     """
+    if options.fixed is None and getattr(model, "one_size", False):
+        options = options.at(options.latency_sizes[0])
     form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _aside(out) as aside, torch.inference_mode(False):
@@ -110,7 +114,9 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
         size = _synced(aside)
         os.replace(aside, out)
     return (
-        result(out, kind, size, parity) | {"output": form.output_name} | latency_table(calls, options.latency_sizes, options.latency_runs)
+        result(out, kind, size, parity)
+        | {"output": form.output_name, "size": options.fixed and list(options.fixed)}
+        | latency_table(calls, options.latency_sizes, options.latency_runs)
     )
 
 

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.labels import IGNORE
 from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.spectral.graph import GramKind, graph_rows, symmetric
 from freqkd_cli.spectral.graph_forms import Dense, Gram, Graph
 from freqkd_cli.views.batch import Batch
 
 Proxy = Literal["similarity", "query_key", "state_affinity"]
-
-IGNORE = 255
 
 WIDEST = 32
 """Channels of a ``query_key`` head."""
