@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from console import Said, console
 from PIL import Image
 
 from freqkd_cli import app
@@ -35,29 +35,12 @@ FOLDER = (SCENES, "name: folder, size: [64, 64]")
 ALONE = ((TEACHER, ""), (HIGH, ""))
 
 
-@dataclass(frozen=True)
-class Said:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def freqkd(tmp_path, monkeypatch, capfd):
     """Run the console entry in this process, in an empty folder; worker processes write to the same captured streams."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["freqkd", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        return Said(ended.value.code, *capfd.readouterr())
-
-    return run
+    return console(monkeypatch, capfd)
 
 
 def recipe(*changes: tuple[str, str], name: str = "r.yaml") -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
+from console import Said, console
 from PIL import Image
 from test_real_layouts import full_palette
 
-from freqkd_cli import app
 from freqkd_cli.datasets import camvid
 from freqkd_cli.datasets import folder as folder_data
 from freqkd_cli.engine import label_findings, survey
@@ -30,28 +28,13 @@ train: {{steps: 2, batch_size: 2}}
 GOOD = [layouts.labels(range(3), number) for number in range(4)]
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def freqkd(tmp_path, monkeypatch, capfd):
     """Run the console entry in this process, in an empty folder with a recipe for each data set."""
     monkeypatch.chdir(tmp_path)
     for name in ("folder", "camvid", "cityscapes", "ade20k", "voc", "scenes"):
         Path(f"{name}.yaml").write_text(RECIPE.format(name=name))
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["freqkd", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        return Said(ended.value.code, *capfd.readouterr())
-
-    return run
+    return console(monkeypatch, capfd)
 
 
 def doctor(freqkd, name: str, *more: str) -> tuple[int, list[dict]]:

@@ -115,17 +115,14 @@ def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv
 
 
 def _table(document: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import Column, render
+    from freqkd_cli.report.tables import Column, by_stage, render
 
     cutoff = f"{document['cutoff']:g}"
     shares = [Column(f"low % (rho <= {cutoff})", ".1f"), Column("high %", ".1f")]
     heads = ["tap", "model", "stride", "channels", *shares, Column("log amplitude at Nyquist", ".2f")]
-    sides = [(document["of"], document["stages"]), ("teacher", document.get("teacher", {}))]
-    rows = []
-    for tap in dict.fromkeys(name for _, side in sides for name in side):
-        for role, side in sides:
-            if tap in side:
-                rows.append([tap, role, side[tap]["stride"], side[tap]["channels"], *_numbers(side[tap])])
+    rows = [
+        [tap, role, found["stride"], found["channels"], *_numbers(found)] for tap, present in by_stage(document) for role, found in present
+    ]
     return render(heads, rows, title=f"{document['source']}, {document['images']} images")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.engine.graph_pairs import Pair
-from freqkd_cli.engine.spectrum import Subject
+from freqkd_cli.engine.spectrum import Subject, by_role
 from freqkd_cli.errors import TrainingFailed, UsageError
 from freqkd_cli.features.graphs import GraphSide, node_validity
 from freqkd_cli.features.loss import Grid
@@ -105,13 +105,8 @@ class GraphSpectra:
     pictures: list[Picture] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        roles = {item.role for item in self.found}
-        main = "student" if "student" in roles else "teacher"
-        result: dict[str, Any] = {"source": self.source, "kind": self.kind, "of": main, "images": self.images, "tau": TAU}
-        result["stages"] = {item.stage: item.to_json() for item in self.found if item.role == main}
-        if len(roles) == 2:
-            result["teacher"] = {item.stage: item.to_json() for item in self.found if item.role == "teacher"}
-        return result
+        facts = {"source": self.source, "kind": self.kind, "images": self.images, "tau": TAU}
+        return facts | by_role((item.role, item.stage, item.to_json()) for item in self.found)
 
     def write_csv(self, path: Path) -> None:
         """One row per pair, role and place in the spectrum."""

@@ -72,18 +72,9 @@ class Spectra:
     cutoff: float
     found: list[TapSpectrum] = field(default_factory=list)
 
-    @property
-    def main_role(self) -> str:
-        """Whose spectra stand under ``stages``: the student's where there is one."""
-        return "student" if any(item.role == "student" for item in self.found) else "teacher"
-
     def to_json(self) -> dict[str, Any]:
-        main = self.main_role
-        result: dict[str, Any] = {"source": self.source, "kind": self.kind, "of": main, "images": self.images, "cutoff": self.cutoff}
-        result["stages"] = {item.tap: item.to_json() for item in self.found if item.role == main}
-        if main == "student" and any(item.role == "teacher" for item in self.found):
-            result["teacher"] = {item.tap: item.to_json() for item in self.found if item.role == "teacher"}
-        return result
+        facts = {"source": self.source, "kind": self.kind, "images": self.images, "cutoff": self.cutoff}
+        return facts | by_role((item.role, item.tap, item.to_json()) for item in self.found)
 
     def write_csv(self, path: Path) -> None:
         """One row per tap, subject and ring."""
@@ -95,6 +86,20 @@ class Spectra:
                 s = item.spectrum
                 for row in zip(s.rho, item.cycles_per_pixel, s.power, s.relative_log_amplitude, s.cells, strict=True):
                     writer.writerow([item.tap, item.role, item.model, item.stride, *(f"{value:.9g}" for value in row)])
+
+
+def by_role(found: Iterable[tuple[str, str, dict[str, Any]]]) -> dict[str, Any]:
+    """``of`` and ``stages``, the student's where there is one, and ``teacher``, where it stands beside a student.
+
+    Args:
+        found: role, stage or tap, numbers.
+    """
+    roles: dict[str, dict[str, Any]] = {}
+    for role, name, numbers in found:
+        roles.setdefault(role, {})[name] = numbers
+    main = "student" if "student" in roles else "teacher"
+    beside = {"teacher": roles["teacher"]} if main == "student" and "teacher" in roles else {}
+    return {"of": main, "stages": roles.get(main, {})} | beside
 
 
 def wanted_taps(stages: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:

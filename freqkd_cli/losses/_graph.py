@@ -11,10 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed
+from freqkd_cli.errors import RecipeError, TrainingFailed
 from freqkd_cli.features.graphs import GraphSide, Proxy, node_grid, node_labels, node_validity
-from freqkd_cli.features.loss import Grid, Loss
-from freqkd_cli.features.taps import Tap, pick
+from freqkd_cli.features.loss import Grid
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._pair import TwoTaps
 from freqkd_cli.spectral.graph import GramKind, Kernel, laplacian
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.graph_match import By, Heads
@@ -52,7 +53,7 @@ def heads_of(heads: str | Sequence[int], count: int, by: By) -> Heads:
     return Heads(heads if isinstance(heads, str) else tuple(heads), count, by)  # type: ignore[arg-type]
 
 
-class NodeLoss(Loss):
+class NodeLoss(TwoTaps):
     """A student tap and a teacher tap whose graph is wanted, on the nodes that both have.
 
     Args:
@@ -64,18 +65,10 @@ class NodeLoss(Loss):
     target_arguments = ("teacher", "gram", "heads", "object_heads", "object_by", "k")
 
     def __init__(self, taps: tuple[str, str], making: Making, k: int) -> None:
-        super().__init__()
-        (self.student, self.teacher), self.making, self.k = taps, making, k
+        super().__init__(*taps)
+        self.making, self.k = making, k
         self.ours: GraphSide | None = None
         self.theirs: GraphSide | None = None
-
-    def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        pick(tuple(available.values()), self.student, "the student")
-        return (self.student,)
-
-    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        pick(tuple(available.values()), self.teacher, "the teacher")
-        return (self.teacher,)
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         how = self.making
@@ -120,12 +113,7 @@ class NodeLoss(Loss):
         """
         nodes = target["nodes"]
         if nodes.shape[1] != grid[0] * grid[1]:
-            raise ShapeError(
-                f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
-                got=f"{nodes.shape[1]} nodes",
-                need=f"{grid[0]} x {grid[1]}",
-                tip="make the cache again for this student and these views",
-            )
+            raise self.misfit(f"{nodes.shape[1]} nodes", f"{grid[0]} x {grid[1]}")
         return nodes
 
 

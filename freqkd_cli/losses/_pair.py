@@ -15,22 +15,16 @@ from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.views.batch import Batch
 
 
-class PairLoss(Loss):
-    """One student tap against one teacher tap.
-
-    The grid on which they are compared follows from data alone: the student's grid, and the teacher tap's stride on the size of the view.
+class TwoTaps(Loss):
+    """One student tap against one teacher tap, by name.
 
     Args:
         student, teacher: tap names.
-        adapted: a 1x1 convolution brings the student to the teacher's channels.
     """
 
-    def __init__(self, student: str, teacher: str, *, adapted: bool) -> None:
+    def __init__(self, student: str, teacher: str) -> None:
         super().__init__()
-        self.student, self.teacher, self.adapted = student, teacher, adapted
-        self.adapter: Adapter | None = None
-        self.teacher_tap: Tap | None = None
-        self.stride = 0
+        self.student, self.teacher = student, teacher
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
         pick(tuple(available.values()), self.student, "the student")
@@ -40,6 +34,42 @@ class PairLoss(Loss):
         pick(tuple(available.values()), self.teacher, "the teacher")
         return (self.teacher,)
 
+    def same_channels(self, student: Tap, teacher: Tap) -> None:
+        """Raises RecipeError where a comparison without an adapter cannot be."""
+        if student.channels != teacher.channels:
+            raise RecipeError(
+                f"{student.name!r} and {teacher.name!r} have different channels and no adapter",
+                got=f"{student.channels} and {teacher.channels} channels",
+                tip="adapter: true, or represent: attention where the loss has it",
+            )
+
+    def misfit(self, got: str, need: str) -> ShapeError:
+        """The error for a target that was made for another grid or other channels."""
+        return ShapeError(
+            f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
+            got=got,
+            need=need,
+            tip="make the cache again for this student and these views",
+        )
+
+
+class PairLoss(TwoTaps):
+    """Maps of one student tap against those of one teacher tap.
+
+    The grid on which they are compared follows from data alone: the student's grid, and the teacher tap's stride on the size of the view.
+
+    Args:
+        student, teacher: tap names.
+        adapted: a 1x1 convolution brings the student to the teacher's channels.
+    """
+
+    def __init__(self, student: str, teacher: str, *, adapted: bool) -> None:
+        super().__init__(student, teacher)
+        self.adapted = adapted
+        self.adapter: Adapter | None = None
+        self.teacher_tap: Tap | None = None
+        self.stride = 0
+
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         of_student, self.teacher_tap = student[self.student], teacher[self.teacher]
         self.stride = max(of_student.stride, self.teacher_tap.stride)
@@ -48,15 +78,6 @@ class PairLoss(Loss):
                 raise RecipeError(f"the {side}'s tap {tap.name!r} is a graph and no map", need="a tap of kind features or logits")
         if self.adapted:
             self.adapter = Adapter(of_student.channels, self.teacher_tap.channels)
-
-    def same_channels(self, student: Tap, teacher: Tap) -> None:
-        """Raises RecipeError where a comparison without an adapter cannot be."""
-        if student.channels != teacher.channels:
-            raise RecipeError(
-                f"{self.student!r} and {self.teacher!r} have different channels and no adapter",
-                got=f"{student.channels} and {teacher.channels} channels",
-                tip="adapter: true, or represent: attention where the loss has it",
-            )
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
         """The common grid (h, w) on this batch's views."""
@@ -70,10 +91,5 @@ class PairLoss(Loss):
             ShapeError: the target was made for another grid or other channels.
         """
         if tuple(ours.shape) != tuple(target.shape):
-            raise ShapeError(
-                f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
-                got=f"a target of shape {tuple(target.shape)}",
-                need=str(tuple(ours.shape)),
-                tip="make the cache again for this student and these views",
-            )
+            raise self.misfit(f"a target of shape {tuple(target.shape)}", str(tuple(ours.shape)))
         return widened(target).to(ours.rows.dtype)

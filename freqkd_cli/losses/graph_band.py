@@ -105,12 +105,8 @@ class GraphBand(NodeLoss):
                 raise RecipeError(f"the tap {tap.name!r} holds no features", got=f"kind {tap.kind}", need=" or ".join(kinds))
         if self.how.adapted:
             self.adapter = Adapter(ours.channels, self.features_tap.channels)
-        elif ours.channels != self.features_tap.channels:
-            raise RecipeError(
-                f"{self.student!r} and {self.features!r} have different channels and no adapter",
-                got=f"{ours.channels} and {self.features_tap.channels} channels",
-                tip="adapter: true",
-            )
+        else:
+            self.same_channels(ours, self.features_tap)
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         grid = self._nodes(student[self.student], teacher[self.features], teacher[self.teacher])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from freqkd_cli.report.plots import INK, MARK, STYLE
-from freqkd_cli.report.tables import Column, render
+from freqkd_cli.report.plots import INK, MARK, STYLE, save, sign
+from freqkd_cli.report.tables import Column, by_stage, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,19 +30,12 @@ def graph_table(document: Mapping[str, Any]) -> str:
     heads = ["stage", "model", "tap", "nodes", Column("effective rank", ".1f"), Column("first eigenvalue %", ".1f")]
     heads += [Column("first 4 %", ".1f"), Column("2nd of Laplacian", ".3f")]
     rows = []
-    for stage, present in _stages(document):
+    for stage, present in by_stage(document):
         for role, found in present:
             grid, part, low = "x".join(map(str, found["grid"])), found["shares"], found["laplacian"]
             first, four = (100 * sum(part[:n]) if part else None for n in (1, 4))
             rows.append([stage, role, found["tap"], grid, found["effective_rank"], first, four, low[1] if len(low) > 1 else None])
     return render(heads, rows, title=f"{document['source']}, {document['images']} images")
-
-
-def _stages(document: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
-    """Stage, and (role, numbers) of each side that has it."""
-    sides = [(document["of"], document["stages"]), ("teacher", document.get("teacher", {}))]
-    for stage in dict.fromkeys(name for _, side in sides for name in side):
-        yield stage, [(role, side[stage]) for role, side in sides if stage in side]
 
 
 def graph_figure(document: Mapping[str, Any], path: Path) -> None:
@@ -55,7 +48,7 @@ def graph_figure(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    stages = list(_stages(document))
+    stages = by_stage(document)
     with rc_context(STYLE):
         figure = Figure(figsize=(max(4.6, 3.0 * len(stages) + 0.8), 6.2), layout="constrained")
         FigureCanvasAgg(figure)
@@ -72,12 +65,8 @@ def graph_figure(document: Mapping[str, Any], path: Path) -> None:
         axes[1][0].set_ylabel("eigenvalue of the Laplacian")
         axes[0][0].set_ylim(bottom=0)
         axes[0][0].xaxis.get_major_locator().set_params(integer=True)
-        handles = {h.get_label(): h for ax in axes[0] for h in ax.get_legend_handles_labels()[0]}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-        images = f"{document['images']} image{'s' if document['images'] != 1 else ''}"
-        figure.suptitle(f"Graph spectrum of {document['source']}, {images}", fontsize=11, x=0.01, ha="left")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": "freqkd"})
+        sign(figure, axes[0], f"Graph spectrum of {document['source']}", document["images"])
+        save(figure, path)
 
 
 def _curve(ax: Axes, role: str, found: Mapping[str, Any], values: Sequence[float]) -> None:
@@ -109,8 +98,7 @@ def eigenvector_figure(pictures: Sequence[Picture], source: str, path: Path) -> 
             _eigenvectors(line, picture, row, beside=row is picture.rows[0] or row.likeness is None)
         figure.suptitle(f"Leading eigenvectors of the graphs over patches, {source}", fontsize=11, x=0.01, ha="left")
         figure.supxlabel(_READ + _LIKENESS * any(row.likeness is not None for _, row in rows), fontsize=8, color=_QUIET, x=0.01, ha="left")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": "freqkd"})
+        save(figure, path)
 
 
 def _box(picture: Picture) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqkd_cli.report.tables import by_stage
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = {"student": "#D55E00", "teacher": "#0072B2"}
 """Vermillion and blue of Okabe and Ito: told apart by every kind of colour vision, and in print by their dashes."""
@@ -41,28 +44,32 @@ def spectrum_figure(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sides = [(document["of"], document["stages"])]
-    if "teacher" in document:
-        sides.append(("teacher", document["teacher"]))
-    taps = list(dict.fromkeys(name for _, side in sides for name in side))
+    taps = by_stage(document)
     with rc_context(STYLE):
         figure = Figure(figsize=(max(4.6, 3.0 * len(taps) + 0.8), 6.2), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, len(taps), squeeze=False, sharex="col", sharey="row")
-        for column, tap in enumerate(taps):
-            present = [(role, side[tap]) for role, side in sides if tap in side]
+        for column, (tap, present) in enumerate(taps):
             _amplitude(axes[0][column], tap, present, document["cutoff"])
             _power(axes[1][column], present, document["cutoff"])
         low, high = axes[0][0].get_ylim()
         axes[0][0].set_ylim(low, high + 0.34 * (high - low))  # room for the notes
         axes[0][0].set_ylabel("relative log amplitude")
         axes[1][0].set_ylabel("power")
-        handles = {h.get_label(): h for ax in axes[0] for h in ax.get_legend_handles_labels()[0]}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-        images = f"{document['images']} image{'s' if document['images'] != 1 else ''}"
-        figure.suptitle(f"Radial spectrum of {document['source']}, {images}", fontsize=11, x=0.01, ha="left")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": "freqkd"})
+        sign(figure, axes[0], f"Radial spectrum of {document['source']}", document["images"])
+        save(figure, path)
+
+
+def sign(figure: Figure, axes: Iterable[Axes], what: str, images: int) -> None:
+    """The legend of all that ``axes`` show, below, and what the figure is, above."""
+    handles = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.suptitle(f"{what}, {images} image{'s' * (images != 1)}", fontsize=11, x=0.01, ha="left")
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": "freqkd"})
 
 
 def _amplitude(ax: Axes, tap: str, present: list[tuple[str, Mapping[str, Any]]], cutoff: float) -> None:

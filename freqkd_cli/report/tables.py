@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+def by_stage(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
+    """Of a document of ``freqkd spectrum``: stage or tap, and (role, numbers) of each side that has it."""
+    sides = [(document["of"], document["stages"]), ("teacher", document.get("teacher", {}))]
+    names = dict.fromkeys(name for _, side in sides for name in side)
+    return [(name, [(role, side[name]) for role, side in sides if name in side]) for name in names]
 
 
 @dataclass(frozen=True)
