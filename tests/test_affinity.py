@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from freqkd_cli.features.graphs import node_matrix
 from freqkd_cli.scan import affinity
-from freqkd_cli.scan.affinity import evenly_spaced, pooling_matrix, raw_affinity, scan_matrix, state_affinity
+from freqkd_cli.scan.affinity import evenly_spaced, raw_affinity, scan_matrix, state_affinity
 from freqkd_cli.scan.cross import cross_merge, cross_scan
 from freqkd_cli.scan.selective import selective_scan, step_sizes
 
@@ -33,6 +34,11 @@ def layer(size, channels=3, states=2, batch=2, dtype=torch.float64, seed=0) -> d
 
 def matrices(given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return step_sizes(given["delta"], given["bias"]), given["A"], given["B"], given["C"]
+
+
+def means(size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
+    """The nodes of a grid as means of cells."""
+    return node_matrix(size, grid, torch.ones(1, dtype=torch.float64))
 
 
 SIZES = [(1, 1), (1, 6), (3, 5), (8, 4)]
@@ -81,41 +87,41 @@ def test_nodes_are_blocks_of_cells(size, grid):
     fy, fx = size[0] // grid[0], size[1] // grid[1]
     blocks = cells.unflatten(1, (grid[0], fy)).unflatten(3, (grid[1], fx)).unflatten(5, (grid[0], fy)).unflatten(7, (grid[1], fx))
     nodes = blocks.mean((2, 4)).sum((4, 6)).reshape(2, grid[0] * grid[1], -1)
-    found = state_affinity(*given, size=size, grid=grid)
+    found = state_affinity(*given, size=size, pooling=means(size, grid))
     torch.testing.assert_close(found, nodes / nodes.sum(-1, keepdim=True))
     torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]))
 
 
 def test_grids_that_do_not_divide_share_cells_by_area():
-    shares = pooling_matrix((5, 7), (2, 3), torch.ones(1, dtype=torch.float64))
+    shares = node_matrix((5, 7), (2, 3), torch.ones(1, dtype=torch.float64)) * 35 / 6
     torch.testing.assert_close(shares.sum(0), torch.ones(35, dtype=torch.float64))
     torch.testing.assert_close(shares.sum(1), torch.full((6,), 35 / 6, dtype=torch.float64))
     assert shares[0, 2 * 7 + 2].item() == pytest.approx(1 / 2 * 1 / 3)
-    graph = state_affinity(*matrices(layer((5, 7))), size=(5, 7), grid=(2, 3))
+    graph = state_affinity(*matrices(layer((5, 7))), size=(5, 7), pooling=means((5, 7), (2, 3)))
     torch.testing.assert_close(graph.sum(-1), torch.ones(2, 6, dtype=torch.float64))
 
 
 def test_channels_are_sampled_evenly_and_the_same_every_time():
     assert evenly_spaced(96, 4).tolist() == [12, 36, 60, 84] and evenly_spaced(3, 8).tolist() == [0, 1, 2]
     given = matrices(layer((3, 5), channels=9))
-    sampled = state_affinity(*given, size=(3, 5), grid=(3, 5), channels=3)
+    sampled = state_affinity(*given, size=(3, 5), pooling=means((3, 5), (3, 5)), channels=3)
     step, A, B, C = given
     kept = [9 * k + c for k in range(4) for c in (1, 4, 7)]
-    assert torch.equal(sampled, state_affinity(step[:, kept], A[kept], B, C, size=(3, 5), grid=(3, 5)))
+    assert torch.equal(sampled, state_affinity(step[:, kept], A[kept], B, C, size=(3, 5), pooling=means((3, 5), (3, 5))))
 
 
 def test_it_is_the_same_in_any_number_of_pieces(monkeypatch):
     given = matrices(layer((3, 5), channels=5, batch=3))
-    whole = state_affinity(*given, size=(3, 5), grid=(2, 2))
+    whole = state_affinity(*given, size=(3, 5), pooling=means((3, 5), (2, 2)))
     for entries in (1, 2 * 15**2, 7 * 15**2):
         monkeypatch.setattr(affinity, "AT_ONCE", entries)
-        torch.testing.assert_close(state_affinity(*given, size=(3, 5), grid=(2, 2)), whole)
+        torch.testing.assert_close(state_affinity(*given, size=(3, 5), pooling=means((3, 5), (2, 2))), whole)
 
 
 def test_the_graph_can_be_learned():
     step, A, B, C = (x.requires_grad_(True) for x in matrices(layer((2, 3), channels=2, batch=1)))
     leaves = [x.detach().requires_grad_(True) for x in (step, A, B, C)]
-    assert torch.autograd.gradcheck(lambda *x: state_affinity(*x, size=(2, 3), grid=(1, 3)), tuple(leaves))
+    assert torch.autograd.gradcheck(lambda *x: state_affinity(*x, size=(2, 3), pooling=means((2, 3), (1, 3))), tuple(leaves))
 
 
 class Alive(TorchDispatchMode):
@@ -153,8 +159,8 @@ def test_memory_is_within_the_stated_bound(states, monkeypatch):
         leaves = [x.detach().requires_grad_(True) for x in given]
         own = 2 * sum(x.nbytes for x in leaves) * (1 + affinity.AT_ONCE // 80**2)  # slices of the arguments and their gradients
         with Alive() as learning:
-            torch.autograd.grad(state_affinity(*leaves, size=(8, 10), grid=(4, 5)).square().sum(), leaves)
+            torch.autograd.grad(state_affinity(*leaves, size=(8, 10), pooling=means((8, 10), (4, 5))).square().sum(), leaves)
         assert 10 * 2**15 < learning.peak < (50 + 8 * states) * 2**15 + own
         with Alive() as looking, torch.no_grad():
-            state_affinity(*leaves, size=(8, 10), grid=(4, 5))
+            state_affinity(*leaves, size=(8, 10), pooling=means((8, 10), (4, 5)))
         assert 10 * 2**15 < looking.peak < 20 * 2**15 + own

@@ -103,6 +103,11 @@ def area_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
     return (overlap.clamp(min=0.0) * bins / cells).to(like.dtype)
 
 
+def node_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:
+    """:func:`pooled` as one matrix, ``[h * w, H * W]`` for maps of ``size`` (H, W), cells and nodes row-major."""
+    return torch.kron(area_matrix(size[0], grid[0], like), area_matrix(size[1], grid[1], like))
+
+
 def to_nodes(x: Tensor, grid: Grid, heads: int = 1) -> Tensor:
     """A map ``[B, C, h, w]`` as nodes ``[B, heads, N, C / heads]``: pooled onto the grid, channels in as many groups as heads."""
     x = pooled(x, grid)

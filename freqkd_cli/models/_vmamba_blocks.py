@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd_cli.features.graphs import node_matrix
 from freqkd_cli.models._vmamba_sizes import GROUPS, Size
 from freqkd_cli.scan.affinity import state_affinity
 from freqkd_cli.scan.cross import cross_merge, cross_scan
@@ -87,7 +88,8 @@ class SS2D(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = self._projected(x.to(self.Ds.dtype))[0]
             _, delta, A, B, C, _, bias = (t.float() for t in self.operands(x))
-            return state_affinity(step_sizes(delta, bias), A, B, C, size=(x.shape[-2], x.shape[-1]), grid=grid).unsqueeze(1)
+            size = (x.shape[-2], x.shape[-1])
+            return state_affinity(step_sizes(delta, bias), A, B, C, size=size, pooling=node_matrix(size, grid, A)).unsqueeze(1)
 
     def uncounted(self, x: Tensor) -> int:
         """Floating-point operations of the scan, which torch's counter does not see: 7 N + 5 for every row and step.

@@ -51,8 +51,8 @@ def raw_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, size: Grid) -> T
     return torch.stack([matrices[:, k][..., at, :][..., at] for k, at in enumerate(places)], dim=1)
 
 
-def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid, grid: Grid, channels: int = 32) -> Tensor:
-    """A row-stochastic graph of a picture's nodes from a cross-scan's tensors: ``[batch, nodes, nodes]``, nodes of ``grid`` row-major.
+def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid, pooling: Tensor, channels: int = 32) -> Tensor:
+    """A row-stochastic graph of a picture's nodes from a cross-scan's tensors: ``[batch, nodes, nodes]``.
 
     |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
     the mean of its cells' rows, its column their sum (a cell on a border is shared by area), and every row is divided by its sum.
@@ -61,16 +61,16 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
 
     Args:
         step, A, B, C, size: as in :func:`raw_affinity`.
-        grid: (h, w), at most ``size``.
+        pooling: ``[nodes, L]``, the share of every cell, row-major, in the mean of each node; nodes of one size.
     """
     step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
     chosen = evenly_spaced(step.shape[2], channels, step.device)
     entries = (size[0] * size[1]) ** 2
     images, rows = max(1, AT_ONCE // (entries * len(chosen))), max(1, AT_ONCE // entries)
     places = _places(size, step.device)
-    pooling = pooling_matrix(size, grid, step)[:, places.argsort(-1)].unbind(1)
+    of_scan = pooling.to(step.dtype)[:, places.argsort(-1)].unbind(1)
     graphs = [
-        sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], pooling[k]) for k in range(4) for some in chosen.split(rows))
+        sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], of_scan[k]) for k in range(4) for some in chosen.split(rows))
         for step, B, C in zip(step.split(images), B.split(images), C.split(images), strict=True)
     ]
     graph = torch.cat(graphs)
@@ -82,27 +82,19 @@ def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
     return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else function(*given)
 
 
-def _pooled(step: Tensor, A: Tensor, B: Tensor, C: Tensor, pooled: Tensor) -> Tensor:
-    """Sum over channels of |M|, between nodes: ``[batch, c, L]``, ... and ``pooled`` ``[nodes, L]`` -> ``[batch, nodes, nodes]``."""
+def _pooled(step: Tensor, A: Tensor, B: Tensor, C: Tensor, pooling: Tensor) -> Tensor:
+    """Sum over channels of |M|, between nodes: ``[batch, c, L]``, ... and ``pooling`` ``[nodes, L]`` -> ``[batch, nodes, nodes]``.
+
+    Columns are averaged like rows: with nodes of one size that is their sum but for a factor, which a graph whose rows sum to 1 has not.
+    """
     total = scan_matrix(step, A, B.unsqueeze(1), C.unsqueeze(1)).abs().sum(1)
-    return (pooled / pooled.sum(-1, keepdim=True)) @ total @ pooled.T
+    return pooling @ total @ pooling.T
 
 
 def evenly_spaced(count: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
     """``min(count, wanted)`` different numbers below ``count``, the middles of equal parts. No randomness: a graph must not flicker."""
     parts = min(count, wanted)
     return (torch.arange(parts, device=device) * 2 + 1) * count // (2 * parts)
-
-
-def pooling_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:
-    """``[h * w, H * W]``: the share of every cell that lies in every node; columns sum to 1. Blocks where ``grid`` divides ``size``."""
-    return torch.kron(*(_shares(cells, nodes, like) for cells, nodes in zip(size, grid, strict=True)))
-
-
-def _shares(cells: int, nodes: int, like: Tensor) -> Tensor:
-    start = torch.arange(cells, dtype=like.dtype, device=like.device)
-    left = torch.arange(nodes, dtype=like.dtype, device=like.device).unsqueeze(1) * (cells / nodes)
-    return (torch.minimum(start + 1, left + cells / nodes) - torch.maximum(start, left)).clamp(min=0)
 
 
 def _places(size: Grid, device: torch.device) -> Tensor:
