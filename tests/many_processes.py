@@ -56,7 +56,7 @@ def keep_scores() -> None:
     def keeping(*args, **kwargs):
         result = score(*args, **kwargs)
         if RANK == 0:
-            torch.save((result.matrix, result.boundary_iou), f"matrix-{launch.processes()}.pt")
+            torch.save((result.tally.matrix, result.tally.boundary_iou()), f"matrix-{launch.processes()}.pt")
         return result
 
     evaluate_source.score = keeping

@@ -16,7 +16,8 @@ from freqkd_cli.datasets import scenes
 from freqkd_cli.engine.evaluate import score
 from freqkd_cli.engine.precision import choose
 from freqkd_cli.engine.saved import load_model
-from freqkd_cli.metrics.confusion import empty, predict_labels, scores, update
+from freqkd_cli.metrics.tally import Tally
+from freqkd_cli.metrics.upsample import predict_labels
 from freqkd_cli.views.loader import whole_batches
 
 FOLDER = Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes"
@@ -52,12 +53,12 @@ def test_transformers_reads_it(teacher):
 
 def _ious(model, streets, predict: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """IoU of every class in percent; a prediction of -1 is not counted."""
-    matrix = empty(len(streets.classes))
+    tally = Tally(len(streets.classes), boundary=False)
     with torch.inference_mode():
         for batch in whole_batches(streets, 8, indices=range(IMAGES)):
             guess = predict(batch.images)
-            update(matrix, guess.clamp(min=0), batch.labels.masked_fill(guess < 0, 255))
-    return {name: 100 * (iou or 0.0) for name, iou in zip(streets.classes, scores(matrix).per_class, strict=True)}
+            tally.add(guess.clamp(min=0), batch.labels.masked_fill(guess < 0, 255))
+    return {name: 100 * (iou or 0.0) for name, iou in zip(streets.classes, tally.scores().per_class, strict=True)}
 
 
 def _drop(before: dict[str, float], after: dict[str, float], classes: tuple[str, ...]) -> float:

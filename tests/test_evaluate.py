@@ -92,7 +92,7 @@ def test_a_split_that_is_void_all_over_has_no_miou(model):
             return image, np.full_like(labels, IGNORE)
 
     result = score(model, Void(), choose(CPU, "float32", False), CPU)
-    assert result.scores.miou is None and result.scores.pixel_accuracy is None and result.boundary_iou is None
+    assert result.scores.miou is None and result.scores.pixel_accuracy is None and result.tally.boundary_iou() is None
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from freqkd_cli.errors import ShapeError
-from freqkd_cli.metrics.boundary import BoundaryIoU, boundary_region, distance
-from freqkd_cli.metrics.confusion import empty, predict_labels, scores, update
-from freqkd_cli.metrics.upsample import upsampled
+from freqkd_cli.metrics.boundary import boundary_region, distance
+from freqkd_cli.metrics.scores import scores
+from freqkd_cli.metrics.tally import Tally
+from freqkd_cli.metrics.upsample import predict_labels, upsampled
 
 
 def split(classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -30,10 +31,10 @@ def split(classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int |
 
 
 def counted(pictures: list[tuple[np.ndarray, np.ndarray]], classes: int) -> torch.Tensor:
-    matrix = empty(classes)
+    tally = Tally(classes, boundary=False)
     for prediction, labels in pictures:
-        update(matrix, torch.from_numpy(prediction), torch.from_numpy(labels))
-    return matrix
+        tally.add(torch.from_numpy(prediction), torch.from_numpy(labels))
+    return tally.matrix
 
 
 def by_hand(pictures: list[tuple[np.ndarray, np.ndarray]], classes: int) -> list[float | None]:
@@ -90,28 +91,28 @@ def test_scores_equal_torchmetrics():
 
 def test_a_class_that_is_only_predicted_counts_zero_and_one_that_is_nowhere_not_at_all():
     labels, prediction = torch.tensor([[0, 0, 1, 255]]), torch.tensor([[0, 2, 1, 3]])
-    result = scores(update(empty(5), prediction, labels))
+    result = Tally(5, boundary=False).add(prediction, labels).scores()
     assert result.per_class == [0.5, 1.0, 0.0, None, None] and result.absent == [3, 4]
     assert result.miou == 0.5 and result.accuracy == [0.5, 1.0, None, None, None] and result.mean_accuracy == 0.75
 
 
 def test_nothing_labelled_gives_no_score():
-    result = scores(update(empty(3), torch.zeros(4, 5, dtype=torch.int64), torch.full((4, 5), 255)))
+    result = Tally(3, boundary=False).add(torch.zeros(4, 5, dtype=torch.int64), torch.full((4, 5), 255)).scores()
     assert (result.miou, result.pixel_accuracy, result.mean_accuracy, result.pixels) == (None, None, None, 0)
     assert result.per_class == [None] * 3 and result.absent == [0, 1, 2]
 
 
 def test_counts_are_exact_and_small_types_do_not_overflow():
     labels = torch.full((300, 300), 2, dtype=torch.uint8)
-    matrix = update(update(empty(200), labels, labels), torch.full_like(labels, 199), labels)
+    matrix = Tally(200, boundary=False).add(labels, labels).add(torch.full_like(labels, 199), labels).matrix
     assert matrix[2, 2] == 90_000 and matrix[2, 199] == 90_000 and matrix.sum() == 180_000 and matrix.dtype == torch.int64
 
 
 @pytest.mark.parametrize(("prediction", "labels"), [([[3]], [[0]]), ([[0]], [[3]]), ([[-1]], [[0]]), ([[0, 0]], [[0]])])
 def test_numbers_outside_the_classes_are_refused(prediction, labels):
-    for count in (lambda p, t: update(empty(3), p, t), BoundaryIoU(3).update):
+    for boundary in (False, True):
         with pytest.raises(ShapeError):
-            count(torch.tensor(prediction), torch.tensor(labels))
+            Tally(3, boundary=boundary).add(torch.tensor(prediction), torch.tensor(labels))
 
 
 @pytest.mark.parametrize("size", [(17, 23), (32, 48), (5, 7)])
@@ -157,12 +158,12 @@ def test_boundary_region_equals_scipy_erosion(pixels, size):
 
 
 def test_boundary_iou_equals_a_sum_over_masks():
-    sizes, ours = [(60, 80), (75, 51), (60, 80)], BoundaryIoU(5)
+    sizes, ours = [(60, 80), (75, 51), (60, 80)], Tally(5)
     inter, union = np.zeros(5), np.zeros(5)
     for seed, size in enumerate(sizes):
         labels, prediction = blobs(4, size, seed), blobs(4, size, seed, void=False)
         prediction = np.roll(prediction, 1 + seed, axis=1)
-        ours.update(torch.from_numpy(prediction), torch.from_numpy(labels))
+        ours.add(torch.from_numpy(prediction), torch.from_numpy(labels))
         pixels = max(1, int(round(0.02 * np.hypot(*size))))
         for k in range(5):
             a = eroded_away((prediction == k) & (labels != 255), pixels)
@@ -170,40 +171,39 @@ def test_boundary_iou_equals_a_sum_over_masks():
             inter[k] += (a & b).sum()
             union[k] += (a | b).sum()
     wanted = [i / u if u else None for i, u in zip(inter, union, strict=True)]
-    assert wanted[4] is None and ours.per_class() == pytest.approx(wanted)
-    assert ours.value() == pytest.approx(np.mean(wanted[:4])) and 0.1 < ours.value() < 0.9
+    assert wanted[4] is None and ours.boundary_per_class() == pytest.approx(wanted)
+    assert ours.boundary_iou() == pytest.approx(np.mean(wanted[:4])) and 0.1 < ours.boundary_iou() < 0.9
 
 
 def test_boundary_iou_known_answers():
     labels = torch.zeros(100, 100, dtype=torch.int64)
     labels[20:80, 20:80] = 1
-    perfect = BoundaryIoU(3)
-    perfect.update(labels, labels)
-    assert perfect.value() == 1.0 and perfect.per_class() == [1.0, 1.0, None]
-    assert distance(100, 100) == 3 and int(perfect.union[1]) == 60**2 - 54**2
+    perfect = Tally(3)
+    perfect.add(labels, labels)
+    assert perfect.boundary_iou() == 1.0 and perfect.boundary_per_class() == [1.0, 1.0, None]
+    assert distance(100, 100) == 3 and int(perfect.table[3, 1, 1]) == 60**2 - 54**2
     # One pixel of shift hardly touches the IoU of a large square, and a good part of its outline.
-    shifted, moved = BoundaryIoU(3), labels.roll(1, 1)
-    shifted.update(moved, labels)
-    plain = scores(update(empty(3), moved, labels))
-    assert shifted.value() < 0.85 < 0.95 < plain.miou
+    shifted, moved = Tally(3), labels.roll(1, 1)
+    shifted.add(moved, labels)
+    assert shifted.boundary_iou() < 0.85 < 0.95 < shifted.scores().miou
 
 
 def test_boundary_iou_of_nothing_is_nothing():
-    measure = BoundaryIoU(3)
-    measure.update(torch.zeros(9, 9, dtype=torch.int64), torch.full((9, 9), 255))
-    assert measure.value() is None and measure.per_class() == [None] * 3
+    measure = Tally(3)
+    measure.add(torch.zeros(9, 9, dtype=torch.int64), torch.full((9, 9), 255))
+    assert measure.boundary_iou() is None and measure.boundary_per_class() == [None] * 3
     with pytest.raises(ShapeError):
-        measure.update(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+        measure.add(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
 
 
 def test_boundary_iou_takes_stacks_of_one_size():
     pairs = [(torch.from_numpy(blobs(3, (30, 40), s, False)), torch.from_numpy(blobs(3, (30, 40), s + 1))) for s in (0, 5)]
-    single, stacked = BoundaryIoU(3), BoundaryIoU(3)
+    single, stacked = Tally(3), Tally(3)
     for prediction, labels in pairs:
-        single.update(prediction, labels)
-    stacked.update(torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs]).to(torch.uint8))
-    assert single.per_class() == stacked.per_class()
-    assert torch.equal(single.union, stacked.union)
+        single.add(prediction, labels)
+    stacked.add(torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs]).to(torch.uint8))
+    assert single.boundary_per_class() == stacked.boundary_per_class()
+    assert torch.equal(single.table, stacked.table)
 
 
 @pytest.mark.parametrize(("cells", "pixels"), [((6, 8), (48, 64)), ((5, 7), (37, 51)), ((12, 9), (5, 4)), ((1, 1), (3, 2))])

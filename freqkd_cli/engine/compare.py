@@ -110,7 +110,7 @@ def _row(
     return {
         "name": name,
         "miou": miou,
-        "boundary_iou": result.boundary_iou,
+        "boundary_iou": result.tally.boundary_iou(),
         "pixel_accuracy": result.scores.pixel_accuracy,
         "parameters": parameters(model),
         "latency_ms": round(measure_latency(model, tuple(recipe.data.size), where), 2),

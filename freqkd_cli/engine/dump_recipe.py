@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli.engine import assemble, doctor
 from freqkd_cli.engine.dump import dump, result
 from freqkd_cli.engine.dump_plan import SHARD_BYTES, Job, plan
+from freqkd_cli.engine.memory import keep_freed_memory
 from freqkd_cli.engine.processes import Processes, join
 from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.engine.source import Form, command_for, fingerprint
@@ -48,6 +49,8 @@ def _job(recipe: Recipe, options: DumpOptions, processes: Processes, progress: P
     if processes.first:
         doctor.require(dataset, options.form.split, progress)
     lines = assemble.build_lines(checked)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     class_map = check_teacher_classes(checked, teacher)
     identity = fingerprint(checked, lines, teacher, dataset, options.form)

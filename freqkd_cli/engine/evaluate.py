@@ -1,21 +1,25 @@
-"""Score a model on a split: one confusion matrix over all pixels, boundary IoU beside it, parameters and latency."""
+"""Score a model on a split: one count of all its pixels."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from freqkd_cli.engine.lanes import Lanes
 from freqkd_cli.engine.precision import Compute
 from freqkd_cli.engine.processes import ALONE, Processes
 from freqkd_cli.errors import UsageError
-from freqkd_cli.metrics.boundary import BoundaryIoU
-from freqkd_cli.metrics.confusion import Scores, empty, predict_labels, scores, update
+from freqkd_cli.metrics.scores import Scores
+from freqkd_cli.metrics.tally import Tally
+from freqkd_cli.metrics.upsample import predict_labels
+from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import whole_batches
 
 if TYPE_CHECKING:
@@ -24,13 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of one pass over a split."""
+    """What one pass over a split counted."""
 
-    scores: Scores
-    matrix: Tensor
-    boundary_iou: float | None
+    tally: Tally
     images: int
     seconds: float
+
+    @property
+    def scores(self) -> Scores:
+        return self.tally.scores()
 
 
 @torch.inference_mode()
@@ -53,7 +59,7 @@ def score(
     Args:
         model: in eval mode; gives ``logits``.
         limit: only the first images, 0 = all.
-        boundary: also count boundary IoU, which costs about as much as a small student's forward pass.
+        boundary: also count boundary IoU.
         each: called with an image's number and its predicted labels ``[H, W]``, cropped to the picture.
         progress: called with the number of images that are done.
         processes: those that share the images; the result is that of all.
@@ -62,30 +68,48 @@ def score(
         UsageError: the split has no labels.
     """
     check_labelled(dataset)
-    classes = len(dataset.classes)
-    matrix, edges = empty(classes), BoundaryIoU(classes) if boundary else None
+    total, lanes = Tally(len(dataset.classes), boundary=boundary), Lanes(model)
     indices = range(min(limit, len(dataset)) if limit else len(dataset))
     done, started = 0, time.monotonic()
     whose = {"process": processes.index, "processes": processes.number}
     for batch in whole_batches(dataset, batch_size, workers, indices=indices, **whose):
-        with compute.autocast(device):
-            logits = model(compute.layout(batch.images.to(device)))["logits"]
-        prediction = predict_labels(logits, tuple(batch.images.shape[-2:])).cpu()
-        assert batch.labels is not None
-        update(matrix, prediction, batch.labels)
-        for row, index in enumerate(batch.indices.tolist()):
-            height, width = dataset.image_size(index)
-            if edges is not None:
-                edges.update(prediction[row, :height, :width], batch.labels[row, :height, :width])
-            if each is not None:
-                each(index, prediction[row, :height, :width])
+        numbers = batch.indices.tolist()
+        count = _Count(batch, [dataset.image_size(number) for number in numbers], compute, device, len(dataset.classes), boundary)
+        found = lanes.each(len(batch), count)
+        for _, tally in found:
+            total.join(tally)
+        if each is not None:
+            for number, labels in zip(numbers, chain(*(rows for rows, _ in found)), strict=True):
+                each(number, labels)
         done += len(batch)
         if progress is not None:
             progress(min(done * processes.number, len(indices)))
-    matrix = processes.sum(matrix)
-    if edges is not None:
-        edges.intersection, edges.union = processes.sum(edges.intersection), processes.sum(edges.union)
-    return Result(scores(matrix), matrix, edges.value() if edges else None, len(indices), time.monotonic() - started)
+    total.table = processes.sum(total.table)
+    return Result(total, len(indices), time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What a lane does with its part of a batch: predicted labels without padding, ``[H, W]`` each, and their tally."""
+
+    batch: Batch
+    sizes: Sequence[tuple[int, int]]
+    compute: Compute
+    device: torch.device
+    classes: int
+    boundary: bool
+
+    def __call__(self, model: nn.Module, part: slice) -> tuple[list[Tensor], Tally]:
+        images, truth = self.batch.images[part], self.batch.labels
+        assert truth is not None
+        with self.compute.autocast(self.device):
+            logits = model(self.compute.layout(images.to(self.device)))["logits"]
+        padded = predict_labels(logits, (images.shape[-2], images.shape[-1])).cpu()
+        rows = [labels[:height, :width] for labels, (height, width) in zip(padded, self.sizes[part], strict=True)]
+        tally = Tally(self.classes, boundary=self.boundary)
+        for guess, labels in zip(rows, truth[part], strict=True):
+            tally.add(guess, labels[: guess.shape[0], : guess.shape[1]])
+        return rows, tally
 
 
 def check_labelled(dataset: Dataset) -> None:
@@ -104,7 +128,7 @@ def as_json(result: Result, classes: tuple[str, ...]) -> dict[str, Any]:
         "miou": found.miou,
         "pixel_accuracy": found.pixel_accuracy,
         "mean_accuracy": found.mean_accuracy,
-        "boundary_iou": result.boundary_iou,
+        "boundary_iou": result.tally.boundary_iou(),
         "per_class": [{"name": name, "iou": iou} for name, iou in zip(classes, found.per_class, strict=True)],
         "absent": [classes[number] for number in found.absent],
         "images": result.images,

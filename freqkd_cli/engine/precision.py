@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from freqkd_cli.engine.memory import keep_freed_memory
 from freqkd_cli.errors import UsageError
 
 
@@ -35,6 +36,8 @@ def choose(device: torch.device, precision: str, channels_last: bool | str) -> C
     """
     # Numbers below 1e-38 cost a processor a hundred times the others, and a network has many where a channel is about to die.
     torch.set_flush_denormal(True)
+    if device.type == "cpu":
+        keep_freed_memory()
     native, why = _native_bfloat16(device)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
     last = channels_last is True or channels_last == "auto"

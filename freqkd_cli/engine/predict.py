@@ -27,7 +27,7 @@ from freqkd_cli.engine.precision import choose, pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
-from freqkd_cli.metrics.confusion import predict_labels
+from freqkd_cli.metrics.upsample import predict_labels
 from freqkd_cli.views.apply import apply_geometry
 from freqkd_cli.views.view import whole
 

@@ -14,8 +14,7 @@ from freqkd_cli.datasets._files import read_values
 from freqkd_cli.engine.evaluate import Result, check_labelled
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
-from freqkd_cli.metrics.boundary import BoundaryIoU
-from freqkd_cli.metrics.confusion import empty, scores, update
+from freqkd_cli.metrics.tally import Tally
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
@@ -49,10 +48,10 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
     missing = [f"{name}.png" for name in asked if name not in files]
     wrong: list[str] = []
     classes, started = len(dataset.classes), time.monotonic()
-    matrix, edges = empty(classes), BoundaryIoU(classes)
+    tally = Tally(classes)
     for index, name in enumerate(asked):
         if name in files:
-            said = _count(files[name], dataset, index, matrix, edges)
+            said = _count(files[name], dataset, index, tally)
             wrong += [said] if said else []
         if progress is not None:
             progress(index + 1)
@@ -62,14 +61,14 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
         lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
         need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
         raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
-    return Result(scores(matrix), matrix, edges.value(), len(asked), time.monotonic() - started)
+    return Result(tally, len(asked), time.monotonic() - started)
 
 
 def _some(lines: list[str], between: str) -> str:
     return between.join([*lines[:LISTED], *([f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else [])])
 
 
-def _count(path: Path, dataset: Dataset, index: int, matrix: torch.Tensor, edges: BoundaryIoU) -> str:
+def _count(path: Path, dataset: Dataset, index: int, tally: Tally) -> str:
     """Count one file, or say what is wrong with it."""
     try:
         stored = read_values(path)
@@ -81,10 +80,8 @@ def _count(path: Path, dataset: Dataset, index: int, matrix: torch.Tensor, edges
         return f"{path.name} has {'fractions' if stored.ndim == 2 else f'{stored.shape[-1]} channels'}, not one class number a pixel"
     if stored.shape != labels.shape:
         return f"{path.name} is {stored.shape[0]}x{stored.shape[1]}, its picture {labels.shape[0]}x{labels.shape[1]}"
-    odd = np.unique(stored[(labels != IGNORE) & ((stored < 0) | (stored >= matrix.shape[0]))])
+    odd = np.unique(stored[(labels != IGNORE) & ((stored < 0) | (stored >= tally.classes))])
     if len(odd):
         return f"{path.name} holds {', '.join(map(str, odd[:6]))}{' ...' if len(odd) > 6 else ''}"
-    truth, guess = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(stored.astype(np.int64))
-    update(matrix, guess, truth)
-    edges.update(guess, truth)
+    tally.add(torch.from_numpy(stored.astype(np.int64)), torch.from_numpy(labels.astype(np.int64)))
     return ""

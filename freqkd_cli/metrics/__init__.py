@@ -1,1 +1,1 @@
-"""Workroom: scores of a whole split, from one confusion matrix and from boundary regions."""
+"""Workroom: what is counted in a split, and the scores that are made of it."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from freqkd_cli.errors import FreqKDError, UsageError
@@ -162,7 +162,8 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
     def stack(name: str) -> Tensor | None:
         found = [sample[name] for sample in samples if sample.get(name) is not None]
-        return torch.stack(found) if len(found) == len(samples) else None
+        # In a worker, straight into memory that the main process shares.
+        return default_collate(found) if len(found) == len(samples) else None
 
     def numbers(name: str) -> Tensor:
         return torch.tensor([sample[name] for sample in samples], dtype=torch.int64)

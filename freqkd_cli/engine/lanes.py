@@ -1,0 +1,75 @@
+"""An evaluation on a CPU: parts of a batch side by side, each with its forward pass, its labels and its count.
+
+Counting and upsampling run on one core while the next network pass waits, and after every operation of that pass the cores wait for one
+another. One thread for each small part waits for nobody: on two cores, 384x480, evaluation of a Fast-SCNN gains a tenth.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+PART = 2
+"""Pictures that one lane runs at a time. Parts do not depend on the number of threads, so the bits of a pass do not either."""
+
+T = TypeVar("T")
+
+
+class Lanes:
+    """Runs work on parts of a batch, each lane with a copy of the model that shares its tensors.
+
+    Copies, since what a model keeps during a pass (hooks, say) must not meet the pass of a neighbour. Weights may change in place between
+    two calls, but not be replaced.
+
+    Args:
+        model: in eval mode; nothing in it may depend on the other pictures of a batch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._copies: list[nn.Module] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    def each(self, number: int, work: Callable[[nn.Module, slice], T]) -> list[T]:
+        """``work(model, part)`` for every part of ``number`` pictures, in their order, without gradients.
+
+        On a GPU there is one part, and no other thread. Autocast is the work's own affair: it does not reach another thread.
+        """
+        tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
+        whole = tensor is not None and tensor.device.type != "cpu"
+        parts = [slice(0, number)] if whole else [slice(i, min(i + PART, number)) for i in range(0, number, PART)]
+        threads = torch.get_num_threads()
+        lanes = min(threads, len(parts))
+        if lanes < 2:
+            with torch.no_grad():
+                return [work(self.model, part) for part in parts]
+        inference = torch.is_inference_mode_enabled()
+
+        def run(lane: int) -> list[T]:
+            torch.set_num_threads(threads // lanes)
+            torch.set_flush_denormal(True)  # as engine/precision.py does for the main thread: this too is set by thread
+            with torch.inference_mode(inference), torch.no_grad():
+                return [work(self._copies[lane], part) for part in parts[lane::lanes]]
+
+        self._ready(lanes)
+        assert self._pool is not None
+        try:
+            found = list(self._pool.map(run, range(lanes)))
+        finally:
+            torch.set_num_threads(threads)
+        return [found[number % lanes][number // lanes] for number in range(len(parts))]
+
+    def _ready(self, lanes: int) -> None:
+        if len(self._copies) == lanes:
+            return
+        shared = {id(tensor): tensor for tensor in itertools.chain(self.model.parameters(), self.model.buffers())}
+        self._copies = [copy.deepcopy(self.model, dict(shared)) for _ in range(lanes)]
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
