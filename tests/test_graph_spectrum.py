@@ -94,6 +94,21 @@ def test_attention_is_told_without_its_perron_mode():
     np.testing.assert_allclose(found.laplacian, np.linalg.eigvalsh(normalised_laplacian(graph)), atol=1e-5)
 
 
+def test_attention_is_told_with_its_distance_and_features_are_not():
+    """Each node looks one node to the left or right, by turns: 32 pixels; where the upper row is void, its nodes do not count."""
+    place = torch.arange(N)
+    attention = torch.zeros(1, 1, N, N)
+    attention[0, 0, place, torch.where(place % 5 == 4, place - 1, place + 1)] = 1
+    attention[0, 0, :5] = torch.eye(N)[15:]  # the void row looks three rows down
+    labels = torch.zeros(1, *SIZE, dtype=torch.int64)
+    labels[:, :32] = 255
+    one_head = Tap("attention3", 32, 1, "graph")
+    _, (found,), _ = measured(pair(teacher=one_head), {"teacher": {"attention3": attention}}, labels=labels)
+    assert found.distance == pytest.approx(32.0)
+    _, (found,), _ = measured(pair(teacher=KEYS), {"teacher": {"keys3": noise(1, 3, N, 4)}})
+    assert found.distance is None
+
+
 def test_void_nodes_are_left_out_of_numbers_and_maps():
     keys = noise(1, 3, N, 4)
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)

@@ -20,6 +20,7 @@ from freqkd_cli.errors import TrainingFailed, UsageError
 from freqkd_cli.features.graphs import GraphSide, node_validity
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.spectral.attention_distance import attention_distance
 from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.graph_spectrum import Modes, effective_rank, eigenvalues, shares
@@ -48,6 +49,7 @@ class GraphSpectrum:
         shares: those over the sum of all magnitudes of their image.
         effective_rank: exp(entropy of all shares).
         laplacian: the smallest eigenvalues of the normalised Laplacian, ascending.
+        distance: mean attention distance in image pixels, over heads; None where the tap is not a graph.
     """
 
     stage: str
@@ -60,6 +62,7 @@ class GraphSpectrum:
     shares: list[float]
     effective_rank: float
     laplacian: list[float]
+    distance: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key not in ("stage", "role")}
@@ -125,15 +128,15 @@ class _Means:
     """Rows of numbers of one graph, image by image."""
 
     def __init__(self, grid: Grid) -> None:
-        self.grid, self.rows = grid, {name: [] for name in ("nodes", "eigenvalues", "shares", "effective_rank", "laplacian")}
+        self.grid, self.rows = grid, {name: [] for name in ("nodes", "eigenvalues", "shares", "effective_rank", "laplacian", "distance")}
 
-    def add(self, graph: Graph, modes: Modes) -> None:
+    def add(self, graph: Graph, modes: Modes, reach: Tensor) -> None:
         nodes = int(graph.valid.sum())
         edges = graph.edges("exp", TAU)
         low = eigenvalues(laplacian(edges), graph.valid, min(COUNT, nodes), end="smallest")[0, 0]
         values = modes.values[modes.kept]
         found = {"eigenvalues": values[:COUNT], "shares": shares(values)[:COUNT], "laplacian": low}
-        found |= {"nodes": torch.tensor([nodes]), "effective_rank": effective_rank(values)[None]}
+        found |= {"nodes": torch.tensor([nodes]), "effective_rank": effective_rank(values)[None], "distance": reach}
         for name, row in found.items():
             self.rows[name].append(torch.nn.functional.pad(row.double(), (0, COUNT - len(row)), value=torch.nan))
 
@@ -174,7 +177,8 @@ def measure_graphs(
             for role, tap in pair.taps.items():
                 graph = _graph(role, tap, taps[role][tap.name], grid, valid, name)
                 modes[role] = graph.modes()
-                sums.setdefault((pair.name, role), _Means(grid)).add(graph, modes[role])
+                reach = _distance(tap, taps[role][tap.name], grid, valid)
+                sums.setdefault((pair.name, role), _Means(grid)).add(graph, modes[role], reach)
             rows += _eigen_maps(pair, modes, valid, grid) if count in drawn else []
         if rows:
             image = batch.images if batch.teacher_images is None else batch.teacher_images
@@ -193,11 +197,20 @@ def _graph(role: str, tap: Tap, x: Tensor, grid: Grid, valid: Tensor, image: str
     return GraphSide(tap)(x, grid, valid).mean()
 
 
+def _distance(tap: Tap, x: Tensor, grid: Grid, valid: Tensor) -> Tensor:
+    """One number, or none; void nodes neither look nor are looked at."""
+    if tap.kind != "graph":
+        return x.new_empty(0)
+    both = valid[:, None, :, None] & valid[:, None, None, :]
+    return attention_distance(x * both, grid, tap.stride).mean()[None].cpu()
+
+
 def _result(pair: Pair, role: str, model: str, sums: Mapping[tuple[str, str], _Means]) -> GraphSpectrum:
     of = sums[pair.name, role]
     lists = {name: of.mean(name) for name in ("eigenvalues", "shares", "laplacian")}
     numbers = {name: of.mean(name)[0] for name in ("nodes", "effective_rank")}
-    return GraphSpectrum(pair.name, role, model, pair.taps[role].name, of.grid, **numbers, **lists)
+    distance = next(iter(of.mean("distance")), None)
+    return GraphSpectrum(pair.name, role, model, pair.taps[role].name, of.grid, **numbers, **lists, distance=distance)
 
 
 def _eigen_maps(pair: Pair, modes: Mapping[str, Modes], valid: Tensor, grid: Grid) -> list[EigenMaps]:

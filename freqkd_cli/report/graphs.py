@@ -28,13 +28,14 @@ _LIKENESS = "\nBelow each eigenvector of the teacher the student's that is most 
 def graph_table(document: Mapping[str, Any]) -> str:
     """One row per stage and model."""
     heads = ["stage", "model", "tap", "nodes", Column("effective rank", ".1f"), Column("first eigenvalue %", ".1f")]
-    heads += [Column("first 4 %", ".1f"), Column("2nd of Laplacian", ".3f")]
+    heads += [Column("first 4 %", ".1f"), Column("2nd of Laplacian", ".3f"), Column("mean distance px", ".1f")]
     rows = []
     for stage, present in by_stage(document):
         for role, found in present:
             grid, part, low = "x".join(map(str, found["grid"])), found["shares"], found["laplacian"]
             first, four = (100 * sum(part[:n]) if part else None for n in (1, 4))
-            rows.append([stage, role, found["tap"], grid, found["effective_rank"], first, four, low[1] if len(low) > 1 else None])
+            second, distance = low[1] if len(low) > 1 else None, found["distance"]
+            rows.append([stage, role, found["tap"], grid, found["effective_rank"], first, four, second, distance])
     return render(heads, rows, title=f"{document['source']}, {document['images']} images")
 
 
