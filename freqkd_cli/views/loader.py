@@ -5,11 +5,14 @@ Order and views depend on seeds, epoch and index alone, so the number of workers
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import numpy as np
@@ -182,7 +185,7 @@ class Loader:
         workers: processes that read and cut pictures, one torch thread each; 0 = in this process.
 
     Raises:
-        FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker.
+        FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker; or a worker is gone.
     """
 
     def __init__(self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0) -> None:
@@ -201,8 +204,16 @@ class Loader:
         return len(self._loader)
 
     def __iter__(self) -> Generator[Batch, None, None]:
+        before = set(multiprocessing.active_children())
         batches = iter(self._loader)  # held here alone, so that closing this generator ends the workers
-        for batch in batches:
+        workers = set(multiprocessing.active_children()) - before
+        while True:
+            try:
+                batch = next(batches, None)
+            except (RuntimeError, OSError, EOFError) as error:  # what torch says of a lost worker depends on when it went
+                raise _lost(workers, error) from error
+            if batch is None:
+                return
             if isinstance(batch, FreqKDError):
                 raise batch
             yield batch
@@ -225,6 +236,18 @@ def whole_batches(
         if len(group) == batch_size:
             batches.append(waiting.pop((view.height, view.width)))
     return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
+
+
+def _lost(workers: set[BaseProcess], error: Exception) -> Exception:
+    """What to raise for ``error``: how a worker ended, if one did, else the error itself."""
+    for worker in workers:
+        with contextlib.suppress(RuntimeError):  # torch's own, from its handler of SIGCHLD
+            worker.join(1.0)  # its connections close a moment before it counts as ended
+        if worker.exitcode is not None:
+            how = f"signal {-worker.exitcode}" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+            need = "workers that live as long as the run; signal 9 is most often the system, out of memory"
+            return FreqKDError("a process that loads data has ended", got=how, need=need, tip="fewer data.workers, or 0")
+    return error
 
 
 def _stay(worker: int) -> None:
