@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from freqkd_cli.engine.lanes import PART, Lanes
+from freqkd_cli.features.lanes import PART, Lanes
 from freqkd_cli.models import segformer
 
 

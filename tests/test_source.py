@@ -75,8 +75,24 @@ def test_clean_teacher_images_are_used(tmp_path):
 def test_one_pass_for_the_taps_of_all_losses():
     model = Teacher()
     live = LiveTeacher(model, losses(), TEACHER_TAPS)
-    live.targets(next(iter(batches())), grids())
+    live.targets(next(iter(batches(size=2))), grids())  # two pictures are one part
     assert model.passes == 1 and live.wanted == ("stage1", "stage2")
+
+
+def test_parts_of_a_batch_side_by_side_are_the_batch():
+    batch, whole = next(iter(batches())), Teacher().eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS)
+        found = live.taps(batch)
+    finally:
+        torch.set_num_threads(threads)
+    with torch.no_grad():
+        expected = whole(batch.images, taps=list(found))
+    assert len(batch) == 3 and live.model.passes == 0, "copies ran, in threads of their own"
+    for name, tap in found.items():
+        torch.testing.assert_close(tap, expected[name])
 
 
 def test_nothing_runs_for_losses_without_a_teacher():

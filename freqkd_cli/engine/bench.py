@@ -8,8 +8,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def _steps(loop: Loop, number: int, progress: Progress) -> tuple[list[dict[str, 
     progress.begin("step", number)
     with closing(loop.batches()) as loaded, watched(loop, watch):
         batches = watch.waiting(loaded)
-        with Operations() as counter:
+        with _one_thread(), Operations() as counter:  # which sees the operations of its own thread alone
             watch.start(counter)
             loop.step(batches)
         # torch's count of a depth-wise convolution's backward pass leaves out its groups, so two forward passes stand for it.
@@ -116,6 +116,16 @@ def _steps(loop: Loop, number: int, progress: Progress) -> tuple[list[dict[str, 
                 progress.advance(done + 1)
     progress.end()
     return taken, operations
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _wait(device: torch.device) -> Callable[[], None] | None:

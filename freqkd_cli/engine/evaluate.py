@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.engine.lanes import Lanes
 from freqkd_cli.engine.precision import Compute
 from freqkd_cli.engine.processes import ALONE, Processes
 from freqkd_cli.errors import UsageError
+from freqkd_cli.features.lanes import Lanes
 from freqkd_cli.metrics.scores import Scores
 from freqkd_cli.metrics.tally import Tally
 from freqkd_cli.metrics.upsample import predict_labels

@@ -7,6 +7,7 @@ to the first, and then through the student.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,17 +40,28 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self.operations: dict[str, int] = {}
         self.counter, self.counted = counter, 0
+        self.inner: list[tuple[str, int, float, int]] = []
         self.now = self._read()
 
     def lap(self, part: str) -> None:
-        """Lay the time since the last mark to ``part``."""
-        now = self._read()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.now
+        """Lay the time since the last mark to ``part``, less what calls ``within`` it took."""
+        now, counted = self._read(), self._count()
+        seconds, operations = now - self.now, counted - self.counted
+        threads = len({thread for _, thread, *_ in self.inner})
+        for inner, _, taken, done in self.inner:
+            self._add(inner, taken / threads, done)
+            seconds, operations = seconds - taken / threads, operations - done
+        self.inner.clear()
+        self._add(part, seconds, operations)
+        self.now, self.counted = now, counted
+
+    def _add(self, part: str, seconds: float, operations: int) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         if self.counter is not None:
-            counted = self.counter.get_total_flops()
-            self.operations[part] = self.operations.get(part, 0) + counted - self.counted
-            self.counted = counted
-        self.now = now
+            self.operations[part] = self.operations.get(part, 0) + operations
+
+    def _count(self) -> int:
+        return 0 if self.counter is None else self.counter.get_total_flops()
 
     def _read(self) -> float:
         if self.wait is not None:
@@ -75,6 +87,17 @@ class Stopwatch:
 
         return timed
 
+    def within(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """``call``, laid to ``part`` by the lap that it runs in; threads side by side share the clock."""
+
+        def timed(*words: Any, **named: Any) -> Any:
+            start, counted = self._read(), self._count()
+            found = call(*words, **named)
+            self.inner.append((part, threading.get_ident(), self._read() - start, self._count() - counted))
+            return found
+
+        return timed
+
 
 @contextmanager
 def watched(loop: Loop, watch: Stopwatch) -> Iterator[None]:
@@ -86,14 +109,15 @@ def watched(loop: Loop, watch: Stopwatch) -> Iterator[None]:
     training, source = loop.training, loop.source
     with ExitStack() as marks:
         if isinstance(source, LiveTeacher):
-            _forward(marks, source.model, watch, "teacher")
+            _replace(marks, source, "targets", watch.around(source.targets, "teacher"))
         if isinstance(source, CachedTeacher):
             _replace(marks, source.cache, "read", watch.around(source.cache.read, "cache"))
         backward = _Backward(watch)
         _forward(marks, training.objective.student, watch, "student.forward", backward.student)
         for line in training.objective.lines:
             if line.teacher_taps:
-                _replace(marks, line.loss, "target", watch.around(line.loss.target, f"losses.{line.id}.target"))
+                kind = watch.within if isinstance(source, LiveTeacher) else watch.around
+                _replace(marks, line.loss, "target", kind(line.loss.target, f"losses.{line.id}.target"))
             _forward(marks, line.loss, watch, f"losses.{line.id}.forward", backward.of(line.id))
         _replace(marks, loop, "differentiate", backward.around(loop.differentiate))
         marks.enter_context(_hook(training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimizer"))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.cache import CacheReader
 from freqkd_cli.features.class_map import ClassMap
+from freqkd_cli.features.lanes import Lanes
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.shards import restore, store
 from freqkd_cli.features.taps import Tap, stored_as
@@ -74,28 +75,39 @@ class LiveTeacher:
         class_map: ClassMap | None = None,
     ) -> None:
         self.model = _frozen(model.to(DTYPES[dtype]))
+        self.lanes = Lanes(self.model)
         self.dtype, self.content, self.class_map = dtype, content, class_map
         self.round_to = DTYPES[round_to] if round_to else None
         self.losses = dict(losses)
         self.reads = reads(self.losses, available)
         self.wanted = union(taps.values() for taps in self.reads.values())
 
-    @torch.no_grad()
     def taps(self, batch: Batch) -> dict[str, Tensor]:
         """Every place that a loss reads, shaped as its tap says, float32, not rounded; nothing runs where no loss reads one."""
+        return _joined(self.lanes.each(len(batch), lambda model, part: self._taps(model, batch[part]))) if self.wanted else {}
+
+    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         if not self.wanted:
-            return {}
+            return {id: {} for id in self.losses}
+
+        def run(model: nn.Module, part: slice) -> Targets:
+            """The losses' half as well: large taps need not leave the lane that made them."""
+            return self._targets(self._taps(model, batch[part]), batch[part], grids)
+
+        parts = self.lanes.each(len(batch), run)
+        return {id: _joined([found[id] for found in parts]) for id in self.losses}
+
+    def _taps(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = batch.images if batch.teacher_images is None else batch.teacher_images
         with torch.autocast(images.device.type, enabled=False):
             # Images stay float32: the model's own normalisation casts them to the type of its weights, after subtracting the mean.
-            out = self.model(images, taps=[name for name in self.wanted if name != "logits"])
+            out = model(images, taps=[name for name in self.wanted if name != "logits"])
         found = {name: out[name].float() for name in self.wanted}
         if self.class_map is not None and "logits" in found:
             found["logits"] = self.class_map.merged(found["logits"])
         return found
 
-    def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
-        taps = self.taps(batch)
+    def _targets(self, taps: dict[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         if self.round_to and self.content == "taps":
             taps = {name: _rounded(tap, self.round_to) for name, tap in taps.items()}
         found = compute_targets(self.losses, self.reads, taps, batch, grids)
@@ -174,6 +186,11 @@ def reads(losses: Mapping[str, Loss], available: Mapping[str, Tap]) -> Reads:
 def union(taps: Iterable[Iterable[str]]) -> tuple[str, ...]:
     """Every name once, in the order of the alphabet: the same teacher call whatever the order of the losses."""
     return tuple(sorted({name for names in taps for name in names}))
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The parts of a batch as one, name by name."""
+    return {name: torch.cat([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in parts[0]}
 
 
 def _of(id: str, names: Iterable[str]) -> dict[str, str]:

@@ -58,6 +58,8 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, adapter: Tensor | None, error: Error) -> Tensor:
         differentiate = any(ctx.needs_input_grad)
+        # torch.matmul turns the product of a matrix that requires a gradient inside out, with a copy of rows and result.
+        rows, adapter = rows.detach(), None if adapter is None else adapter.detach()
         # Without an adapter nothing is gained by pieces; a GPU is better served with the whole.
         whole = adapter is None or rows.is_cuda
         samples = max(1, len(rows) if whole else CHUNK // max(1, error.teacher[0].numel()))

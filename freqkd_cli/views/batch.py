@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,10 +30,15 @@ class Batch:
     teacher_images: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=True)
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
-        return replace(self, **{name: move(getattr(self, name)) for name in self.__dataclass_fields__})
+    def __getitem__(self, part: slice) -> Batch:
+        """Some of the views, in the same memory."""
+        return self._each(lambda x: x[part])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(self, **{name: None if x is None else change(x) for name, x in given.items()})
 
     def __len__(self) -> int:
         return self.images.shape[0]
