@@ -334,8 +334,9 @@ def test_affinities_are_the_hidden_matrices_of_the_last_scans(variant: str) -> N
     torch.manual_seed(0)
     model = vmamba.build(classes=3, variant=variant).eval()
     images = torch.rand(2, 3, 70, 100)
-    found = model(images, ["affinity3", "affinity4"])
-    for x in (found["affinity3"], found["affinity4"]):
+    names = ["affinity1", "affinity2", "affinity3", "affinity4"]
+    found = model(images, names)
+    for x in (found[name] for name in names):
         assert x.shape == (2, 1, 12, 12)
         torch.testing.assert_close(x.sum(-1), torch.ones(2, 1, 12))
         assert float(x.min()) > 0

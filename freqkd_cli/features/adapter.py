@@ -24,7 +24,8 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, Cs, ...]`` -> ``[B, Ct, ...]``, in the type of ``x``."""
-        adapted = torch.matmul(self.weight.to(x.dtype), x.flatten(2))
+        # Not torch.matmul, which turns the product of a matrix that requires a gradient inside out, with copies: twice the time on a CPU.
+        adapted = torch.bmm(self.weight.to(x.dtype).expand(len(x), -1, -1), x.flatten(2))
         return adapted.view(*adapted.shape[:2], *x.shape[2:])
 
     def variance(self, covariance: Tensor) -> Tensor:

@@ -84,8 +84,7 @@ def taps(
         Tap("decoder", 4, _decoder(size, head)),
         Tap("logits", 4, classes, "logits"),
         Tap("encoder", 32, size.dims[3], alias="stage4"),
-        Tap("affinity3", 32, 1, "graph"),
-        Tap("affinity4", 32, 1, "graph"),
+        *(Tap(f"affinity{i}", 32, 1, "graph") for i in (1, 2, 3, 4)),
     )
 
 
@@ -110,7 +109,8 @@ def _decoder(size: Size, head: Head) -> int:
 class VMamba(Segmenter):
     """Taps: ``stage1`` to ``stage4`` after the norm behind the stage, ``decoder`` (before dropout) and ``logits``, both at 1/4.
 
-    ``affinity3`` and ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of stage 3 and 4.
+    ``affinity1`` to ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of each stage. A matrix has
+    the square of the stage's cells in entries, so a loss should read 3 and 4; 1 and 2 are for looking (``freqkd spectrum --graph``).
     """
 
     one_size = True  # the halvings of a scan in a graph are as many as its length says
@@ -133,7 +133,7 @@ class VMamba(Segmenter):
         if not torch.compiler.is_exporting() and min(height, width) < SMALLEST:  # sizes are symbols while exporting
             raise ShapeError("images are too small for VMamba", got=(height, width), need=f"at least {SMALLEST} a side")
         self._tell(images.device.type)
-        stages, graphs = self.backbone(images, [stage for stage in (2, 3) if f"affinity{stage + 1}" in taps])
+        stages, graphs = self.backbone(images, [stage for stage in range(4) if f"affinity{stage + 1}" in taps])
         decoder = self.head(stages)
         found = {f"stage{i}": x for i, x in enumerate(stages, start=1)} | {f"affinity{i + 1}": x for i, x in graphs.items()}
         return found | {"encoder": stages[3], "decoder": decoder, "logits": self.classifier(self.dropout(decoder))}
