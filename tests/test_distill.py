@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 
 import freqkd_cli
 from freqkd_cli import recipe as recipes
+from freqkd_cli.datasets import scenes
 from freqkd_cli.engine import assemble
 from freqkd_cli.engine.distill import distill
 from freqkd_cli.engine.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.engine.progress import Silent
+from freqkd_cli.engine.saved import load_model
 from freqkd_cli.engine.source import Form
 from freqkd_cli.errors import CacheMismatch, RecipeError, TrainingFailed, UsageError
 
@@ -158,6 +160,36 @@ def test_a_loss_that_is_not_finite_is_named(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(logit_kl.LogitKL, "forward", lambda self, *_: torch.tensor(float("nan")))
     with pytest.raises(TrainingFailed, match="logit_kl"):
         distill(recipe(), tmp_path / "run", Silent())
+
+
+def test_the_picture_whose_loss_is_not_finite_is_named(recipe, tmp_path, monkeypatch):
+    from freqkd_cli.losses import logit_kl
+
+    right = logit_kl.LogitKL.forward
+
+    def wrong(self, student, target, batch, step):
+        return right(self, student, target, batch, step) * (float("nan") if 5 in batch.indices.tolist() else 1.0)
+
+    monkeypatch.setattr(logit_kl.LogitKL, "forward", wrong)
+    with pytest.raises(TrainingFailed, match="the loss logit_kl is not finite") as caught:
+        distill(recipe(), tmp_path / "run", Silent())
+    assert caught.value.got.rpartition(" on ")[2] == scenes.build(split="train").name(5)
+    monkeypatch.setattr(logit_kl.LogitKL, "forward", lambda *given: torch.tensor(float("inf") if len(given[3]) > 1 else 0.0))
+    with pytest.raises(TrainingFailed, match="though on none of them alone"):
+        distill(recipe(), tmp_path / "again", Silent())
+
+
+def test_a_frozen_student_is_a_control(recipe, tmp_path):
+    """What a loss's own parameters do alone: the student keeps every bit, its adapters move."""
+    distill(recipe("train.freeze_student=true", "train.epochs=2"), tmp_path / "run", Silent())
+    torch.manual_seed(0)
+    fresh = assemble.build_student(assemble.check(recipe()))
+    kept = load_model(tmp_path / "run").state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in fresh.state_dict().items())
+    totals = [json.loads(row)["total"] for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "total" in row]
+    assert totals
+    with pytest.raises(UsageError, match="leaves nothing to train"):
+        distill(recipe("train.freeze_student=true", "losses.high.weight=0"), tmp_path / "none", Silent())
 
 
 def test_a_line_of_weight_zero_is_not_built(recipe):

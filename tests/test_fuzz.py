@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import resource
@@ -22,9 +23,10 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.engine import assemble, cache_folder, checkpoint
 from freqkd_cli.engine.dump import dump
 from freqkd_cli.engine.saved import load_model, save_model
-from freqkd_cli.errors import CheckpointDamaged, FreqKDError, RecipeError
+from freqkd_cli.errors import CheckpointDamaged, FreqKDError, RecipeError, WeightsMissing
 from freqkd_cli.features.cache import CacheReader
 from freqkd_cli.models import fast_scnn
+from freqkd_cli.models._weights import read_state
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 ODD = ["\x00", "\ufeff", "\u2028", "\x85", "é", "🙂", "\u202e", "\ud800", "\t", "'", '"', "*a", "&a ", "!!python/object:os.system ", "<<: "]
@@ -253,6 +255,33 @@ def test_a_hundred_damaged_checkpoints(tmp_path):
         outcomes[facts["step"]] += 1
         assert facts["step"] == 2 or notes.said or not (folder / "step-00000002.json").exists(), what
     assert min(outcomes["refused"], outcomes[1], outcomes[2]) > 5, outcomes
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_weights_with_one_byte_changed(tmp_path, zipped):
+    """Read as something, or refused in one message, whatever torch's reader raises."""
+    file, rng, refused = tmp_path / "w.pth", random.Random(6), 0
+    torch.save({"a": torch.ones(4), "b": torch.zeros(2, 3)}, file, _use_new_zipfile_serialization=zipped)
+    whole = file.read_bytes()
+    for _ in range(200):
+        place = rng.randrange(len(whole))
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ rng.randrange(1, 256)]) + whole[place + 1 :])
+        try:
+            read_state(file)
+        except WeightsMissing:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "change", [{"id2label": ["a"]}, {"id2label": {"a": "b"}}, {"mean": "x"}, {"mean": [1, 2]}, {"arguments": {"classes": -1}}]
+)
+def test_a_description_of_the_wrong_kind_is_one_message(tmp_path, change):
+    save_model(tmp_path, fast_scnn.build(classes=3, width=0.25))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(WeightsMissing, match="config.json describes"):
+        load_model(tmp_path)
 
 
 def test_a_hundred_damaged_models(tmp_path):

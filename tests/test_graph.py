@@ -125,6 +125,20 @@ def test_the_energy_rule_counts_magnitudes_of_the_whole_spectrum(energy, want):
     assert low_rank(eigenpairs(graph, every(5)), 2, energy=1.0).kept.sum() == 2
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_a_normalised_laplacian_does_not_know_the_scale_of_edges(scale):
+    edges = kernel(affinity(graph_rows(drawn(1, 2, 9, 4), every(9))), every(9), "exp")
+    torch.testing.assert_close(laplacian(scale * edges), laplacian(edges))
+    assert not laplacian(torch.zeros(1, 1, 3, 3)).any()
+
+
+def test_a_small_tau_leaves_a_gradient():
+    nodes = drawn(1, 1, 12, 6).requires_grad_()
+    edges = kernel(affinity(graph_rows(nodes, every(12))), every(12), "exp", 0.03)
+    eigenvalues(laplacian(edges), every(12), 6, end="smallest").sum().backward()
+    assert float(nodes.grad.abs().max()) > 1e-3
+
+
 def test_a_signed_graph_has_no_laplacian():
     with pytest.raises(RecipeError, match="kernel: exp") as caught:
         laplacian(affinity(graph_rows(drawn(1, 1, 9, 4), every(9))))
@@ -191,6 +205,9 @@ def test_scaling_takes_the_ends_where_it_says_and_leaves_equal_values():
     assert scaled(values, some_kept, "cass").tolist() == [[[12.0, 6.5, 1.0, 0.0]]]
     assert scaled(values, some_kept, "cass", largest=2.0, smallest=1.0)[0, 0, 0] == 16.0
     assert scaled(values, some_kept, "power").tolist() == [[[64.0, 25.0, 4.0, 0.0]]]
+    signed = torch.tensor([[[1.0, -0.5, 0.4, -0.2]]], dtype=torch.float64)  # of attention: the magnitudes are what is scaled
+    found = scaled(signed, torch.ones(1, 1, 4, dtype=torch.bool), "cass")[0, 0]
+    torch.testing.assert_close(found, torch.tensor([1.5, -0.625, 0.45, -0.1], dtype=torch.float64))
     equal = torch.full((1, 1, 3), 2.0)
     assert torch.equal(scaled(equal, torch.ones(1, 1, 3, dtype=torch.bool), "cass"), equal)
 

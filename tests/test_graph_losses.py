@@ -196,8 +196,9 @@ class Reference:
         if scaling == "power":
             values = np.sign(values) * values**2
         if scaling == "cass":
-            low, high = values.min(), values.max()
-            values = (values - low) / (high - low) * (1.5 * high - 0.5 * low) + 0.5 * low
+            size = np.abs(values)
+            low, high = size.min(), size.max()
+            values = np.sign(values) * ((size - low) / (high - low) * (1.5 * high - 0.5 * low) + 0.5 * low)
         return values, vectors
 
     def spectrum(self, k: int, how: str = "w1") -> float:

@@ -157,6 +157,12 @@ def test_the_console_under_torchrun(folder):
     assert done.stderr.count("error: ") == 1 and "below --min-miou" in done.stderr and re.search(r"exitcode *: 3", done.stderr)
 
 
+def test_a_table_under_torchrun_is_one(folder):
+    done = torchrun("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU") == 1 and "Traceback" not in done.stderr
+
+
 def test_passes_of_one_step_are_one_batch(folder, tmp_path):
     recipe = ("train.steps=2", "student.dropout=0.0", "train.ema=0.0")
     for name, *sets in (("one", "train.batch_size=8"), ("two", "train.batch_size=4", "train.accumulate=2")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
+from freqkd_cli.engine import assemble
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.recipe import describe, shipped
 from freqkd_cli.recipe.dump import _flow
@@ -346,6 +348,22 @@ def test_schema_is_one_and_agrees_with_the_reader():
         assert list(check.iter_errors(bad)), path
     widths = [one for one in schema["properties"]["student"]["oneOf"] if one["title"] == "fast_scnn"]
     assert "factor" in widths[0]["properties"]["width"]["description"]
+
+
+def test_the_shipped_schema_is_this_one():
+    path = shipped.folder() / "recipe.schema.json"
+    assert json.loads(path.read_text()) == json.loads(json.dumps(describe.schema())), "freqkd recipe schema > that file"
+
+
+@pytest.mark.parametrize("name", list(shipped.paths()))
+def test_every_shipped_recipe_is_right_and_a_lab_note(name):
+    text = shipped.find(name).read_text(encoding="utf-8")
+    assemble.check(recipes.load(name), data=False)
+    note = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(text.splitlines()) <= 60 and note[0].endswith("$schema=recipe.schema.json")
+    assert any(line.startswith("# Command: ") for line in note) and any(line.startswith("# Source: ") for line in note)
+    expected = next(i for i, line in enumerate(note) if line.startswith("# Expected: "))
+    assert "not yet measured" in note[expected] or any("Measured 20" in line for line in note[expected:]), "when was it measured?"
 
 
 def test_arguments_are_described_from_signature_and_docstring():

@@ -325,6 +325,13 @@ def test_the_newest_is_the_embedded_teacher_where_there_is_nothing(tmp_path):
     assert spectrum_source.newest(tmp_path) == spectrum_source.Source("embedded", None)
 
 
+def test_a_cache_of_targets_is_not_taken(tmp_path):
+    (tmp_path / "index.json").write_text('{"format": "freqkd-cache", "fingerprint": {"content": "targets"}}')
+    assert spectrum_source.newest(tmp_path).kind == "embedded"
+    (tmp_path / "index.json").write_text('{"format": "freqkd-cache", "fingerprint": {"content": "taps"}}')
+    assert spectrum_source.newest(tmp_path).kind == "cache"
+
+
 def test_the_newest_of_several(folders):
     index = folders["cache"] / "index.json"
     stamp = index.stat().st_mtime

@@ -138,11 +138,22 @@ def test_a_checkpoint_that_is_not_there_is_told_before_any_work(freqkd, tmp_path
     assert not Path("a").exists()
 
 
-def test_two_steps(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SMP = "student={name: smp, arch: fpn, encoder: mobilenet_v2}"
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("vmamba_basic", ()),
+        ("vmamba_graph_state_affinity", ()),
+        ("vmamba_graph_query_key", ()),
+        ("fastscnn_graph_lowrank", (SMP, "losses.encoder16.student=stage3", "losses.encoder.student=stage4")),
+    ],
+)
+def test_two_steps(freqkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)
-    sets = ["train={steps: 2, batch_size: 2, eval_every: 0}", "data.length=4", "data.held_out=2"]
-    words = [word for one in sets for word in ("--set", one)]
-    code, out, said = freqkd("distill", "vmamba_basic", "--out", "a", "--json", *words)
+    short = set_to("train={steps: 2, batch_size: 2, eval_every: 0}", "data.length=4", "data.held_out=2", *changes)
+    code, out, said = freqkd("distill", name, "--out", "a", "--json", *short)
     assert code == 0, said
     assert json.loads(out)["steps"] == 2
 

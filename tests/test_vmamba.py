@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
+from freqkd_cli.features.lanes import Lanes
 from freqkd_cli.models import vmamba
 from freqkd_cli.models._vmamba_blocks import Backbone, DropPath
 from freqkd_cli.models._vmamba_names import load_backbone
@@ -293,9 +294,10 @@ def test_a_transposed_matrix_is_of_another_shape(backbone: Backbone) -> None:
         load_backbone(backbone, state, "w.pth")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.97])
-def test_a_truncated_file_is_one_error(tmp_path: Path, backbone: Backbone, share: float) -> None:
-    torch.save({"model": published(backbone)}, tmp_path / "w.pth")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.05, 0.3, 0.97])
+def test_a_truncated_file_is_one_error(tmp_path: Path, backbone: Backbone, share: float, zipped: bool) -> None:
+    torch.save({"model": published(backbone)}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     data = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "w.pth").write_bytes(data[: int(share * len(data))])
     with pytest.raises(WeightsMissing, match="cannot be read"):
@@ -355,9 +357,16 @@ def test_affinities_are_the_hidden_matrices_of_the_last_scans(variant: str) -> N
 def test_what_computes_the_scan_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     model = vmamba.build(classes=3, variant="nano", scan="torch")
     with caplog.at_level(logging.INFO):
-        model(torch.rand(2, 3, 32, 32))
-        model(torch.rand(2, 3, 32, 32))
+        model.ready(torch.device("cpu"))
+        Lanes(model.eval()).each(4, lambda lane, part: lane(torch.rand(2, 3, 32, 32)))
     assert caplog.text.count("selective scan on cpu: torch (named)") == 1
+
+
+def test_a_scan_that_cannot_run_is_refused_before_the_folder_is_made(freqkd, tmp_path: Path) -> None:
+    changes = ["--set", "student.scan=mamba-ssm", "--set", "data.length=8", "--device", "cpu"]
+    code, _, said = freqkd("distill", "vmamba_ce", "--out", tmp_path / "a", *changes)
+    assert code == 2 and "needs tensors on CUDA" in said and "scan: auto" in said
+    assert not (tmp_path / "a").exists()
 
 
 def test_scans_by_any_name_are_one_model() -> None:

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from freqkd_cli import launch
 from freqkd_cli.errors import UsageError
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
-    """Write the result to standard output: one JSON document, or what ``table(result)`` makes of it."""
+    """Write the result to standard output: one JSON document, or what ``table(result)`` makes of it; the first process alone does."""
+    if launch.rank() != 0:
+        return
     text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False) if as_json else table(result)
     if text:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")

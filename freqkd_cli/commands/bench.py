@@ -25,9 +25,9 @@ def run(
 ) -> None:
     """Say what a training step costs and what bounds it.
 
-    Times are medians with their quartiles; the parts of a step add up to it. Operations are those of convolutions and matrix products: a
-    multiply-add counts 2, the student's backward pass as two of its forward passes. Memory is the peak of this process on a CPU, of
-    tensors on a GPU. Nothing is written.
+    Times are medians with their quartiles; the parts of a step add up to it. Operations are those of convolutions, matrix products,
+    Fourier transforms and scans: a multiply-add counts 2, the student's backward pass as two of its forward passes. Memory is the peak of
+    this process on a CPU, of tensors on a GPU. Nothing is written.
 
         freqkd bench fastscnn_basic --steps 15
     """

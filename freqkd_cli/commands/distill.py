@@ -57,7 +57,7 @@ def run(
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
     warn(loaded.warnings)
     if dry_run:
-        result = estimate.distillation(assemble.check(loaded), out, cache)
+        result = estimate.distillation(assemble.check(loaded), out, cache, resume=resume, overwrite=overwrite)
     else:
         result = distill(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
     print_result(result, as_json, facts)

@@ -13,6 +13,7 @@ from torch import nn
 
 from freqkd_cli import __version__, registry
 from freqkd_cli import recipe as recipes
+from freqkd_cli.engine.operations import parameters
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
@@ -35,7 +36,7 @@ def card(model: nn.Module, folder: Path, run: Path | None, checked: dict[str, An
     notes = _licence_notes(model, recipe)
     parts = [
         _front_matter(config, notes),
-        f"# {name}, {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters, semantic segmentation",
+        f"# {name}, {parameters(model) / 1e6:.2f} M parameters, semantic segmentation",
         f"Made with freqkd {__version__}. Input: `image` float32 [B, 3, H, W], RGB in [0, 1], any batch and size; normalised inside.\n"
         "Output: `logits` at the model's own stride.",
         "## Use\n\n" + _use(config, model),
@@ -95,7 +96,8 @@ def _data(recipe: Recipe | None) -> str:
 def _results(recipe: Recipe | None, summary: dict[str, Any]) -> str:
     if summary.get("miou") is None:
         return MISSING
-    where = f" on {recipe.data.name}, split val" if recipe else ""
+    some = f"the first {recipe.train.eval_limit} images of " if recipe and recipe.train.eval_limit else ""
+    where = f" on {some}{recipe.data.name}, split val" if recipe else ""
     steps = summary.get("best_step", summary.get("steps", "?"))
     return f"mIoU {100 * summary['miou']:.2f}{where}, after {steps} steps: the best evaluation of the run. One seed."
 

@@ -17,7 +17,7 @@ from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 from freqkd_cli.engine.training import Average, Training, make_optimizer
-from freqkd_cli.errors import DataMissing
+from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.views.loader import Steps
 
 if TYPE_CHECKING:
@@ -77,14 +77,19 @@ def make_loop(recipe: Recipe, out: Path, progress: Progress, processes: Processe
     assemble.check_labels(plan, lines, setting.dataset)
     source = open_source(plan, lines, cache, setting.dataset, processes.device)
     if processes.first:
-        _look_at_labels(setting, progress)
+        look_at_labels(setting.dataset, setting.held_out, progress)
     return Loop(setting, _training(plan, lines, processes, compute), source, progress)
 
 
-def _look_at_labels(setting: Setting, progress: Progress) -> None:
-    doctor.require(setting.dataset, "train", progress)
-    if setting.held_out is not None:
-        doctor.require(setting.held_out, "val", progress)
+def look_at_labels(dataset: Dataset, held_out: Dataset | None, progress: Progress) -> None:
+    """The label doctor on both splits of a run.
+
+    Raises:
+        DataBroken: labels that the run could not use.
+    """
+    doctor.require(dataset, "train", progress)
+    if held_out is not None:
+        doctor.require(held_out, "val", progress)
 
 
 def _batch_notes(train: Train, processes: Processes) -> list[str]:
@@ -108,25 +113,29 @@ def _setting(plan: assemble.Plan, out: Path, processes: Processes, compute: Comp
     dataset = assemble.build_dataset(recipe, "train")
     per_epoch, total = run_length(len(dataset), train)
     steps = Steps(len(dataset), train.batch_size, train.seed, 0, total * train.accumulate, processes.index, processes.number)
-    return Setting(plan, out, processes, compute, dataset, _held_out(recipe, progress), steps, per_epoch, total)
+    return Setting(plan, out, processes, compute, dataset, held_out(recipe, progress), steps, per_epoch, total)
 
 
-def _held_out(recipe: Recipe, progress: Progress) -> Dataset | None:
+def held_out(recipe: Recipe, progress: Progress) -> Dataset | None:
     """The val split, or None where the data set has none with labels: then nothing is scored and the last weights are kept."""
     try:
-        held_out = assemble.build_dataset(recipe, "val")
+        found = assemble.build_dataset(recipe, "val")
     except DataMissing as error:
-        progress.note(f"nothing will be scored: {error.line}")
+        progress.note(f"warning: nothing will be scored: {error.line}")
         return None
-    return held_out if held_out.labelled and len(held_out) else None
+    return found if found.labelled and len(found) else None
 
 
 def _training(plan: assemble.Plan, lines: tuple[Line, ...], processes: Processes, compute: Compute) -> Training:
     train, device = plan.recipe.train, processes.device
-    student = assemble.build_student(plan).to(device).train()
+    student = assemble.build_student(plan)
+    student.ready(device)
+    student = student.to(device).train().requires_grad_(not train.freeze_student)
     if compute.channels_last:
         student = student.to(memory_format=torch.channels_last)
     objective = Objective(student, lines, compute.autocast(device)).to(device)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise UsageError("train.freeze_student leaves nothing to train", need="a loss with parameters of its own, an adapter say")
     whole_batch.convert(objective, processes)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)

@@ -149,7 +149,7 @@ class _Pass:
         left = (self.total - self.done) / speed
         if self.done == number:
             self.progress.note(f"about {left:.0f} s at {speed:.1f} images/s")
-        self.progress.advance(self.done, f"{speed:.1f} images/s, {left:.0f} s left")
+        self.progress.advance(self.done, f"{speed:.1f} images/s")
 
 
 def check_range(name: str, stored: Tensor, tensor: Tensor, batch: Batch, storage: str) -> None:

@@ -53,6 +53,7 @@ def _job(recipe: Recipe, options: DumpOptions, processes: Processes, progress: P
         keep_freed_memory()
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     class_map = check_teacher_classes(checked, teacher)
+    teacher.ready(processes.device)
     identity = fingerprint(checked, lines, teacher, dataset, options.form)
     losses = {line.id: line.loss.to(processes.device).eval() for line in lines}
     return Job(
@@ -106,7 +107,8 @@ def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) ->
 
 
 def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
-    """What :func:`dump_recipe` would write, from one picture; nothing is written."""
+    """What :func:`dump_recipe` would write, from one picture; nothing is written. Refused for what the dump would be refused for."""
+    check_folder(out, options.mode)
     job = _job(recipe, options, join(options.device), Silent())
     _, estimate = plan(job, options.shard_bytes)
     shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"

@@ -73,6 +73,7 @@ def _of_model(source: str, options: Options, progress: Progress) -> dict[str, An
     if processes.first:
         doctor.require(dataset, options.split, progress)
     device = processes.device
+    model.ready(device)
     compute = choose(device, "float32", "auto")
     total = min(options.limit or len(dataset), len(dataset))
     progress.note(f"{what} on {total} images of {recipe.data.name}, split {options.split}, computing in {compute.reason}")

@@ -241,11 +241,15 @@ def refuse_existing(out: Path, kind: Format, overwrite: bool) -> None:
     """Raise where ``out`` is in the way.
 
     Raises:
-        UsageError: it exists and ``overwrite`` is not set, or it is a folder where a file is to be written, or the other way round.
+        UsageError: it exists and ``overwrite`` is not set, it is a folder where a file is to be written, or the other way round, or it
+            would lie below a file.
     """
     if out.exists() and out.is_dir() != (kind == "safetensors"):
         need = "a folder" if kind == "safetensors" else "a file"
         raise UsageError(f"{out} is {'a folder' if out.is_dir() else 'a file'}", need=f"{need} for --format {kind}", tip="another --out")
+    there = next(parent for parent in out.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise UsageError(f"{out} lies below {there}, which is a file", need="a folder", tip="another --out")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already", tip="--overwrite, or another --out")
 

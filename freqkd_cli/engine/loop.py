@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.engine import assemble, checkpoint, run_folder, whole_batch
+from freqkd_cli.engine.blame import not_finite
 from freqkd_cli.engine.evaluate import score
 from freqkd_cli.engine.interrupt import asked_to_stop
 from freqkd_cli.engine.precision import Compute
@@ -21,7 +22,7 @@ from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.engine.schedule import loss_weight, rate_factor
 from freqkd_cli.engine.training import Training, freeze_norms
-from freqkd_cli.errors import Interrupted, TrainingFailed
+from freqkd_cli.errors import Interrupted
 from freqkd_cli.features.source import Source
 from freqkd_cli.views.loader import Loader, Steps, ViewDataset
 
@@ -124,7 +125,7 @@ class Loop:
             group["lr"] = rate
         # Dropout and drop path are keyed by the step, so a resumed run draws what an undisturbed one would.
         torch.manual_seed(train.seed * 1_000_003 + step)
-        training.objective.student.train()
+        training.objective.student.train(not train.freeze_student)
         if train.freeze_norm:
             freeze_norms(training.objective.student)
         waiting = time.monotonic()
@@ -149,7 +150,8 @@ class Loop:
         laid_out = _with_layout(batch, self.setting.compute)
         total, terms = self.training.objective(laid_out, targets, step, self.setting.total_steps, shares)
         if not torch.isfinite(total):
-            raise _not_finite(terms, batch, self.setting.dataset, step)
+            at = (step, self.setting.total_steps)
+            raise not_finite(self.training.objective, terms, laid_out, targets, self.setting.dataset, at)
         self.differentiate(total / self.train.accumulate)
         return terms | {"total": total.detach()}
 
@@ -219,6 +221,11 @@ class Loop:
             self.progress.note(f"step {training.step}: {100 * miou:.2f} mIoU on val")
         return miou
 
+    def _scored(self) -> int:
+        """Images of an evaluation: all of val, or as many as ``train.eval_limit`` says."""
+        images = len(self.setting.held_out) if self.setting.held_out is not None else 0
+        return min(images, self.train.eval_limit or images)
+
     def _save(self) -> None:
         if self.processes.first:
             with run_folder.writing(self.setting.out):
@@ -238,6 +245,7 @@ class Loop:
             "miou": training.best["miou"],
             "best_step": training.best["step"],
             "last_miou": training.last["miou"],
+            "val_images": self._scored(),
             "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
@@ -250,16 +258,6 @@ class Loop:
 
 def _with_layout(batch: Batch, compute: Compute) -> Batch:
     return replace(batch, images=compute.layout(batch.images)) if compute.channels_last else batch
-
-
-def _not_finite(terms: dict[str, Tensor], batch: Batch, dataset: Dataset, step: int) -> TrainingFailed:
-    broken = [name for name, value in terms.items() if not torch.isfinite(value)]
-    pictures = ", ".join(dataset.name(int(i)) for i in batch.indices[:8])
-    return TrainingFailed(
-        f"the loss {', '.join(broken) or 'total'} is not finite at step {step + 1}",
-        got=", ".join(f"{name} {float(value):g}" for name, value in terms.items()) + f" on {pictures}",
-        tip="a lower train.lr, train.clip=1, or a longer warmup of that loss; the last whole checkpoint is kept",
-    )
 
 
 @contextmanager

@@ -58,8 +58,8 @@ class Operations(FlopCounterMode):
 
 
 def parameters(model: nn.Module) -> int:
-    """Trainable and frozen parameters, auxiliary heads included, buffers not."""
-    return sum(p.numel() for p in model.parameters())
+    """Trainable and frozen parameters of what is deployed: without auxiliary heads, which run in training alone, and without buffers."""
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary."))
 
 
 def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:

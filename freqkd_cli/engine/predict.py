@@ -71,6 +71,7 @@ def predict(source: Path, images: Iterable[Path], options: Options, progress: Pr
         raise UsageError("a label PNG has no room for so many classes", got=model.classes, need=f"at most {MOST_CLASSES}")
     legend = classes_of(source, model)
     device = pick_device(options.device)
+    model.ready(device)
     palette = np.array([row["color"] for row in legend], np.uint8)
     options.out.mkdir(parents=True, exist_ok=True)
     _write(options.out / LEGEND, lambda file: file.write((json.dumps(legend, indent=2) + "\n").encode()))

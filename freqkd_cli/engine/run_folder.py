@@ -30,7 +30,8 @@ LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "safetensors"
 
 FILES = (
     *("recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "summary.json", "environment.json"),
-    *("model.onnx", "model.pt2", "spectrum.png"),  # made from the run: they must not be taken for a new one's
+    # Made from the run: they must not be taken for a new one's.
+    *("model.onnx", "model.pt2", "spectrum.png", "graph_spectrum.png", "graph_spectrum_maps.png", "comparison.png"),
 )
 FOLDERS = ("state", "last", "tensorboard", "export")
 """What a run leaves in its folder, and what other commands add."""

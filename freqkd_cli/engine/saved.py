@@ -73,7 +73,10 @@ def load_model(folder: str | Path) -> nn.Module:
     elif "model" in ours:
         model = _build(ours, folder)
         model.load_portable(read_state(folder / WEIGHTS), where=str(folder))
-        _describe(model, ours)
+        try:
+            _describe(model, ours)
+        except _UNREADABLE as error:
+            raise WeightsMissing(f"{folder / CONFIG} describes its model in a way that cannot be read", got=error) from error
     else:
         raise WeightsMissing(
             f"{folder / CONFIG} names no model",
@@ -81,6 +84,10 @@ def load_model(folder: str | Path) -> nn.Module:
             need="a folder that freqkd wrote, or a SegFormer of transformers",
         )
     return model.eval()
+
+
+_UNREADABLE = (UnknownName, TypeError, KeyError, ValueError, RuntimeError, AttributeError)
+"""What values of the wrong kind in a ``config.json`` end in."""
 
 
 def _describe(model: Segmenter, ours: Mapping[str, Any]) -> None:
@@ -132,7 +139,7 @@ def _build(ours: Mapping[str, Any], folder: Path) -> Segmenter:
     try:
         part = registry.find("models", ours["model"])
         return part.build(**ours["arguments"])
-    except (UnknownName, TypeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise WeightsMissing(f"{folder / CONFIG} describes no model that this version knows", got=error) from error
 
 

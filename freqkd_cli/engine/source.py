@@ -68,6 +68,7 @@ def open_source(plan: assemble.Plan, lines: Sequence[Line], cache: Path | None, 
     if cache is None:
         teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
         mapped = check_teacher_classes(plan, teacher)
+        teacher.ready(torch.device(device))
         return LiveTeacher(teacher.to(device), losses, plan.teacher_taps, dtype=plan.recipe.teacher.dtype, class_map=mapped)
     return CachedTeacher(_open_cache(plan, lines, cache, dataset), losses, plan.teacher_taps)
 

@@ -61,6 +61,12 @@ def _kind(folder: Path) -> Kind | None:
     return None
 
 
+def _holds_targets(cache: Path) -> bool:
+    """Whether a cache keeps what losses made of the taps, and not the taps."""
+    fingerprint = _json(cache / "index.json").get("fingerprint")
+    return isinstance(fingerprint, dict) and fingerprint.get("content") == "targets"
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -70,11 +76,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> Source:
-    """The newest run, cache or model at or below ``folder``, by the time its last file was written; else the embedded teacher."""
+    """The newest run, cache of taps or model at or below ``folder``, by the time its last file was written; else the embedded teacher."""
     found = []
     for place, stamp in _marked(folder, DEPTH):
         kind = _kind(place)
-        if kind is not None:
+        if kind is not None and not (kind == "cache" and _holds_targets(place)):
             found.append((stamp, str(place), kind))
     if not found:
         return Source("embedded", None)

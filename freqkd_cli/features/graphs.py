@@ -122,7 +122,7 @@ class GraphSide(nn.Module):
     the student and never exported. ``state_affinity``: the tap is a graph and is taken as it is, symmetrised; so is softmax attention.
 
     The danger of ``query_key``: the projection can satisfy a loss while the student's features stay as they are. Hence one shared,
-    narrow projection; the control is the same recipe with the student frozen: what the loss falls to there is the projection's doing.
+    narrow projection; the control is ``train.freeze_student: true``: what the loss falls to there is the projection's doing.
 
     Args:
         tap: what the graph is made of.

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 PART = 2
-"""Pictures that one lane runs at a time. Parts do not depend on the number of threads, so the bits of a pass do not either."""
+"""Pictures that one lane runs at a time, whatever the number of threads: up to one thread for each part, the bits of a pass do not depend
+on it."""
 
 T = TypeVar("T")
 

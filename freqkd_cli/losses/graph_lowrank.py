@@ -15,7 +15,8 @@ own features and learns the same grouping, without adapter, equal channels or eq
 channels are heads), ``query_key`` of one shared projection of them to ``groups`` x ``width`` channels, trained with the student and never
 exported, ``state_affinity`` takes a tap that is a graph ``[B, heads, N, N]``; by default what the tap asks for. The teacher's tap is
 nodes ``[B, heads, N, d]`` (``keys4``), a graph (``attention4``) or features. Nodes are the cells of the smaller grid per axis; void ones
-take no part. The default lies in [0, 2]; it is computed from factors, linear in the number of patches.
+take no part. The default lies in [0, 2]; it is computed from factors, linear in the number of patches. A student's tap that is a graph
+(``affinity4``) keeps its constant mode, which the teacher's attention has lost: equal graphs then are 0.01 apart, and not 0.
 
 **Source** Low rank, its energy rule and scaling: CASS (arXiv 2411.17150, section 3.2), which blends such graphs without training.
 Departures: as a loss; energy of the whole spectrum, where the released code always keeps 10 modes; correlation instead of min-max.

@@ -68,6 +68,13 @@ class Segmenter(nn.Module, ABC):
         found = self.run(self.normalise(images), frozenset(taps))
         return {name: found[name] for name in ("logits", *taps) if name in found}
 
+    def ready(self, device: torch.device) -> None:  # noqa: B027 - most models have nothing to say
+        """Called once, before the first image: what the model has to say about how it will run on ``device``.
+
+        Raises:
+            FreqKDError: it cannot run there.
+        """
+
     def normalise(self, images: Tensor) -> Tensor:
         """``(images - mean) / std`` in the type of the weights (a teacher may be kept in half precision)."""
         return ((images - self.mean) / self.std).to(self.mean.dtype)

@@ -120,7 +120,7 @@ class VMamba(Segmenter):
         super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
         size = VARIANTS[variant]
         channels = _decoder(size, head)
-        self.scan, self._told = scan, ""
+        self.scan = scan
         self.backbone = Backbone(size, drop_path=drop_path, backend=scan)
         self.head = (MLPHead if head == "mlp" else UPerHead)(size.dims, channels)
         self.dropout = nn.Dropout(dropout)
@@ -132,16 +132,16 @@ class VMamba(Segmenter):
         height, width = images.shape[-2:]
         if not torch.compiler.is_exporting() and min(height, width) < SMALLEST:  # sizes are symbols while exporting
             raise ShapeError("images are too small for VMamba", got=(height, width), need=f"at least {SMALLEST} a side")
-        self._tell(images.device.type)
         stages, graphs = self.backbone(images, [stage for stage in range(4) if f"affinity{stage + 1}" in taps])
         decoder = self.head(stages)
         found = {f"stage{i}": x for i, x in enumerate(stages, start=1)} | {f"affinity{i + 1}": x for i, x in graphs.items()}
         return found | {"encoder": stages[3], "decoder": decoder, "logits": self.classifier(self.dropout(decoder))}
 
-    def _tell(self, device: str) -> None:
-        """Say, once, what computes the scans."""
-        if torch.compiler.is_exporting() or device in (self._told, "meta"):
-            return
-        choice = choose(self.scan, device, torch.float32)
-        log.info("selective scan on %s: %s (%s)", device, choice.name, choice.reason)
-        self._told = device
+    def ready(self, device: torch.device) -> None:
+        """Say what computes the scans.
+
+        Raises:
+            UsageError: what the recipe names cannot run there.
+        """
+        choice = choose(self.scan, device.type, torch.float32)
+        log.info("selective scan on %s: %s (%s)", device.type, choice.name, choice.reason)

@@ -115,6 +115,7 @@ class Train(Section):
     eval_every: CountOrZero = Field(0, description="epochs between evaluations, 0 = only at the end")
     eval_limit: CountOrZero = Field(0, description="images of an evaluation during training, 0 = all")
     freeze_norm: bool = Field(False, description="keep the running statistics of batch norm as they are")
+    freeze_student: bool = Field(False, description="a control: train the losses' own parameters alone, the student stays as it is")
 
 
 SECTIONS: Mapping[str, type[Section]] = {"data": Data, "teacher": Teacher, "student": Student, "losses": LossLine, "train": Train}

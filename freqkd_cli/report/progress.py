@@ -12,28 +12,45 @@ class Lines:
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
         self.what, self.total, self.shown = "", 0, 0.0
+        self.start, self.first = 0.0, 0
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.total, self.shown = what, total, time.monotonic()
+        self.start, self.first = self.shown, done
 
     def advance(self, done: int, text: str = "") -> None:
         now = time.monotonic()
         if now - self.shown >= self.every:
             self.shown = now
-            self.note(f"{self.what} {done}/{self.total}  {text}".rstrip())
+            self.note(f"{self.what} {done}/{self.total}  {text}".rstrip() + self._left(done, now))
+
+    def _left(self, done: int, now: float) -> str:
+        """The time left at the speed so far, where it can be told."""
+        if not self.first < done < self.total:
+            return ""
+        seconds = round((now - self.start) / (done - self.first) * (self.total - done))
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"  {hours}:{minutes:02}:{seconds:02} left"
 
     def end(self) -> None: ...
 
 
 class Quiet(Lines):
-    """Only what stays, and no stretches."""
+    """Warnings alone, or nothing at all."""
+
+    def __init__(self, warnings: bool) -> None:
+        super().__init__()
+        self.warnings = warnings
 
     def advance(self, done: int, text: str = "") -> None: ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        if self.warnings and text.startswith("warning:"):
+            super().note(text)
 
 
 class Bars:
@@ -74,7 +91,7 @@ class Bars:
 
 
 def progress(verbosity: int = 0) -> Lines | Bars:
-    """The listener that fits where stderr goes; ``verbosity`` below 0 is quiet."""
+    """The listener that fits where stderr goes; ``verbosity`` -1 leaves warnings, below it nothing is left but errors."""
     if verbosity < 0:
-        return Quiet()
+        return Quiet(warnings=verbosity == -1)
     return Bars() if sys.stderr.isatty() else Lines()

@@ -38,7 +38,8 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         raise UnknownName(f"there is no scan backend {backend!r}", need=f"one of {', '.join(BACKENDS)}")
     if backend != "auto":
         if obstacle := _obstacle(backend, device, dtype):
-            raise UsageError(f"the scan backend {backend} cannot run here: {obstacle}", tip="backend: auto, which takes what can")
+            tip = "scan: auto, which takes what can; on a CPU (--device cpu) that is numba's kernel"
+            raise UsageError(f"the scan backend {backend} cannot run here: {obstacle}", tip=tip)
         return Choice(backend, "named")
     fastest = {"cuda": "mamba-ssm", "cpu": "numba"}.get(device)
     if fastest is None:

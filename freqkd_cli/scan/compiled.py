@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -78,10 +79,10 @@ def _share(tasks: list[Callable[[], None]]) -> None:
         for task in tasks:
             task()
     else:
-        list(_pool(os.getpid(), threads).map(lambda task: task(), tasks))
+        list(_pool(os.getpid(), threading.get_ident(), threads).map(lambda task: task(), tasks))
 
 
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """One pool a process: a forked child does not inherit its parent's threads."""
+@lru_cache(maxsize=32)
+def _pool(process: int, caller: int, threads: int) -> ThreadPoolExecutor:
+    """One pool a calling thread, so that lanes do not wait for one another; a forked child does not inherit its parent's threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="freqkd-scan")

@@ -26,7 +26,7 @@ ROW_FLOOR = 1e-3
 """Rows shorter than this share of the features' root mean square fade to 0, so the rounding of a flat map is no graph."""
 
 DEGREE_FLOOR = 1e-6
-"""A node with a smaller degree is isolated."""
+"""A node with a smaller share of the largest degree of its graph is isolated. A share, since the Laplacian is free of the edges' scale."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,7 +146,7 @@ def laplacian(graph: Tensor, kind: LaplacianKind = "normalised") -> Tensor:
     degrees = degree(graph)
     if kind == "combinatorial":
         return torch.diag_embed(degrees) - graph
-    linked = degrees > DEGREE_FLOOR
+    linked = degrees > DEGREE_FLOOR * degrees.amax(-1, keepdim=True)
     root = torch.where(linked, torch.where(linked, degrees, 1.0).rsqrt(), 0.0)
     return torch.diag_embed(linked.to(graph.dtype)) - root[..., :, None] * graph * root[..., None, :]
 

@@ -52,7 +52,7 @@ class Heads:
         first = int(graph.constant_mode)
         values = graph.modes().values[..., first:].clamp(min=0.0)
         if self.by == "energy":
-            return values[..., : k - 1].sum(-1) / values.sum(-1).clamp(min=1e-12)
+            return values[..., : max(k - first, 1)].sum(-1) / values.sum(-1).clamp(min=1e-12)
         by_rank = -effective_rank(values)
         if self.by == "rank" or labels is None:
             return by_rank

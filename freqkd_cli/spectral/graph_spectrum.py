@@ -130,20 +130,21 @@ def scaled(
 ) -> Tensor:
     """Eigenvalues made more unequal, ``[B, heads, k]``; those not kept stay 0.
 
-    ``cass``: the largest times 1.5, the smallest times 0.5, linear between (arXiv 2411.17150 and its released code); equal ones stay as
-    they are. An affine map of the graph's weights nearly, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p, which
-    survives that.
+    ``cass``: the largest times 1.5, the smallest times 0.5, linear between (arXiv 2411.17150 and its released code), of magnitudes, which
+    are the singular values that it scales, so every mode keeps its sign; equal ones stay as they are. An affine map of the graph's weights
+    nearly, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p, which survives that.
     """
     if how == "none":
         return values
     if how == "power":
         return values.sign() * values.abs() ** power
-    low = values.masked_fill(~kept, float("inf")).amin(-1, keepdim=True)
-    high = values.masked_fill(~kept, float("-inf")).amax(-1, keepdim=True)
+    size = values.abs()
+    low = size.masked_fill(~kept, float("inf")).amin(-1, keepdim=True)
+    high = size.masked_fill(~kept, float("-inf")).amax(-1, keepdim=True)
     spread = high > low
-    place = torch.where(spread, (values - low) / torch.where(spread, high - low, 1.0), 0.0)
+    place = torch.where(spread, (size - low) / torch.where(spread, high - low, 1.0), 0.0)
     stretched = place * (largest * high - smallest * low) + smallest * low
-    return torch.where(spread & kept, stretched, values)
+    return torch.where(spread & kept, values.sign() * stretched, values)
 
 
 def rebuilt(values: Tensor, vectors: Tensor) -> Tensor:

@@ -32,5 +32,7 @@ def run(
         raise UsageError(f"{target} is there already", tip="another name, or --overwrite")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder {target.parent}", tip=f"mkdir -p {target.parent}")
-    target.write_bytes(source.read_bytes())
+    # Beside the copy there is no schema for editors: its first line then names the shipped one.
+    schema = f"$schema={source.with_name('recipe.schema.json')}"
+    target.write_text(source.read_text(encoding="utf-8").replace("$schema=recipe.schema.json", schema, 1), encoding="utf-8")
     print_result({"name": name, "path": target}, as_json, lambda result: str(result["path"]))
