@@ -92,6 +92,20 @@ def test_nodes_are_blocks_of_cells(size, grid):
     torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]))
 
 
+@pytest.mark.parametrize(("size", "grid"), [((4, 6), (2, 3)), ((5, 3), (5, 3)), ((5, 7), (2, 3))])
+def test_scans_of_one_state_are_its_matrices(size, grid):
+    """The two ways to the same graph, and their gradients."""
+    ways = []
+    for by in (affinity._by_scans, affinity._by_matrices):
+        step, A, B, C = (x.detach().requires_grad_(True) for x in matrices(layer(size, channels=5, states=1)))
+        of_scan = means(size, grid)[:, affinity._places(size, torch.device("cpu")).argsort(-1)].transpose(0, 1).contiguous()
+        graph = by(step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1)), B, C, of_scan, torch.arange(5).split(2))
+        graph.square().sum().backward()
+        ways.append([graph.detach(), step.grad, A.grad, B.grad, C.grad])
+    for ours, theirs in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_grids_that_do_not_divide_share_cells_by_area():
     shares = node_matrix((5, 7), (2, 3), torch.ones(1, dtype=torch.float64)) * 35 / 6
     torch.testing.assert_close(shares.sum(0), torch.ones(35, dtype=torch.float64))
@@ -160,7 +174,8 @@ def test_memory_is_within_the_stated_bound(states, monkeypatch):
         own = 2 * sum(x.nbytes for x in leaves) * (1 + affinity.AT_ONCE // 80**2)  # slices of the arguments and their gradients
         with Alive() as learning:
             torch.autograd.grad(state_affinity(*leaves, size=(8, 10), pooling=means((8, 10), (4, 5))).square().sum(), leaves)
-        assert 10 * 2**15 < learning.peak < (50 + 8 * states) * 2**15 + own
+        least = 10 * 2**15 if states > 1 else 0  # this size; the scans of one state need far less
+        assert least < learning.peak < (50 + 8 * states) * 2**15 + own
         with Alive() as looking, torch.no_grad():
             state_affinity(*leaves, size=(8, 10), pooling=means((8, 10), (4, 5)))
-        assert 10 * 2**15 < looking.peak < 20 * 2**15 + own
+        assert least < looking.peak < 20 * 2**15 + own

@@ -7,13 +7,14 @@ sums: a quotient of exponentials, as in VMamba's own tool, underflows after some
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from freqkd_cli.scan.cross import cross_scan
+from freqkd_cli.scan.selective import selective_scan
 
 Grid = tuple[int, int]
 AT_ONCE = 2**22  # entries of matrices that exist at the same time; one matrix, where that is more
@@ -56,8 +57,10 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
 
     |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
     the mean of its cells' rows, its column their sum (a cell on a border is shared by area), and every row is divided by its sum.
-    Differentiable; the pass back computes the matrices again. However many channels and images there are, max(AT_ONCE, L^2) entries are
-    made at a time, at most 50 + 8 N bytes each in training and 20 without gradients.
+    With one state (N = 1) no matrix is made, see :func:`_scanned`: a channel costs 4 L nodes numbers instead of 4 L^2.
+    Differentiable; the pass back computes everything again. However many channels and images there are, AT_ONCE numbers are made at a
+    time (or those of one matrix, or of one channel's scans, where they are more), at most 50 + 8 N bytes each in training and 20 without
+    gradients.
 
     Args:
         step, A, B, C, size: as in :func:`raw_affinity`.
@@ -65,16 +68,36 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
     """
     step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
     chosen = evenly_spaced(step.shape[2], channels, step.device)
-    entries = (size[0] * size[1]) ** 2
+    of_scan = pooling.to(step.dtype)[:, _places(size, step.device).argsort(-1)].transpose(0, 1).contiguous()
+    one = A.shape[-1] == 1
+    entries = of_scan.numel() if one else (size[0] * size[1]) ** 2
     images, rows = max(1, AT_ONCE // (entries * len(chosen))), max(1, AT_ONCE // entries)
-    places = _places(size, step.device)
-    of_scan = pooling.to(step.dtype)[:, places.argsort(-1)].unbind(1)
-    graphs = [
-        sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], of_scan[k]) for k in range(4) for some in chosen.split(rows))
-        for step, B, C in zip(step.split(images), B.split(images), C.split(images), strict=True)
-    ]
-    graph = torch.cat(graphs)
+    sums = _by_scans if one else _by_matrices
+    parts = zip(step.split(images), B.split(images), C.split(images), strict=True)
+    graph = torch.cat([sums(step, A, B, C, of_scan, chosen.split(rows)) for step, B, C in parts])
     return graph / graph.sum(-1, keepdim=True).clamp(min=torch.finfo(graph.dtype).tiny)
+
+
+def _by_matrices(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    return sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], of_scan[k]) for k in range(4) for some in parts)
+
+
+def _by_scans(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    return sum(_again(_scanned, step[:, :, some], A[:, some], B, C, of_scan) for some in parts)
+
+
+def _scanned(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor) -> Tensor:
+    """:func:`_pooled` of all directions for one state, where |M| is the matrix of a scan too: the one of |B| and |C|.
+
+    What a node gives to every cell is then the scan of that node's cells, ``[batch, 4, c, L]``, ... and ``of_scan`` ``[4, nodes, L]``.
+    """
+    batch, _, channels, length = step.shape
+    rows = (batch, 4, channels, of_scan.shape[1], length)
+    given = of_scan[:, None].expand(rows).flatten(1, 3)
+    rates = A.expand(rows[1:4]).reshape(-1, 1)
+    steps = step.unsqueeze(3).expand(rows).flatten(1, 3)
+    taken = selective_scan(given, steps, rates, B.abs(), C.abs(), torch.zeros_like(rates[:, 0]), delta_softplus=False)
+    return torch.einsum("kal,bknl->ban", of_scan, taken.unflatten(1, rows[1:4]).sum(2))
 
 
 def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
