@@ -61,6 +61,10 @@ class Mapped(nn.Module):
         self.teacher, self.class_map = teacher, class_map
         self.classes = class_map.classes
 
+    def ready(self, device: torch.device) -> None:
+        """As the teacher has it."""
+        self.teacher.ready(device)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"logits": self.class_map.spread(self.teacher(images)["logits"])}
 
