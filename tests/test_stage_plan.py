@@ -70,7 +70,7 @@ def test_recipes_on_scenes_differ_in_their_losses_alone() -> None:
 
 
 def test_a_doubled_tap_is_an_error_at_its_line() -> None:
-    with pytest.raises(RecipeError, match=r"vmamba_basic.yaml:18:5 losses.2: band compares student stage1 with teacher stage1, as"):
+    with pytest.raises(RecipeError, match=r"vmamba_basic.yaml:19:5 losses.2: band compares student stage1 with teacher stage1, as"):
         assemble.check(recipes.load("vmamba_basic", ["losses.stage2.student=stage1", "losses.stage2.teacher=stage1"]))
 
 
