@@ -109,8 +109,9 @@ def _decoder(size: Size, head: Head) -> int:
 class VMamba(Segmenter):
     """Taps: ``stage1`` to ``stage4`` after the norm behind the stage, ``decoder`` (before dropout) and ``logits``, both at 1/4.
 
-    ``affinity1`` to ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of each stage. A matrix has
-    the square of the stage's cells in entries, so a loss should read 3 and 4; 1 and 2 are for looking (``freqkd spectrum --graph``).
+    ``affinity1`` to ``affinity4`` are graphs between the cells of 1/32: the hidden attention of the last scan of each stage. What
+    they cost grows with the stage's cells (with their square in the vanilla variants), so a loss should read 3 and 4; 1 and 2 are for
+    looking (``freqkd spectrum --graph``).
     """
 
     one_size = True  # the halvings of a scan in a graph are as many as its length says
