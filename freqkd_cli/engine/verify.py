@@ -20,6 +20,9 @@ ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
 SLACK = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
 """What another batch, thread count or processor may change in a teacher of this dtype, as a share of the row's standard deviation."""
 
+TF32_SLACK = SLACK["float16"]
+"""The same for a float32 teacher on a GPU, whose convolutions round their inputs to float16's 10 bits, each batch size in its own way."""
+
 SMALLEST = {"float16": 2.0**-25, "bfloat16": 0.0, "float32": 0.0}
 """Half of the smallest number above 0, where features can be as small."""
 
@@ -65,7 +68,7 @@ def _compare(name: str, cached: Tensor, live: Tensor, items: Sequence[Item], job
         cached, live = torch.view_as_real(cached), torch.view_as_real(live)
     cached, live = (x.double().reshape(len(items), -1) for x in (cached, live))
     difference = (cached - live).abs()
-    allowed = _allowed(live, job.fingerprint.storage, job.teacher.dtype)
+    allowed = _allowed(live, job.fingerprint.storage, _slack(job.teacher.dtype, torch.device(job.device).type))
     # A row of zeros allows no difference and shows none: 0 / 0 is no failure. Neither is a difference that is no number allowed.
     share = torch.where(difference == 0, 0.0, difference / allowed).nan_to_num(nan=torch.inf)
     worst = float(share.max()) if share.numel() else 0.0
@@ -80,10 +83,14 @@ def _compare(name: str, cached: Tensor, live: Tensor, items: Sequence[Item], job
     return worst
 
 
-def _allowed(live: Tensor, storage: str, computed: str) -> Tensor:
-    """What rounding to ``storage`` and another order of additions in ``computed`` may change, element by element."""
+def _slack(dtype: str, device: str) -> float:
+    return TF32_SLACK if (dtype, device) == ("float32", "cuda") and torch.backends.cudnn.allow_tf32 else SLACK[dtype]
+
+
+def _allowed(live: Tensor, storage: str, slack: float) -> Tensor:
+    """What rounding to ``storage`` and another order of additions may change, element by element."""
     spread = live.std(1, correction=0, keepdim=True).maximum(live.abs().amax(1, keepdim=True) * 1e-3)
-    return live.abs() * ROUNDING[storage] + SMALLEST[storage] + SLACK[computed] * spread
+    return live.abs() * ROUNDING[storage] + SMALLEST[storage] + slack * spread
 
 
 def select(items: Iterable[Item], number: int) -> list[Item]:
