@@ -66,6 +66,19 @@ def test_centred_is_the_spectrum_of_the_map_without_its_mean():
     torch.testing.assert_close(half_spectrum(x, centred=True), half_spectrum(x - x.mean((-2, -1), keepdim=True)), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (40, 31), (7, 481), (96, 120)], ids=str)
+def test_the_layout_of_memory_changes_no_bit(size):
+    x = torch.randn(2, 3, *size)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(half_spectrum(last), half_spectrum(x)) and torch.equal(half_spectrum(last.bfloat16()), half_spectrum(x.bfloat16()))
+    gradients = []
+    for leaf in (x.requires_grad_(True), last.requires_grad_(True)):
+        half_spectrum(leaf).abs().square().sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+    assert gradients[1].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_half_floats_are_widened_and_doubles_kept():
     assert half_spectrum(maps(4, 4).bfloat16()).dtype == torch.complex64
     assert half_spectrum(maps(4, 4)).dtype == torch.complex128
