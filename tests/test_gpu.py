@@ -29,7 +29,6 @@ train: {epochs: 2, batch_size: 8}
 """
 
 
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_is_the_same(name):
     loss, (of_student, of_teacher) = started(name, (3, 4), (8, 4))

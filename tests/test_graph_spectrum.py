@@ -244,6 +244,14 @@ def test_a_run_shows_both_graphs_and_their_eigenvectors(folders, tmp_path, drawn
     assert sum("cos" in title for title in titles) == 4 * SHOWN
 
 
+def test_maps_without_the_picture(folders, tmp_path, drawn):
+    words = ("--graph", "--stage", "4", "--limit", "2", "--no-image", "--png", str(tmp_path / "n.png"))
+    assert run_command(str(folders["run"]), *words, folder=tmp_path)[0] == 0
+    titles = drawn["n_maps.png"]
+    assert len([title for title in titles if title]) == 2 * 2 * SHOWN, "two pictures, student and teacher, and no panel of their own"
+    assert [title.splitlines()[0] for title in titles if "\n" in title] == ["val_000000", "val_000001"]
+
+
 def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path, drawn):
     words = ("--graph", "--stage", "3", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
     code, out, err = run_command(str(folders["cache"]), *words, folder=tmp_path)

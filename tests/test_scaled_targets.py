@@ -55,10 +55,8 @@ def test_amplification_is_exact_before_and_mostly_gone_after_standardisation(dat
         values = scaled(modes.values, modes.kept, how)
         target = rebuilt(values, modes.vectors)
         ratio[how], seen[how] = ends(values, modes), correlation(target, plain)
-        print(
-            f"{data} {how}: largest over smallest kept eigenvalue {ratio[how].mean():.1f}, correlation with the plain target {seen[how]:.4f}, "
-            f"with the whole graph {correlation(target, whole):.4f}"
-        )
+        print(f"{data} {how}: largest over smallest kept eigenvalue {ratio[how].mean():.1f}, correlation with the plain", end=" ")
+        print(f"target {seen[how]:.4f}, with the whole graph {correlation(target, whole):.4f}")
     torch.testing.assert_close(ratio["cass"], 3 * ratio["none"], rtol=1e-4, atol=0)
     torch.testing.assert_close(ratio["power"], ratio["none"] ** 2, rtol=1e-4, atol=0)
     assert seen["none"] == pytest.approx(1, abs=1e-5)

@@ -34,6 +34,7 @@ Png = Annotated[
     Path | None,
     typer.Option("--png", metavar="FILE", help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default."),
 ]
+NoImage = Annotated[bool, typer.Option("--no-image", help="The maps of --graph without the picture, where that may not be passed on.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue.")]
 
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], str]]
@@ -52,6 +53,7 @@ def run(
     cutoff: Cutoff = 0.25,
     png: Png = None,
     csv: Csv = None,
+    no_image: NoImage = False,
     data_root: DataRoot = None,
     sets: Sets = None,
     device: Device = None,
@@ -81,7 +83,9 @@ def run(
         listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}")
     how = Look(stages or (), taps or (), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
     figure = png or (found.path if found.path and found.path.is_dir() else Path()) / ("graph_spectrum.png" if graph else "spectrum.png")
-    document, table = (_graphs if graph else _frequencies)(found, how, listener, figure, csv)
+    document, table = (
+        _graphs(found, how, listener, figure, csv, image=not no_image) if graph else _frequencies(found, how, listener, figure, csv)
+    )
     print_result(document, as_json, table)
     for path in (figure, document.get("maps"), csv):
         if path:
@@ -99,7 +103,7 @@ def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path
     return spectra.to_json() | {"png": figure, "csv": csv}, _table
 
 
-def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
+def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None, *, image: bool) -> Answer:
     """The figure, and beside it ``..._maps.png`` with the eigenvectors."""
     from freqkd_cli.engine.graph_look import look_at_graphs
     from freqkd_cli.report.graphs import eigenvector_figure, graph_figure, graph_table
@@ -108,7 +112,7 @@ def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv
     maps = figure.with_name(f"{figure.stem}_maps.png") if spectra.pictures else None
     graph_figure(spectra.to_json(), figure)
     if maps:
-        eigenvector_figure(spectra.pictures, str(source), maps)
+        eigenvector_figure(spectra.pictures, str(source), maps, image=image)
     if csv:
         spectra.write_csv(csv)
     return spectra.to_json() | {"png": figure, "maps": maps, "csv": csv}, graph_table

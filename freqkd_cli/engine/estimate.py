@@ -26,9 +26,7 @@ def _on_meta(name: str, arguments: dict[str, Any], classes: int) -> nn.Module:
         return registry.find("models", name).build(classes=classes, **bare)
 
 
-def distillation(
-    plan: assemble.Plan, out: Path, cache: Path | None, *, resume: bool = False, overwrite: bool = False
-) -> dict[str, Any]:
+def distillation(plan: assemble.Plan, out: Path, cache: Path | None, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """The dry run of ``distill``: nothing is written and nothing is trained.
 
     Raises:

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 SMALLEST, LARGEST = 2, 4
-"""Pictures of a part: torch lays a batch of one out in another way, at 1.3 times the cost a picture; more than 4 gain nothing and take memory.
-In between, as many as give each thread a part."""
+"""Pictures of a part: torch lays a batch of one out in another way, at 1.3 times the cost a picture; more than 4 gain nothing and take
+memory. In between, as many as give each thread a part."""
 
 T = TypeVar("T")
 

@@ -20,6 +20,8 @@ _QUIET = "#4a4a52"
 _VOID = (0.55, 0.55, 0.58, 1.0)
 _CELL = 2.2
 """Inches that one map is wide."""
+_OPACITY = 0.72
+"""Of a map over its image."""
 
 _READ = "Patches of one colour belong together, red and blue apart; white is neither, grey is void. %: the eigenvalue's share of its graph."
 _LIKENESS = "\nBelow each eigenvector of the teacher the student's that is most like it; cos: |cosine| of the two, 1 = the same."
@@ -82,21 +84,31 @@ def _note(ax: Axes, text: str) -> None:
     ax.text(0.97, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=_QUIET, linespacing=1.35)
 
 
-def eigenvector_figure(pictures: Sequence[Picture], source: str, path: Path) -> None:
-    """Draw leading eigenvectors as maps over the image: for each image and stage the teacher's, and below them the student's."""
+def eigenvector_figure(pictures: Sequence[Picture], source: str, path: Path, *, image: bool = True) -> None:
+    """Draw leading eigenvectors as maps over the image: for each image and stage the teacher's, and below them the student's.
+
+    Args:
+        image: show it, beside the maps and faintly beneath them; without, a figure of data that may not be passed on can be.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = [(picture, row) for picture in pictures for row in picture.rows]
-    columns = 1 + max(len(row.numbers) for _, row in rows)
+    columns = int(image) + max(len(row.numbers) for _, row in rows)
     height, width = _box(pictures[0])
     with rc_context({**STYLE, "axes.grid": False, "axes.titleweight": "normal", "axes.titlesize": 8}):
         figure = Figure(figsize=(_CELL * columns + 0.5, (_CELL * height / width + 0.27) * len(rows) + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (picture, row) in zip(axes, rows, strict=True):
-            _eigenvectors(line, picture, row, beside=row is picture.rows[0] or row.likeness is None)
+            first = row is picture.rows[0] or row.likeness is None
+            if image:
+                _image(line[0], picture, shown=first)
+            _eigenvectors(line[int(image) :], picture, row, beneath=image)
+            _label(line[0], row)
+            if first and not image:
+                line[0].set_title(f"{picture.name}\n{line[0].get_title(loc='left')}", loc="left")
         figure.suptitle(f"Leading eigenvectors of the graphs over patches, {source}", fontsize=11, x=0.01, ha="left")
         figure.supxlabel(_READ + _LIKENESS * any(row.likeness is not None for _, row in rows), fontsize=8, color=_QUIET, x=0.01, ha="left")
         save(figure, path)
@@ -108,32 +120,39 @@ def _box(picture: Picture) -> tuple[int, int]:
     return int(valid.any(1).nonzero()[0].max()) + 1, int(valid.any(0).nonzero()[0].max()) + 1
 
 
-def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, beside: bool) -> None:
+def _image(ax: Axes, picture: Picture, *, shown: bool) -> None:
+    ax.set_axis_off()
+    height, width = _box(picture)
+    if shown:
+        ax.imshow(picture.image.numpy()[:height, :width])
+        ax.set_title(picture.name, loc="left")
+    else:
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect=height / width)
+
+
+def _label(ax: Axes, row: EigenMaps) -> None:
+    text, place = f"{row.role}  {row.tap}", {"rotation": 90, "ha": "right", "va": "center", "transform": ax.transAxes}
+    ax.text(-0.06, 0.5, text, color=INK[row.role], **place)
+
+
+def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, beneath: bool) -> None:
+    """The maps of one row, over the image or on white."""
+    height, width = _box(picture)
+    grey = picture.image.numpy()[:height, :width].mean(-1) if beneath else np.full((height, width), 255.0)
     for ax in line:
         ax.set_axis_off()
-    height, width = _box(picture)
-    image = picture.image.numpy()[:height, :width]
-    if beside:
-        line[0].imshow(image)
-        line[0].set_title(picture.name, loc="left")
-    else:
-        line[0].set(xlim=(0, 1), ylim=(0, 1), aspect=height / width)
-    line[0].text(
-        -0.06, 0.5, f"{row.role}  {row.tap}", transform=line[0].transAxes, rotation=90, ha="right", va="center", color=INK[row.role]
-    )
-    for column, number in enumerate(row.numbers):
-        ax = line[column + 1]
-        _map(ax, row.maps[column].numpy(), image.mean(-1), picture.image.shape[:2])
+    for column, (ax, number) in enumerate(zip(line, row.numbers, strict=False)):
+        _map(ax, row.maps[column].numpy(), grey, picture.image.shape[:2], opacity=_OPACITY if beneath else 1.0)
         cosine = "" if row.likeness is None else f", cos {row.likeness[column]:.2f}"
         ax.set_title(f"eigenvector {number}: {100 * row.shares[column]:.0f} %{cosine}", loc="left")
 
 
-def _map(ax: Axes, values: np.ndarray, grey: np.ndarray, size: tuple[int, int]) -> None:
-    """One eigenvector over the faint image; its grid covers the whole view of this size."""
+def _map(ax: Axes, values: np.ndarray, grey: np.ndarray, size: tuple[int, int], opacity: float) -> None:
+    """One eigenvector over what is beneath; its grid covers the whole view of this size."""
     void = np.isnan(values)
     largest = max(float(np.abs(values[~void]).max()), 1e-12)
     frame = {"extent": (-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)}
     ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-    ax.imshow(np.where(void, 0.0, values), cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.72, interpolation="bilinear", **frame)
+    ax.imshow(np.where(void, 0.0, values), cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=opacity, interpolation="bilinear", **frame)
     ax.imshow(np.where(void[..., None], _VOID, (0.0, 0.0, 0.0, 0.0)), interpolation="nearest", **frame)
     ax.set(xlim=(-0.5, grey.shape[1] - 0.5), ylim=(grey.shape[0] - 0.5, -0.5))
