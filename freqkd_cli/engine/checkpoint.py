@@ -39,8 +39,14 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     _, checksum = write_shard(path, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
     body = {"format": FORMAT, "step": step, "tensors_sha256": checksum, **facts}
     write_json(path.with_suffix(".json"), {**body, "sha256": _seal(body)})
+    prune(folder, step)
+
+
+def prune(folder: Path, step: int) -> None:
+    """Drop all but the checkpoint of ``step`` and the :data:`KEPT` - 1 before it; again at a run's end, for one killed before it did."""
     # One of a later step is what a resumed run fell back from: damaged, and never to be counted among those that are kept.
-    _drop(folder, keep=[old.stem for old in _found(folder) if old.stem <= path.stem][:KEPT])
+    last = f"step-{step:08d}"
+    _drop(folder, keep=[old.stem for old in _found(folder) if old.stem <= last][:KEPT])
 
 
 def _drop(folder: Path, keep: Collection[str]) -> None:

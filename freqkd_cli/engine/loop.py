@@ -239,6 +239,8 @@ class Loop:
         seconds = time.monotonic() - self.started_at
         images = (training.step - self.first_step) * self.train.batch_size * self.train.accumulate
         assert training.best is not None and training.last is not None
+        if self.processes.first:
+            checkpoint.prune(self.setting.out / "state", training.step)
         summary = {
             "run": str(self.setting.out),
             "steps": training.step,
