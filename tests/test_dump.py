@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from freqkd_cli.engine import cache_folder
 from freqkd_cli.engine.dump import dump
 from freqkd_cli.engine.dump_plan import plan
-from freqkd_cli.engine.verify import select, verify
+from freqkd_cli.engine.verify import SLACK, TF32_SLACK, _slack, select, verify
 from freqkd_cli.errors import CacheMismatch, CheckFailed, FreqKDError, Interrupted, UsageError
 from freqkd_cli.features import cache_index, shards
 from freqkd_cli.features.cache import CacheReader
@@ -268,6 +268,12 @@ def test_verify_catches_two_swapped_views(tmp_path, storage):
     with pytest.raises(CheckFailed, match="stage1, image 3, view") as caught:
         verify(job, reader, 12, Notes())
     assert caught.value.exit_code == 3
+
+
+def test_a_gpu_is_allowed_the_rounding_of_its_convolutions(monkeypatch):
+    assert _slack("float32", "cpu") == SLACK["float32"] and _slack("float32", "cuda") == TF32_SLACK
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert _slack("float32", "cuda") == SLACK["float32"]
 
 
 def test_verify_catches_another_teacher(tmp_path):

@@ -7,26 +7,16 @@ import json
 
 import pytest
 import torch
+from test_chain import SMALL
 from test_every_loss import NAMES, batch_of, evaluate, started, taps_of
 from test_every_model import CASES, images_of, made
 from test_scan import agreed, gradients
 
-from freqkd_cli.scan.backends import mamba_kernel
+from freqkd_cli.scan.backends import choose, mamba_kernel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
-RECIPE = """version: 1
-data: {name: scenes, size: [64, 96], length: 16, held_out: 8, views: 2, workers: 2, augment: {scale: [0.75, 1.5], flip: true, color: 0.2}}
-teacher: {name: segformer, weights: embedded}
-student: {name: fast_scnn, width: 0.25}
-losses:
-  - {name: cross_entropy}
-  - {name: logit_kl}
-  - {id: low, name: band, student: encoder, teacher: stage4, band: low, cutoff: 0.9}
-  - {id: high, name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.4}
-  - {id: graph, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}
-train: {epochs: 2, batch_size: 8}
-"""
+RECIPE = SMALL.replace("train:", "  - {id: graph, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}\ntrain:")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,11 +44,12 @@ def test_a_scan_is_the_same(backend, states, length):
     if backend == "mamba-ssm" and (obstacle := mamba_kernel()[1]):
         pytest.skip(obstacle)
     given, weight, true = agreed(states, length)
+    # mamba-ssm is built with --use_fast_math; 1.2e-5 was seen, in the gradient of A.
+    most = 3e-5 if choose(backend, "cuda", torch.float32).name == "mamba-ssm" else 1e-5
     ours = gradients({name: value.cuda() for name, value in given.items()}, weight.cuda(), backend)
     for name in true:
         error = ((ours[name].cpu() - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)).item()
-        # mamba-ssm is built with --use_fast_math; 1.2e-5 was seen, in the gradient of A.
-        assert error < 3e-5, (name, error)
+        assert error < most, (name, error)
 
 
 @torch.no_grad()
@@ -86,10 +77,10 @@ def test_from_dump_to_export(here, freqkd):
         assert code == 0, log
         return json.loads(out)
 
-    run("teacher-dump", "small.yaml", "--content", "targets", "--out", "cache", "--verify", 8)
+    run("teacher-dump", "small.yaml", "--content", "targets", "--out", "cache", "--verify", 4)
     cached = run("distill", "small.yaml", "--cache", "cache", "--out", "cached")
     live = run("distill", "small.yaml", "--out", "live")
-    assert cached["steps"] == live["steps"] == 4
+    assert cached["steps"] == live["steps"] == 2
     on_gpu, on_cpu = run("eval", "live"), run("eval", "live", "--device", "cpu")
     assert on_gpu["device"] != on_cpu["device"] and on_gpu["miou"] == pytest.approx(on_cpu["miou"], abs=0.2)
     run("spectrum", "live", "--stage", 3)

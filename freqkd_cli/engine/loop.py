@@ -239,8 +239,6 @@ class Loop:
         seconds = time.monotonic() - self.started_at
         images = (training.step - self.first_step) * self.train.batch_size * self.train.accumulate
         assert training.best is not None and training.last is not None
-        if self.processes.first:
-            checkpoint.prune(self.setting.out / "state", training.step)
         summary = {
             "run": str(self.setting.out),
             "steps": training.step,
@@ -254,6 +252,7 @@ class Loop:
         }
         if self.processes.first:
             with run_folder.writing(self.setting.out):
+                checkpoint.prune(self.setting.out / "state", training.step)
                 run_folder.finish(self.setting.out, summary)
         return summary
 

@@ -105,10 +105,8 @@ def eigenvector_figure(pictures: Sequence[Picture], source: str, path: Path, *, 
             first = row is picture.rows[0] or row.likeness is None
             if image:
                 _image(line[0], picture, shown=first)
-            _eigenvectors(line[int(image) :], picture, row, beneath=image)
+            _eigenvectors(line[int(image) :], picture, row, beneath=image, named=first and not image)
             _label(line[0], row)
-            if first and not image:
-                line[0].set_title(f"{picture.name}\n{line[0].get_title(loc='left')}", loc="left")
         figure.suptitle(f"Leading eigenvectors of the graphs over patches, {source}", fontsize=11, x=0.01, ha="left")
         figure.supxlabel(_READ + _LIKENESS * any(row.likeness is not None for _, row in rows), fontsize=8, color=_QUIET, x=0.01, ha="left")
         save(figure, path)
@@ -135,8 +133,8 @@ def _label(ax: Axes, row: EigenMaps) -> None:
     ax.text(-0.06, 0.5, text, color=INK[row.role], **place)
 
 
-def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, beneath: bool) -> None:
-    """The maps of one row, over the image or on white."""
+def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, beneath: bool, named: bool) -> None:
+    """The maps of one row, over the image or on white; ``named``: the first title begins with the picture's name."""
     height, width = _box(picture)
     grey = picture.image.numpy()[:height, :width].mean(-1) if beneath else np.full((height, width), 255.0)
     for ax in line:
@@ -144,7 +142,8 @@ def _eigenvectors(line: Sequence[Axes], picture: Picture, row: EigenMaps, *, ben
     for column, (ax, number) in enumerate(zip(line, row.numbers, strict=False)):
         _map(ax, row.maps[column].numpy(), grey, picture.image.shape[:2], opacity=_OPACITY if beneath else 1.0)
         cosine = "" if row.likeness is None else f", cos {row.likeness[column]:.2f}"
-        ax.set_title(f"eigenvector {number}: {100 * row.shares[column]:.0f} %{cosine}", loc="left")
+        name = f"{picture.name}\n" if named and column == 0 else ""
+        ax.set_title(f"{name}eigenvector {number}: {100 * row.shares[column]:.0f} %{cosine}", loc="left")
 
 
 def _map(ax: Axes, values: np.ndarray, grey: np.ndarray, size: tuple[int, int], opacity: float) -> None:

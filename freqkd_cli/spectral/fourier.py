@@ -118,7 +118,7 @@ def refit(spectrum: Tensor, width: int, grid: Grid) -> Tensor:
     height = spectrum.shape[-2]
     if (height, width) == tuple(grid):
         return spectrum
-    # Columns that are dropped are not walked over; rows first, which the mirror image of a column does not mind.
+    # Columns that are dropped are not walked over; rows first, which the mirror image of a column does not mind. One of the two has copied.
     spectrum = _refit_rows(spectrum[..., : grid[1] // 2 + 1], grid[0])
     return _refit_columns(spectrum, width, grid[1]).mul_(grid[0] * grid[1] / (height * width))
 
