@@ -35,7 +35,8 @@ quickstart: $(VENV)/installed
 	$(BIN)/freqkd compare runs/quickstart_alone runs/quickstart --picture runs/quickstart/comparison.png
 
 test: $(VENV)/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not slow and not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m timing
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

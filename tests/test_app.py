@@ -78,6 +78,7 @@ for words in {[(), *(words for words, _ in ALL)]!r}:
     assert [line for line in said if not (line.startswith("0 ") and line.endswith(" []"))] == []
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("words", "limit"), [(["--help"], 0.4), (["recipe", "check", "--help"], 0.6)], ids=["freqkd", "a command"])
 def test_help_is_quick(words, limit):
     """Processor time of a whole process, which on a quiet machine is the time a person waits; the best of a few."""

@@ -1,7 +1,7 @@
 """The band loss costs at most 0.3 of its usual form, as a ratio in one process.
 
-What is asserted is the least of a few tries: another program that wants the memory slows ours more than the usual form, which spends
-a larger share of its time in arithmetic. A loss that has become dearer is over the line in every try.
+Another program that wants the memory slows ours more than the usual form, which spends a larger share of its time in arithmetic. So no
+other test may run beside this one, and what is asserted is the least of up to three tries, as for the other bounds of time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectral.masks import low_pass
 from freqkd_cli.views.batch import Batch
 
-TRIES = 5
+TRIES = 3
 
 
 def seconds(runs, rounds: int) -> list[float]:
@@ -32,6 +32,7 @@ def seconds(runs, rounds: int) -> list[float]:
     return [statistics.median(taken[1:]) for taken in times]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("distance", ["mse", "relative"])
 @pytest.mark.parametrize(("shape", "rounds"), [((4, 64, 45, 60), 16), ((4, 128, 90, 120), 6)])
 def test_forward_and_backward_against_the_usual_form(shape, rounds, distance):

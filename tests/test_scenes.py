@@ -127,6 +127,7 @@ def test_every_class_is_common(streets):
     assert share[255] < 0.04
 
 
+@pytest.mark.timing
 def test_five_milliseconds():
     split = scenes.build(split="train")
     split.read(0)  # makes the textures, once per size
