@@ -33,3 +33,16 @@ def freqkd(capsys):
         return (ended.value.code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def three_threads():
+    """What runs side by side on a CPU, on any machine; the test must leave torch's number of threads as it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    found = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert found == 3

@@ -11,14 +11,7 @@ from torch import nn
 from freqkd_cli.features.lanes import Lanes
 from freqkd_cli.models import segformer
 
-
-@pytest.fixture(autouse=True)
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("three_threads")
 
 
 @pytest.mark.parametrize(("number", "starts"), [(1, [0]), (2, [0]), (3, [0, 2]), (7, [0, 3, 6]), (8, [0, 3, 6]), (16, [0, 4, 8, 12])])

@@ -21,6 +21,7 @@ from freqkd_cli.engine import assemble, checkpoint, run_folder
 from freqkd_cli.engine.distill import distill
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
+from freqkd_cli.features.lock import LOCK
 
 RECIPE = """
 version: 1
@@ -44,7 +45,7 @@ def bits(out: Path) -> dict[str, object]:
     """Every byte that the recipe and the seed decide."""
     names = ("model.safetensors", "config.json", "last/model.safetensors", "metrics.jsonl")
     found: dict[str, object] = {name: (out / name).read_bytes() for name in names}
-    found |= {path.name: path.read_bytes() for path in (out / "state").iterdir()}
+    found |= {path.name: path.read_bytes() for path in (out / "state").iterdir() if path.name != LOCK}
     summary = json.loads((out / "summary.json").read_text())
     return found | {key: summary[key] for key in ("steps", "miou", "best_step", "last_miou")}
 

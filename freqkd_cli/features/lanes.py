@@ -11,11 +11,12 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from freqkd_cli.threads import side_by_side
 
 SMALLEST, LARGEST = 2, 4
 """Pictures of a part: torch lays a batch of one out in another way, at 1.3 times the cost a picture; more than 4 gain nothing and take
@@ -37,7 +38,6 @@ class Lanes:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._copies: list[nn.Module] = []
-        self._pool: ThreadPoolExecutor | None = None
 
     def each(self, number: int, work: Callable[[nn.Module, slice], T]) -> list[T]:
         """``work(model, part)`` for every part of ``number`` pictures, in their order, without gradients.
@@ -53,20 +53,8 @@ class Lanes:
         if lanes < 2:
             with torch.no_grad():
                 return [work(self.model, part) for part in parts]
-        inference = torch.is_inference_mode_enabled()
-
-        def run(lane: int) -> list[T]:
-            torch.set_num_threads(threads // lanes)
-            torch.set_flush_denormal(True)  # as engine/precision.py does for the main thread: this too is set by thread
-            with torch.inference_mode(inference), torch.no_grad():
-                return [work(self._copies[lane], part) for part in parts[lane::lanes]]
-
         self._ready(lanes)
-        assert self._pool is not None
-        try:
-            found = list(self._pool.map(run, range(lanes)))
-        finally:
-            torch.set_num_threads(threads)
+        found = side_by_side(lanes, lambda lane: [work(self._copies[lane], part) for part in parts[lane::lanes]])
         return [found[number % lanes][number // lanes] for number in range(len(parts))]
 
     def _ready(self, lanes: int) -> None:
@@ -74,6 +62,3 @@ class Lanes:
             return
         shared = {id(tensor): tensor for tensor in itertools.chain(self.model.parameters(), self.model.buffers())}
         self._copies = [copy.deepcopy(self.model, dict(shared)) for _ in range(lanes)]
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")

@@ -16,7 +16,9 @@ LOCK = ".lock"
 
 
 class Lock:
-    """An exclusive lockf lock on ``.lock``; the kernel drops it with the process, however that ends. The file stays, empty.
+    """An exclusive lockf lock on ``.lock``; the kernel drops it with the process, however that ends.
+
+    The file stays; what a killed process left in it holds nobody up.
 
     Such locks belong to the process, so a second writer inside this one is caught by ``held``.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from freqkd_cli.threads import pool
 
 ROWS = 16  # rows that share one partial sum of dB and dC: a bound on memory that does not depend on the number of threads
 SHARES = 4  # tasks per thread, so that a thread that was held up holds up few
@@ -79,10 +77,4 @@ def _share(tasks: list[Callable[[], None]]) -> None:
         for task in tasks:
             task()
     else:
-        list(_pool(os.getpid(), threading.get_ident(), threads).map(lambda task: task(), tasks))
-
-
-@lru_cache(maxsize=32)
-def _pool(process: int, caller: int, threads: int) -> ThreadPoolExecutor:
-    """One pool a calling thread, so that lanes do not wait for one another; a forked child does not inherit its parent's threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="freqkd-scan")
+        list(pool(threads).map(lambda task: task(), tasks))

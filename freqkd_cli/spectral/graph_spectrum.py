@@ -6,26 +6,23 @@ number of entries k; those that a graph with void nodes, or of lower rank, does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd_cli.errors import TrainingFailed
+from freqkd_cli.spectral.eigen import End, every_mode, from_end, largest_of_gram, outermost, smaller_gram
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.spectral.graph import affinity, unrounded
+from freqkd_cli.spectral.graph import unrounded
 
-End = Literal["largest", "smallest"]
 Rank = Literal["energy", "cass_fixed_10"]
 Scaling = Literal["none", "cass", "power"]
 
 ZERO_MODE = 1e-9
 """Eigenvalues of a Gram matrix under this share of the largest are rounding."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def eigenvalues(graph: Tensor, valid: Tensor, k: int, *, end: End = "largest") -
 
     ``graph``: symmetric, 0 on void nodes.
     """
-    values = _from_end(_solved(torch.linalg.eigvalsh, _parted(graph, valid, end)), end)[..., :k]
+    values = outermost(_parted(graph, valid, end), k, end)
     return F.pad(values, (0, k - values.shape[-1])) * kept(valid, k)
 
 
@@ -73,7 +70,7 @@ def gram_eigenvalues(rows: Tensor, k: int) -> Tensor:
 
     Computed from R^T R, d x d, where d < N: the non-zero eigenvalues are the same.
     """
-    values = _solved(torch.linalg.eigvalsh, _smaller(rows)).flip(-1)[..., :k]
+    values = largest_of_gram(rows, k)
     return F.pad(values.clamp(min=0.0), (0, k - values.shape[-1]))
 
 
@@ -82,10 +79,10 @@ def gram_eigenvalues(rows: Tensor, k: int) -> Tensor:
 def eigenpairs(graph: Tensor, valid: Tensor, k: int | None = None, *, end: End = "largest") -> Modes:
     """The k modes from one end of the spectrum, or all N of them. Computed in float64, returned in the graph's type."""
     k = graph.shape[-1] if k is None else k
-    values, vectors = _solved(torch.linalg.eigh, _parted(graph.double(), valid, end))
-    have = kept(valid, values.shape[-1]).expand_as(values)
-    values = (_from_end(values, end) * have).to(graph.dtype)
-    vectors = (_from_end(vectors, end) * valid[:, None, :, None] * have[..., None, :]).to(graph.dtype)
+    values, vectors = every_mode(_parted(graph.double(), valid, end))
+    have = kept(valid, min(k, values.shape[-1])).expand(values.shape[:2] + (-1,))
+    values = (from_end(values, k, end) * have).to(graph.dtype)
+    vectors = (from_end(vectors, k, end) * valid[:, None, :, None] * have[..., None, :]).to(graph.dtype)
     return Modes(values, vectors, have).padded(k)
 
 
@@ -94,8 +91,8 @@ def eigenpairs(graph: Tensor, valid: Tensor, k: int | None = None, *, end: End =
 def gram_eigenpairs(rows: Tensor, k: int | None = None) -> Modes:
     """The k largest modes of R R^T, or all that are not 0, at most min(N, d). Computed in float64, returned in the type of the rows."""
     wide = rows.double()
-    values, vectors = _solved(torch.linalg.eigh, _smaller(wide))
-    values, vectors = values.flip(-1), vectors.flip(-1)
+    values, vectors = every_mode(smaller_gram(wide))
+    values, vectors = (from_end(x, values.shape[-1], "largest") for x in (values, vectors))
     have = values > ZERO_MODE * values[..., :1].clamp(min=ZERO_MODE)
     if rows.shape[-1] < rows.shape[-2]:
         vectors = wide @ (vectors * torch.where(have, values, 1.0).rsqrt()[..., None, :])
@@ -183,31 +180,9 @@ def graph_energy(nodes: Tensor, vectors: Tensor) -> Tensor:
     return graph_fourier(nodes, vectors).square().sum(-1)
 
 
-def _smaller(rows: Tensor) -> Tensor:
-    """R^T R or R R^T, whichever is smaller."""
-    return affinity(rows.mT if rows.shape[-1] < rows.shape[-2] else rows)
-
-
-def _from_end(x: Tensor, end: End) -> Tensor:
-    return x.flip(-1) if end == "largest" else x
-
-
 def _parted(graph: Tensor, valid: Tensor, end: End) -> Tensor:
     """The graph with void nodes as eigenvalues of their own, beyond the end of the spectrum that is not asked for (Gershgorin)."""
     graph = widened(graph)
     beyond = graph.detach().abs().sum(-1).amax(-1, keepdim=True) + 1.0
     void = beyond * ~valid[:, None]
     return graph + torch.diag_embed(-void if end == "largest" else void)
-
-
-def _solved(solve: Callable[[Tensor], T], matrix: Tensor) -> T:
-    """Raises TrainingFailed where the matrix is not finite. One that does not converge in float32 does in float64."""
-    if not bool(torch.isfinite(matrix).all()):
-        raise TrainingFailed(
-            "a graph is not finite", need="finite features at the tap that it is made of", tip="a lower train.lr, or precision: fp32"
-        )
-    try:
-        return solve(matrix)
-    except torch.linalg.LinAlgError:
-        found = solve(matrix.double())
-        return found.to(matrix.dtype) if isinstance(found, Tensor) else type(found)(part.to(matrix.dtype) for part in found)
