@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from freqkd_cli import recipe as recipes
 from freqkd_cli.app import build_app
 from freqkd_cli.engine import bench as room
-from freqkd_cli.engine.bench import Options, bench, bound
+from freqkd_cli.engine.bench import Options, bench
+from freqkd_cli.engine.bound import bound
 from freqkd_cli.engine.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.engine.progress import Silent
 from freqkd_cli.engine.source import Form

@@ -21,7 +21,7 @@ from freqkd_cli.engine.export import ExportForm, Options, export_file
 from freqkd_cli.engine.latency import measure_latency, median_ms
 from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
 from freqkd_cli.engine.saved import save_model
-from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
+from freqkd_cli.errors import CheckFailed, FreqKDError
 from freqkd_cli.models import fast_scnn, segformer, smp, vmamba
 from freqkd_cli.models._pooling import average_pool
 
@@ -459,9 +459,3 @@ def test_latency_is_measured_in_eval_mode_and_the_mode_restored():
     model = Watched().train()
     assert measure_latency(model, (32, 64), runs=3) > 0
     assert model.training and set(model.seen) == {(False, (1, 3, 32, 64))} and len(model.seen) == 6
-
-
-def test_options_are_checked_without_a_model():
-    export.plain_only("pt2", Options(argmax=True))
-    with pytest.raises(UsageError):
-        export.plain_only("safetensors", Options(opset=20))

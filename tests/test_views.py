@@ -19,7 +19,8 @@ from PIL import Image
 from freqkd_cli.errors import DataBroken, FreqKDError, ShapeError, UsageError
 from freqkd_cli.views.apply import apply_geometry, apply_photometric, turn_hue
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.loader import Loader, Steps, ViewDataset, collate, schedule, whole_batches
+from freqkd_cli.views.loader import Loader, ViewDataset, collate, whole_batches
+from freqkd_cli.views.steps import Steps, schedule
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
 
 PINNED_GEOMETRY = (-8, -13, (8, 37, 68, 68))

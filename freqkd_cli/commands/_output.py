@@ -76,6 +76,14 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise UsageError(f"{option} {path} is no file that can be written", need=f"a file ending in {suffix}")
+    check_parents(option, path)
+
+
+def check_parents(option: str, path: Path) -> None:
+    """
+    Raises:
+        UsageError: the path would lie below a file.
+    """
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir():
         raise UsageError(f"{option} {path} lies below {there}, which is a file", need="a folder")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
-from freqkd_cli.commands._output import print_result
+from freqkd_cli.commands._output import check_parents, print_result
+from freqkd_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from freqkd_cli.engine.export import Options
 
 
 def run(
@@ -38,7 +42,7 @@ def run(
         freqkd export runs/a --format onnx --upsample
     """
     from freqkd_cli.engine.deploy import export_folder, latency_sizes, model_name
-    from freqkd_cli.engine.export import Options, export_file, plain_only, refuse_existing
+    from freqkd_cli.engine.export import Options, export_file
     from freqkd_cli.engine.saved import load_model
     from freqkd_cli.report.progress import progress
 
@@ -46,9 +50,9 @@ def run(
     runs = 0 if no_latency else latency
     options = Options(upsample=upsample, argmax=argmax, opset=opset, latency_sizes=latency_sizes(source), latency_runs=runs)
     options = options.at(size) if size else options
-    plain_only(kind, options)
+    _refuse_changes(kind, options)
     target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
-    refuse_existing(target, kind, overwrite)
+    _refuse_existing(target, kind, overwrite)
     model = load_model(source)
     listener.note(f"writing {target} and checking it")
     if kind == "safetensors":
@@ -56,6 +60,33 @@ def run(
     else:
         result = export_file(model, target, kind, options)
     print_result(result, as_json, _table)
+
+
+def _refuse_existing(out: Path, kind: str, overwrite: bool) -> None:
+    """Raise where ``out`` is in the way.
+
+    Raises:
+        UsageError: it exists and ``overwrite`` is not set, it is a folder where a file is to be written, or the other way round, or it
+            would lie below a file.
+    """
+    if out.exists() and out.is_dir() != (kind == "safetensors"):
+        need = "a folder" if kind == "safetensors" else "a file"
+        raise UsageError(f"{out} is {'a folder' if out.is_dir() else 'a file'}", need=f"{need} for --format {kind}", tip="another --out")
+    check_parents("--out", out)
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already", tip="--overwrite, or another --out")
+
+
+def _refuse_changes(kind: str, options: Options) -> None:
+    """Refuse options that a folder of weights cannot hold.
+
+    Raises:
+        UsageError: upsample, argmax, opset or a size where there is no graph to put them in.
+    """
+    changes = {"upsample": options.upsample, "argmax": options.argmax, "size": options.fixed, "opset": options.opset}
+    given = [name for name, value in changes.items() if value]
+    if given and kind == "safetensors" or options.opset and kind == "pt2":
+        raise UsageError(f"--{given[-1]} changes a graph, and --format {kind} has none to change", tip="--format onnx")
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.engine import pairs
 from freqkd_cli.engine.objective import Line
-from freqkd_cli.errors import BandError, DataMissing, FreqKDError, RecipeError, UsageError
-from freqkd_cli.features.class_map import covered
+from freqkd_cli.engine.recipe_facts import classes_of, classes_of_teacher, mapped_classes, place, taps_of, view_spec
+from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.taps import Tap, by_name, pick
 from freqkd_cli.views.view import ViewSpec
 
@@ -67,12 +67,12 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         fetching = getattr(registry.find("models", section.name), "fetch", None)
         if fetching is not None:
             fetching(**section.arguments)
-    classes = _classes(recipe, data)
-    teacher = _taps(recipe, "teacher", len(classes)) if recipe.teacher else {}
+    classes = classes_of(recipe, data)
+    teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
     if not classes:
-        classes = _classes_of_teacher(recipe, teacher)
-    student = _taps(recipe, "student", len(classes))
-    numbers, problems = _mapped(recipe, classes)
+        classes = classes_of_teacher(recipe, teacher)
+    student = taps_of(recipe, "student", len(classes))
+    numbers, problems = mapped_classes(recipe, classes)
     if numbers:
         teacher["logits"] = replace(teacher["logits"], channels=len(numbers))
     compared = numbers if 0 < len(numbers) < len(classes) else None
@@ -85,7 +85,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
             with torch.device("meta"):
                 _line(plan, i)
         except FreqKDError as error:
-            problems.append((_place(f"losses.{i}", line.arguments, error), error.line))
+            problems.append((place(f"losses.{i}", line.arguments, error), error.line))
     if any(n % 32 for n in plan.view_spec.size):
         problems.append(
             ("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}")
@@ -96,81 +96,6 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     for text in pairs.unequal(recipe, student, teacher):
         log.warning("%s: %s", recipe.source, text)
     return plan
-
-
-def _place(path: str, arguments: Mapping[str, Any], error: FreqKDError) -> str:
-    """The key that an error of a loss line is about: that of an unknown tap, the cutoff of an empty band, else the line."""
-    for side in ("student", "teacher"):
-        if side in arguments and f"the {side} " in error.what and "has no tap" in error.what:
-            return f"{path}.{side}"
-    cutoffs = [key for key in ("cutoff", "cutoff_cycles") if key in arguments] if isinstance(error, BandError) else []
-    return f"{path}.{cutoffs[0]}" if cutoffs else path
-
-
-def _classes(recipe: Recipe, data: bool) -> tuple[str, ...]:
-    try:
-        return class_names(recipe)
-    except DataMissing:
-        if data:
-            raise
-        return () if recipe.teacher else ("class0", "class1")
-
-
-def class_names(recipe: Recipe) -> tuple[str, ...]:
-    """Class names of the recipe's data set."""
-    module = registry.find("datasets", recipe.data.name)
-    return tuple(module.classes(**_accepted(module.classes, recipe.data.arguments | {"root": recipe.data.root})))
-
-
-def _classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:
-    """Pictures without masks name no classes; then the student learns those of the class map, or as many as its teacher has."""
-    if recipe.teacher is not None and recipe.teacher.class_map:
-        return tuple(dict.fromkeys(recipe.teacher.class_map.values()))
-    if "logits" not in taps:
-        raise recipe.error([("data.name", "the data names no classes and the recipe no teacher that has some; give data.classes")])
-    return tuple(f"class{number}" for number in range(taps["logits"].channels))
-
-
-def _mapped(recipe: Recipe, classes: Sequence[str]) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
-    """Numbers of the classes that ``teacher.class_map`` covers, none without one, and what is wrong with their names."""
-    if recipe.teacher is None or recipe.teacher.class_map is None:
-        return (), []
-    numbers, wrong = covered(recipe.teacher.class_map, classes)
-    return numbers, [(map_key(key), text) for key, text in wrong]
-
-
-def map_key(key: str) -> str:
-    """Path of a line of ``teacher.class_map`` in the recipe."""
-    return f"teacher.class_map.{key}".rstrip(".")
-
-
-def _accepted(function: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    return {key: value for key, value in keywords.items() if key in inspect.signature(function).parameters}
-
-
-def view_spec(recipe: Recipe) -> ViewSpec:
-    augment = recipe.data.augment
-    return ViewSpec(
-        size=tuple(recipe.data.size),
-        scale=tuple(augment.scale),
-        flip=augment.flip,
-        color=augment.color,
-        blur=augment.blur,
-        isolate=augment.isolate,
-        teacher_sees=recipe.data.teacher_sees,
-    )
-
-
-def _taps(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
-    section = getattr(recipe, role)
-    module = registry.find("models", section.name)
-    try:
-        return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
-    except UsageError as error:
-        key = next((key for key, value in section.arguments.items() if repr(value) in error.what), "name")
-        raise recipe.error([(f"{role}.{key}", error.line)]) from error
 
 
 def _line(plan: Plan, number: int) -> Line:

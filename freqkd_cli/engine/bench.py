@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freqkd_cli.engine.bound import bound
 from freqkd_cli.engine.distill import make_loop
 from freqkd_cli.engine.loop import Loop
 from freqkd_cli.engine.operations import Operations
 from freqkd_cli.engine.processes import join
 from freqkd_cli.engine.progress import Progress, Silent
-from freqkd_cli.engine.run_folder import Unwritten
+from freqkd_cli.engine.run_log import Unwritten
 from freqkd_cli.engine.stopwatch import REST, Stopwatch, watched
 from freqkd_cli.features.source import LiveTeacher
 from freqkd_cli.recipe.schema import LossLine
@@ -28,7 +29,7 @@ from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import ViewDataset
 
 if TYPE_CHECKING:
-    from freqkd_cli.recipe.schema import Data, Recipe
+    from freqkd_cli.recipe.schema import Recipe
 
 WARM_UP = 2
 """Steps that do not count: the first ones reserve memory, and kernels are chosen."""
@@ -91,7 +92,7 @@ def bench(recipe: Recipe, options: Options, progress: Progress) -> dict[str, Any
 def _loop(recipe: Recipe, options: Options, cache: Path | None) -> Loop:
     train = recipe.train.model_copy(update={"epochs": None, "steps": LONG, "eval_every": 0})
     loop = make_loop(dataclasses.replace(recipe, train=train), Path("bench"), Silent(), join(options.device), cache)
-    loop.metrics = loop.board = Unwritten()  # type: ignore[assignment]
+    loop.log = Unwritten()
     return loop
 
 
@@ -216,45 +217,3 @@ def _seconds(call: Callable[[], Any], wait: Callable[[], None]) -> float:
     call()
     wait()
     return time.perf_counter() - start
-
-
-GROUPS = {
-    "data": "waiting for data",
-    "teacher": "the teacher's forward pass",
-    "cache": "reading the cache",
-    "target": "the losses' teacher halves",
-    "student.forward": "the student's forward pass",
-    "student.backward": "the student's backward pass",
-    "forward": "the losses' forward pass",
-    "backward": "the losses' backward pass",
-    "optimizer": "the optimizer",
-    "average": "the averaged weights",
-    "rest": "everything between",
-}
-"""A part's name, or what stands after its last dot -> what a sentence calls all such parts together."""
-WORTH_SAYING = 0.1
-"""Share of a step."""
-
-
-def bound(parts: Sequence[dict[str, Any]], data: Data) -> str:
-    """One sentence: what takes most of the step, what else counts, what would help; waiting for data is always told."""
-    shares = dict.fromkeys(GROUPS.values(), 0.0)
-    for part in parts:
-        shares[GROUPS.get(part["name"]) or GROUPS[part["name"].rpartition(".")[2]]] += part["share"]
-    first, *others = sorted(shares, key=lambda name: -shares[name])
-    others = [name for name in others if shares[name] >= WORTH_SAYING or name == GROUPS["data"]]
-    text = "; ".join(
-        [f"{first}: {shares[first]:.0%} of the step" + _advice(first, shares[first], data)]
-        + [f"{name}: {shares[name]:.0%}" + _advice(name, shares[name], data) for name in others]
-    )
-    return text[0].upper() + text[1:]
-
-
-def _advice(name: str, share: float, data: Data) -> str:
-    if share < WORTH_SAYING:
-        return ""
-    if name == GROUPS["data"]:
-        return f", try data.workers={data.workers + 1}"
-    if name == GROUPS["teacher"]:
-        return ", a cache would save it" + ("" if data.views else " (with data.views above 0)")
-    return ""

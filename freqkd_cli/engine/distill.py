@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.engine import assemble, doctor, run_folder, whole_batch
+from freqkd_cli.engine import assemble, doctor, environment, run_folder, whole_batch
 from freqkd_cli.engine.loop import Loop, Setting
 from freqkd_cli.engine.objective import Objective
 from freqkd_cli.engine.precision import Compute, choose
@@ -18,7 +18,7 @@ from freqkd_cli.engine.schedule import run_length
 from freqkd_cli.engine.source import open_source
 from freqkd_cli.engine.training import Average, Training, make_optimizer
 from freqkd_cli.errors import DataMissing, UsageError
-from freqkd_cli.views.loader import Steps
+from freqkd_cli.views.steps import Steps
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
@@ -56,8 +56,8 @@ def distill(
             with run_folder.writing(out):
                 held.enter_context(run_folder.lock(out))
                 run_folder.prepare(out, recipe, overwrite=overwrite)
-                facts = run_folder.environment(processes.device, compute, loop.source.name.split()[0]) | {"processes": processes.number}
-                run_folder.record(out, facts, progress.note)
+                facts = environment.here(processes.device, compute, loop.source.name.split()[0]) | {"processes": processes.number}
+                environment.record(out, facts, progress.note)
         progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
         for line in _batch_notes(recipe.train, processes):
             progress.note(line)

@@ -16,7 +16,8 @@ from freqkd_cli.features.shards import store
 from freqkd_cli.features.source import DTYPES, Content, LiveTeacher
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.loader import WHOLE, Loader, Pictures, ViewDataset
+from freqkd_cli.views.loader import Loader, Pictures, ViewDataset
+from freqkd_cli.views.steps import WHOLE
 from freqkd_cli.views.view import ViewSpec
 
 SHARD_BYTES = 128 * 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble, doctor
+from freqkd_cli.engine import assemble, doctor, recipe_facts
 from freqkd_cli.engine.averaging import Averaged, Averaging
 from freqkd_cli.engine.estimate import parameters
 from freqkd_cli.engine.evaluate import as_json, mask_writer, score
@@ -164,4 +164,4 @@ def _load(named: str, options: Options) -> Recipe:
 
 
 def _teacher(recipe: Recipe) -> nn.Module:
-    return build_scored_teacher(recipe, assemble.class_names(recipe))
+    return build_scored_teacher(recipe, recipe_facts.class_names(recipe))

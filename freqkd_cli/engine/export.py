@@ -26,10 +26,8 @@ from torch.nn import functional as F
 
 from freqkd_cli.engine.latency import latency_table, threads
 from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
-from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.errors import FreqKDError
 
-Format = Literal["onnx", "pt2", "safetensors"]
-FORMATS: tuple[Format, ...] = ("onnx", "pt2", "safetensors")
 RUNTIME = {"onnx": "onnxruntime", "pt2": "pt2"}
 """What runs a file of that kind, in the check and in the latency table."""
 OTHERWISE = {"onnx": "--format pt2, or another --opset", "pt2": "--format onnx or safetensors"}
@@ -235,32 +233,3 @@ def _aside(out: Path) -> Iterator[Path]:
         yield folder / out.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def refuse_existing(out: Path, kind: Format, overwrite: bool) -> None:
-    """Raise where ``out`` is in the way.
-
-    Raises:
-        UsageError: it exists and ``overwrite`` is not set, it is a folder where a file is to be written, or the other way round, or it
-            would lie below a file.
-    """
-    if out.exists() and out.is_dir() != (kind == "safetensors"):
-        need = "a folder" if kind == "safetensors" else "a file"
-        raise UsageError(f"{out} is {'a folder' if out.is_dir() else 'a file'}", need=f"{need} for --format {kind}", tip="another --out")
-    there = next(parent for parent in out.absolute().parents if parent.exists())
-    if not there.is_dir():
-        raise UsageError(f"{out} lies below {there}, which is a file", need="a folder", tip="another --out")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already", tip="--overwrite, or another --out")
-
-
-def plain_only(kind: Format, options: Options) -> None:
-    """Refuse options that a folder of weights cannot hold.
-
-    Raises:
-        UsageError: upsample, argmax, opset or a size where there is no graph to put them in.
-    """
-    changes = {"upsample": options.upsample, "argmax": options.argmax, "size": options.fixed, "opset": options.opset}
-    given = [name for name, value in changes.items() if value]
-    if given and kind == "safetensors" or options.opset and kind == "pt2":
-        raise UsageError(f"--{given[-1]} changes a graph, and --format {kind} has none to change", tip="--format onnx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,14 @@ from freqkd_cli.engine.interrupt import asked_to_stop
 from freqkd_cli.engine.precision import Compute
 from freqkd_cli.engine.processes import Processes
 from freqkd_cli.engine.progress import Progress
+from freqkd_cli.engine.run_log import RunLog, Unwritten
 from freqkd_cli.engine.saved import save_model
 from freqkd_cli.engine.schedule import loss_weight, rate_factor
 from freqkd_cli.engine.training import Training, freeze_norms
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.features.source import Source
-from freqkd_cli.views.loader import Loader, Steps, ViewDataset
+from freqkd_cli.views.loader import Loader, ViewDataset
+from freqkd_cli.views.steps import Steps
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
@@ -73,16 +75,14 @@ class Loop:
             length = found[1]["metrics_bytes"]
             self.progress.note(f"resuming at step {self.training.step} of {self.setting.total_steps}")
         with run_folder.writing(out):
-            self.metrics = run_folder.Metrics(out / "metrics.jsonl", length) if first else run_folder.Unwritten()
-            self.board = run_folder.Board(out / "tensorboard", self.training.step) if first else run_folder.Unwritten()
+            self.log = RunLog(out, self.training.step, length) if first else Unwritten()
         try:
             with asked_to_stop() as stop:
                 self._loop(stop)
             return self._finish()
         finally:
             self.progress.end()
-            self.metrics.close()
-            self.board.close()
+            self.log.close()
 
     def _loop(self, stop: list[int]) -> None:
         setting, training = self.setting, self.training
@@ -169,12 +169,7 @@ class Loop:
             weights = {line.id: loss_weight(line.weight, line.warmup, step, self.setting.total_steps) for line in training.objective.lines}
             row = {"step": training.step, "lr": rate, "total": total, "raw": raw, "weighted": {k: weights[k] * v for k, v in raw.items()}}
             with run_folder.writing(self.setting.out):
-                self.metrics.write(row)
-                self.board.add_scalar("total", total, training.step)
-                for name, value in raw.items():
-                    self.board.add_scalar(f"raw/{name}", value, training.step)
-                    self.board.add_scalar(f"weighted/{name}", row["weighted"][name], training.step)
-                self.board.add_scalar("speed/images_per_second", speed, training.step)
+                self.log.trained(row, speed)
         best = f"  best {100 * training.best['miou']:.1f} mIoU" if training.best and training.best["miou"] else ""
         self.progress.advance(
             training.step, f"loss {float(terms['total']):.3f}  {speed:.1f} images/s  waiting for data {self.waited / seconds:.0%}{best}"
@@ -184,7 +179,7 @@ class Loop:
         """Score the weights that would be deployed; keep the best."""
         training, setting = self.training, self.setting
         model, last_step = training.objective.student, training.step == setting.total_steps
-        with _averaged(training):
+        with training.averaged():
             model.eval()
             miou = self._miou(model)
             training.last = {"miou": miou, "step": training.step}
@@ -214,23 +209,15 @@ class Loop:
         )
         miou = result.scores.miou
         with run_folder.writing(setting.out):
-            self.metrics.write({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
-            if miou is not None:
-                self.board.add_scalar("val/miou", miou, training.step)
+            self.log.scored({"step": training.step, "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy}})
         if miou is not None:
             self.progress.note(f"step {training.step}: {100 * miou:.2f} mIoU on val")
         return miou
 
-    def _scored(self) -> int:
-        """Images of an evaluation: all of val, or as many as ``train.eval_limit`` says."""
-        images = len(self.setting.held_out) if self.setting.held_out is not None else 0
-        return min(images, self.train.eval_limit or images)
-
     def _save(self) -> None:
         if self.processes.first:
             with run_folder.writing(self.setting.out):
-                self.board.flush()
-                facts = self.training.facts() | {"recipe": self.digest, "metrics_bytes": self.metrics.length()}
+                facts = self.training.facts() | {"recipe": self.digest, "metrics_bytes": self.log.length()}
                 checkpoint.save(self.setting.out / "state", self.training.step, self.training.tensors(), facts)
         self.processes.wait()  # nobody goes on, or says that everything is saved, before it is
 
@@ -238,6 +225,7 @@ class Loop:
         training = self.training
         seconds = time.monotonic() - self.started_at
         images = (training.step - self.first_step) * self.train.batch_size * self.train.accumulate
+        held_out = len(self.setting.held_out) if self.setting.held_out is not None else 0
         assert training.best is not None and training.last is not None
         summary = {
             "run": str(self.setting.out),
@@ -245,7 +233,7 @@ class Loop:
             "miou": training.best["miou"],
             "best_step": training.best["step"],
             "last_miou": training.last["miou"],
-            "val_images": self._scored(),
+            "val_images": min(held_out, self.train.eval_limit or held_out),
             "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
@@ -259,18 +247,3 @@ class Loop:
 
 def _with_layout(batch: Batch, compute: Compute) -> Batch:
     return replace(batch, images=compute.layout(batch.images)) if compute.channels_last else batch
-
-
-@contextmanager
-def _averaged(training: Training) -> Iterator[None]:
-    """The student holds the averaged weights inside, and gets its trained ones back."""
-    if training.average is None:
-        yield
-        return
-    model = training.objective.student
-    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(training.average.state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(trained)

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from freqkd_cli.engine.checkpoint import write_json
 from freqkd_cli.errors import FreqKDError, UsageError
@@ -25,9 +18,6 @@ from freqkd_cli.features.shards import SUFFIX, write_synced
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
 
-LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "segmentation-models-pytorch", "numpy", "pillow")
-
-
 FILES = (
     *("recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "summary.json", "environment.json"),
     # Made from the run: they must not be taken for a new one's.
@@ -35,9 +25,6 @@ FILES = (
 )
 FOLDERS = ("state", "last", "tensorboard", "export")
 """What a run leaves in its folder, and what other commands add."""
-
-SETTINGS = ("machine", "device", "processes", "threads", "compute", "source")
-"""The parts of ``environment.json`` that the bits depend on."""
 
 
 def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
@@ -149,109 +136,6 @@ def _first_difference(old: str, new: str) -> str:
         if a != b:
             return f"{b.strip()!r}, the run has {a.strip()!r}"
     return "one recipe is longer than the other"
-
-
-def environment(device: torch.device, compute: str, source: str) -> dict[str, Any]:
-    """What the same bits depend on besides the recipe. ``source`` is where the teacher's half comes from."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "compute": compute,
-        "source": source,
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "command": " ".join(["freqkd", *sys.argv[1:]]),
-    }
-
-
-def record(out: Path, now: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Write ``environment.json``; where a run is taken up elsewhere, warn and keep both in it: what it was started in, and ``resumed``."""
-    path = out / "environment.json"
-    first = read_json(path)
-    before, after = ({**found, **(found.get("libraries") or {})} for found in (first or now, now))
-    changed = [f"{key} {after[key]} instead of {before.get(key)}" for key in (*SETTINGS, *LIBRARIES) if after[key] != before.get(key)]
-    if changed:
-        say(f"warning: taken up with {', '.join(changed)}: its bits may differ from those of an undisturbed run")
-    if first is None or changed:
-        write_json(path, now if first is None else {**first, "resumed": [*first.get("resumed", []), now]})
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-class Metrics:
-    """``metrics.jsonl``: one JSON object a line, only numbers that the recipe and the seed decide, so two equal runs write equal files."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        """Go on after the first ``length`` bytes; what an interrupted run wrote past its checkpoint is cut off."""
-        self.file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
-        self.file.truncate(min(length, self.file.tell()))  # a file that was cut by others must not be filled up with zeros
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row).encode() + b"\n")
-        self.file.flush()
-
-    def length(self) -> int:
-        os.fsync(self.file.fileno())
-        return self.file.seek(0, os.SEEK_END)
-
-    def close(self) -> None:
-        with suppress(OSError):  # what could not be written was told when it was tried
-            self.file.close()
-
-
-class Board:
-    """TensorBoard's scalars, one more events file for each start.
-
-    Written in this thread and not by the library's writer, whose thread tells of a full disk in a traceback, and which a kill robs of two
-    minutes of events.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        """Go on after ``step``: what an interrupted run wrote past its checkpoint is no longer shown."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"
-        self.file = open(folder / name, "wb")  # noqa: SIM115 - lives as long as the run
-        self.records = RecordWriter(self.file)
-        self._add(file_version="brain.Event:2")
-        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        self.flush()
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
-
-    def _add(self, **parts: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self.records.write(Event(wall_time=time.time(), **parts).SerializeToString())
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self.file.close()
-
-
-class Unwritten:
-    """Metrics and board of the processes beside the first."""
-
-    def write(self, row: dict[str, Any]) -> None: ...
-
-    def add_scalar(self, name: str, value: float, step: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def finish(out: Path, summary: dict[str, Any]) -> None:

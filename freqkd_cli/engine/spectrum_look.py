@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, recipe_facts
 from freqkd_cli.engine.precision import pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.spectrum import Spectra, Subject, measure, measure_cache, pictures, wanted_taps
@@ -139,7 +139,7 @@ def _teacher(recipe: Recipe, progress: Progress) -> list[Subject]:
 
 
 def _built_teacher(recipe: Recipe) -> Subject:
-    teacher = assemble.build_teacher(recipe, len(assemble.class_names(recipe)))
+    teacher = assemble.build_teacher(recipe, len(recipe_facts.class_names(recipe)))
     assert recipe.teacher is not None
     return _subject("teacher", teacher, recipe.teacher.name)
 

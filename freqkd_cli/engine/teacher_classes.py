@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from freqkd_cli import registry
-from freqkd_cli.engine import assemble
+from freqkd_cli.engine import assemble, recipe_facts
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.class_map import ClassMap, Mapped, resolve
 
@@ -26,7 +26,7 @@ def class_map(recipe: Recipe, teacher: nn.Module, classes: Sequence[str]) -> Cla
         return None
     found, wrong = resolve(recipe.teacher.class_map, getattr(teacher, "id2label", None), teacher.classes, classes)
     if wrong:
-        raise recipe.error([(assemble.map_key(key), text) for key, text in wrong])
+        raise recipe.error([(recipe_facts.map_key(key), text) for key, text in wrong])
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +62,19 @@ class Training:
     best: dict[str, float] | None = None
     last: dict[str, float] | None = None
 
-    def student_state(self) -> dict[str, Tensor]:
-        """The weights that are evaluated and deployed: the averaged ones where there are any."""
-        return self.average.state if self.average else self.objective.student.state_dict()
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The student holds the weights that are evaluated and deployed inside, and gets its trained ones back."""
+        if self.average is None:
+            yield
+            return
+        student = self.objective.student
+        trained = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        student.load_state_dict(self.average.state)
+        try:
+            yield
+        finally:
+            student.load_state_dict(trained)
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
