@@ -226,9 +226,9 @@ def test_factored_forms_equal_dense_ones(gram, shape, dtype):
     teacher = low_rank(gram_eigenpairs(graph_rows(drawn(*shape, seed=1).to(dtype), valid)), 6)
     pair = (teacher.values, teacher.vectors)
     torch.testing.assert_close(gram_graph.eigenvalues(30), dense.eigenvalues(30), atol=5 * near, rtol=near)
-    # The traces have floors of their own, 1e-6 and less.
+    # The floors are different ones: 1e-6 of cosines, and 1e-3 / N where rows are taken to add up to 1.
     torch.testing.assert_close(gram_graph.in_basis(pair[1]), dense.in_basis(pair[1]), atol=near, rtol=max(near, 2e-6))
-    torch.testing.assert_close(gram_graph.correlation_distance(*pair), dense.correlation_distance(*pair), atol=near, rtol=near)
+    torch.testing.assert_close(gram_graph.correlation_distance(*pair), dense.correlation_distance(*pair), atol=max(near, 1e-6), rtol=near)
     torch.testing.assert_close(gram_graph.mean().dense(), dense.mean().dense(), atol=near, rtol=near)
     ours, theirs = gram_graph.modes(4), dense.modes(4)
     torch.testing.assert_close(ours.values, theirs.values, atol=near, rtol=near)
@@ -252,7 +252,7 @@ def test_one_head_of_the_teacher_serves_all_of_the_student():
     modes = gram_eigenpairs(graph_rows(drawn(2, 1, 15, 4, seed=1), valid), 3)
     assert student.in_basis(modes.vectors).shape == (2, 3, 3, 3)
     found = student.correlation_distance(modes.values, modes.vectors)
-    torch.testing.assert_close(found, Dense(student.dense(), valid).correlation_distance(modes.values, modes.vectors), atol=1e-9, rtol=0)
+    torch.testing.assert_close(found, Dense(student.dense(), valid).correlation_distance(modes.values, modes.vectors), atol=1e-6, rtol=0)
 
 
 # Void nodes

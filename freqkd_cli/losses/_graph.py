@@ -172,10 +172,11 @@ class LowRank:
     scaling: Scaling
     power: float
 
-    def modes(self, graph: Graph) -> Modes:
-        """The strongest modes as they are, vectors of unit norm."""
-        modes = low_rank(graph.modes(), self.k, rank=self.rank, energy=self.energy)
-        return Modes(modes.values, signed(modes.vectors), modes.kept)
+    def modes(self, graph: Graph) -> tuple[Modes, dict[str, Tensor]]:
+        """The strongest modes as they are, vectors of unit norm; and ``perron`` ``[B, heads, N]``, the mode that the graph has lost."""
+        perron, modes = graph.split()
+        modes = low_rank(modes, self.k, rank=self.rank, energy=self.energy)
+        return Modes(modes.values, signed(modes.vectors), modes.kept), {} if perron is None else {"perron": perron}
 
     def phi(self, modes: Modes) -> Tensor:
         """Their scaled eigenvalues, ``[B, heads, k]``."""

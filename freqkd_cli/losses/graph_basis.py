@@ -1,8 +1,9 @@
 """Compare the student's graph with the teacher's in the teacher's eigenvectors: how much it holds of each mode.
 
 **What** ``|U^T A_S U / tr(A_S) - diag(phi(lambda)) / sum|_F^2 / |diag|_F^2`` with the teacher's k strongest eigenpairs, lambda divided by
-the trace of its graph; mean over the batch. phi scales the eigenvalues and keeps their sum (``scaling`` as in ``graph_lowrank``; here a
-stretch shows, for nothing standardises it later). ``heads`` as in ``graph_lowrank``.
+the trace of its graph; mean over the batch. Under the fraction stands at least what a graph without relations would give, whose modes all
+have 1 / N of the trace: no Gram graph falls below that, but attention that looks everywhere alike does. phi scales the eigenvalues and
+keeps their sum (``scaling`` as in ``graph_lowrank``; here a stretch shows, for nothing standardises it later). ``heads`` as there.
 
 **Why** The diagonal says how strongly the student's patches group as the teacher's modes do, the rest that they do not mix them.
 Eigenvectors have no fixed sign, and equal eigenvalues no fixed vectors: this form changes with neither.
@@ -24,7 +25,7 @@ from torch import Tensor
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, MeanHeads, Positive, Share, Width, heads_of
-from freqkd_cli.spectral.graph import GramKind
+from freqkd_cli.spectral.graph import GramKind, count
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.graph_match import By
 from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, shares
@@ -63,12 +64,16 @@ class GraphBasis(GraphLoss):
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()
-        modes = self.low_rank.modes(graph)
+        modes, _ = self.low_rank.modes(graph)
         scaled, held = self.low_rank.phi(modes), modes.values.abs().sum(-1, keepdim=True) / graph.trace()[..., None]
         return {"values": shares(scaled) * held, "vectors": modes.vectors}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         values = target["values"]
         error = graph.mean().in_basis(target["vectors"]) - torch.diag_embed(values)
-        whole = values.square().sum(-1)
-        return error.square().sum((-2, -1)) / torch.where(whole > 0, whole, 1.0)
+        return error.square().sum((-2, -1)) / torch.maximum(values.square().sum(-1), self._unrelated(values, graph.valid))
+
+    @staticmethod
+    def _unrelated(values: Tensor, valid: Tensor) -> Tensor:
+        """|diag|_F^2 of a graph without relations and as many modes, ``[B, heads]``."""
+        return (values != 0).sum(-1).clamp(min=1) / count(valid).square()

@@ -15,8 +15,9 @@ own features and learns the same grouping, without adapter, equal channels or eq
 channels are heads), ``query_key`` of one shared projection of them to ``groups`` x ``width`` channels, trained with the student and never
 exported, ``state_affinity`` takes a tap that is a graph ``[B, heads, N, N]``; by default what the tap asks for. The teacher's tap is
 nodes ``[B, heads, N, d]`` (``keys4``), a graph (``attention4``) or features. Nodes are the cells of the smaller grid per axis; void ones
-take no part. The default lies in [0, 2]; it is computed from factors, linear in the number of patches. A student's tap that is a graph
-(``affinity4``) keeps its constant mode, which the teacher's attention has lost: equal graphs then are 0.01 apart, and not 0.
+take no part. The default lies in [0, 2]; it is computed from factors, linear in the number of patches. Attention loses its Perron mode,
+how much every patch is looked at; a student's tap that is a graph (``affinity4``) loses the same mode, or the even one beside features.
+``gram``: ``centred``, cosines of centred features, on both sides, or ``raw``, K K^T / sqrt(d) as CASS has it.
 
 **Source** Low rank, its energy rule and scaling: CASS (arXiv 2411.17150, section 3.2), which blends such graphs without training.
 Departures: as a loss; energy of the whole spectrum, where the released code always keeps 10 modes; correlation instead of min-max.
@@ -70,7 +71,7 @@ def build(
 
 class GraphLowRank(GraphLoss):
     """Made by :func:`build`. The target is the teacher's factors: ``values`` ``[B, 1, k]`` relative to the largest, ``vectors``
-    ``[B, 1, N, k]``.
+    ``[B, 1, N, k]``; of attention also ``perron`` ``[B, 1, N]``.
     """
 
     target_arguments = (*GraphLoss.target_arguments, "scaling", "power", "rank", "energy")
@@ -80,11 +81,11 @@ class GraphLowRank(GraphLoss):
         self.low_rank, self.how, self.tau = low_rank, how, tau
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
-        modes = self.low_rank.modes(graph.mean())
-        return {"values": relative(self.low_rank.phi(modes)), "vectors": modes.vectors}
+        modes, lost = self.low_rank.modes(graph.mean())
+        return {"values": relative(self.low_rank.phi(modes)), "vectors": modes.vectors, **lost}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
-        graph = graph.mean()
+        graph = graph.mean().without(target.get("perron"))
         if self.how == "correlation":
             return graph.correlation_distance(target["values"], target["vectors"])
         off = pairs(graph.valid)

@@ -26,7 +26,7 @@ from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, Positive, Share, Width, heads_of, relative
 from freqkd_cli.spectral.graph import GramKind
-from freqkd_cli.spectral.graph_forms import Graph
+from freqkd_cli.spectral.graph_forms import Graph, picked
 from freqkd_cli.spectral.graph_match import Matching, match_heads
 from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, shares
 
@@ -53,7 +53,8 @@ def build(
 
 class GraphMatch(GraphLoss):
     """Made by :func:`build`. The target is ``spectrum`` ``[B, heads, k]``, shares, and the low-rank factors of each of the teacher's heads,
-    ``values`` ``[B, heads, k]`` relative to its largest and ``vectors`` ``[B, heads, N, k]``.
+    ``values`` ``[B, heads, k]`` relative to its largest and ``vectors`` ``[B, heads, N, k]``; of attention also
+    ``perron`` ``[B, heads, N]``.
     """
 
     target_arguments = ("teacher", "gram", "k", "scaling", "power", "rank", "energy")
@@ -63,18 +64,17 @@ class GraphMatch(GraphLoss):
         self.low_rank, self.matching = low_rank, matching
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
-        modes = self.low_rank.modes(graph)
-        spectrum = shares(graph.eigenvalues(self.k))
-        return {"spectrum": spectrum, "values": relative(self.low_rank.phi(modes)), "vectors": modes.vectors}
+        modes, lost = self.low_rank.modes(graph)
+        spectrum = shares(graph.eigenvalues(self.k), graph.least)
+        return {"spectrum": spectrum, "values": relative(self.low_rank.phi(modes)), "vectors": modes.vectors, **lost}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
             ours, theirs, apart = match_heads(graph.eigenvalues(self.k), target["spectrum"], self.matching)
             weights = torch.ones_like(apart) if self.matching == "closest" else _over_mean(apart)
-        values, vectors = target["values"], target["vectors"]
-        values = values.gather(1, theirs[..., None].expand(-1, -1, values.shape[-1]))
-        vectors = vectors.gather(1, theirs[..., None, None].expand(-1, -1, *vectors.shape[2:]))
-        return weights * graph.pick(ours).correlation_distance(values, vectors)
+        matched = {name: picked(target[name], theirs) for name in ("values", "vectors", "perron") if name in target}
+        graph = graph.pick(ours).without(matched.get("perron"))
+        return weights * graph.correlation_distance(matched["values"], matched["vectors"])
 
 
 def _over_mean(weights: Tensor) -> Tensor:

@@ -82,5 +82,6 @@ class GraphSpectrum(GraphLoss):
 
     def _spectrum(self, graph: Graph) -> Tensor:
         """The mean over heads of each head's shares, ``[B, k]``."""
-        values = graph.eigenvalues(self.k) if self.matrix == "adjacency" else laplacian_eigenvalues(graph, self.k, *self.edges)
-        return shares(values).mean(1)
+        if self.matrix == "adjacency":
+            return shares(graph.eigenvalues(self.k), graph.least).mean(1)
+        return shares(laplacian_eigenvalues(graph, self.k, *self.edges)).mean(1)

@@ -15,6 +15,9 @@ COSINE_FLOOR = 1e-6
 
 OTHER_FLOOR = 1e-10
 
+STOCHASTIC_FLOOR = 1e-3
+"""Of a graph whose rows add up to 1, what varies less than this share of an even row, or has a smaller trace or spectrum, is rounding."""
+
 
 @dataclass(frozen=True)
 class Gram:
@@ -39,6 +42,11 @@ class Gram:
         """Whether the first eigenvector is about constant, and says nothing about objects."""
         return not self.cosines
 
+    @property
+    def least(self) -> float:
+        """A spectrum whose magnitudes have a smaller sum is rounding."""
+        return 1e-12
+
     def dense(self) -> Tensor:
         """``[B, heads, N, N]``."""
         return affinity(self.rows)
@@ -55,9 +63,21 @@ class Gram:
         """The k largest modes or all, without gradient."""
         return gram_eigenpairs(self.rows, k)
 
+    def split(self) -> tuple[Tensor | None, Modes]:
+        """The vector of the Perron mode, of which this kind has none, and all modes."""
+        return None, self.modes()
+
+    def without(self, vector: Tensor | None) -> Gram:
+        """Itself: only a :class:`Dense` graph has a Perron mode to be rid of."""
+        return self
+
     def trace(self) -> Tensor:
         """Sum of the eigenvalues, ``[B, heads]``, above 0."""
-        return self.rows.square().sum((-2, -1)) + _floor(self.cosines) * count(self.valid)
+        return self.rows.square().sum((-2, -1)) + self._floor * count(self.valid)
+
+    @property
+    def _floor(self) -> float:
+        return COSINE_FLOOR if self.cosines else OTHER_FLOOR
 
     def in_basis(self, vectors: Tensor) -> Tensor:
         """U^T A U / trace(A), ``[B, heads, k, k]``, for the teacher's vectors ``[B, heads, N, k]``."""
@@ -65,7 +85,7 @@ class Gram:
 
     def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
         """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``. Linear in N."""
-        return _from_sums(self.valid, _gram_sums(self.rows, values, vectors), _floor(self.cosines))
+        return _from_sums(self.valid, _gram_sums(self.rows, values, vectors), self._floor)
 
     def mean(self) -> Gram:
         """The mean graph of the heads, as one head."""
@@ -74,12 +94,13 @@ class Gram:
 
     def pick(self, heads: Tensor) -> Gram:
         """The heads with these numbers, ``[B, m]`` int64."""
-        return replace(self, rows=_picked(self.rows, heads))
+        return replace(self, rows=picked(self.rows, heads))
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A symmetric matrix, such as attention or state affinity: edges are not negative, and the first mode is a Perron mode.
+    """A symmetric matrix, such as attention or state affinity: edges are not negative, rows add up to about 1, so the first mode is a
+    Perron mode: how much every node is looked at.
 
     Attributes:
         weights: ``[B, heads, N, N]`` of :func:`freqkd_cli.spectral.graph.symmetric`.
@@ -100,6 +121,11 @@ class Dense:
         """False: what this gives of its spectrum is without the Perron mode."""
         return False
 
+    @property
+    def least(self) -> float:
+        """A spectrum whose magnitudes have a smaller sum is rounding; the Perron mode's is about 1."""
+        return STOCHASTIC_FLOOR
+
     def dense(self) -> Tensor:
         """``[B, heads, N, N]``."""
         return self.weights
@@ -116,9 +142,25 @@ class Dense:
         """The k largest modes by value or all, without gradient."""
         return eigenpairs(self.weights, self.valid, None if k is None else k + self.perron).part(int(self.perron))
 
+    def split(self) -> tuple[Tensor | None, Modes]:
+        """The vector of the Perron mode, ``[B, heads, N]``, None where there is none to leave out, and all other modes."""
+        modes = eigenpairs(self.weights, self.valid)
+        return (modes.vectors[..., 0], modes.part(1)) if self.perron else (None, modes)
+
+    def without(self, vector: Tensor | None) -> Dense:
+        """P A P, P = I - u u^T: the graph without the Perron mode u ``[B, heads, N]`` of the graph that it is compared with.
+
+        That one's, since the student's own would need an eigenvector with a gradient; where both graphs are equal, so are these. None
+        stands for the even vector, for a graph of centred features has no such mode.
+        """
+        if not self.perron:
+            return self
+        even = (self.valid * count(self.valid).rsqrt())[:, None]
+        return Dense(_projected(self.weights, even if vector is None else vector), self.valid, perron=False)
+
     def trace(self) -> Tensor:
         """Sum of the eigenvalues, ``[B, heads]``, above 0."""
-        return self.weights.diagonal(dim1=-2, dim2=-1).sum(-1) + _floor(False) * count(self.valid)
+        return self.weights.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=STOCHASTIC_FLOOR)
 
     def in_basis(self, vectors: Tensor) -> Tensor:
         """U^T A U / trace(A), ``[B, heads, k, k]``."""
@@ -126,7 +168,7 @@ class Dense:
 
     def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
         """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``."""
-        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, _floor(False))
+        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, STOCHASTIC_FLOOR / count(self.valid))
 
     def mean(self) -> Dense:
         """The mean graph of the heads, as one head."""
@@ -134,17 +176,17 @@ class Dense:
 
     def pick(self, heads: Tensor) -> Dense:
         """The heads with these numbers, ``[B, m]`` int64."""
-        return replace(self, weights=_picked(self.weights, heads))
+        return replace(self, weights=picked(self.weights, heads))
 
 
 Graph = Gram | Dense
 
 
 @unrounded
-def correlation_distance(student: Tensor, teacher: Tensor, valid: Tensor, floor: float = OTHER_FLOOR) -> Tensor:
+def correlation_distance(student: Tensor, teacher: Tensor, valid: Tensor, floor: float | Tensor = OTHER_FLOOR) -> Tensor:
     """1 - correlation of two matrices ``[B, heads, N, N]`` over the pairs of different valid nodes, ``[B, heads]``.
 
-    1 with no gradient where there are no two valid nodes; ``floor``: deviations that count as rounding.
+    1 with no gradient where there are no two valid nodes; ``floor``: deviations of the student's that count as rounding, ``[B, 1]`` or one.
     """
     off = pairs(valid)
     student, teacher = student.masked_fill(~off, 0.0), teacher.masked_fill(~off, 0.0)
@@ -166,7 +208,7 @@ def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, .
     )
 
 
-def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float) -> Tensor:
+def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float | Tensor) -> Tensor:
     nodes = valid.sum(1, keepdim=True)
     a, b, aa, bb, ab = (x / (nodes * (nodes - 1)).clamp(min=1) for x in sums)
     # Relative floors as well: a mean far from 0 leaves rounding in the variance.
@@ -186,9 +228,13 @@ def _dense_in_basis(graph: Tensor, vectors: Tensor) -> Tensor:
     return vectors.mT @ (graph @ vectors)
 
 
-def _picked(x: Tensor, heads: Tensor) -> Tensor:
-    return x.gather(1, heads[:, :, None, None].expand(-1, -1, *x.shape[2:]))
+@unrounded
+def _projected(graph: Tensor, vector: Tensor) -> Tensor:
+    u = vector[..., None].to(graph.dtype)
+    reach = graph @ u
+    return graph - u @ reach.mT - reach @ u.mT + (u.mT @ reach) * (u @ u.mT)
 
 
-def _floor(cosines: bool) -> float:
-    return COSINE_FLOOR if cosines else OTHER_FLOOR
+def picked(x: Tensor, heads: Tensor) -> Tensor:
+    """Of ``[B, heads, ...]`` those with these numbers, ``[B, m]`` int64."""
+    return x.gather(1, heads.reshape(*heads.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))

@@ -149,9 +149,9 @@ def rebuilt(values: Tensor, vectors: Tensor) -> Tensor:
     return (vectors * values[..., None, :]) @ vectors.mT
 
 
-def shares(values: Tensor) -> Tensor:
-    """A spectrum over the sum of its magnitudes; 0 where that is 0."""
-    return values / values.abs().sum(-1, keepdim=True).clamp(min=1e-12)
+def shares(values: Tensor, least: float = 1e-12) -> Tensor:
+    """A spectrum over the sum of its magnitudes; it fades to 0 where that is under ``least``."""
+    return values / values.abs().sum(-1, keepdim=True).clamp(min=least)
 
 
 def effective_rank(values: Tensor) -> Tensor:
