@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from freqkd_cli.spectral.graph import graph_rows
+from freqkd_cli.losses.graph_lowrank import stretched
+from freqkd_cli.spectral.graph import graph_rows, pairs
 from freqkd_cli.spectral.graph_forms import Gram
 from freqkd_cli.spectral.graph_match import match_heads, wasserstein
 from freqkd_cli.spectral.graph_spectrum import Modes, gram_eigenpairs, low_rank, rebuilt, scaled, shares
@@ -38,7 +39,8 @@ DISTANCES = {  # rows: teacher heads
         [0.436327622, 0.651640606, 0.623163055, 0.437584101],
     ],
 }
-PAIRS = {0.5: [0, 2, 1, 3], 1.0: [2, 0, 3, 1]}  # the student's head of each teacher head
+PAIRS = {0.5: ([0, 2, 1, 3], [0, 2, 3, 1]), 1.0: ([2, 0, 3, 1],)}
+"""The student's head of each teacher head; at 0.5 two ways have the same sum to the last digit, of which theirs is the first."""
 SCALED = [13.312258487, 8.410075818, 1.694516198, 0.341016049, 0.069978991, 0.014063407, 0.002783621, 0.000578185, 0.000155312, 0.000000122]
 LOW_RANK = {(3, 7): 0.392194551, (40, 11): -0.471356117, (5, 5): 0.662714269}
 
@@ -70,8 +72,8 @@ def test_graphs_spectra_distances_and_matching_are_theirs(decay):
     distance = wasserstein(shares(ours)[:, None], shares(theirs)[:, :, None])
     np.testing.assert_allclose(distance[0], DISTANCES[decay], atol=1e-8)
     student_heads, teacher_heads, weights = match_heads(ours, theirs, "complementary")
-    assert teacher_heads.tolist() == [[0, 1, 2, 3]] and student_heads.tolist() == [PAIRS[decay]]
-    np.testing.assert_allclose(weights[0], np.array(DISTANCES[decay])[range(4), PAIRS[decay]], atol=1e-8)
+    assert teacher_heads.tolist() == [[0, 1, 2, 3]] and student_heads[0].tolist() in PAIRS[decay]
+    np.testing.assert_allclose(weights[0], np.array(DISTANCES[decay])[range(4), student_heads[0]], atol=1e-8)
 
 
 def test_the_low_rank_graph_and_its_scaling_are_theirs_where_ten_modes_are_all_there_is():
@@ -88,7 +90,7 @@ def test_the_low_rank_graph_and_its_scaling_are_theirs_where_ten_modes_are_all_t
 def test_their_pairs_are_used_the_other_way_round():
     """Released: teacher head = column, student head = row of a cost whose rows are the teacher's; the weight is that of the right pair."""
     distance = np.array(DISTANCES[1.0])
-    right, swapped = distance[range(4), PAIRS[1.0]], distance[PAIRS[1.0], range(4)]
+    right, swapped = distance[range(4), PAIRS[1.0][0]], distance[PAIRS[1.0][0], range(4)]
     assert right.sum() > swapped.sum() and np.abs(right - swapped).max() > 0.2
     student, teacher = graphs(1.0)
     ours, theirs, weights = match_heads(student.eigenvalues(K), teacher.eigenvalues(K), "complementary")
@@ -101,12 +103,26 @@ def test_their_energy_rule_never_ends_later_than_ten():
     modes = gram_eigenpairs(rows)
     eigenvalues = np.linalg.eigvalsh((rows @ rows.mT)[0, 0].numpy())[::-1]
     need = int((eigenvalues.cumsum() / eigenvalues.sum() < 0.95).sum()) + 1
-    assert need > 50
+    assert need > 50 and eigenvalues[:10].sum() / eigenvalues.sum() < 0.4
+    computed = eigenvalues[:10]
+    assert computed.cumsum()[-1] / computed.sum() >= 0.95  # what the released test asks, whatever the graph is
     assert int(low_rank(modes, 196).kept.sum()) == need
     assert int(low_rank(modes, 20).kept.sum()) == 20  # min(k, energy rule)
     assert int(low_rank(modes, 20, rank="cass_fixed_10").kept.sum()) == 10
 
 
-def test_equal_singular_values_are_nan_in_theirs_and_stay_in_ours():
+def test_equal_singular_values_are_nan_by_their_formula_and_stay_in_ours():
+    """The stretch divides by largest less smallest. So does the later map to [0, 1], on a graph whose entries are alike."""
+
+    def published(x: np.ndarray) -> np.ndarray:
+        low, high = x.min(), x.max()
+        return (x - low) / (high - low) * (1.5 * high - 0.5 * low) + 0.5 * low
+
     modes = Modes(torch.ones(1, 1, 3), torch.eye(3)[None, None], torch.ones(1, 1, 3, dtype=torch.bool))
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(published(modes.values[0, 0].numpy())).all()
     assert torch.equal(scaled(modes.values, modes.kept, "cass"), modes.values)
+    unequal = torch.tensor([[[4.0, 2.0, 1.0]]])
+    np.testing.assert_allclose(scaled(unequal, modes.kept, "cass")[0, 0], published(unequal[0, 0].numpy()), rtol=1e-6)
+    off = pairs(EVERY)
+    assert not stretched(torch.full((1, 1, NODES, NODES), 0.3), off, torch.full((1, 1), 1e-6)).any()

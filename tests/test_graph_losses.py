@@ -383,6 +383,74 @@ def test_finer_maps_are_pooled_onto_the_nodes():
     torch.testing.assert_close(value(loss, student, teacher, batch), value(begun("lowrank", teacher=NODES), means, teacher, batch))
 
 
+# Graphs of the model's own: attention and state affinity
+
+
+def perron_free(graph: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values and vectors of a symmetric graph without its largest mode, by magnitude; and the vector of that."""
+    values, vectors = np.linalg.eigh(graph)
+    order = np.argsort(-np.abs(values[:-1]), kind="stable")
+    return values[order], vectors[:, order], vectors[:, -1]
+
+
+@pytest.mark.parametrize("form", ["lowrank", "lowrank_minmax", "lowrank_rows", "match_closest"])
+def test_equal_graphs_have_no_distance(form):
+    """Attention of which a few patches are looked at by all others, with all of its modes: both sides lose the same one."""
+    hubs = torch.softmax(drawn(2, 2, 12, 12) + 3 * drawn(2, 1, 1, 12, seed=2), -1)
+    loss = begun(form, Tap("s", STRIDE, 2, "graph", heads=2), GRAPH, k=11, energy=1.0, scaling="none")
+    assert value(loss, hubs, hubs, batch_of(2)).item() == pytest.approx(0.0, abs=2e-5)
+
+
+def test_a_graph_beside_attention_and_beside_features_equals_numpy():
+    batch, keep = batch_of(1, void=((0, 2), (0, 7))), [n for n in range(12) if n not in (2, 7)]
+    student, attention = (torch.softmax(2 * drawn(1, 2, 12, 12, seed=seed), -1) for seed in (0, 4))
+    features, off = teacher_of(MAP, 1, 12), ~np.eye(len(keep), dtype=bool)
+    ours, theirs = (((w + w.mT) / 2)[0].mean(0).numpy()[np.ix_(keep, keep)] for w in (student, attention))
+    cosines = cosine_graph(features[0].flatten(1).numpy().T[keep])
+    values, vectors, perron = perron_free(theirs)
+    of_features = np.linalg.eigh(cosines)
+    order = np.argsort(-np.abs(of_features[0]), kind="stable")
+    beside = {"attention": (GRAPH, attention, values, vectors, perron)}
+    beside["features"] = (MAP, features, of_features[0][order], of_features[1][:, order], np.full(len(keep), len(keep) ** -0.5))
+    for tap, given, strengths, modes, lost in beside.values():
+        loss = begun("lowrank", Tap("s", STRIDE, 2, "graph", heads=2), tap, energy=1.0, scaling="none")
+        target = (modes[:, :4] * strengths[:4]) @ modes[:, :4].T
+        project = np.eye(len(keep)) - np.outer(lost, lost)
+        want = 1 - np.corrcoef((project @ ours @ project)[off], target[off])[0, 1]
+        assert value(loss, student, given, batch).item() == pytest.approx(want, abs=2e-5)
+
+
+EVEN = torch.full((1, 2, 12, 12), 1 / 12)
+BLOCKS = torch.block_diag(torch.full((6, 6), 1 / 6), torch.full((6, 6), 1 / 6)).expand(1, 2, 12, 12)
+GRAPHS = {"even": EVEN, "nearly even": torch.softmax(1e-4 * drawn(1, 2, 12, 12).float(), -1), "alone": torch.eye(12).expand(1, 2, 12, 12)}
+OF_GRAPHS = sorted(form for form in FORMS if not form.startswith("band") and form not in ("lowrank_list", "smoothness"))
+
+
+def bounded(loss, student: Tensor, teacher: Tensor, batch: Batch) -> float:
+    """The loss, whose gradients are finite and not large."""
+    student = student.clone().requires_grad_(True)
+    found = value(loss, student, teacher, batch)
+    gradients = torch.autograd.grad(found, [student, *loss.parameters()])
+    assert torch.isfinite(found) and all(torch.isfinite(g).all() and g.abs().max() < 1e4 for g in gradients)
+    return found.item()
+
+
+@pytest.mark.parametrize("form", OF_GRAPHS)
+@pytest.mark.parametrize("graph", [*GRAPHS, "blocks"])
+def test_graphs_without_relations_leave_every_loss_bounded(form, graph):
+    weights, some = (GRAPHS | {"blocks": BLOCKS})[graph], drawn(1, 8, 3, 4, seed=1).float()
+    for void in ((), [(0, n) for n in range(9)], [(0, n) for n in range(12)]):
+        batch = batch_of(1, void=void)
+        assert bounded(begun(form, Tap("s", STRIDE, 2, "graph", heads=2)), weights, some, batch) < 200
+        assert bounded(begun(form, teacher=GRAPH), drawn(1, 6, 3, 4).float(), weights, batch) < 200
+
+
+@pytest.mark.parametrize("form", OF_GRAPHS)
+@pytest.mark.parametrize("case", ["constant student", "zero student", "huge", "one node", "all void", "equal eigenvalues"])
+def test_projections_stay_bounded(form, case):
+    bounded(begun(form, graph="query_key", width=4), *hard_cases()[case])
+
+
 # Hard cases
 
 
@@ -477,7 +545,7 @@ def test_messages():
         registry.find("losses", "graph_lowrank").build(student="s2", teacher="t").student_taps({"s": STUDENT})
     with pytest.raises(RecipeError, match="too small for k(.|\n)*3 x 4 = 12 nodes and k 20(.|\n)*k of at most 12"):
         begun("lowrank", k=20).check_grids({"s": (3, 4)}, {"t": (3, 4)})
-    with pytest.raises(RecipeError, match="k under 12"):
+    with pytest.raises(RecipeError, match="k of at most 11"):
         begun("band_low", k=12).check_grids({"s": (3, 4)}, {"t": (3, 4)})
     for form in ("lowrank", "band_low"):
         tap, more = (GRAPH, {}) if form == "lowrank" else (NODES, {})
@@ -489,6 +557,11 @@ def test_messages():
         begun("match_closest", groups=4)
     with pytest.raises(RecipeError, match="no query_key graph can be made of the tap 's'"):
         begun("lowrank", Tap("s", STRIDE, 1, "graph"), graph="query_key")
+    for form in ("laplacian", "smoothness", "spectrum_laplacian", "band_low"):
+        with pytest.raises(RecipeError, match="kernel: exp is for cosines(.|\n)*kernel: relu"):
+            begun(form, gram="raw")
+        begun(form, gram="raw", kernel="relu")
+    begun("laplacian", Tap("s", STRIDE, 1, "graph"), GRAPH, gram="raw")  # nothing is a Gram graph
     with pytest.raises(RecipeError, match="smoothness of the student's 's'"):
         begun("smoothness", Tap("s", STRIDE, 1, "graph"))
     with pytest.raises(RecipeError, match="holds no features"):
@@ -511,3 +584,27 @@ def test_graphs_that_are_not_finite_and_targets_of_another_grid():
     loss = begun("lowrank")
     with pytest.raises(ShapeError, match="make the cache again"):
         loss({"s": drawn(1, 6, 4, 4)}, loss.target({"t": teacher_of(MAP, 1, 12)}, batch, {}), batch_of(1, (4, 4)), 0)
+
+
+@pytest.mark.parametrize(
+    ("form", "tap", "most"),
+    [
+        ("spectrum", MAP, 12),
+        ("spectrum", GRAPH, 11),
+        ("lowrank", GRAPH, 11),
+        ("laplacian", MAP, 11),
+        ("spectrum_laplacian", MAP, 11),
+        ("band_low", MAP, 11),
+    ],
+)
+def test_the_largest_k_is_the_number_of_modes_that_there_are(form, tap, most):
+    """12 nodes; attention loses one mode, a Laplacian its zero, and a band leaves something over."""
+    grids = ({"s": (3, 4)}, {"t": (3, 4)})
+    begun(form, teacher=tap, k=most).check_grids(*grids)
+    with pytest.raises(RecipeError, match=f"12 nodes and k {most + 1}(.|\n)*k of at most {most}"):
+        begun(form, teacher=tap, k=most + 1).check_grids(*grids)
+
+
+def test_forms_without_k_ask_for_no_nodes():
+    for form, arguments in (("heat", {}), ("smoothness", {}), ("lowrank", {"rank": "cass_fixed_10"})):
+        begun(form, k=500, **arguments).check_grids({"s": (3, 4)}, {"t": (3, 4)})

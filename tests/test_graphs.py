@@ -118,8 +118,13 @@ def test_the_grid_of_the_nodes():
     assert node_grid(features, (12, 16), Tap("stage4", 32, 64), (3, 5)) == (3, 5)
     with pytest.raises(RecipeError, match="cannot be pooled"):
         node_grid(features, (2, 4), keys, (3, 4))
-    with pytest.raises(RecipeError, match="12 nodes and k 20"):
-        node_grid(features, (12, 16), keys, (3, 4), k=20)
+
+
+def test_a_pixel_belongs_to_the_cell_of_its_centre():
+    """Seven pixels on three cells: centres at 1.5, 4.5, 7.5, ... 19.5 of 21, borders at 7 and 14."""
+    labels = torch.arange(7).expand(1, 3, 7)
+    batch = Batch(torch.zeros(1, 3, 3, 7), labels, torch.ones(1, 3, 7, dtype=torch.bool), torch.zeros(1), torch.zeros(1))
+    assert node_labels(batch, (3, 3)).view(3, 3)[0].tolist() == [0, 2, 5]
 
 
 @pytest.mark.parametrize(

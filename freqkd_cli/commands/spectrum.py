@@ -10,6 +10,7 @@ import typer
 
 from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
 from freqkd_cli.commands._output import check_file, print_result
+from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from freqkd_cli.engine.spectrum_look import Look
@@ -77,6 +78,8 @@ def run(
 
     check_file("--png", png, ".png")
     check_file("--csv", csv, ".csv")
+    if no_image and not graph:
+        raise UsageError("--no-image leaves the picture out beside the eigenvectors, and without --graph there are none", tip="add --graph")
     listener = progress(verbose - quiet)
     found = sources.identify(source) if source else sources.newest(Path.cwd())
     if source is None:

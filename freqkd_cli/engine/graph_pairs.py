@@ -59,8 +59,7 @@ def choose_pairs(subjects: Sequence[Subject], stages: Sequence[int], names: Sequ
     if missing and (stages or names or len(missing) == len(found)):
         raise UsageError(
             f"no model here has a graph at {missing[0]!r}{did_you_mean(missing[0], known)}",
-            got=f"taps {', '.join(known)}",
-            need="one of them",
+            need=f"one of {', '.join(known)}",
         )
     return [pair for pair in found if pair.taps]
 

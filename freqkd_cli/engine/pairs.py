@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import LossLine, Recipe
 
 Pair = tuple[int, "LossLine", str, str]
-_WHAT = ("band", "cutoff", "cutoff_cycles", "compare", "matrix", "basis")
-"""Arguments with which one loss compares different things of the same two places."""
 
 
 def _pairs(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]) -> Iterator[Pair]:
@@ -24,14 +22,12 @@ def _pairs(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap
 
 
 def doubled(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]) -> list[tuple[str, str]]:
-    """Lines that compare the same band of the same two places with the same loss as one before: one was meant for another stage.
-
-    Other bands, other cutoffs, other figures of their graphs and other losses on the same places are several things to learn.
-    """
+    """Lines that do with the same two places what one before does, in every argument: one was meant for another stage."""
     first: dict[tuple[object, ...], int] = {}
     found = []
     for number, line, ours, theirs in _pairs(recipe, student, teacher):
-        key = (line.name, ours, theirs, *(line.arguments.get(name) for name in _WHAT))
+        how = sorted((name, repr(value)) for name, value in line.arguments.items() if name not in ("student", "teacher"))
+        key = (line.name, ours, theirs, *how)
         before = first.setdefault(key, number)
         if before != number:
             text = f"{line.name} compares student {ours} with teacher {theirs}, as losses.{before} does already; need another tap"

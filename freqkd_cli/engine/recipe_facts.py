@@ -93,8 +93,9 @@ def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
 
 def place(path: str, arguments: Mapping[str, Any], error: FreqKDError) -> str:
     """The key that an error of a loss line is about: that of an unknown tap, the cutoff of an empty band, else the line."""
-    for side in ("student", "teacher"):
-        if side in arguments and f"the {side} " in error.what and "has no tap" in error.what:
-            return f"{path}.{side}"
+    named = [key for key, value in arguments.items() if f"has no tap {value!r}" in error.what]
+    if named:
+        side = "student" if error.what.startswith("the student") else "teacher"
+        return f"{path}.{side if side in named else named[0]}"
     cutoffs = [key for key in ("cutoff", "cutoff_cycles") if key in arguments] if isinstance(error, BandError) else []
     return f"{path}.{cutoffs[0]}" if cutoffs else path

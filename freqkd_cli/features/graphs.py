@@ -30,11 +30,11 @@ WIDEST = 32
 """Channels of a ``query_key`` head."""
 
 
-def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid, k: int = 1) -> Grid:
+def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid) -> Grid:
     """The cells (h, w) that are nodes: per axis the smaller of both grids. Maps are pooled onto it, nodes and graphs must have it.
 
     Raises:
-        RecipeError: a tap that cannot be pooled has a finer grid, or there are fewer nodes than the k eigenvalues asked for.
+        RecipeError: a tap that cannot be pooled has a finer grid.
     """
     grid = common_grid(student_grid, teacher_grid)
     for tap, own in ((student, student_grid), (teacher, teacher_grid)):
@@ -45,13 +45,6 @@ def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid
                 need=f"a grid for the other side that is at least as fine as that of {tap.name!r}, which cannot be pooled",
                 tip="a tap of a smaller stride",
             )
-    if grid[0] * grid[1] < k:
-        raise RecipeError(
-            f"the graph of {student.name!r} and {teacher.name!r} is too small for k",
-            got=f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]} nodes and k {k}",
-            need=f"k of at most {grid[0] * grid[1]}",
-            tip="a smaller k, or larger views",
-        )
     return grid
 
 
@@ -64,14 +57,15 @@ def node_validity(batch: Batch, grid: Grid) -> Tensor:
 def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     """The most frequent label of each node's image cell, ``[B, h * w]`` int64, 255 where it has none; None without labels.
 
-    Pixels belong to the cell that their centre lies in. Of two labels that are equally frequent the lower.
+    Pixels belong to the cell that their centre lies in, on a border to the later one. Of two labels that are equally frequent the lower.
     """
     if batch.labels is None:
         return None
     labels = torch.where(batch.valid, batch.labels, IGNORE)
     size, (height, width) = labels.shape, grid
-    rows = torch.arange(size[1], device=labels.device) * height // size[1]
-    columns = torch.arange(size[2], device=labels.device) * width // size[2]
+    rows, columns = (
+        (2 * torch.arange(pixels, device=labels.device) + 1) * cells // (2 * pixels) for pixels, cells in zip(size[1:], grid, strict=True)
+    )
     samples = torch.arange(size[0], device=labels.device)[:, None, None]
     cell = samples * height * width + rows[:, None] * width + columns
     counts = torch.bincount((cell * 256 + labels).flatten(), minlength=size[0] * height * width * 256)

@@ -48,6 +48,19 @@ class Making:
     width: int = 32
 
 
+def check_kernel(gram: GramKind, kernel: Kernel, *sides: GraphSide) -> None:
+    """
+    Raises:
+        RecipeError: an exponential of products of features, which may have any size; it is made for cosines.
+    """
+    if gram == "raw" and kernel == "exp" and any(side.tap.kind != "graph" for side in sides):
+        raise RecipeError(
+            "kernel: exp is for cosines, and gram: raw holds products of any size",
+            got="gram: raw with kernel: exp",
+            need="gram: centred, or kernel: relu",
+        )
+
+
 def heads_of(heads: str | Sequence[int], count: int, by: By) -> Heads:
     """A recipe's ``heads``, ``object_heads`` and ``object_by``."""
     return Heads(heads if isinstance(heads, str) else tuple(heads), count, by)  # type: ignore[arg-type]
@@ -59,10 +72,11 @@ class NodeLoss(TwoTaps):
     Args:
         taps: student and teacher.
         making: how the graphs are made.
-        k: eigenvalues or modes that are compared; the grid must have as many nodes.
+        k: eigenvalues or modes that are compared.
     """
 
     target_arguments = ("teacher", "gram", "heads", "object_heads", "object_by", "k")
+    target_version = 2
 
     def __init__(self, taps: tuple[str, str], making: Making, k: int) -> None:
         super().__init__(*taps)
@@ -86,7 +100,25 @@ class NodeLoss(TwoTaps):
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         ours, theirs = self.sides()
-        node_grid(ours.tap, student[self.student], theirs.tap, teacher[self.teacher], self.k)
+        self.check_nodes(node_grid(ours.tap, student[self.student], theirs.tap, teacher[self.teacher]))
+
+    def modes_wanted(self) -> int:
+        """Modes that either graph must have: k, and one more of attention, which loses its Perron mode."""
+        return self.k + any(side.tap.kind == "graph" for side in self.sides())
+
+    def check_nodes(self, grid: Grid) -> None:
+        """
+        Raises:
+            RecipeError: the graphs have fewer nodes than :meth:`modes_wanted`.
+        """
+        nodes, wanted = grid[0] * grid[1], self.modes_wanted()
+        if nodes < wanted:
+            raise RecipeError(
+                f"the graph of {self.student!r} and {self.teacher!r} is too small for k",
+                got=f"{grid[0]} x {grid[1]} = {nodes} nodes and k {self.k}",
+                need=f"k of at most {max(nodes - wanted + self.k, 0)}",
+                tip="a smaller k, or larger views",
+            )
 
     def grid(self, batch: Batch) -> Grid:
         """The grid (h, w) of the nodes on this batch's views."""
@@ -171,6 +203,11 @@ class LowRank:
     energy: float
     scaling: Scaling
     power: float
+
+    @property
+    def columns(self) -> int:
+        """Modes that are kept at most."""
+        return 10 if self.rank == "cass_fixed_10" else self.k
 
     def modes(self, graph: Graph) -> tuple[Modes, dict[str, Tensor]]:
         """The strongest modes as they are, vectors of unit norm; and ``perron`` ``[B, heads, N]``, the mode that the graph has lost."""

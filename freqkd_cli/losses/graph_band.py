@@ -10,7 +10,7 @@ its heads chosen and averaged as in ``graph_lowrank``, its edges those of ``grap
 its borders run, and high is what differs inside. A Fourier low-pass blurs over borders; this one does not.
 
 **Shapes and units** features ``[B, C, h, w]`` on the student's side; features or nodes ``[B, heads, N, d]`` on the teacher's, nodes as
-channels heads x d; ``basis`` features, nodes or a graph. All on the smallest grid per axis, by area means. 0 <= k < N. Void patches take
+channels heads x d; ``basis`` features, nodes or a graph. All on the smallest grid per axis, by area means. 1 <= k < N. Void patches take
 no part; a sample with at most k patches has no high band.
 
 **Source** This project's two ideas together; graph Fourier transform after Shuman et al., The Emerging Field of Signal Processing on
@@ -32,7 +32,7 @@ from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.graphs import node_grid, node_validity, pooled
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap, pick
-from freqkd_cli.losses._graph import Count, Making, MeanHeads, NodeLoss, Positive, heads_of, mean_of_samples, signed
+from freqkd_cli.losses._graph import Count, Making, MeanHeads, NodeLoss, Positive, check_kernel, heads_of, mean_of_samples, signed
 from freqkd_cli.losses._rows import ENERGY_EPS
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian
@@ -103,21 +103,17 @@ class GraphBand(NodeLoss):
         for tap, kinds in ((ours, ("features", "logits")), (self.features_tap, ("features", "logits", "nodes"))):
             if tap.kind not in kinds:
                 raise RecipeError(f"the tap {tap.name!r} holds no features", got=f"kind {tap.kind}", need=" or ".join(kinds))
+        check_kernel(self.making.gram, self.how.edges[0], self.sides()[1])
         if self.how.adapted:
             self.adapter = Adapter(ours.channels, self.features_tap.channels)
         else:
             self.same_channels(ours, self.features_tap)
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        grid = self._nodes(student[self.student], teacher[self.features], teacher[self.teacher])
-        nodes = grid[0] * grid[1]
-        if nodes <= self.k:
-            raise RecipeError(
-                f"the graph of {self.student!r} and {self.teacher!r} is too small for k",
-                got=f"{grid[0]} x {grid[1]} = {nodes} nodes and k {self.k}",
-                need=f"k under {nodes}, for a band and what is left of it",
-                tip="a smaller k, or larger views",
-            )
+        self.check_nodes(self._nodes(student[self.student], teacher[self.features], teacher[self.teacher]))
+
+    def modes_wanted(self) -> int:
+        return self.k + 1  # for a band and what is left of it
 
     def grid(self, batch: Batch) -> Grid:
         ours, theirs = self.sides()

@@ -59,7 +59,7 @@ class GraphBasis(GraphLoss):
     target_arguments = (*GraphLoss.target_arguments, "scaling", "power", "rank", "energy")
 
     def __init__(self, taps: tuple[str, str], making: Making, low_rank: LowRank) -> None:
-        super().__init__(taps, making, low_rank.k)
+        super().__init__(taps, making, low_rank.columns)
         self.low_rank = low_rank
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 **What** W is the graph without negative edges (``kernel: exp``: exp((cos - 1) / tau); ``relu``: max(cos, 0); attention and state affinity
 as they are), L = I - D^(-1/2) W D^(-1/2). ``compare: eigenvalues`` is the mean of |l_i - m_i| over the k smallest eigenvalues but the
 first, which is 0; ``heat_trace`` the mean over t in {0.1, 1, 10} of |tr e^(-t L_S) - tr e^(-t L_T)| / N; ``smoothness`` is
-Tr(X^T (D - W) X) / Tr(X^T D X) of the student's centred patches X on the teacher's W. Mean over the batch. ``heads`` as in
+Tr(X^T (D - W) X) / Tr(X^T D X) on the teacher's W, X the rows of the student's graph, less their mean. Mean over the batch. ``heads`` as in
 ``graph_lowrank``.
 
 **Why** The number of small eigenvalues is the number of regions, their size says how loosely they hang together; heat traces read the
@@ -13,8 +13,9 @@ minimum is a constant map, so it needs ``cross_entropy`` beside it. The first tw
 **Shapes and units** taps and the student's graph as in ``graph_lowrank``; ``smoothness`` needs features on the student's side. All forms
 are dense in the N patches; eigenvalues of the student's L are computed in every step, N^3 each.
 
-**Source** Chung, Spectral Graph Theory (1997), 1.2 for L; kernel and times are this project's formula sheet's. Departure: the exponential
-kernel is divided by its largest value, so that ``tau`` may be small.
+**Source** Chung, Spectral Graph Theory (1997), 1.2 for L; kernel and times are this project's formula sheet's. Departures: the exponential
+kernel is divided by its largest value, so that ``tau`` may be small; smoothness is of rows of unit norm (``gram: centred``) and not of the
+features themselves, so that no patch counts for more than another because its features are large.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._graph import Count, GraphLoss, Making, MeanHeads, Positive, Width, heads_of, laplacian_eigenvalues
+from freqkd_cli.losses._graph import Count, GraphLoss, Making, MeanHeads, Positive, Width, check_kernel, heads_of, laplacian_eigenvalues
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian, smoothness
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.graph_match import By
@@ -71,8 +72,12 @@ class GraphLaplacian(GraphLoss):
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
+        check_kernel(self.making.gram, self.edges[0], *self.sides())
         if self.compare == "smoothness" and student[self.student].kind == "graph":
             raise RecipeError(f"smoothness of the student's {self.student!r}", got="a graph", need="a tap of kind features or nodes")
+
+    def modes_wanted(self) -> int:
+        return self.k + 1 if self.compare == "eigenvalues" else 1
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()

@@ -34,15 +34,15 @@ from torch import Tensor
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, MeanHeads, Positive, Share, Width, heads_of, relative
-from freqkd_cli.spectral.graph import GramKind, count, pairs
-from freqkd_cli.spectral.graph_forms import Gram, Graph
+from freqkd_cli.spectral.graph import GramKind, pairs
+from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.graph_match import By
 from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, rebuilt
 
 Distance = Literal["correlation", "minmax_mse", "row_kl"]
 
 FLAT = 1e-3
-"""A graph whose entries spread less than this share of its mean diagonal, or of a cosine of 1, is not stretched to [0, 1] any further."""
+"""A graph whose entries spread less than this share of its unit is not stretched to [0, 1] any further."""
 
 
 def build(
@@ -77,7 +77,7 @@ class GraphLowRank(GraphLoss):
     target_arguments = (*GraphLoss.target_arguments, "scaling", "power", "rank", "energy")
 
     def __init__(self, taps: tuple[str, str], making: Making, low_rank: LowRank, how: Distance, tau: float) -> None:
-        super().__init__(taps, making, low_rank.k)
+        super().__init__(taps, making, low_rank.columns)
         self.low_rank, self.how, self.tau = low_rank, how, tau
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
@@ -89,10 +89,8 @@ class GraphLowRank(GraphLoss):
         if self.how == "correlation":
             return graph.correlation_distance(target["values"], target["vectors"])
         off = pairs(graph.valid)
-        unit = graph.trace().detach() / count(graph.valid)
-        cosines = isinstance(graph, Gram) and graph.cosines
-        ours = stretched(graph.dense(), off, FLAT * unit.clamp(min=float(cosines)))
-        theirs = stretched(rebuilt(target["values"], target["vectors"]), off, torch.full_like(unit, 1e-6))
+        ours = stretched(graph.dense(), off, FLAT * graph.unit())
+        theirs = stretched(rebuilt(target["values"], target["vectors"]), off, torch.full_like(target["values"][..., 0], 1e-6))
         if self.how == "minmax_mse":
             return ((ours - theirs).square() * off).sum((-2, -1)) / off.sum((-2, -1)).clamp(min=1)
         return row_kl(ours / self.tau, theirs / self.tau, off)

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
-from freqkd_cli.losses._graph import Count, GraphLoss, Making, Numbers, Positive, Width, heads_of, laplacian_eigenvalues
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._graph import Count, GraphLoss, Making, Numbers, Positive, Width, check_kernel, heads_of, laplacian_eigenvalues
 from freqkd_cli.spectral.graph import GramKind, Kernel
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.graph_match import By, wasserstein
@@ -70,6 +71,14 @@ class GraphSpectrum(GraphLoss):
     ) -> None:
         super().__init__(taps, making, k)
         self.how, self.matrix, self.edges = how, matrix, edges
+
+    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
+        super().start(student, teacher, classes)
+        if self.matrix == "laplacian":
+            check_kernel(self.making.gram, self.edges[0], *self.sides())
+
+    def modes_wanted(self) -> int:
+        return super().modes_wanted() if self.matrix == "adjacency" else self.k + 1
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         return {"spectrum": self._spectrum(graph)}

@@ -53,7 +53,9 @@ class Gram:
 
     def edges(self, how: Kernel, tau: float = 0.1) -> Tensor:
         """The graph without negative edges and self-loops, for degrees and Laplacians."""
-        return kernel(self.dense(), self.valid, how, tau)
+        graph = self.dense()
+        # A flat map leaves rounding, which a Laplacian, free of the edges' scale, would take for a graph like any other.
+        return kernel(graph - COSINE_FLOOR if how == "relu" and self.cosines else graph, self.valid, how, tau)
 
     def eigenvalues(self, k: int) -> Tensor:
         """The k largest, ``[B, heads, k]``, differentiable."""
@@ -78,6 +80,11 @@ class Gram:
     @property
     def _floor(self) -> float:
         return COSINE_FLOOR if self.cosines else OTHER_FLOOR
+
+    def unit(self) -> Tensor:
+        """The size of an entry that means something, ``[B, heads]``, without gradient: a cosine of 1, else the mean of the diagonal."""
+        size = self.trace().detach() / count(self.valid)
+        return size.clamp(min=1.0) if self.cosines else size
 
     def in_basis(self, vectors: Tensor) -> Tensor:
         """U^T A U / trace(A), ``[B, heads, k, k]``, for the teacher's vectors ``[B, heads, N, k]``."""
@@ -162,13 +169,17 @@ class Dense:
         """Sum of the eigenvalues, ``[B, heads]``, above 0."""
         return self.weights.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=STOCHASTIC_FLOOR)
 
+    def unit(self) -> Tensor:
+        """The size of an entry that means something, ``[B, 1]``: one of an even row."""
+        return count(self.valid).reciprocal()
+
     def in_basis(self, vectors: Tensor) -> Tensor:
         """U^T A U / trace(A), ``[B, heads, k, k]``."""
         return _dense_in_basis(self.weights, vectors) / self.trace()[..., None, None]
 
     def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
         """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``."""
-        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, STOCHASTIC_FLOOR / count(self.valid))
+        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, STOCHASTIC_FLOOR * self.unit())
 
     def mean(self) -> Dense:
         """The mean graph of the heads, as one head."""
@@ -188,15 +199,15 @@ def correlation_distance(student: Tensor, teacher: Tensor, valid: Tensor, floor:
 
     1 with no gradient where there are no two valid nodes; ``floor``: deviations of the student's that count as rounding, ``[B, 1]`` or one.
     """
-    off = pairs(valid)
+    off, diagonal = pairs(valid), teacher.diagonal(dim1=-2, dim2=-1).square().sum(-1)
     student, teacher = student.masked_fill(~off, 0.0), teacher.masked_fill(~off, 0.0)
     products = (student, teacher, student.square(), teacher.square(), student * teacher)
-    return _from_sums(valid, tuple(x.sum((-2, -1)) for x in products), floor)
+    return _from_sums(valid, (*(x.sum((-2, -1)) for x in products), diagonal), floor)
 
 
 @unrounded
 def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
-    """The sums of :func:`correlation_distance` from factors: whole matrices less their diagonals."""
+    """The sums of :func:`correlation_distance` from factors: whole matrices less their diagonals, and the teacher's diagonal."""
     ours, theirs = rows.square().sum(-1), (vectors.square() * values[..., None, :]).sum(-1)
     inner = vectors.mT @ vectors  # the identity, but for vectors that a cache rounded
     return (
@@ -205,15 +216,18 @@ def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, .
         affinity(rows.mT).square().sum((-2, -1)) - ours.square().sum(-1),
         (inner.square() * values[..., None] * values[..., None, :]).sum((-2, -1)) - theirs.square().sum(-1),
         ((rows.mT @ vectors).square().sum(-2) * values).sum(-1) - (ours * theirs).sum(-1),
+        theirs.square().sum(-1),
     )
 
 
 def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float | Tensor) -> Tensor:
+    """From the sums over pairs of a, b, a^2, b^2, a b, and over nodes of the diagonal of b squared, all ``[B, heads]``."""
     nodes = valid.sum(1, keepdim=True)
-    a, b, aa, bb, ab = (x / (nodes * (nodes - 1)).clamp(min=1) for x in sums)
-    # Relative floors as well: a mean far from 0 leaves rounding in the variance.
+    a, b, aa, bb, ab = (x / (nodes * (nodes - 1)).clamp(min=1) for x in sums[:5])
+    diagonal = sums[5] / nodes.clamp(min=1)
+    # Relative floors as well: a mean far from 0 leaves rounding in the variance, and so does a diagonal beside which the rest is small.
     ours = (aa - a * a).clamp(min=0.0) + 1e-7 * aa.clamp(min=0.0) + floor**2
-    theirs = (bb - b * b).clamp(min=0.0) + 1e-7 * bb.clamp(min=0.0) + OTHER_FLOOR**2
+    theirs = (bb - b * b).clamp(min=0.0) + 1e-7 * bb.clamp(min=0.0) + 1e-8 * diagonal + OTHER_FLOOR**2
     return 1.0 - (ab - a * b) * torch.rsqrt(ours) * torch.rsqrt(theirs)
 
 
