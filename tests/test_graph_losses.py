@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli import registry
+from freqkd_cli.engine.objective import Line
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed
 from freqkd_cli.features.shards import restore, store
 from freqkd_cli.features.taps import Tap
@@ -581,6 +582,10 @@ def test_graphs_that_are_not_finite_and_targets_of_another_grid():
     student[0, 0, 1, 1] = torch.inf
     with pytest.raises(TrainingFailed, match="a graph is not finite"):
         value(begun("spectrum"), student, teacher_of(MAP, 1, 12), batch)
+    line = Line("groups", begun("spectrum"), 1.0, 0.0, ("s",), ("t",))
+    target = line.loss.target({"t": teacher_of(MAP, 1, 12)}, batch, {})
+    with pytest.raises(TrainingFailed, match="groups, of the student's s: a graph is not finite(.|\n)*train.lr"):
+        line.value({"s": student}, target, batch, 0)
     loss = begun("lowrank")
     with pytest.raises(ShapeError, match="make the cache again"):
         loss({"s": drawn(1, 6, 4, 4)}, loss.target({"t": teacher_of(MAP, 1, 12)}, batch, {}), batch_of(1, (4, 4)), 0)

