@@ -67,7 +67,7 @@ def test_lists_decide_where_present(tmp_path):
         ("picture.png label.png", DataBroken, "train.txt:2 leaves the folder"),
         ("one_word_only", DataBroken, "train.txt:2 is not a pair"),
         (f"train/{STEMS[0]}.png trainannot/{STEMS[0]}.png", DataBroken, "train.txt:2 lists a stem twice"),
-        ("train/gone.png trainannot/gone.png", DataMissing, "2 files that .*train.txt lists are not there"),
+        ("train/gone.png trainannot/gone.png", DataBroken, "2 files that .*train.txt lists are not there"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, line, error, match):
@@ -75,6 +75,12 @@ def test_bad_lists_are_refused(tmp_path, line, error, match):
     (tmp_path / "train.txt").write_text(f"/x/train/{STEMS[0]}.png /x/trainannot/{STEMS[0]}.png\n{line}\n")
     with pytest.raises(error, match=match):
         open_split(tmp_path)
+
+
+def test_a_list_whose_pictures_are_all_elsewhere_is_a_split_that_is_not_there(tmp_path):
+    (tmp_path / "test.txt").write_text("/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n")
+    with pytest.raises(DataMissing, match=r"2 files that .*test.txt lists are not there\n  got  no .*test/a.png"):
+        open_split(tmp_path, "test")
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import layouts
@@ -412,6 +413,43 @@ def test_files_that_cannot_be_read_are_named(freqkd):
         path.write_bytes(path.read_bytes()[:60])
     code, (finding,) = doctor(freqkd, "folder")
     assert code == 3 and finding["what"] == "cannot read d/masks/train/p1.png" and "1 more file" in finding["got"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc", "camvid", "folder"])
+def test_a_missing_label_image_is_a_finding_of_its_split(freqkd, name, split):
+    """The table of the other split is shown all the same."""
+    if name == "camvid":
+        camvid_root([np.full(layouts.SIZE, 3, np.uint8)] * 2)
+        shutil.copytree("d/train", "d/val")
+        shutil.copytree("d/trainannot", "d/valannot")
+    elif name == "voc":
+        layouts.voc(Path("d"), full_palette())
+    else:
+        layouts.folder(Path("d"), GOOD) if name == "folder" else getattr(layouts, name)(Path("d"))
+    gone = {
+        "cityscapes": f"d/gtFine/{split}/ulm/ulm_000000_000019_gtFine_labelIds.png",
+        "ade20k": f"d/annotations/{'training/ADE_train_' if split == 'train' else 'validation/ADE_valid_'}00000001.png",
+        "voc": f"d/SegmentationClass/2007_00000{1 if split == 'train' else 4}.png",
+        "camvid": f"d/{split}annot/p1.png",
+        "folder": f"d/masks/{split}/p1.png",
+    }[name]
+    Path(gone).unlink()
+    said = freqkd("data", f"{name}.yaml", "--data-root", "d", "--json")
+    document = json.loads(said.out)
+    assert (said.code, document["errors"]) == (3, 1) and said.err == f"error: 1 thing is wrong with the labels of {name}\n"
+    splits = {one["split"]: one for one in document["splits"]}
+    (finding,) = splits[split]["findings"]
+    assert finding["level"] == "error" and Path(gone).stem in finding["got"] and finding["need"]
+    assert "per_class" in splits["val" if split == "train" else "train"]
+    said = freqkd("data", f"{name}.yaml", "--data-root", "d")
+    assert said.code == 3 and f"{split}: nothing, its files cannot be paired\n\nerror: 1 " in said.out
+
+
+def test_class_names_that_cannot_be_read_are_one_message(freqkd):
+    layouts.folder(Path("d"), GOOD)
+    Path("d/classes.json").write_text("{")
+    refused(freqkd("data", "folder.yaml", "--data-root", "d"), "cannot read class names from d/classes.json")
 
 
 def test_a_strange_value_beyond_the_sample_is_told_in_the_same_words(freqkd, monkeypatch):

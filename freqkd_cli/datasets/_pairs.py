@@ -86,21 +86,22 @@ def check_list(listing: Path, pairs: Sequence[tuple[str, Pair]], layout: str) ->
     """The pairs of a list file, given with the lines they stand on.
 
     Raises:
-        DataBroken: a stem is listed twice.
-        DataMissing: nothing is listed, or files that are not there.
+        DataBroken: a stem is listed twice, or some of the files are not there.
+        DataMissing: nothing is listed, or none of the pictures is there.
     """
     seen: set[str] = set()
     for where, pair in pairs:
         if pair.stem in seen:
             raise DataBroken(f"{where} lists a stem twice", got=pair.stem)
         seen.add(pair.stem)
+    if not pairs:
+        raise DataMissing(f"{listing} lists nothing", need=layout)
     missing = [path for _, pair in pairs for path in (pair.image, pair.label) if path is not None and not path.is_file()]
-    if missing or not pairs:
-        raise DataMissing(
-            f"{len(missing)} files that {listing} lists are not there" if pairs else f"{listing} lists nothing",
-            got=some(map(str, missing)) if missing else None,
-            need=layout,
-        )
+    if missing:
+        files, are = ("file", "is") if len(missing) == 1 else ("files", "are")
+        what = f"{len(missing)} {files} that {listing} lists {are} not there"
+        gone = {pair.image for _, pair in pairs} <= set(missing)
+        raise (DataMissing if gone else DataBroken)(what, got=some(f"no {path}" for path in missing), need=layout)
     return [pair for _, pair in pairs]
 
 

@@ -63,8 +63,9 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lab
             1 .. 11; 32: ids of the original's classes, alphabetical; colors: the original's colours.
 
     Raises:
-        DataMissing: no root, no such split, or listed files that are not there.
-        DataBroken: a list that cannot be understood; on reading, a damaged file or labels of another form.
+        DataMissing: no root, no such split, or no listed picture that is there.
+        DataBroken: a list that cannot be understood or whose files are not all there; on reading,
+            a damaged file or labels of another form.
     """
     root = Path(root) if root is not None else None
     listing = root / f"{split}.txt" if root else None

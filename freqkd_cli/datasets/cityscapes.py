@@ -2,7 +2,7 @@
 
 ``leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png`` with ``gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png``. The label images
 hold 34 ids; they become the 19 train ids in memory, or the files ``..._labelTrainIds.png``, which the authors' scripts write, are read. The
-labels of the test split are not public, so it is a split of pictures without labels.
+labels of the test split are not public, so it is a split of pictures without labels. A picture's name is its stem, NAME_leftImg8bit.
 
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids, names and colours as in the table
 of the authors' cityscapesScripts (helpers/labels.py).
@@ -34,6 +34,9 @@ CLASSES = tuple(name for name, _, _ in TABLE)
 PALETTE = np.array([colour for _, _, colour in TABLE], dtype=np.uint8)
 IDS = 34
 """Ids in labelIds: 0 .. 33."""
+
+_CAMERA = "_leftImg8bit"
+"""What ends the stem of every picture; predictions keep it, as the authors' evaluation takes any name that begins with the place."""
 
 _LAYOUT = (
     "leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png and gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png (or labelTrainIds)"
@@ -81,16 +84,19 @@ def _pairs(root: Path, split: Split, labels: str) -> list[Pair]:
     pairs = []
     for city in sorted(path for path in (root / "leftImg8bit" / split).iterdir() if path.is_dir()):
         for name, image in stems(city, IMAGE_SUFFIXES).items():
-            stem = name.removesuffix("_leftImg8bit")
-            label = root / "gtFine" / split / city.name / f"{stem}_gtFine_{labels}"
-            if stem != name:
-                pairs.append(Pair(stem, image, None if split == "test" else _file(label)))
+            if name.endswith(_CAMERA):
+                pairs.append(Pair(name, image, None if split == "test" else _file(_label(root, split, image, labels))))
     if not pairs:
         raise DataMissing(f"no pictures in {root / 'leftImg8bit' / split}", need=_LAYOUT)
     alone = [pair for pair in pairs if pair.label is None and split != "test"]
     if alone:
         raise _unlabelled(root, split, labels, alone, len(pairs))
     return pairs
+
+
+def _label(root: Path, split: Split, image: Path, labels: str) -> Path:
+    """The label image of a picture, without its suffix."""
+    return root / "gtFine" / split / image.parent.name / f"{image.stem.removesuffix(_CAMERA)}_gtFine_{labels}"
 
 
 def _file(path: Path) -> Path | None:
@@ -100,10 +106,9 @@ def _file(path: Path) -> Path | None:
 
 def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataBroken:
     other = next(name for name in _WHERE if name != labels)
-    first = root / "gtFine" / split / alone[0].image.parent.name / f"{alone[0].stem}_gtFine_{other}"
     return DataBroken(
         f"{len(alone)} of {number} pictures in {root / 'leftImg8bit' / split} have no label image in {root / 'gtFine' / split}",
-        got=f"no {some(f'{pair.stem}_gtFine_{labels}.png' for pair in alone)}",
+        got=f"no {some(f'{_label(root, split, pair.image, labels).name}.png' for pair in alone)}",
         need=_LAYOUT,
-        tip=f"--set data.labels={other}" if _file(first) else None,
+        tip=f"--set data.labels={other}" if _file(_label(root, split, alone[0].image, other)) else None,
     )

@@ -53,8 +53,9 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list:
         labels: index as published (palette or grey), or colors where a tool turned the palette into RGB.
 
     Raises:
-        DataMissing: no root, no such list, or listed files that are not there.
-        DataBroken: a list that cannot be understood; on reading, a damaged file or labels outside the classes.
+        DataMissing: no root, no such list, or no listed picture that is there.
+        DataBroken: a list that cannot be understood or whose files are not all there; on reading,
+            a damaged file or labels outside the classes.
     """
     home = _home(Path(root)) if root is not None else None
     listing = _listing(home, split, train_list) if home else None
