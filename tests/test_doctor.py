@@ -415,6 +415,14 @@ def test_files_that_cannot_be_read_are_named(freqkd):
     assert code == 3 and finding["what"] == "cannot read d/masks/train/p1.png" and "1 more file" in finding["got"]
 
 
+def test_a_picture_of_sixteen_bits_is_found_before_training(freqkd):
+    layouts.folder(Path("d"), GOOD)
+    layouts.save(Path("d/images/train/p2.png"), np.zeros(layouts.SIZE, np.uint16))
+    code, (finding,) = doctor(freqkd, "folder")
+    assert code == 3 and finding["what"] == "cannot read d/images/train/p2.png" and "mode I;16" in finding["got"]
+    refused(freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"), "p2.png", "need 8 bits a channel")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc", "camvid", "folder"])
 def test_a_missing_label_image_is_a_finding_of_its_split(freqkd, name, split):

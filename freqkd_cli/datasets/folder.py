@@ -1,8 +1,8 @@
 """Your own pictures: images and masks of equal stems in folders, or pictures without masks.
 
 Either ``images/{train,val,test}`` with ``masks/{train,val,test}``, or ``{train,val,test}/images`` with ``{train,val,test}/masks``. A mask
-holds one class id per pixel, as grey values or as palette indices. Without a folder of masks the split is unlabelled: a student can still
-learn from the teacher on it.
+holds one class id per pixel, as grey values or as palette indices, and fits its picture as EXIF turns it. Without a folder of masks the
+split is unlabelled: a student can still learn from the teacher on it.
 
 Class names come from the recipe (``classes: [road, car]``, ids 0, 1 ...), else from ``classes.json`` (a list, or ``{id: name}`` with any
 ids) or ``classes.txt`` (a name a line) in the root. Masks whose values are not those ids are read with ``zero_label``, ``ignore`` or

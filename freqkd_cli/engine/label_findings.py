@@ -69,7 +69,7 @@ def _misfits(dataset: FileDataset, seen: Survey) -> Finding | None:
     index, (size, picture) = next(iter(seen.misfits.items()))
     name = dataset.pairs[index].image.name
     turned = all(size == picture[::-1] for size, picture in seen.misfits.values())
-    tip = "turn the pictures as their EXIF tag says, or the label images" if turned else "write them again in the size of the pictures"
+    tip = "turn them: pictures are read as their EXIF tags say" if turned else "write them again in the size of the pictures"
     return _finding(
         dataset,
         "error",
