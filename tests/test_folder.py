@@ -71,7 +71,22 @@ def test_class_names_come_from_a_file(tmp_path, file, content, ids):
     assert folder.classes(root=tmp_path, classes=["a", "b"]) == ("a", "b")
 
 
-@pytest.mark.parametrize("content", ["{", "3", '["a", 1]', '{"x": "a"}', '["a", "a"]', '{"255": "a"}', "null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 10**5,
+        '["a", " "]',
+        '{"0": "a", "0": "b"}',
+        '{"0": "a", "00": "b"}',
+        "3",
+        '["a", 1]',
+        '{"x": "a"}',
+        '["a", "a"]',
+        '{"255": "a"}',
+        "null",
+    ],
+)
 def test_class_names_that_are_none_are_refused(tmp_path, content):
     write(tmp_path)
     (tmp_path / "classes.json").write_text(content)
@@ -235,6 +250,25 @@ def test_pictures_without_masks(tmp_path):
         open_split(tmp_path)
     with pytest.raises(DataBroken, match="1 of 1 pictures"):
         open_split(tmp_path, classes=NAMES)
+
+
+def test_links_to_nothing_are_told(tmp_path):
+    """As of a disk that is not mounted: neither pictures nor labels go missing in silence."""
+    write(tmp_path)
+    (tmp_path / "images/train/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataBroken, match="1 of 3 pictures(.|\n)*no gone"):
+        open_split(tmp_path, classes=NAMES)
+    (tmp_path / "masks/train/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataBroken, match="cannot read .*gone.png\n  got  no such file"):
+        open_split(tmp_path, classes=NAMES).read(0)
+    assert open_split(tmp_path, classes=NAMES).name(0) == "gone"
+    for path, what in (("masks/train", "a link to nothing"), ("masks", "a link to nothing"), ("masks/train", "a file")):
+        shutil.rmtree(tmp_path / "masks", ignore_errors=True)
+        (tmp_path / "masks").unlink(missing_ok=True)
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("") if what == "a file" else (tmp_path / path).symlink_to(tmp_path / "nowhere")
+        with pytest.raises(DataBroken, match=f"{path} is no folder\n  got  {what}"):
+            open_split(tmp_path, classes=NAMES)
 
 
 def test_what_is_missing_is_said(tmp_path):

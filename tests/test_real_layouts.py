@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import layouts
@@ -132,6 +133,35 @@ def test_voc_reads_indices_by_its_lists(tmp_path, below):
     assert len(unlabelled) == 2 and not unlabelled.labelled and unlabelled.read(1)[1] is None
 
 
+def test_lists_and_suffixes_as_other_systems_write_them(tmp_path):
+    layouts.voc(tmp_path / "voc", full_palette())
+    (tmp_path / "voc/ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbf2007_000000\r\na.b\r\n\r\n")
+    for folder, name in (("JPEGImages", "2007_000000.jpg"), ("SegmentationClass", "2007_000000.png")):
+        path = tmp_path / "voc" / folder / name
+        shutil.copy(path, path.with_name(f"a.b{path.suffix}"))
+        path.rename(path.with_suffix(path.suffix.upper()))
+    data = open_split("voc", tmp_path / "voc")
+    assert [data.name(i) for i in range(len(data))] == ["2007_000000", "a.b"]
+    np.testing.assert_array_equal(data.read(0)[1], data.read(1)[1])
+    layouts.cityscapes(tmp_path / "streets")
+    for path in (tmp_path / "streets/leftImg8bit/train/ulm", tmp_path / "streets/gtFine/train/ulm"):
+        for file in list(path.iterdir()):
+            file.rename(file.with_suffix(".PNG"))
+        elsewhere = tmp_path / path.parts[-3]
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+    data = open_split("cityscapes", tmp_path / "streets")
+    assert len(data) == 3 and data.read(2)[1] is not None
+
+
+def test_two_pictures_of_one_name_would_write_one_file(tmp_path):
+    layouts.cityscapes(tmp_path)
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(tmp_path / kind / "train/ulm", tmp_path / kind / "train/ulm2")
+    with pytest.raises(DataBroken, match="two pictures of the split share a stem(.|\n)*ulm/ulm_000000(.|\n)*ulm2/ulm_000000"):
+        open_split("cityscapes", tmp_path)
+
+
 def test_voc_names_and_colours_are_the_official_ones():
     from torchvision.models._meta import _VOC_CATEGORIES
 
@@ -177,7 +207,9 @@ def test_voc_lists_for_training(tmp_path):
     [
         ("2007_999999", DataBroken, "2 files that .*train.txt lists are not there"),
         ("2007_000000", DataBroken, "train.txt:4 lists a stem twice"),
-        ("2007_000003 -1", DataBroken, "train.txt:4 leaves the folder"),
+        ("2007_000003 -1", DataBroken, "train.txt:4 does not name a folder and a file"),
+        ("JPEGImages/../x.jpg SegmentationClass/2007_000003.png", DataBroken, "train.txt:4 leaves the folder"),
+        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
         ("../../secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
         ("a b c", DataBroken, "train.txt:4 is neither"),
     ],

@@ -103,7 +103,7 @@ def _listed(root: Path, listing: Path) -> list[Pair]:
     pairs = []
     for where, words in lines_of(listing):
         if len(words) != 2:
-            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label")
+            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label, without blanks in their names")
         image, label = (inside(root, word, where) for word in words)
         pairs.append((where, Pair(image.stem, image, label)))
     return check_list(listing, pairs, _LAYOUT)

@@ -18,7 +18,7 @@ import numpy as np
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
 from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule, two_classes
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, no_split, some, stems
+from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_stems, no_split, some, stems
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 
@@ -85,30 +85,29 @@ def _pairs(root: Path, split: Split, labels: str) -> list[Pair]:
     for city in sorted(path for path in (root / "leftImg8bit" / split).iterdir() if path.is_dir()):
         for name, image in stems(city, IMAGE_SUFFIXES).items():
             if name.endswith(_CAMERA):
-                pairs.append(Pair(name, image, None if split == "test" else _file(_label(root, split, image, labels))))
+                pairs.append(Pair(name, image, None if split == "test" else _file(root, split, image, labels)))
     if not pairs:
         raise DataMissing(f"no pictures in {root / 'leftImg8bit' / split}", need=_LAYOUT)
     alone = [pair for pair in pairs if pair.label is None and split != "test"]
     if alone:
         raise _unlabelled(root, split, labels, alone, len(pairs))
-    return pairs
+    return check_stems(pairs)
 
 
-def _label(root: Path, split: Split, image: Path, labels: str) -> Path:
-    """The label image of a picture, without its suffix."""
-    return root / "gtFine" / split / image.parent.name / f"{image.stem.removesuffix(_CAMERA)}_gtFine_{labels}"
+def _label(image: Path, labels: str) -> str:
+    """The stem of a picture's label image."""
+    return f"{image.stem.removesuffix(_CAMERA)}_gtFine_{labels}"
 
 
-def _file(path: Path) -> Path | None:
-    """The label image of this name, whatever its suffix."""
-    return next((file for suffix in LABEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()), None)
+def _file(root: Path, split: Split, image: Path, labels: str) -> Path | None:
+    return by_stem(root / "gtFine" / split / image.parent.name, _label(image, labels), LABEL_SUFFIXES)
 
 
 def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataBroken:
     other = next(name for name in _WHERE if name != labels)
     return DataBroken(
         f"{len(alone)} of {number} pictures in {root / 'leftImg8bit' / split} have no label image in {root / 'gtFine' / split}",
-        got=f"no {some(f'{_label(root, split, pair.image, labels).name}.png' for pair in alone)}",
+        got=f"no {some(f'{_label(pair.image, labels)}.png' for pair in alone)}",
         need=_LAYOUT,
-        tip=f"--set data.labels={other}" if _file(_label(root, split, alone[0].image, other)) else None,
+        tip=f"--set data.labels={other}" if _file(root, split, alone[0].image, other) else None,
     )

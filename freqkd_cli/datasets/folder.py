@@ -173,16 +173,31 @@ def _root(root: Path | None) -> Path:
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path | None]:
-    """Folders of the pictures and of the masks, the latter None where there is none."""
+    """Folders of the pictures and of the masks, the latter None where there is none.
+
+    Raises:
+        DataMissing: there are no pictures of the split.
+        DataBroken: the masks are no folder.
+    """
     for images, masks in ((root / "images" / split, root / "masks" / split), (root / split / "images", root / split / "masks")):
         if images.is_dir():
-            return images, masks if masks.is_dir() else None
+            return images, _masks(masks)
     there = [name for name in SPLITS if (root / "images" / name).is_dir() or (root / name / "images").is_dir()]
     if not root.is_dir():
         got = "no such folder"
     else:
         got = f"only {', '.join(there)}" if there else ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
     raise DataMissing(f"no split {split!r} in {root}", got=got, need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
+
+
+def _masks(path: Path) -> Path | None:
+    """The folder of the masks, None where there is none: then the split has no labels, which a link to nothing does not say."""
+    if path.is_dir():
+        return path
+    lost = next((one for one in (path, path.parent) if one.is_symlink() and not one.exists()), None)
+    if lost is not None or path.exists():
+        raise DataBroken(f"{lost or path} is no folder", got="a link to nothing" if lost else "a file", need="a folder of masks, or none")
+    return None
 
 
 def _named(root: Path, given: Sequence[str] | None) -> dict[int, str]:
@@ -198,25 +213,34 @@ def _named(root: Path, given: Sequence[str] | None) -> dict[int, str]:
     elif given is None and (root / "classes.txt").is_file():
         where = str(root / "classes.txt")
         table = dict(enumerate(line.strip() for line in _text(root / "classes.txt").splitlines() if line.strip()))
-    if len(set(table.values())) != len(table) or any(not 0 <= number < IGNORE for number in table):
-        raise DataBroken(f"{where} does not name classes", got=str(table)[:120], need="every name once, ids from 0 to 254")
+    blank = any(not name.strip() for name in table.values())
+    if blank or len(set(table.values())) != len(table) or any(not 0 <= number < IGNORE for number in table):
+        raise DataBroken(f"{where} does not name classes", got=str(table)[:120], need="every name once and not empty, ids from 0 to 254")
     return table
 
 
 def _from_json(path: Path) -> dict[int, str]:
     need = 'a list of names, or {"0": "name", ...}'
     try:
-        content: Any = json.loads(_text(path))
+        content: Any = json.loads(_text(path), object_pairs_hook=_each_once)
         table = dict(enumerate(content)) if isinstance(content, list) else {int(number): name for number, name in content.items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataBroken(f"cannot read class names from {path}", got=error, need=need) from error
     if not all(isinstance(name, str) for name in table.values()):
         raise DataBroken(f"cannot read class names from {path}", got=str(content)[:120], need=need)
     return table
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, in which Python would let the last of several equal keys win."""
+    numbers = [int(number) for number, _ in pairs]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("an id twice")
+    return dict(pairs)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataBroken(f"cannot read {path}", got=error) from error
+        raise DataBroken(f"cannot read {path}", got=error, need="text in UTF-8") from error

@@ -19,7 +19,7 @@ import numpy as np
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
 from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack, two_classes
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, check_list, inside, lines_of, no_split, some
+from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_list, inside, lines_of, no_split, some
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 
@@ -108,8 +108,9 @@ def _listing(home: Path, split: Split, train_list: TrainList) -> Path | None:
 def _listed(home: Path, listing: Path, folder: str | None) -> list[Pair]:
     pairs = []
     for where, words in lines_of(listing):
-        if len(words) > 2 or (len(words) == 1 and "/" in words[0]):
-            raise DataBroken(f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need="2007_000032, or picture and label")
+        if len(words) > 2 or (len(words) == 1 and {*"/\\"} & {*words[0]}):
+            need = "2007_000032, or picture and label, without blanks in their names"
+            raise DataBroken(f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need=need)
         image = inside(home, words[0], where) if len(words) == 2 else _file(home / "JPEGImages", words[0], IMAGE_SUFFIXES)
         label = None
         if folder is not None:
@@ -129,5 +130,4 @@ def _check_apart(home: Path, listing: Path, pairs: list[Pair]) -> None:
 
 def _file(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The file of this stem, with the first suffix where there is none."""
-    files = [folder / f"{stem}{suffix}" for suffix in suffixes]
-    return next((file for file in files if file.is_file()), files[0])
+    return by_stem(folder, stem, suffixes) or folder / f"{stem}{suffixes[0]}"

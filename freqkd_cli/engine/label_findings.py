@@ -59,7 +59,7 @@ def _broken(seen: Survey) -> Finding | None:
     if not seen.broken:
         return None
     first, *more = seen.broken
-    rest = f", and {len(more)} more files like it" if more else ""
+    rest = f", and {len(more)} more file{'s' * (len(more) > 1)} like it" if more else ""
     return Finding("error", first.what, (), f"{first.got}{rest}", first.need, first.tip)
 
 
