@@ -61,13 +61,30 @@ def test_lists_decide_where_present(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"/x/train/%s.png /x/trainannot/%s.png\r\n\r\n",
+        b"\xef\xbb\xbftrain/%s.png trainannot/%s.png",
+        b"C:\\train\\%s.png\tC:\\trainannot\\%s.png\n \n",
+    ],
+)
+def test_lists_as_other_systems_write_them(tmp_path, content):
+    write(tmp_path, "train")
+    stem = STEMS[0].encode()
+    (tmp_path / "train.txt").write_bytes(content % (stem, stem))
+    data = open_split(tmp_path)
+    assert [data.name(i) for i in range(len(data))] == [STEMS[0]] and data.read(0)[1] is not None
+
+
+@pytest.mark.parametrize(
     ("line", "error", "match"),
     [
         ("/SegNet/CamVid/../secret.png /SegNet/CamVid/trainannot/a.png", DataBroken, "train.txt:2 leaves the folder"),
-        ("picture.png label.png", DataBroken, "train.txt:2 leaves the folder"),
+        ("picture.png label.png", DataBroken, "train.txt:2 does not name a folder and a file(.|\n)*without blanks"),
+        ("train/a 1.png trainannot/a 1.png", DataBroken, "train.txt:2 is not a pair(.|\n)*without blanks"),
         ("one_word_only", DataBroken, "train.txt:2 is not a pair"),
         (f"train/{STEMS[0]}.png trainannot/{STEMS[0]}.png", DataBroken, "train.txt:2 lists a stem twice"),
-        ("train/gone.png trainannot/gone.png", DataMissing, "2 files that .*train.txt lists are not there"),
+        ("train/gone.png trainannot/gone.png", DataBroken, "2 files that .*train.txt lists are not there"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, line, error, match):
@@ -75,6 +92,12 @@ def test_bad_lists_are_refused(tmp_path, line, error, match):
     (tmp_path / "train.txt").write_text(f"/x/train/{STEMS[0]}.png /x/trainannot/{STEMS[0]}.png\n{line}\n")
     with pytest.raises(error, match=match):
         open_split(tmp_path)
+
+
+def test_a_list_whose_pictures_are_all_elsewhere_is_a_split_that_is_not_there(tmp_path):
+    (tmp_path / "test.txt").write_text("/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n")
+    with pytest.raises(DataMissing, match=r"2 files that .*test.txt lists are not there\n  got  no .*test/a.png"):
+        open_split(tmp_path, "test")
 
 
 def test_what_is_missing_is_said(tmp_path):

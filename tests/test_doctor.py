@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import layouts
@@ -16,6 +17,9 @@ from test_real_layouts import full_palette
 
 from freqkd_cli.datasets import camvid
 from freqkd_cli.datasets import folder as folder_data
+from freqkd_cli.datasets._files import FileDataset
+from freqkd_cli.datasets._labels import Advice, label_rule
+from freqkd_cli.datasets._pairs import Pair
 from freqkd_cli.engine import label_findings, survey
 
 RECIPE = """\
@@ -153,6 +157,72 @@ def test_black_and_white_masks(freqkd):
     assert doctor(freqkd, "folder") == (0, []), "one mask with the thing as 1 makes 255 void"
 
 
+BINARY = {
+    "voc": [(), ("data.labels=index",)],
+    "ade20k": [(), ("data.zero_label=keep",)],
+    "cityscapes": [(), ("data.labels=labelTrainIds",)],
+    "camvid": [(), ("data.labels=void_first",), ("data.labels=32",)],
+    "folder": [(), ("data.zero_label=void",)],
+}
+
+
+@pytest.mark.parametrize(("name", "sets"), [(name, sets) for name, forms in BINARY.items() for sets in forms])
+def test_black_and_white_masks_are_an_error_in_every_data_set(freqkd, name, sets):
+    """Nothing but one class would be learnt, and no setting that reads 0 and 255 makes two classes of them but a map."""
+    masks = [np.where(mask > 0, 255, 0).astype(np.uint8) for mask in GOOD]
+    black_and_white(name, masks)
+    words = [word for one in sets for word in ("--set", one)]
+    code, (finding,) = doctor(freqkd, name, *words)
+    assert (code, finding["level"]) == (3, "error") and "void_first" not in finding["tip"] and "labelTrainIds" not in finding["tip"]
+    if name == "folder":
+        mended(freqkd, name, finding)
+        assert doctor(freqkd, name, *words, *offered(finding["tip"])) == (0, [])
+        return
+    assert "where two classes are meant, data.name: folder with data.classes: [OTHER, THING] and data.label_map: {255: 1}" in finding["tip"]
+    layouts.folder(Path("e"), masks, ())
+    two = ("data.classes=[other, thing]", "data.label_map={255: 1}")
+    said = freqkd("data", "folder.yaml", "--data-root", "e", "--json", *(word for one in two for word in ("--set", one)))
+    assert said.code == 0 and [split.get("findings") for split in json.loads(said.out)["splits"]] == [[], [], []]
+
+
+def black_and_white(name: str, masks: list[np.ndarray]) -> None:
+    """The layout of a data set, with these label images in it."""
+    if name == "camvid":
+        camvid_root(masks)
+    elif name == "folder":
+        layouts.folder(Path("d"), masks)
+    elif name == "voc":
+        layouts.voc(Path("d"), full_palette(), (0, 255))
+    elif name == "ade20k":
+        layouts.ade20k(Path("d"), (0, 255))
+    else:
+        for kind in ("labelIds", "labelTrainIds"):
+            layouts.cityscapes(Path("d"), kind, (0, 255))
+
+
+def test_void_beside_a_class_is_not_black_and_white(freqkd):
+    layouts.voc(Path("d"), full_palette(), (0, 7, 255))
+    assert doctor(freqkd, "voc") == (0, [])
+    layouts.cityscapes(Path("e"), "labelTrainIds", (0, 10, 255))
+    said = freqkd("data", "cityscapes.yaml", "--data-root", "e", "--split", "train", "--set", "data.labels=labelTrainIds")
+    assert said.code == 0 and "error" not in said.out
+
+
+def test_nothing_covers_the_ground_where_all_is_void():
+    """No class has a pixel under the rule that was offered, so it is no way out."""
+    root = Path("nowhere")
+    pair = Pair("a", root / "a.png", root / "b.png")
+    rule = label_rule(range(2), [255], "")
+    data = FileDataset({}, [pair], ("road", "car"), np.zeros((2, 3), np.uint8), rule, Advice(ground=0))
+    seen = survey.Survey(2)
+    seen.ground.update({255: 100})
+    assert not label_findings._covers(data, seen, rule)
+    seen.ground.update({0: 100, 1: 400})
+    assert label_findings._covers(data, seen, rule)
+    seen.ground.update({1: 1})
+    assert not label_findings._covers(data, seen, rule)
+
+
 def test_one_mask_outside_the_sample_clears_255(freqkd, monkeypatch):
     monkeypatch.setattr(survey, "MASKS", 2)
     layouts.folder(Path("d"), [np.where(mask > 0, 255, 0).astype(np.uint8) for mask in GOOD], ("ground", "thing"))
@@ -168,6 +238,7 @@ def test_a_zero_that_is_void(freqkd):
     assert code == 3 and finding["got"] == "3" and offered(finding["tip"]) == ["--set", "data.zero_label=void"]
     code, (void,) = doctor(freqkd, "folder", *offered(finding["tip"]))
     assert (code, void["level"]) == (0, "warning") and void["files"] == ["d/masks/train/p2.png", "d/masks/train/p3.png"]
+    assert void["tip"] == "leave them so where that is meant: they add nothing to label losses and scores"
     data = folder_data.build(split="train", root=Path("d"), size=(32, 32), zero_label="void")
     np.testing.assert_array_equal(data.read(0)[1], GOOD[0])
     assert (data.read(2)[1] == 255).all()
@@ -289,6 +360,7 @@ def test_all_void_is_a_warning_and_trains_with_loss_zero(freqkd):
     layouts.folder(Path("d"), [np.full(layouts.SIZE, 255, np.uint8)] * 4)
     said = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
     assert said.code == 0 and said.err.count("warning: 4 label images have no pixel of any class") == 2
+    assert said.err.count("try another look at what their values stand for: no label loss and no score has a pixel to go by") == 2
     rows = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
     assert rows[0]["total"] == 0.0
 
@@ -341,6 +413,51 @@ def test_files_that_cannot_be_read_are_named(freqkd):
         path.write_bytes(path.read_bytes()[:60])
     code, (finding,) = doctor(freqkd, "folder")
     assert code == 3 and finding["what"] == "cannot read d/masks/train/p1.png" and "1 more file" in finding["got"]
+
+
+def test_a_picture_of_sixteen_bits_is_found_before_training(freqkd):
+    layouts.folder(Path("d"), GOOD)
+    layouts.save(Path("d/images/train/p2.png"), np.zeros(layouts.SIZE, np.uint16))
+    code, (finding,) = doctor(freqkd, "folder")
+    assert code == 3 and finding["what"] == "cannot read d/images/train/p2.png" and "mode I;16" in finding["got"]
+    refused(freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"), "p2.png", "need 8 bits a channel")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc", "camvid", "folder"])
+def test_a_missing_label_image_is_a_finding_of_its_split(freqkd, name, split):
+    """The table of the other split is shown all the same."""
+    if name == "camvid":
+        camvid_root([np.full(layouts.SIZE, 3, np.uint8)] * 2)
+        shutil.copytree("d/train", "d/val")
+        shutil.copytree("d/trainannot", "d/valannot")
+    elif name == "voc":
+        layouts.voc(Path("d"), full_palette())
+    else:
+        layouts.folder(Path("d"), GOOD) if name == "folder" else getattr(layouts, name)(Path("d"))
+    gone = {
+        "cityscapes": f"d/gtFine/{split}/ulm/ulm_000000_000019_gtFine_labelIds.png",
+        "ade20k": f"d/annotations/{'training/ADE_train_' if split == 'train' else 'validation/ADE_valid_'}00000001.png",
+        "voc": f"d/SegmentationClass/2007_00000{1 if split == 'train' else 4}.png",
+        "camvid": f"d/{split}annot/p1.png",
+        "folder": f"d/masks/{split}/p1.png",
+    }[name]
+    Path(gone).unlink()
+    said = freqkd("data", f"{name}.yaml", "--data-root", "d", "--json")
+    document = json.loads(said.out)
+    assert (said.code, document["errors"]) == (3, 1) and said.err == f"error: 1 thing is wrong with the labels of {name}\n"
+    splits = {one["split"]: one for one in document["splits"]}
+    (finding,) = splits[split]["findings"]
+    assert finding["level"] == "error" and Path(gone).stem in finding["got"] and finding["need"]
+    assert "per_class" in splits["val" if split == "train" else "train"]
+    said = freqkd("data", f"{name}.yaml", "--data-root", "d")
+    assert said.code == 3 and f"{split}: nothing, its files cannot be paired\n\nerror: 1 " in said.out
+
+
+def test_class_names_that_cannot_be_read_are_one_message(freqkd):
+    layouts.folder(Path("d"), GOOD)
+    Path("d/classes.json").write_text("{")
+    refused(freqkd("data", "folder.yaml", "--data-root", "d"), "cannot read class names from d/classes.json")
 
 
 def test_a_strange_value_beyond_the_sample_is_told_in_the_same_words(freqkd, monkeypatch):

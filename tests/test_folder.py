@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from freqkd_cli import registry
 from freqkd_cli.datasets import folder
@@ -69,7 +71,22 @@ def test_class_names_come_from_a_file(tmp_path, file, content, ids):
     assert folder.classes(root=tmp_path, classes=["a", "b"]) == ("a", "b")
 
 
-@pytest.mark.parametrize("content", ["{", "3", '["a", 1]', '{"x": "a"}', '["a", "a"]', '{"255": "a"}', "null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 10**5,
+        '["a", " "]',
+        '{"0": "a", "0": "b"}',
+        '{"0": "a", "00": "b"}',
+        "3",
+        '["a", 1]',
+        '{"x": "a"}',
+        '["a", "a"]',
+        '{"255": "a"}',
+        "null",
+    ],
+)
 def test_class_names_that_are_none_are_refused(tmp_path, content):
     write(tmp_path)
     (tmp_path / "classes.json").write_text(content)
@@ -143,6 +160,82 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
     np.testing.assert_array_equal(data.read(1)[0], np.dstack([grey, grey // 2, grey // 3]))
 
 
+def shown(root: Path, name: str, save: Callable[[Path], object]) -> np.ndarray:
+    """What is read of a single picture, which has the size that was told from its header."""
+    path = place(root, "images", "train", split_first=False) / name
+    save(path)
+    data = open_split(root)
+    image = data.read(0)[0]
+    assert len(data) == 1 and data.image_size(0) == image.shape[:2] and image.dtype == np.uint8
+    path.unlink()
+    return image
+
+
+def test_every_mode_is_read_right_or_refused(tmp_path):
+    """Pillow turns 16 bits a channel into white without a word."""
+    colours = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    picture, grey = Image.fromarray(colours), Image.fromarray(colours[..., 0])
+    flat = np.repeat(colours[..., :1], 3, 2)
+    two = picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=7)
+    clear = Image.fromarray(np.dstack([colours, colours[..., 0]]))
+    bits = grey.convert("1")
+    good = {
+        "l.png": (grey, flat),
+        "la.png": (Image.merge("LA", [grey, grey]), flat),
+        "p.png": (two, np.array(two.getpalette(), np.uint8).reshape(-1, 3)[np.array(two)]),
+        "rgba.png": (clear, colours),
+        "one.png": (bits, np.repeat(np.array(bits)[..., None] * np.uint8(255), 3, 2)),
+        "rgb.tif": (picture, colours),
+        "cmyk.tif": (Image.fromarray(np.dstack([255 - colours, colours[..., :1] * 0]), "CMYK"), colours),
+    }
+    for name, (form, wanted) in good.items():
+        np.testing.assert_array_equal(shown(tmp_path, name, form.save), wanted, err_msg=name)
+    np.testing.assert_array_equal(shown(tmp_path, "clear.png", lambda path: two.save(path, transparency=0)), good["p.png"][1])
+    deep = colours[..., 0].astype(np.uint16) * 257
+    bad = {
+        "a.png": (Image.fromarray(deep), "I;16"),
+        "b.tif": (Image.fromarray(deep), "I;16"),
+        "c.tif": (Image.fromarray(deep.astype(np.int32)), "I"),
+        "d.tif": (Image.fromarray(deep / np.float32(65535)), "F"),
+        "e.tif": (Image.new("LAB", (14, 9)), "LAB"),
+    }
+    for name, (form, mode) in bad.items():
+        path = tmp_path / "images/train" / name
+        form.save(path)
+        for read in (lambda data: data.read(0), lambda data: data.image_size(0)):
+            with pytest.raises(DataBroken, match=f"cannot read .*{name}\n  got  pixels of mode {mode}, not(.|\n)*8 bits a channel"):
+                read(open_split(tmp_path))
+        path.unlink()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright_as_labelling_tools_show_them(tmp_path, orientation):
+    """As predict shows them too; the size from the header is that of the picture turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8))
+    for name, options in (("p.jpg", {"quality": 95}), ("p.png", {}), ("p.webp", {"lossless": True}), ("p.tif", {})):
+        picture.save(tmp_path / name, exif=exif, **options)
+        with Image.open(tmp_path / name) as stored:
+            wanted = np.array(ImageOps.exif_transpose(stored))
+        assert wanted.shape == ((9, 14, 3) if orientation < 5 else (14, 9, 3))
+        image = shown(tmp_path, name, lambda path, name=name: shutil.copy(tmp_path / name, path))
+        np.testing.assert_array_equal(image, wanted, err_msg=name)
+
+
+def test_masks_fit_turned_pictures_and_broken_exif_is_none(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (mask,) = write(tmp_path, masks=[np.zeros((14, 9), np.uint8)])
+    path, picture = tmp_path / "images/train/p0.JPG", Image.fromarray(np.zeros((9, 14, 3), np.uint8))
+    picture.save(path, exif=exif)
+    image, labels = open_split(tmp_path, classes=NAMES).read(0)
+    assert image.shape[:2] == labels.shape == mask.shape
+    picture.save(path, exif=b"Exif\0\0no such thing")
+    with pytest.raises(DataBroken, match="does not fit its picture p0.JPG\n  got  14x9\n  need 9x14"):
+        open_split(tmp_path, classes=NAMES).read(0)
+
+
 def test_pictures_without_masks(tmp_path):
     pictures = place(tmp_path, "images", "train", False)
     Image.new("RGB", (14, 9)).save(pictures / "p0.png")
@@ -157,6 +250,25 @@ def test_pictures_without_masks(tmp_path):
         open_split(tmp_path)
     with pytest.raises(DataBroken, match="1 of 1 pictures"):
         open_split(tmp_path, classes=NAMES)
+
+
+def test_links_to_nothing_are_told(tmp_path):
+    """As of a disk that is not mounted: neither pictures nor labels go missing in silence."""
+    write(tmp_path)
+    (tmp_path / "images/train/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataBroken, match="1 of 3 pictures(.|\n)*no gone"):
+        open_split(tmp_path, classes=NAMES)
+    (tmp_path / "masks/train/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataBroken, match="cannot read .*gone.png\n  got  no such file"):
+        open_split(tmp_path, classes=NAMES).read(0)
+    assert open_split(tmp_path, classes=NAMES).name(0) == "gone"
+    for path, what in (("masks/train", "a link to nothing"), ("masks", "a link to nothing"), ("masks/train", "a file")):
+        shutil.rmtree(tmp_path / "masks", ignore_errors=True)
+        (tmp_path / "masks").unlink(missing_ok=True)
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("") if what == "a file" else (tmp_path / path).symlink_to(tmp_path / "nowhere")
+        with pytest.raises(DataBroken, match=f"{path} is no folder\n  got  {what}"):
+            open_split(tmp_path, classes=NAMES)
 
 
 def test_what_is_missing_is_said(tmp_path):

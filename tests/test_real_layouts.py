@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
 from freqkd_cli import registry
 from freqkd_cli.datasets import ade20k, cityscapes, voc
 from freqkd_cli.datasets._dataset import Dataset
+from freqkd_cli.engine.saved import save_model
 from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.models import fast_scnn
 
 
 def open_split(name: str, root: Path | None, split: str = "train", **arguments: object) -> Dataset:
@@ -31,16 +36,37 @@ def test_cityscapes_ids_become_train_ids_by_the_authors_table(tmp_path):
     table = {one.id: one.train_id for one in torchvision.datasets.Cityscapes.classes}
     data = open_split("cityscapes", tmp_path)
     assert isinstance(data, Dataset) and data.labelled
-    assert [data.name(i) for i in range(len(data))] == ["aachen_000000_000019", "aachen_000001_000019", "ulm_000000_000019"]
-    for index in range(3):
+    stems = ["aachen_000000_000019", "aachen_000001_000019", "ulm_000000_000019"]
+    assert [data.name(i) for i in range(len(data))] == [f"{stem}_leftImg8bit" for stem in stems], "the stems of the picture files"
+    for index, stem in enumerate(stems):
         image, labels = data.read(index)
-        raw = stored(tmp_path / "gtFine" / "train" / data.name(index).split("_")[0] / f"{data.name(index)}_gtFine_labelIds.png")
+        raw = stored(tmp_path / "gtFine" / "train" / stem.split("_")[0] / f"{stem}_gtFine_labelIds.png")
         assert set(raw.ravel().tolist()) == set(range(34))
         np.testing.assert_array_equal(labels, np.vectorize(table.__getitem__)(raw))
         assert image.shape == (*layouts.SIZE, 3) and labels.dtype == np.uint8
     named = {one.train_id: one for one in torchvision.datasets.Cityscapes.classes if not one.ignore_in_eval}
     assert data.classes == tuple(named[k].name for k in range(19)) == cityscapes.classes()
     np.testing.assert_array_equal(data.palette, [named[k].color for k in range(19)])
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc"])
+def test_what_predict_writes_is_what_predictions_are_looked_for_under(tmp_path, freqkd, name):
+    """One name for a picture everywhere, the stem of its file: in predict, in eval --masks and in eval --predictions."""
+    root = tmp_path / "data"
+    layouts.voc(root, full_palette()) if name == "voc" else getattr(layouts, name)(root)
+    data = open_split(name, root, "val")
+    assert [data.name(i) for i in range(len(data))] == [pair.image.stem for pair in data.pairs]
+    torch.manual_seed(0)
+    save_model(tmp_path / "run", fast_scnn.build(classes=len(data.classes), width=0.25))
+    text = f"version: 1\ndata: {{name: {name}, size: [64, 64], root: {root}, workers: 0}}\nstudent: {{name: fast_scnn, width: 0.25}}\n"
+    (tmp_path / "run/recipe.yaml").write_text(f"{text}losses: [{{name: cross_entropy}}]\ntrain: {{steps: 1}}\n")
+    pictures = [pair.image for pair in data.pairs]
+    assert freqkd("predict", tmp_path / "run", *pictures, "--out", tmp_path / "predict", "--labels-only", "-q")[0] == 0
+    code, out, _ = freqkd("eval", tmp_path / "run", "--masks", tmp_path / "masks", "--json", "-q")
+    assert code == 0
+    for folder in ("predict", "masks"):
+        code, again, err = freqkd("eval", tmp_path / "run", "--predictions", tmp_path / folder, "--json", "-q")
+        assert code == 0 and json.loads(again)["miou"] == json.loads(out)["miou"], err
 
 
 def test_cityscapes_train_ids_are_read_as_they_are(tmp_path):
@@ -107,6 +133,35 @@ def test_voc_reads_indices_by_its_lists(tmp_path, below):
     assert len(unlabelled) == 2 and not unlabelled.labelled and unlabelled.read(1)[1] is None
 
 
+def test_lists_and_suffixes_as_other_systems_write_them(tmp_path):
+    layouts.voc(tmp_path / "voc", full_palette())
+    (tmp_path / "voc/ImageSets/Segmentation/train.txt").write_bytes(b"\xef\xbb\xbf2007_000000\r\na.b\r\n\r\n")
+    for folder, name in (("JPEGImages", "2007_000000.jpg"), ("SegmentationClass", "2007_000000.png")):
+        path = tmp_path / "voc" / folder / name
+        shutil.copy(path, path.with_name(f"a.b{path.suffix}"))
+        path.rename(path.with_suffix(path.suffix.upper()))
+    data = open_split("voc", tmp_path / "voc")
+    assert [data.name(i) for i in range(len(data))] == ["2007_000000", "a.b"]
+    np.testing.assert_array_equal(data.read(0)[1], data.read(1)[1])
+    layouts.cityscapes(tmp_path / "streets")
+    for path in (tmp_path / "streets/leftImg8bit/train/ulm", tmp_path / "streets/gtFine/train/ulm"):
+        for file in list(path.iterdir()):
+            file.rename(file.with_suffix(".PNG"))
+        elsewhere = tmp_path / path.parts[-3]
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+    data = open_split("cityscapes", tmp_path / "streets")
+    assert len(data) == 3 and data.read(2)[1] is not None
+
+
+def test_two_pictures_of_one_name_would_write_one_file(tmp_path):
+    layouts.cityscapes(tmp_path)
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(tmp_path / kind / "train/ulm", tmp_path / kind / "train/ulm2")
+    with pytest.raises(DataBroken, match="two pictures of the split share a stem(.|\n)*ulm/ulm_000000(.|\n)*ulm2/ulm_000000"):
+        open_split("cityscapes", tmp_path)
+
+
 def test_voc_names_and_colours_are_the_official_ones():
     from torchvision.models._meta import _VOC_CATEGORIES
 
@@ -150,9 +205,11 @@ def test_voc_lists_for_training(tmp_path):
 @pytest.mark.parametrize(
     ("line", "error", "match"),
     [
-        ("2007_999999", DataMissing, "2 files that .*train.txt lists are not there"),
+        ("2007_999999", DataBroken, "2 files that .*train.txt lists are not there"),
         ("2007_000000", DataBroken, "train.txt:4 lists a stem twice"),
-        ("2007_000003 -1", DataBroken, "train.txt:4 leaves the folder"),
+        ("2007_000003 -1", DataBroken, "train.txt:4 does not name a folder and a file"),
+        ("JPEGImages/../x.jpg SegmentationClass/2007_000003.png", DataBroken, "train.txt:4 leaves the folder"),
+        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
         ("../../secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
         ("a b c", DataBroken, "train.txt:4 is neither"),
     ],

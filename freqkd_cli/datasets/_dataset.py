@@ -37,7 +37,7 @@ class Dataset(Protocol):
         ...
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image ``[H, W, 3]`` uint8 RGB and labels ``[H, W]`` uint8 (train ids, 255 = ignore) or None.
+        """Image ``[H, W, 3]`` uint8 RGB, upright, and labels ``[H, W]`` uint8 (train ids, 255 = ignore) or None.
 
         Raises:
             DataBroken: the file cannot be read or its labels are outside the classes; the message names the file.

@@ -12,13 +12,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from freqkd_cli.datasets._labels import INVALID, NO_ADVICE, Advice, LabelRule, pack, packed, stored_values
 from freqkd_cli.datasets._pairs import Pair
 from freqkd_cli.errors import DataBroken
 
 _NEED = "one grey value or palette index per pixel"
+
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+"""Pillow's modes of at most 8 bits a channel that it turns into RGB rightly; of 16 bits a channel it would keep what is below 256."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what shows the picture upright; from 5 on, height and width change places."""
+
+_PNG_TELLS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+"""Where a PNG tells its orientation; one that holds none of them need not be decoded to know that."""
 
 # What Pillow raises on damaged files, beyond OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -79,12 +96,12 @@ class FileDataset:
 
     def image_size(self, index: int) -> tuple[int, int]:
         if index not in self._sizes:
-            self._sizes[index] = _opened(self.pairs[index].image, lambda picture: (picture.height, picture.width))
+            self._sizes[index] = _opened(self.pairs[index].image, _upright_size)
         return self._sizes[index]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         pair = self.pairs[index]
-        image = _opened(pair.image, lambda picture: np.array(picture.convert("RGB")))
+        image = read_upright(pair.image)
         return image, None if pair.label is None else self._labels(pair.label, pair.image, image.shape[:2])
 
     def manifest(self) -> dict[str, Any]:
@@ -163,18 +180,47 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def read_upright(path: Path) -> np.ndarray:
-    """A picture of no data set, ``[H, W, 3]`` uint8 RGB: turned as its EXIF orientation says, transparency dropped, the first frame.
+    """A picture, ``[H, W, 3]`` uint8 RGB: turned as its EXIF orientation says, transparency dropped, the first frame.
 
     Raises:
-        DataBroken: it cannot be read, or has more than 8 bits a channel.
+        DataBroken: it cannot be read, or is not of 8 bits a channel.
     """
     return _opened(path, _upright)
 
 
 def _upright(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"{picture.mode} pixels; 8 bits a channel are read")
-    return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    _check_mode(picture)
+    turn = _TURNS.get(_orientation(picture))
+    shown = picture.convert("RGB")
+    return np.array(shown if turn is None else shown.transpose(turn))
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(H, W) of what :func:`_upright` gives, from the header."""
+    _check_mode(picture)
+    size = (picture.height, picture.width)
+    return size[::-1] if _orientation(picture) > 4 else size
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none that can be read; Pillow turns a TIFF itself."""
+    if picture.format == "TIFF" or (picture.format == "PNG" and not _PNG_TELLS & picture.info.keys()):
+        return 1
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGED:
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _check_mode(picture: Image.Image) -> None:
+    if picture.mode not in _MODES:
+        raise DataBroken(
+            f"cannot read {getattr(picture, 'filename', 'the picture')}",
+            got=f"pixels of mode {picture.mode}, not 8 bits a channel",
+            need="8 bits a channel, grey or RGB",
+            tip="write it again with its values scaled to 0 .. 255",
+        )
 
 
 def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:

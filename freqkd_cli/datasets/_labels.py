@@ -77,21 +77,49 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """What it means when 255 is read as void and a whole split holds none of the values that would prove it.
+
+    Attributes:
+        proof: stored values of which at least one occurs where 255 is void indeed.
+        what: what is wrong when none does.
+        tip: what mends it.
+    """
+
+    proof: frozenset[int]
+    what: str
+    tip: str
+
+
+BLACK_AND_WHITE = frozenset({0, IGNORE})
+"""All that masks of two classes hold when they were written as pictures."""
+
+
+def black_and_white(tip: str) -> Doubt:
+    """The doubt of masks that are black and white: 255 is the second class and would be read as void."""
+    return Doubt(frozenset(range(1, IGNORE)), "hold 0 and 255 and nothing else", tip)
+
+
+def two_classes(published: str) -> Doubt:
+    """:func:`black_and_white` for a data set of fixed classes, of which black and white masks can only be a reduced copy."""
+    other = "data.name: folder with data.classes: [OTHER, THING] and data.label_map: {255: 1}"
+    return black_and_white(f"{published}; or, where two classes are meant, {other}")
+
+
+@dataclass(frozen=True)
 class Advice:
     """What a data set knows of the ways in which its labels are taken for something else.
 
     Attributes:
         variants: other forms of the same data.
         ids: the ids that ``data.label_map`` may name; empty where the data set takes no such key.
-        proof: stored values of which at least one occurs where 255 is void indeed; empty where there is no doubt about 255.
-        doubt: what it means when none does, and which setting mends it: (what, tip).
+        doubts: of 255 as void, the first that applies is told; none where the recipe says what 255 is.
         ground: the class that fills the lower quarter of the pictures, where the data set has one.
     """
 
     variants: tuple[Variant, ...] = ()
     ids: tuple[int, ...] = ()
-    proof: frozenset[int] = frozenset()
-    doubt: tuple[str, str] = ("", "")
+    doubts: tuple[Doubt, ...] = ()
     ground: int | None = None
 
     def for_values(self, seen: Collection[int], rule: LabelRule) -> str:

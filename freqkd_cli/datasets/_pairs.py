@@ -24,18 +24,40 @@ class Pair:
 def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder with one of these suffixes, by stem, sorted; hidden files are passed over.
 
+    A link to nothing is among them, so that it is told when it is read and not passed over in silence.
+
     Raises:
         DataBroken: two files share a stem.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.is_dir():
             continue
         if path.stem in found:
             both = f"{found[path.stem].name} and {path.name}"
             raise DataBroken(f"two files of {folder} share a stem", got=both, need="one file per stem")
         found[path.stem] = path
     return found
+
+
+def by_stem(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
+    """The file of this stem, its suffix in small letters or in capitals."""
+    files = (folder / f"{stem}{form}" for suffix in suffixes for form in (suffix, suffix.upper()))
+    return next((file for file in files if file.is_file()), None)
+
+
+def check_stems(pairs: Sequence[Pair]) -> list[Pair]:
+    """
+    Raises:
+        DataBroken: two pictures share a stem, under which labels of theirs would be written.
+    """
+    seen: dict[str, Path] = {}
+    for pair in pairs:
+        if pair.stem in seen:
+            both = f"{seen[pair.stem]} and {pair.image}"
+            raise DataBroken("two pictures of the split share a stem", got=both, need="one file per stem")
+        seen[pair.stem] = pair.image
+    return list(pairs)
 
 
 def pair_by_stem(images: Path, labels: Path | None) -> list[Pair]:
@@ -68,17 +90,22 @@ def lines_of(listing: Path) -> list[tuple[str, list[str]]]:
         DataBroken: it cannot be read.
     """
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataBroken(f"cannot read {listing}", got=error) from error
+        raise DataBroken(f"cannot read {listing}", got=error, need="text in UTF-8") from error
     return [(f"{listing}:{number}", line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def inside(root: Path, word: str, where: str) -> Path:
-    """The last two parts of a listed path, under ``root``; what stands before them is a folder of somebody else's disk."""
+    """The last two parts of a listed path, under ``root``; what stands before them is a folder of somebody else's disk.
+
+    Raises:
+        DataBroken: there are no two, or they lead elsewhere.
+    """
     parts = PurePosixPath(word.replace("\\", "/")).parts[-2:]
     if len(parts) != 2 or ".." in parts or "/" in parts:
-        raise DataBroken(f"{where} leaves the folder of the data set", got=word, need="a path that ends in FOLDER/FILE")
+        said = "leaves the folder of the data set" if ".." in parts or "/" in parts else "does not name a folder and a file"
+        raise DataBroken(f"{where} {said}", got=word, need="a path that ends in FOLDER/FILE, without blanks")
     return root.joinpath(*parts)
 
 
@@ -86,21 +113,22 @@ def check_list(listing: Path, pairs: Sequence[tuple[str, Pair]], layout: str) ->
     """The pairs of a list file, given with the lines they stand on.
 
     Raises:
-        DataBroken: a stem is listed twice.
-        DataMissing: nothing is listed, or files that are not there.
+        DataBroken: a stem is listed twice, or some of the files are not there.
+        DataMissing: nothing is listed, or none of the pictures is there.
     """
     seen: set[str] = set()
     for where, pair in pairs:
         if pair.stem in seen:
             raise DataBroken(f"{where} lists a stem twice", got=pair.stem)
         seen.add(pair.stem)
+    if not pairs:
+        raise DataMissing(f"{listing} lists nothing", need=layout)
     missing = [path for _, pair in pairs for path in (pair.image, pair.label) if path is not None and not path.is_file()]
-    if missing or not pairs:
-        raise DataMissing(
-            f"{len(missing)} files that {listing} lists are not there" if pairs else f"{listing} lists nothing",
-            got=some(map(str, missing)) if missing else None,
-            need=layout,
-        )
+    if missing:
+        files, are = ("file", "is") if len(missing) == 1 else ("files", "are")
+        what = f"{len(missing)} {files} that {listing} lists {are} not there"
+        gone = {pair.image for _, pair in pairs} <= set(missing)
+        raise (DataMissing if gone else DataBroken)(what, got=some(f"no {path}" for path in missing), need=layout)
     return [pair for _, pair in pairs]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, Variant, label_rule
+from freqkd_cli.datasets._labels import Advice, Variant, label_rule, two_classes
 from freqkd_cli.datasets._pairs import no_split, pair_by_stem
 from freqkd_cli.labels import IGNORE
 
@@ -76,7 +76,8 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], zero_label:
     where = {"void": "0 is void, as published", "keep": "the files were reduced before: 0 is the first class, 255 is void"}
     others = tuple(Variant(f"data.zero_label={name}", where[name], rule) for name, rule in rules.items() if name != zero_label)
     identity = {"name": "ade20k", "split": split, "arguments": {"zero_label": zero_label}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[zero_label], Advice(others))
+    advice = Advice(others, doubts=(two_classes(_TIP),))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[zero_label], advice)
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:

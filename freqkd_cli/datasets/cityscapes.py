@@ -2,7 +2,7 @@
 
 ``leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png`` with ``gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png``. The label images
 hold 34 ids; they become the 19 train ids in memory, or the files ``..._labelTrainIds.png``, which the authors' scripts write, are read. The
-labels of the test split are not public, so it is a split of pictures without labels.
+labels of the test split are not public, so it is a split of pictures without labels. A picture's name is its stem, NAME_leftImg8bit.
 
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids, names and colours as in the table
 of the authors' cityscapesScripts (helpers/labels.py).
@@ -17,8 +17,8 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, no_split, some, stems
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule, two_classes
+from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_stems, no_split, some, stems
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 
@@ -34,6 +34,9 @@ CLASSES = tuple(name for name, _, _ in TABLE)
 PALETTE = np.array([colour for _, _, colour in TABLE], dtype=np.uint8)
 IDS = 34
 """Ids in labelIds: 0 .. 33."""
+
+_CAMERA = "_leftImg8bit"
+"""What ends the stem of every picture; predictions keep it, as the authors' evaluation takes any name that begins with the place."""
 
 _LAYOUT = (
     "leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png and gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png (or labelTrainIds)"
@@ -59,7 +62,8 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lit
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", _WHERE[name], rule) for name, rule in rules.items() if name != labels)
     identity = {"name": "cityscapes", "split": split, "arguments": {"labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels], Advice(others, ground=CLASSES.index("road")))
+    advice = Advice(others, doubts=(two_classes(_TIP),), ground=CLASSES.index("road"))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels], advice)
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:
@@ -80,29 +84,30 @@ def _pairs(root: Path, split: Split, labels: str) -> list[Pair]:
     pairs = []
     for city in sorted(path for path in (root / "leftImg8bit" / split).iterdir() if path.is_dir()):
         for name, image in stems(city, IMAGE_SUFFIXES).items():
-            stem = name.removesuffix("_leftImg8bit")
-            label = root / "gtFine" / split / city.name / f"{stem}_gtFine_{labels}"
-            if stem != name:
-                pairs.append(Pair(stem, image, None if split == "test" else _file(label)))
+            if name.endswith(_CAMERA):
+                pairs.append(Pair(name, image, None if split == "test" else _file(root, split, image, labels)))
     if not pairs:
         raise DataMissing(f"no pictures in {root / 'leftImg8bit' / split}", need=_LAYOUT)
     alone = [pair for pair in pairs if pair.label is None and split != "test"]
     if alone:
         raise _unlabelled(root, split, labels, alone, len(pairs))
-    return pairs
+    return check_stems(pairs)
 
 
-def _file(path: Path) -> Path | None:
-    """The label image of this name, whatever its suffix."""
-    return next((file for suffix in LABEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()), None)
+def _label(image: Path, labels: str) -> str:
+    """The stem of a picture's label image."""
+    return f"{image.stem.removesuffix(_CAMERA)}_gtFine_{labels}"
+
+
+def _file(root: Path, split: Split, image: Path, labels: str) -> Path | None:
+    return by_stem(root / "gtFine" / split / image.parent.name, _label(image, labels), LABEL_SUFFIXES)
 
 
 def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataBroken:
     other = next(name for name in _WHERE if name != labels)
-    first = root / "gtFine" / split / alone[0].image.parent.name / f"{alone[0].stem}_gtFine_{other}"
     return DataBroken(
         f"{len(alone)} of {number} pictures in {root / 'leftImg8bit' / split} have no label image in {root / 'gtFine' / split}",
-        got=f"no {some(f'{pair.stem}_gtFine_{labels}.png' for pair in alone)}",
+        got=f"no {some(f'{_label(pair.image, labels)}.png' for pair in alone)}",
         need=_LAYOUT,
-        tip=f"--set data.labels={other}" if _file(first) else None,
+        tip=f"--set data.labels={other}" if _file(root, split, alone[0].image, other) else None,
     )

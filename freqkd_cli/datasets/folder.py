@@ -1,8 +1,8 @@
 """Your own pictures: images and masks of equal stems in folders, or pictures without masks.
 
 Either ``images/{train,val,test}`` with ``masks/{train,val,test}``, or ``{train,val,test}/images`` with ``{train,val,test}/masks``. A mask
-holds one class id per pixel, as grey values or as palette indices. Without a folder of masks the split is unlabelled: a student can still
-learn from the teacher on it.
+holds one class id per pixel, as grey values or as palette indices, and fits its picture as EXIF turns it. Without a folder of masks the
+split is unlabelled: a student can still learn from the teacher on it.
 
 Class names come from the recipe (``classes: [road, car]``, ids 0, 1 ...), else from ``classes.json`` (a list, or ``{id: name}`` with any
 ids) or ``classes.txt`` (a name a line) in the root. Masks whose values are not those ids are read with ``zero_label``, ``ignore`` or
@@ -23,7 +23,7 @@ from pydantic import Field
 
 from freqkd_cli.datasets._dataset import SPLITS, Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule
+from freqkd_cli.datasets._labels import Advice, Doubt, LabelRule, Variant, black_and_white, colour_rule, label_rule
 from freqkd_cli.datasets._pairs import pair_by_stem, some
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
 from freqkd_cli.labels import IGNORE
@@ -157,11 +157,13 @@ def _advice(ids: list[int], dropped: list[int], zero_label: str, sure: bool) -> 
     if sure or len(ids) < 2:
         return Advice(variants, tuple(ids))
     way = "--set 'data.ignore=[255]' where it is void"
-    if zero_label == "void":
-        what = "hold 255 and never the last class, as masks do that were reduced before"
-        return Advice(variants, tuple(ids), frozenset({len(ids)}), (what, f"--set data.zero_label=keep where they were; or {way}"))
-    tip = f"--set 'data.label_map={{255: {ids[1]}}}' where 255 is the second class; or {way}"
-    return Advice(variants, tuple(ids), frozenset(range(1, IGNORE)), ("hold 0 and 255 and nothing else", tip))
+    first = "" if zero_label == "keep" and not ids[0] else f"0: {ids[0]}, "  # needed where 0 is not read as the first class already
+    two = black_and_white(f"--set 'data.label_map={{{first}255: {ids[1]}}}' where 255 is the second class; or {way}")
+    if zero_label == "keep":
+        return Advice(variants, tuple(ids), (two,))
+    what = "hold 255 and never the last class, as masks do that were reduced before"
+    reduced = Doubt(frozenset({len(ids)}), what, f"--set data.zero_label=keep where they were; or {way}")
+    return Advice(variants, tuple(ids), (two, reduced))
 
 
 def _root(root: Path | None) -> Path:
@@ -171,16 +173,31 @@ def _root(root: Path | None) -> Path:
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path | None]:
-    """Folders of the pictures and of the masks, the latter None where there is none."""
+    """Folders of the pictures and of the masks, the latter None where there is none.
+
+    Raises:
+        DataMissing: there are no pictures of the split.
+        DataBroken: the masks are no folder.
+    """
     for images, masks in ((root / "images" / split, root / "masks" / split), (root / split / "images", root / split / "masks")):
         if images.is_dir():
-            return images, masks if masks.is_dir() else None
+            return images, _masks(masks)
     there = [name for name in SPLITS if (root / "images" / name).is_dir() or (root / name / "images").is_dir()]
     if not root.is_dir():
         got = "no such folder"
     else:
         got = f"only {', '.join(there)}" if there else ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
     raise DataMissing(f"no split {split!r} in {root}", got=got, need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
+
+
+def _masks(path: Path) -> Path | None:
+    """The folder of the masks, None where there is none: then the split has no labels, which a link to nothing does not say."""
+    if path.is_dir():
+        return path
+    lost = next((one for one in (path, path.parent) if one.is_symlink() and not one.exists()), None)
+    if lost is not None or path.exists():
+        raise DataBroken(f"{lost or path} is no folder", got="a link to nothing" if lost else "a file", need="a folder of masks, or none")
+    return None
 
 
 def _named(root: Path, given: Sequence[str] | None) -> dict[int, str]:
@@ -196,25 +213,34 @@ def _named(root: Path, given: Sequence[str] | None) -> dict[int, str]:
     elif given is None and (root / "classes.txt").is_file():
         where = str(root / "classes.txt")
         table = dict(enumerate(line.strip() for line in _text(root / "classes.txt").splitlines() if line.strip()))
-    if len(set(table.values())) != len(table) or any(not 0 <= number < IGNORE for number in table):
-        raise DataBroken(f"{where} does not name classes", got=str(table)[:120], need="every name once, ids from 0 to 254")
+    blank = any(not name.strip() for name in table.values())
+    if blank or len(set(table.values())) != len(table) or any(not 0 <= number < IGNORE for number in table):
+        raise DataBroken(f"{where} does not name classes", got=str(table)[:120], need="every name once and not empty, ids from 0 to 254")
     return table
 
 
 def _from_json(path: Path) -> dict[int, str]:
     need = 'a list of names, or {"0": "name", ...}'
     try:
-        content: Any = json.loads(_text(path))
+        content: Any = json.loads(_text(path), object_pairs_hook=_each_once)
         table = dict(enumerate(content)) if isinstance(content, list) else {int(number): name for number, name in content.items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataBroken(f"cannot read class names from {path}", got=error, need=need) from error
     if not all(isinstance(name, str) for name in table.values()):
         raise DataBroken(f"cannot read class names from {path}", got=str(content)[:120], need=need)
     return table
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, in which Python would let the last of several equal keys win."""
+    numbers = [int(number) for number, _ in pairs]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("an id twice")
+    return dict(pairs)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataBroken(f"cannot read {path}", got=error) from error
+        raise DataBroken(f"cannot read {path}", got=error, need="text in UTF-8") from error

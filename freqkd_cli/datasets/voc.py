@@ -18,8 +18,8 @@ import numpy as np
 
 from freqkd_cli.datasets._dataset import Dataset, Split
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, check_list, inside, lines_of, no_split, some
+from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack, two_classes
+from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_list, inside, lines_of, no_split, some
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 
@@ -53,8 +53,9 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list:
         labels: index as published (palette or grey), or colors where a tool turned the palette into RGB.
 
     Raises:
-        DataMissing: no root, no such list, or listed files that are not there.
-        DataBroken: a list that cannot be understood; on reading, a damaged file or labels outside the classes.
+        DataMissing: no root, no such list, or no listed picture that is there.
+        DataBroken: a list that cannot be understood or whose files are not all there; on reading,
+            a damaged file or labels outside the classes.
     """
     home = _home(Path(root)) if root is not None else None
     listing = _listing(home, split, train_list) if home else None
@@ -67,7 +68,7 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list:
     rules = _rules()
     others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
     identity = {"name": "voc", "split": split, "arguments": {"train_list": train_list, "labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others))
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, doubts=(two_classes(_TIP),)))
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:
@@ -107,8 +108,9 @@ def _listing(home: Path, split: Split, train_list: TrainList) -> Path | None:
 def _listed(home: Path, listing: Path, folder: str | None) -> list[Pair]:
     pairs = []
     for where, words in lines_of(listing):
-        if len(words) > 2 or (len(words) == 1 and "/" in words[0]):
-            raise DataBroken(f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need="2007_000032, or picture and label")
+        if len(words) > 2 or (len(words) == 1 and {*"/\\"} & {*words[0]}):
+            need = "2007_000032, or picture and label, without blanks in their names"
+            raise DataBroken(f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need=need)
         image = inside(home, words[0], where) if len(words) == 2 else _file(home / "JPEGImages", words[0], IMAGE_SUFFIXES)
         label = None
         if folder is not None:
@@ -128,5 +130,4 @@ def _check_apart(home: Path, listing: Path, pairs: list[Pair]) -> None:
 
 def _file(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The file of this stem, with the first suffix where there is none."""
-    files = [folder / f"{stem}{suffix}" for suffix in suffixes]
-    return next((file for file in files if file.is_file()), files[0])
+    return by_stem(folder, stem, suffixes) or folder / f"{stem}{suffixes[0]}"

@@ -15,6 +15,7 @@ from freqkd_cli.datasets._dataset import SPLITS
 from freqkd_cli.datasets._files import FileDataset
 from freqkd_cli.engine import assemble
 from freqkd_cli.engine.label_findings import Finding, findings
+from freqkd_cli.engine.recipe_facts import class_names
 from freqkd_cli.engine.survey import Survey, survey
 from freqkd_cli.errors import DataBroken, DataMissing
 
@@ -79,7 +80,9 @@ def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
 
     Raises:
         DataMissing: the split is not there; of all, the train split.
+        DataBroken: class names that cannot be read, which no split has for itself.
     """
+    class_names(recipe)
     splits: list[dict[str, Any]] = []
     counts = {"error": 0, "warning": 0}
     for name in [split] if split else SPLITS:
@@ -89,11 +92,13 @@ def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
             if split or name == "train":
                 raise
             splits.append({"split": name, "missing": error.line, "findings": []})
-            continue
-        report = examine(dataset, name, every=every)
-        splits.append(_as_json(report, dataset.classes))
-        for finding in report.findings:
-            counts[finding.level] += 1
+        except DataBroken as error:
+            finding = Finding("error", error.what, (), *(part and str(part) for part in (error.got, error.need, error.tip)))
+            splits.append({"split": name, "looked_at": "nothing, its files cannot be paired", "findings": _told((finding,))})
+        else:
+            splits.append(_as_json(examine(dataset, name, every=every), dataset.classes))
+        for finding in splits[-1]["findings"]:
+            counts[finding["level"]] += 1
     return {"data": recipe.data.name, "errors": counts["error"], "warnings": counts["warning"], "splits": splits}
 
 
@@ -108,8 +113,9 @@ def _as_json(report: Report, classes: Sequence[str]) -> dict[str, Any]:
             "per_class": [{"name": name, "pixels": pixels, "masks": masks} for name, pixels, masks in counted],
             "void_pixels": report.seen.void_pixels,
         }
+    return document | {"findings": _told(report.findings)}
+
+
+def _told(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     parts = ("level", "what", "got", "need", "tip")
-    document["findings"] = [
-        {part: getattr(finding, part) for part in parts} | {"files": list(finding.files)} for finding in report.findings
-    ]
-    return document
+    return [{part: getattr(finding, part) for part in parts} | {"files": list(finding.files)} for finding in findings]

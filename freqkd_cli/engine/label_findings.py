@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import LabelRule
+from freqkd_cli.datasets._labels import BLACK_AND_WHITE, Doubt, LabelRule
 from freqkd_cli.datasets._pairs import some
 from freqkd_cli.engine.survey import Survey, spread
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.labels import IGNORE
 
 PROOF = 1000
 """Label images read at most to find one that clears a suspicion."""
@@ -38,9 +39,11 @@ class Finding:
 
 def findings(dataset: FileDataset, seen: Survey) -> tuple[Finding, ...]:
     """Everything that a survey shows; errors first."""
-    errors = (_broken(seen), _misfits(dataset, seen), _colours(dataset, seen), _values(dataset, seen), _contradicted(dataset, seen))
-    doubts = (_void(dataset, seen), _palettes(dataset, seen), _ground(dataset, seen))
-    return tuple(finding for finding in (*errors, *doubts) if finding is not None)
+    doubtful = _contradicted(dataset, seen)
+    errors = (_broken(seen), _misfits(dataset, seen), _colours(dataset, seen), _values(dataset, seen), doubtful)
+    doubts = (_void(dataset, seen), _palettes(dataset, seen)) if doubtful is None else (_palettes(dataset, seen),)
+    ground = _ground(dataset, seen) if doubtful is None else None
+    return tuple(finding for finding in (*errors, *doubts, ground) if finding is not None)
 
 
 def _finding(
@@ -56,7 +59,7 @@ def _broken(seen: Survey) -> Finding | None:
     if not seen.broken:
         return None
     first, *more = seen.broken
-    rest = f", and {len(more)} more files like it" if more else ""
+    rest = f", and {len(more)} more file{'s' * (len(more) > 1)} like it" if more else ""
     return Finding("error", first.what, (), f"{first.got}{rest}", first.need, first.tip)
 
 
@@ -66,7 +69,7 @@ def _misfits(dataset: FileDataset, seen: Survey) -> Finding | None:
     index, (size, picture) = next(iter(seen.misfits.items()))
     name = dataset.pairs[index].image.name
     turned = all(size == picture[::-1] for size, picture in seen.misfits.values())
-    tip = "turn the pictures as their EXIF tag says, or the label images" if turned else "write them again in the size of the pictures"
+    tip = "turn them: pictures are read as their EXIF tags say" if turned else "write them again in the size of the pictures"
     return _finding(
         dataset,
         "error",
@@ -99,7 +102,11 @@ def _values(dataset: FileDataset, seen: Survey) -> Finding | None:
     if not seen.odd:
         return None
     rule = dataset.rule
-    tip = dataset.advice.for_values(seen.seen, rule) if rule.colours is None else f"{_left(seen)}; {rule.tip}"
+    if rule.colours is not None:
+        tip = f"{_left(seen)}; {rule.tip}"
+    else:
+        doubt = _doubt(dataset, seen) if set(seen.seen) == BLACK_AND_WHITE else None
+        tip = doubt.tip if doubt is not None else dataset.advice.for_values(seen.seen, rule)
     said = "holds label values outside the classes", "hold label values outside the classes"
     odd = {value for values in seen.odd.values() for value in values}
     return _finding(dataset, "error", seen.odd, *said, got=rule.spelled(odd), need=rule.need, tip=tip)
@@ -113,26 +120,44 @@ def _left(seen: Survey) -> str:
 
 def _contradicted(dataset: FileDataset, seen: Survey) -> Finding | None:
     """255 taken for void where it is the thing itself, or where the masks were reduced before: told only of a whole split."""
-    proof = dataset.advice.proof
-    if not proof or seen.odd or 255 not in seen.seen or proof & seen.seen.keys() or not seen.pixels.any():
+    doubt = _doubt(dataset, seen) if not seen.odd else None
+    if doubt is None:
         return None
+    lost = [name for name, pixels in zip(dataset.classes, seen.pixels.tolist(), strict=True) if not pixels]
+    said = doubt.what.replace("hold", "holds", 1), doubt.what
+    return _finding(dataset, "error", range(len(dataset)), *said, got=f"no pixel of {some(lost)}", tip=doubt.tip)
+
+
+def _doubt(dataset: FileDataset, seen: Survey) -> Doubt | None:
+    """The first doubt of 255 that nothing in the split clears; masks of 255 alone are void and raise none."""
+    if dataset.rule.colours is not None or seen.coloured or IGNORE not in seen.seen or len(seen.seen) < 2:
+        return None
+    held = set(seen.seen)
+    for doubt in dataset.advice.doubts:
+        if not doubt.proof & held and not _cleared(dataset, doubt.proof):
+            return doubt
+    return None
+
+
+def _cleared(dataset: FileDataset, proof: frozenset[int]) -> bool:
+    """Whether a label image holds one of these values, of at most :data:`PROOF`; where one cannot be read, nothing is claimed."""
     for index in spread(len(dataset), PROOF):
         try:
-            values = dataset.mask(index).values
+            if proof & dataset.mask(index).values.keys():
+                return True
         except DataBroken:
-            return None  # told when it is read
-        if proof & values.keys():
-            return None
-    what, tip = dataset.advice.doubt
-    lost = [name for name, pixels in zip(dataset.classes, seen.pixels.tolist(), strict=True) if not pixels]
-    return _finding(dataset, "error", range(len(dataset)), what.replace("hold", "holds", 1), what, got=f"no pixel of {some(lost)}", tip=tip)
+            return True  # told when it is read
+    return False
 
 
 def _void(dataset: FileDataset, seen: Survey) -> Finding | None:
     if not seen.void:
         return None
     said = "has no pixel of any class", f"have no pixel of any class, of {seen.read} read"
-    return _finding(dataset, "warning", seen.void, *said, tip="nothing where that is meant: they add nothing to label losses and scores")
+    tip = "leave them so where that is meant: they add nothing to label losses and scores"
+    if len(seen.void) == seen.read:
+        tip = "another look at what their values stand for: no label loss and no score has a pixel to go by"
+    return _finding(dataset, "warning", seen.void, *said, tip=tip)
 
 
 def _palettes(dataset: FileDataset, seen: Survey) -> Finding | None:
@@ -186,4 +211,4 @@ def _by_class(dataset: FileDataset, seen: Survey, rule: LabelRule) -> dict[int, 
 
 def _covers(dataset: FileDataset, seen: Survey, rule: LabelRule) -> bool:
     counts = _by_class(dataset, seen, rule)
-    return _MUCH * counts[dataset.advice.ground] >= max(counts.values())
+    return _MUCH * counts[dataset.advice.ground] >= max(counts.values()) > 0
