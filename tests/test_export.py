@@ -153,7 +153,7 @@ class Pyramid(Tiny):
         return {"logits": x + pooled}
 
 
-@pytest.mark.parametrize("make", [lambda: Pyramid().eval(), pytest.param(student, marks=pytest.mark.slow, id="fast_scnn")])
+@pytest.mark.parametrize("make", [lambda: Pyramid().eval(), pytest.param(student, id="fast_scnn")])
 def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
     torch.manual_seed(0)
     model = make()
@@ -354,11 +354,24 @@ def test_another_librarys_pooling_is_written_as_matrices():
         torch.testing.assert_close(program.module()(image), model(image)["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
-@pytest.mark.parametrize("which", ["segformer, trained", "unet"])
-def test_other_students_export_with_free_sizes(tmp_path, kind, which, unet):
-    model = unet if which == "unet" else freqkd_cli.load(Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes")
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [
+        ("segformer, trained", "onnx"),
+        pytest.param("segformer, trained", "pt2", marks=SLOW),
+        pytest.param("unet", "onnx", marks=SLOW),
+        pytest.param("unet", "pt2", marks=SLOW),
+    ],
+)
+def test_other_students_export_with_free_sizes(tmp_path, kind, which, request):
+    model = (
+        request.getfixturevalue("unet")
+        if which == "unet"
+        else freqkd_cli.load(Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes")
+    )
     result = export_file(model, tmp_path / f"a.{kind}", kind)
     assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999 and len(result["sizes"]) == 5
 

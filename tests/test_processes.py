@@ -43,8 +43,12 @@ train: {steps: 4, batch_size: 4, lr: 0.02, optimizer: sgd, clip: 5.0, ema: 0.9, 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def torchrun(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
+
+
+def torchrun(*words: str, cwd: Path, launcher: tuple[str, ...] = TORCHRUN) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", *launcher]
     return subprocess.run([*start, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
 
 
@@ -157,8 +161,9 @@ def test_the_console_under_torchrun(folder):
     assert done.stderr.count("error: ") == 1 and "below --min-miou" in done.stderr and re.search(r"exitcode *: 3", done.stderr)
 
 
-def test_a_table_under_torchrun_is_one(folder):
-    done = torchrun("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", cwd=folder)
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_table_of_two_processes_is_one(folder, launcher):
+    done = torchrun("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", cwd=folder, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("parameters") == 1 and "Traceback" not in done.stderr
 
