@@ -37,7 +37,7 @@ from freqkd_cli.losses._rows import ENERGY_EPS
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian
 from freqkd_cli.spectral.graph_match import By
-from freqkd_cli.spectral.graph_spectrum import eigenpairs
+from freqkd_cli.spectral.graph_spectrum import eigenpairs, graph_fourier
 from freqkd_cli.views.batch import Batch
 
 FLAT = 1e-3
@@ -150,7 +150,7 @@ class GraphBand(NodeLoss):
     def _distance(self, difference: Tensor, theirs: Tensor, vectors: Tensor, nodes: Tensor) -> Tensor:
         """The bands' relative errors, weighted, ``[B]``."""
         share, whole = self.how.high, theirs.square().sum((1, 2, 3))
-        low, of_low = (vectors.mT @ x for x in (difference, theirs))
+        low, of_low = (graph_fourier(x, vectors) for x in (difference, theirs))
         total = torch.zeros_like(whole)
         if share < 1:
             total = total + (1 - share) * _relative(low, of_low, whole)
