@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from freqkd_cli.datasets._files import read_values
+from freqkd_cli.datasets._files import FileDataset, read_values
 from freqkd_cli.engine.evaluate import Result, check_labelled
+from freqkd_cli.engine.label_files import OVERLAY
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 from freqkd_cli.metrics.tally import Tally
@@ -25,6 +26,8 @@ LISTED = 12
 
 def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Callable[[int], None] | None = None) -> Result:
     """Score ``folder``'s PNGs, one for each picture and named after its stem: grey values or palette indices are class numbers.
+
+    The overlays that ``freqkd predict`` writes beside its label PNGs are passed over.
 
     Args:
         limit: only the first pictures of the split, 0 = all; files of the others are let be.
@@ -42,8 +45,10 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png" and not path.name.startswith(".")}
     if not files:
         raise DataMissing(f"no PNG in {folder}", need=f"a PNG for every picture, such as {dataset.name(0)}.png")
-    names = [dataset.name(index) for index in range(len(dataset))]
-    strange = [files[stem].name for stem in sorted(files.keys() - set(names))]
+    names = [_stem(dataset, index, files) for index in range(len(dataset))]
+    # What ``predict`` shows beside a label PNG is no label.
+    overlays = {f"{stem}{OVERLAY}" for stem in files}
+    strange = [files[stem].name for stem in sorted(files.keys() - set(names) - overlays)]
     asked = names[: limit or None]
     missing = [f"{name}.png" for name in asked if name not in files]
     wrong: list[str] = []
@@ -62,6 +67,13 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
         need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
         raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
     return Result(tally, len(asked), time.monotonic() - started)
+
+
+def _stem(dataset: Dataset, index: int, files: Mapping[str, Path]) -> str:
+    """What a picture's PNG is called: its name in the data set, or the whole stem of its file, which ``predict`` knows it by."""
+    name = dataset.name(index)
+    whole = dataset.pairs[index].image.stem if isinstance(dataset, FileDataset) else name
+    return whole if name not in files and whole in files else name
 
 
 def _some(lines: list[str], between: str) -> str:
