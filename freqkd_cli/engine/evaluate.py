@@ -66,10 +66,9 @@ def score(
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
 ) -> Result:
-    """Run ``model`` over the view ``whole`` of a split and count.
+    """Run ``model``, in eval mode, over the view ``whole`` of a split and count.
 
     Args:
-        model: in eval mode; gives ``logits``.
         each: called with an image's number and its predicted labels ``[H, W]``, cropped to the picture.
         progress: called with the number of images that are done.
         processes: those that share the images; the result is that of all.

@@ -60,13 +60,21 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
             wrong += [said] if said else []
         if progress is not None:
             progress(index + 1)
-    if missing or strange or wrong:
-        lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
-        lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
-        lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
+    _require_none(folder, missing, strange, wrong, classes)
+    return Result(tally, len(asked), time.monotonic() - started)
+
+
+def _require_none(folder: Path, missing: list[str], strange: list[str], wrong: list[str], classes: int) -> None:
+    """
+    Raises:
+        DataBroken: with all faults of the files.
+    """
+    lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
+    lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
+    lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
+    if lines:
         need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
         raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
-    return Result(tally, len(asked), time.monotonic() - started)
 
 
 def _stem(dataset: Dataset, index: int, files: Mapping[str, Path]) -> str:
