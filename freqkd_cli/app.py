@@ -24,7 +24,7 @@ from freqkd_cli.commands._output import talk
 from freqkd_cli.errors import FreqKDError
 
 COMMANDS = Path(__file__).parent / "commands"
-FILE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+FILE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
 FILE_TROUBLE |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 """What an operating system refuses for reasons that are the user's to mend; other OSErrors are bugs."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from freqkd_cli import app, launch
-from freqkd_cli.engine import dump_recipe, evaluate_source, whole_batch
+from freqkd_cli.engine import dump_recipe, ground, whole_batch
 from freqkd_cli.engine.loop import Loop
 
 SHARD = 100_000
@@ -51,7 +51,7 @@ def after_step(number: int, act):
 
 def keep_scores() -> None:
     """Write the integers of every evaluation of the first process to ``matrix.pt``."""
-    score = evaluate_source.score
+    score = ground.score
 
     def keeping(*args, **kwargs):
         result = score(*args, **kwargs)
@@ -59,7 +59,7 @@ def keep_scores() -> None:
             torch.save((result.tally.matrix, result.tally.boundary_iou()), f"matrix-{launch.processes()}.pt")
         return result
 
-    evaluate_source.score = keeping
+    ground.score = keeping
 
 
 def keep_shares() -> None:

@@ -157,7 +157,7 @@ def test_interrupt_is_130_and_a_bug_keeps_its_traceback():
     assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS])
 def test_what_the_system_refuses_is_one_message(code):
     result = CliRunner().invoke(planted(f"OSError({code}, {os.strerror(code)!r}, '/some/file')"), ["fail"])
     assert result.exit_code == 1 and result.stderr == f"error: /some/file: {os.strerror(code)}\n"

@@ -105,6 +105,15 @@ def test_averaging_nothing_is_the_plain_pass_and_small_pictures_are_one_window(m
     assert Averaging().plain and Averaging().to_json() is None
 
 
+@torch.no_grad()
+def test_a_share_of_nothing_has_a_finite_logarithm_and_what_is_no_number_stays_so():
+    sure = torch.tensor([[[[500.0]], [[0.0]], [[-500.0]]]]).expand(1, 3, 32, 32)
+    found = Averaged(lambda images: {"logits": sure}, Averaging(flip=True))(torch.rand(1, 3, 32, 32))["logits"]
+    assert torch.isfinite(found).all() and (found.argmax(1) == 0).all()
+    found = Averaged(lambda images: {"logits": sure * torch.nan}, Averaging(flip=True))(torch.rand(1, 3, 32, 32))["logits"]
+    assert found.isnan().all()
+
+
 def test_windows_reach_every_pixel_and_end_with_the_picture():
     found = list(windows((96, 160), (64, 64), (40, 50)))
     assert [(rows.start, columns.start) for rows, columns in found] == [(0, 0), (0, 50), (0, 96), (32, 0), (32, 50), (32, 96)]
@@ -119,7 +128,11 @@ def test_windows_reach_every_pixel_and_end_with_the_picture():
         ((False, "1,1", None, None), "each once"),
         ((False, "nan", None, None), "--scales"),
         ((False, None, None, "64,64"), "there are none"),
-        ((False, None, "64", None), "H,W"),
+        ((False, "", None, None), "--scales cannot be read\n  got  nothing\n  need numbers from 0.1 to 8"),
+        ((False, None, "", None), "--slide cannot be read"),
+        ((False, None, "64,64", ""), "--stride cannot be read"),
+        ((False, None, None, ""), "there are none"),
+        ((False, None, "64", None), "--slide cannot be read\n  got  64\n  need H,W, both multiples of 32"),
         ((False, None, "60,64", None), "multiples of 32"),
         ((False, None, "64,64", "65,64"), "windows must meet"),
         ((False, None, "64,64", "0,64"), "windows must meet"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import freqkd_cli
 from freqkd_cli.datasets import scenes
-from freqkd_cli.engine.evaluate import score
+from freqkd_cli.engine.evaluate import Pass, score
 from freqkd_cli.engine.precision import choose
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.metrics.tally import Tally
@@ -115,7 +115,9 @@ def test_small_tiles_cost_the_layout_and_spare_the_fine_classes(teacher, streets
 def test_its_score_is_the_one_in_its_lab_note(teacher):
     """Within 0.2 points on the whole of val, from the half-precision file."""
     device = torch.device("cpu")
-    found = score(teacher, scenes.build(split="val", root=None, size=(192, 256)), choose(device, "float32", "auto"), device, boundary=False)
+    found = score(
+        teacher, scenes.build(split="val", root=None, size=(192, 256)), choose(device, "float32", "auto"), device, Pass(boundary=False)
+    )
     note = (Path(__file__).parents[1] / "recipes" / "scenes_teacher.yaml").read_text(encoding="utf-8")
     noted = re.search(r"shipped, in half precision: (\d+\.\d+) mIoU on val", note)
     assert noted and 100 * found.scores.miou == pytest.approx(float(noted[1]), abs=0.2)

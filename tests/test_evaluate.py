@@ -13,10 +13,11 @@ from sklearn.metrics import jaccard_score
 from freqkd_cli import recipe as recipes
 from freqkd_cli.app import main
 from freqkd_cli.engine.compare import compare
-from freqkd_cli.engine.evaluate import as_json, mask_writer, score
+from freqkd_cli.engine.evaluate import Pass, as_json, score
+from freqkd_cli.engine.label_files import mask_writer
 from freqkd_cli.engine.precision import choose
 from freqkd_cli.engine.progress import Silent
-from freqkd_cli.engine.saved import save_model
+from freqkd_cli.engine.saved import load_model, save_model
 from freqkd_cli.labels import IGNORE
 from freqkd_cli.models import fast_scnn
 
@@ -61,7 +62,7 @@ def model():
 
 def test_miou_is_that_of_numpy_and_scikit_learn_on_the_written_masks(model, tmp_path):
     pictures = Pictures()
-    result = score(model, pictures, choose(CPU, "float32", False), CPU, batch_size=2, each=mask_writer(tmp_path, pictures))
+    result = score(model, pictures, choose(CPU, "float32", False), CPU, Pass(batch_size=2), each=mask_writer(tmp_path, pictures))
     truth, guess = [], []
     for index in range(len(pictures)):
         labels = pictures.read(index)[1]
@@ -135,9 +136,36 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
     assert _main("eval", str(tmp_path / "nothing")) == 4
 
 
+@pytest.mark.parametrize("words", [("eval", "{run}"), ("eval", "{run}", "--flip"), ("compare", "{run}"), ("predict", "{run}", "{picture}")])
+def test_a_model_that_gives_no_numbers_has_no_score(run_folder, freqkd, tmp_path, words):
+    model = load_model(run_folder)
+    model.classifier[-1].bias.data[7] = float("nan")
+    save_model(run_folder, model)
+    picture = tmp_path / "street.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
+    words = [word.format(run=run_folder, picture=picture) for word in words]
+    code, out, err = freqkd(*words, *(("--out", tmp_path / "out") if words[0] == "predict" else ()), "-q")
+    assert (code, out) == (1, "") and err.count("error:") == 1 and "are not finite" in err
+    assert str(picture) in err if words[0] == "predict" else "val_" in err
+
+
+def test_the_log_says_what_is_computed_in(run_folder, freqkd):
+    err = freqkd("eval", run_folder, "--device", "cpu")[2]
+    assert "split val, computing in float32 on cpu\n" in err and "asked for" not in err and "bfloat16" not in err
+
+
+def test_a_folder_without_a_model_is_said_to_hold_none(freqkd, tmp_path):
+    (tmp_path / "classes.txt").write_text("road\ncar\n")
+    code, _, err = freqkd("eval", tmp_path)
+    assert code == 4 and f"{tmp_path} holds no model" in err and "scenes_teacher" not in err
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = freqkd("eval", tmp_path)
+    assert code == 2 and "does not say on which data" in err
+
+
 def test_runs_stand_side_by_side(run_folder, capsys, tmp_path):
     found = compare([run_folder, run_folder], Silent(), pictures=2)
-    assert [row["name"] for row in found.rows] == ["run", "run"]
+    assert [row["name"] for row in found.rows] == ["run", "run"]  # it is the same one
     assert len(found.panels) == 2 and all(panel["image"].shape == (64, 64, 3) for panel in found.panels)
     assert _main("compare", str(run_folder), "--picture", str(tmp_path / "c.png"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["images"] == 3

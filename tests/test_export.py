@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import re
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -151,6 +153,27 @@ class Pyramid(Tiny):
         x = self.layers(images)
         pooled = nn.functional.interpolate(average_pool(x, 6), size=x.shape[-2:], mode="bilinear", align_corners=False)
         return {"logits": x + pooled}
+
+
+def test_another_operator_set_than_was_asked_for_is_not_written(tmp_path, monkeypatch):
+    """What torch does where it cannot convert: it keeps its own and says nothing."""
+    write = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, opset_version, **more: write(*args, opset_version=18, **more))
+    with pytest.raises(FreqKDError, match="in that operator set\n  got  18\n  need --opset 21\n") as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx", Options(opset=21))
+    assert caught.value.exit_code == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_file_that_the_system_does_not_let_grow_is_named(tmp_path, kind):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            export_file(tiny(), tmp_path / f"a.{kind}", kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / f"a.{kind}")) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("make", [lambda: Pyramid().eval(), pytest.param(student, id="fast_scnn")])
@@ -439,6 +462,9 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
         (("--format", "pt2", "--opset", "20"), 2, "--opset"),
         (("--format", "onnx", "--out", "{run}"), 2, "is a folder"),
         (("--format", "tflite"), 2, "tflite"),
+        (("--opset", "99"), 2, "no such operator set\n  got  --opset 99\n  need at most "),
+        (("--size", "0", "0"), 2, "at least one pixel\n  got  --size 0 0\n  need height and width"),
+        (("--size", "-5", "7"), 2, "at least one pixel\n  got  --size -5 7\n"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(run_folder, words, code, said):

@@ -11,7 +11,7 @@ import freqkd_cli
 
 PACKAGE = Path(freqkd_cli.__file__).parent
 ROWS = (
-    ("errors", "labels", "weights", "launch", "threads"),
+    ("errors", "files", "labels", "weights", "launch", "threads"),
     ("registry", "spectral", "views", "scan", "metrics"),
     ("recipe", "features"),
     ("models", "losses", "datasets"),

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from freqkd_cli.errors import ShapeError
+from freqkd_cli.errors import FreqKDError, ShapeError
 from freqkd_cli.metrics.boundary import boundary_region, distance
 from freqkd_cli.metrics.scores import scores
 from freqkd_cli.metrics.tally import Tally
-from freqkd_cli.metrics.upsample import predict_labels, upsampled
+from freqkd_cli.metrics.upsample import predict_labels, require_finite, upsampled
 
 
 def split(classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -215,3 +215,13 @@ def test_upsampling_by_matrices_is_torchs_bilinear_one(cells, pixels, dtype):
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
     torch.testing.assert_close(*(torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (found, expected)))
+
+
+def test_logits_that_are_no_numbers_name_their_pictures():
+    logits = torch.zeros(3, 2, 4, 5)
+    require_finite(logits, ["a", "b", "c"])
+    require_finite(torch.full((3, 2, 4, 5), 3e38), ["a", "b", "c"])  # their sum alone is infinite
+    logits[1, 0, 0, 0], logits[2, 1, 3, :2] = float("nan"), float("-inf")
+    with pytest.raises(FreqKDError, match="logits of b, c are not finite\n  got  3 of 80 numbers\n  try ") as caught:
+        require_finite(logits, ["a", "b", "c"])
+    assert caught.value.exit_code == 1

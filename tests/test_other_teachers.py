@@ -98,6 +98,13 @@ def test_a_mean_that_is_none_is_refused(theirs, tmp_path):
         segformer.build(classes=3, weights=str(folder))
 
 
+@pytest.mark.parametrize("std", [[float("nan"), 1.0, 1.0], [float("inf"), 1.0, 1.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+def test_a_deviation_that_nothing_can_be_divided_by_is_refused(theirs, tmp_path, std):
+    folder = old_folder(tmp_path / "old", theirs[0], image_std=std)
+    with pytest.raises(WeightsMissing, match="says no mean and std\n.*\n  need three finite numbers each, std above 0"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize(("key", "told"), [("reduce_labels", True), ("do_reduce_labels", True), ("reduce_labels", False)])
 def test_reduced_labels_are_reported(theirs, tmp_path, caplog, key, told):
     said = {key: told}

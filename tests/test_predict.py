@@ -138,6 +138,8 @@ def test_unreadable_pictures_are_told_at_the_end_and_the_others_done(model_folde
     found = json.loads(out)
     assert [Path(row["image"]).name for row in found["unreadable"]] == ["deep.png", "text.png", "torn.jpg"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png", "good_overlay.png", "legend.json"]
+    code, out, err = freqkd("predict", model_folder, tmp_path / "text.png", "--out", tmp_path / "none", "-q")
+    assert code == 1 and "1 of 1 pictures could not be read\n" in err and "others" not in err
 
 
 def test_nothing_is_overwritten_silently(model_folder, freqkd, tmp_path):

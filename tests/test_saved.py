@@ -14,7 +14,7 @@ from safetensors import safe_open
 import freqkd_cli
 from freqkd_cli.engine.saved import load_model, load_state, save_model
 from freqkd_cli.errors import WeightsMissing
-from freqkd_cli.models import fast_scnn, segformer
+from freqkd_cli.models import fast_scnn, segformer, smp
 
 TINY: dict[str, Any] = {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder": 16}
 NAMES = {0: "road", 1: "car", 2: "pole"}
@@ -164,3 +164,17 @@ def test_a_student_starts_from_a_trained_one(tmp_path: Path) -> None:
     assert torch.equal(other.classifier[3].weight, before)
     with pytest.raises(WeightsMissing, match="no folder"):
         load_state(tmp_path / "nowhere", other)
+
+
+@pytest.mark.parametrize("changes", [{"std": [0.2, float("nan"), 0.2]}, {"std": [0.2, 0.0, 0.2]}, {"mean": [float("-inf"), 0.5, 0.5]}])
+@pytest.mark.parametrize("make", [lambda: fast_scnn.build(classes=3, width=0.25), lambda: smp.build(classes=3, encoder="mobilenet_v2")])
+def test_a_normalisation_that_makes_no_numbers_is_refused(tmp_path: Path, make, changes) -> None:
+    model = make()
+    save_model(tmp_path, model)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(WeightsMissing, match="config.json describes its model .* cannot be read\n  got  mean .*std above 0"):
+        load_model(tmp_path)
+    if model.model_name == "smp":
+        with pytest.raises(WeightsMissing, match="config.json says no mean and std"):
+            smp.build(classes=3, weights=str(tmp_path))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Sets, Split, Verbose
+from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Overwrite, Quiet, Sets, Split, Verbose
 from freqkd_cli.commands._output import columns, print_result
 
 MANY_PROCESSES = True
@@ -28,9 +28,12 @@ def run(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
     scales: Annotated[str | None, typer.Option("--scales", metavar="S,S", help="Average over zooms, such as 0.75,1.0,1.25.")] = None,
-    slide: Annotated[str | None, typer.Option("--slide", metavar="H,W", help="Run in windows of this size and average overlaps.")] = None,
+    slide: Annotated[
+        str | None, typer.Option("--slide", metavar="H,W", help="Run in windows of this size (multiples of 32) and average overlaps.")
+    ] = None,
     stride: Annotated[str | None, typer.Option("--stride", metavar="H,W", help="From window to window; half a window by default.")] = None,
     masks: Annotated[Path | None, typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs.")] = None,
+    overwrite: Overwrite = False,
     min_miou: Annotated[
         float | None, typer.Option("--min-miou", min=0, max=100, metavar="PERCENT", help="Exit 3 below this mIoU, in percent.")
     ] = None,
@@ -56,7 +59,9 @@ def run(
 
     least = None if min_miou is None else min_miou / 100
     averaging = parse(flip, scales, slide, stride)
-    options = Options(split, teacher, recipe, masks, limit or 0, least, data_root, device, tuple(sets or ()), predictions, averaging)
+    options = Options(
+        split, teacher, recipe, masks, overwrite, limit or 0, least, data_root, device, tuple(sets or ()), predictions, averaging
+    )
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
 
 

@@ -39,7 +39,8 @@ def run(
     if found["unreadable"]:
         number, total = len(found["unreadable"]), found["images"] + len(found["unreadable"])
         lines = "\n".join(f"  {row['image']}: {row['why']}" for row in found["unreadable"])
-        raise DataBroken(f"{number} of {total} pictures could not be read; the others are done\n{lines}")
+        others = "; the others are done" if found["images"] else ""
+        raise DataBroken(f"{number} of {total} pictures could not be read{others}\n{lines}")
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ from freqkd_cli.metrics.upsample import upsampled
 
 MULTIPLE = 32
 """Sides that are shown are multiples of this, so that every grid of a model covers the whole of them."""
+WINDOW = f"H,W, both multiples of {MULTIPLE}, such as 256,256"
+ZOOMS = "numbers from 0.1 to 8, such as 0.75,1.0,1.25"
 
 Size = tuple[int, int]
 
@@ -67,32 +69,33 @@ def parse(flip: bool, scales: str | None, window: str | None, stride: str | None
     Raises:
         UsageError: no numbers, numbers out of range, or a stride without windows.
     """
-    zooms = tuple(_numbers("--scales", scales, float, 0)) if scales else (1.0,)
+    zooms = (1.0,) if scales is None else tuple(_numbers("--scales", scales, float, 0))
     if not all(0.1 <= zoom <= 8 for zoom in zooms) or len(set(zooms)) < len(zooms):
-        raise UsageError("--scales are zooms, each once", got=scales, need="numbers from 0.1 to 8, such as 0.75,1.0,1.25")
-    if stride and not window:
+        raise UsageError("--scales are zooms, each once", got=scales, need=ZOOMS)
+    if stride is not None and window is None:
         raise UsageError("--stride is the step of windows, and there are none", tip="--slide H,W")
-    sides = _size("--slide", window) if window else None
+    sides = None if window is None else _size("--slide", window, WINDOW)
     if sides and any(side < MULTIPLE or side % MULTIPLE for side in sides):
-        raise UsageError("windows have sides that every grid divides", got=f"--slide {window}", need=f"multiples of {MULTIPLE}")
-    steps = _size("--stride", stride) if stride else (sides[0] // 2, sides[1] // 2) if sides else None
+        raise UsageError("windows have sides that every grid divides", got=f"--slide {window}", need=WINDOW)
+    half = (sides[0] // 2, sides[1] // 2) if sides else None
+    steps = half if stride is None else _size("--stride", stride, "H,W in pixels, such as 128,128")
     if sides and steps and not all(1 <= step <= side for step, side in zip(steps, sides, strict=True)):
         raise UsageError("windows must meet", got=f"--stride {stride} --slide {window}", need="a stride from 1 to the window's side")
     return Averaging(flip, zooms, sides, steps)
 
 
-def _numbers(option: str, text: str, kind: type, count: int) -> list[Any]:
+def _numbers(option: str, text: str, kind: type, count: int, need: str = ZOOMS) -> list[Any]:
     try:
         found = [kind(part) for part in text.split(",")]
     except ValueError:
         found = []
     if not found or (count and len(found) != count):
-        raise UsageError(f"{option} cannot be read", got=text, need="H,W in pixels" if count else "numbers with commas between them")
+        raise UsageError(f"{option} cannot be read", got=text or "nothing", need=need)
     return found
 
 
-def _size(option: str, text: str) -> Size:
-    height, width = _numbers(option, text, int, 2)
+def _size(option: str, text: str, need: str) -> Size:
+    height, width = _numbers(option, text, int, 2, need)
     return height, width
 
 
@@ -113,7 +116,8 @@ class Averaged(nn.Module):
                 seen = self._seen(shown.flip(-1) if mirrored else shown)
                 total = total + upsampled(seen.flip(-1) if mirrored else seen, (size[0], size[1]))
                 count += 1
-        return {"logits": (total / count).log()}
+        # What no map thinks possible has a share of 0; its logarithm is kept a number, as every other logit is.
+        return {"logits": (total / count).clamp_min_(torch.finfo(torch.float32).tiny).log_()}
 
     def _seen(self, shown: Tensor) -> Tensor:
         """Probabilities of pictures as they are shown, at their size."""

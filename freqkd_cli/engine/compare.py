@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble
-from freqkd_cli.engine.estimate import parameters
-from freqkd_cli.engine.evaluate import score
-from freqkd_cli.engine.latency import measure_latency
-from freqkd_cli.engine.precision import choose, pick_device
+from freqkd_cli.engine.ground import Ground
+from freqkd_cli.engine.precision import pick_device
+from freqkd_cli.engine.processes import Processes
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.engine.teacher_classes import build_scored_teacher
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
 
     from freqkd_cli.datasets._dataset import Dataset
     from freqkd_cli.recipe.schema import Recipe
+
+TEACHER = "teacher"
+"""Its name in the table."""
 
 
 @dataclass(frozen=True)
@@ -52,71 +53,65 @@ def compare(
 
     Raises:
         WeightsMissing: a folder is no run.
-        UsageError: runs on different data, which no table can compare.
+        UsageError: runs on different data, which no table can compare, or of other classes than the data.
+        DataBroken: the labels are not what the recipe says.
     """
-    loaded = {run: _recipe(run) for run in runs}
-    first = loaded[runs[0]]
-    for run, recipe in loaded.items():
-        if _data(recipe) != _data(first):
-            raise UsageError(f"{runs[0]} and {run} were trained on different data", got=f"{_data(first)} and {_data(recipe)}")
-    dataset = assemble.build_dataset(first, split, data_root)
-    subjects: list[tuple[str, nn.Module]] = [(run.name, load_model(run)) for run in runs]
-    taught = next((recipe for recipe in loaded.values() if recipe.teacher), None)
-    if taught is not None:
-        teacher = build_scored_teacher(taught, dataset.classes)
-        if teacher.classes == len(dataset.classes):
-            subjects.append(("teacher", teacher))
-    shown = _spread(min(limit or len(dataset), len(dataset)), pictures)
-    panels = [_truth(dataset, index) for index in shown]
-    rows = [_row(name, model, dataset, first, limit, shown, panels, progress, device) for name, model in subjects]
-    return Comparison(rows, panels, dataset.classes, dataset.palette)
+    recipes_of = {run: _recipe(run) for run in runs}
+    _require_same_data(recipes_of, data_root)
+    ground = Ground.of(recipes_of[runs[0]], split, data_root, limit)
+    processes = Processes(pick_device(device))
+    subjects: list[tuple[str, nn.Module]] = []
+    for run, name in zip(runs, _names(runs), strict=True):
+        subjects.append((name, load_model(run)))
+        ground.require(subjects[-1][1], str(run), progress, "data with the model's classes")
+    subjects += _teacher(recipes_of.values(), ground, progress)
+    ground.look(progress)
+    for _, model in subjects:
+        model.ready(processes.device)
+    panels = {index: _truth(ground.dataset, index) for index in _spread(ground.images, pictures)}
+    rows = [_row(name, model, ground, panels, progress, processes) for name, model in subjects]
+    return Comparison(rows, list(panels.values()), ground.dataset.classes, ground.dataset.palette)
+
+
+def _teacher(of: Iterable[Recipe], ground: Ground, progress: Progress) -> list[tuple[str, nn.Module]]:
+    """The teacher of the first recipe that has one, under its name in the table; none where its classes are not the data's."""
+    taught = next((recipe for recipe in of if recipe.teacher), None)
+    if taught is None:
+        return []
+    teacher = build_scored_teacher(taught, ground.dataset.classes)
+    if teacher.classes == len(ground.dataset.classes):
+        return [(TEACHER, teacher)]
+    progress.note(f"the teacher has {teacher.classes} classes and the data {len(ground.dataset.classes)}, so it is left out")
+    return []
 
 
 def _row(
-    name: str,
-    model: nn.Module,
-    dataset: Dataset,
-    recipe: Recipe,
-    limit: int,
-    shown: Sequence[int],
-    panels: list[dict[str, np.ndarray]],
-    progress: Progress,
-    device: str | None,
+    name: str, model: nn.Module, ground: Ground, panels: Mapping[int, dict[str, np.ndarray]], progress: Progress, processes: Processes
 ) -> dict[str, Any]:
-    where = pick_device(device)
+    """A model's row; its predictions of the pictures in ``panels`` (by number) are added there."""
     kept: dict[int, Tensor] = {}
 
     def keep(index: int, prediction: Tensor) -> None:
-        if index in shown:
+        if index in panels:
             kept[index] = prediction
 
-    progress.begin(name, min(limit or len(dataset), len(dataset)))
-    model = model.to(where).eval()
-    result = score(
-        model,
-        dataset,
-        choose(where, "float32", "auto"),
-        where,
-        batch_size=recipe.train.batch_size,
-        workers=recipe.data.workers,
-        limit=limit,
-        each=keep,
-        progress=progress.advance,
-    )
-    progress.end()
+    result = ground.score(model, name, progress, processes, each=keep)
     miou = result.scores.miou
-    for index, panel in zip(shown, panels, strict=True):
+    for index, panel in panels.items():
         panel[f"{name}\n{100 * miou:.1f} mIoU" if miou is not None else name] = kept[index].numpy().astype(np.uint8)
-    return {
-        "name": name,
-        "miou": miou,
-        "boundary_iou": result.tally.boundary_iou(),
-        "pixel_accuracy": result.scores.pixel_accuracy,
-        "parameters": parameters(model),
-        "latency_ms": round(measure_latency(model, tuple(recipe.data.size), where), 2),
-        "images": result.images,
-        "threads": torch.get_num_threads(),
-    }
+    scores = {"miou": miou, "boundary_iou": result.tally.boundary_iou(), "pixel_accuracy": result.scores.pixel_accuracy}
+    return {"name": name, **scores, **ground.cost(model, processes), "images": result.images}
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The last part of every path, with as many before it as tell the runs apart, from one another and from the teacher."""
+    whole = [Path(os.path.abspath(run)).parts for run in runs]
+    names: list[str] = []
+    for number in range(1, max(map(len, whole)) + 1):
+        names = [str(Path(*parts[-number:])) for parts in whole]
+        if len({*names, TEACHER}) == len({*whole}) + 1:
+            break
+    return names
 
 
 def _recipe(run: Path) -> Recipe:
@@ -125,10 +120,27 @@ def _recipe(run: Path) -> Recipe:
     return recipes.load(run / "recipe.yaml")
 
 
-def _data(recipe: Recipe) -> dict[str, Any]:
+def _require_same_data(recipes_of: Mapping[Path, Recipe], root: Path | None) -> None:
+    """
+    Raises:
+        UsageError: two runs were trained on different data, with what differs.
+    """
+    (first, recipe), *others = recipes_of.items()
+    ours = _data(recipe, root)
+    for run, other in others:
+        theirs = _data(other, root)
+        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        if keys:
+            got = "; ".join(f"data.{key} {ours.get(key)} and {theirs.get(key)}" for key in keys)
+            tip = "--data-root DIR, to score them on one folder" if keys == ["root"] else None
+            raise UsageError(f"{first} and {run} were trained on different data", got=got, tip=tip)
+
+
+def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
     """What decides the held-out images; lengths and views of the training split may differ."""
+    folder = root or recipe.data.root
     arguments = {key: value for key, value in recipe.data.arguments.items() if key != "length"}
-    return {"name": recipe.data.name, "size": list(recipe.data.size), **arguments}
+    return {"name": recipe.data.name, "root": folder and os.path.realpath(folder), "size": list(recipe.data.size), **arguments}
 
 
 def _truth(dataset: Dataset, index: int) -> dict[str, np.ndarray]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.engine.card import card
-from freqkd_cli.engine.export import ExportForm, Options, exporter_voice, result
+from freqkd_cli.engine.export import ExportForm, Options, result
+from freqkd_cli.engine.exporter_voice import exporter_voice
 from freqkd_cli.engine.latency import latency_table
 from freqkd_cli.engine.parity import compare
 from freqkd_cli.errors import CheckFailed

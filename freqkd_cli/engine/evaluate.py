@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.features.lanes import Lanes
 from freqkd_cli.metrics.scores import Scores
 from freqkd_cli.metrics.tally import Tally
-from freqkd_cli.metrics.upsample import predict_labels
+from freqkd_cli.metrics.upsample import predict_labels, require_finite
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import whole_batches
 
@@ -39,47 +38,56 @@ class Result:
         return self.tally.scores()
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How a split is gone through.
+
+    Attributes:
+        workers: processes that read pictures.
+        limit: only the first images, 0 = all.
+        boundary: also count boundary IoU.
+    """
+
+    batch_size: int = 8
+    workers: int = 0
+    limit: int = 0
+    boundary: bool = True
+
+
 @torch.inference_mode()
 def score(
     model: nn.Module,
     dataset: Dataset,
     compute: Compute,
     device: torch.device,
+    how: Pass = Pass(),  # noqa: B008 - frozen
     *,
-    batch_size: int = 8,
-    workers: int = 0,
-    limit: int = 0,
-    boundary: bool = True,
     each: Callable[[int, Tensor], None] | None = None,
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
 ) -> Result:
-    """Run ``model`` over the view ``whole`` of a split and count.
+    """Run ``model``, in eval mode, over the view ``whole`` of a split and count.
 
     Args:
-        model: in eval mode; gives ``logits``.
-        limit: only the first images, 0 = all.
-        boundary: also count boundary IoU.
         each: called with an image's number and its predicted labels ``[H, W]``, cropped to the picture.
         progress: called with the number of images that are done.
         processes: those that share the images; the result is that of all.
 
     Raises:
         UsageError: the split has no labels.
+        FreqKDError: logits that are not finite.
     """
     check_labelled(dataset)
-    total, lanes = Tally(len(dataset.classes), boundary=boundary), Lanes(model)
-    indices = range(min(limit, len(dataset)) if limit else len(dataset))
+    total, lanes = Tally(len(dataset.classes), boundary=how.boundary), Lanes(model)
+    indices = range(min(how.limit, len(dataset)) if how.limit else len(dataset))
     done, started = 0, time.monotonic()
     whose = {"process": processes.index, "processes": processes.number}
-    for batch in whole_batches(dataset, batch_size, workers, indices=indices, **whose):
-        numbers = batch.indices.tolist()
-        count = _Count(batch, [dataset.image_size(number) for number in numbers], compute, device, len(dataset.classes), boundary)
-        found = lanes.each(len(batch), count)
+    for batch in whole_batches(dataset, how.batch_size, how.workers, indices=indices, **whose):
+        found = lanes.each(len(batch), _Count(batch, dataset, compute, device, how.boundary))
         for _, tally in found:
             total.join(tally)
         if each is not None:
-            for number, labels in zip(numbers, chain(*(rows for rows, _ in found)), strict=True):
+            for number, labels in zip(batch.indices.tolist(), chain(*(rows for rows, _ in found)), strict=True):
                 each(number, labels)
         done += len(batch)
         if progress is not None:
@@ -93,20 +101,21 @@ class _Count:
     """What a lane does with its part of a batch: predicted labels without padding, ``[H, W]`` each, and their tally."""
 
     batch: Batch
-    sizes: Sequence[tuple[int, int]]
+    dataset: Dataset
     compute: Compute
     device: torch.device
-    classes: int
     boundary: bool
 
     def __call__(self, model: nn.Module, part: slice) -> tuple[list[Tensor], Tally]:
-        images, truth = self.batch.images[part], self.batch.labels
+        images, truth, numbers = self.batch.images[part], self.batch.labels, self.batch.indices[part].tolist()
         assert truth is not None
         with self.compute.autocast(self.device):
             logits = model(self.compute.layout(images.to(self.device)))["logits"]
         padded = predict_labels(logits, (images.shape[-2], images.shape[-1])).cpu()
-        rows = [labels[:height, :width] for labels, (height, width) in zip(padded, self.sizes[part], strict=True)]
-        tally = Tally(self.classes, boundary=self.boundary)
+        require_finite(logits, [self.dataset.name(number) for number in numbers])
+        sizes = [self.dataset.image_size(number) for number in numbers]
+        rows = [labels[:height, :width] for labels, (height, width) in zip(padded, sizes, strict=True)]
+        tally = Tally(len(self.dataset.classes), boundary=self.boundary)
         for guess, labels in zip(rows, truth[part], strict=True):
             tally.add(guess, labels[: guess.shape[0], : guess.shape[1]])
         return rows, tally
@@ -134,22 +143,3 @@ def as_json(result: Result, classes: tuple[str, ...]) -> dict[str, Any]:
         "images": result.images,
         "seconds": round(result.seconds, 3),
     }
-
-
-def mask_writer(folder: Path, dataset: Dataset) -> Callable[[int, Tensor], None]:
-    """Writes predicted labels as 8-bit PNGs named after the images' stems.
-
-    Raises:
-        UsageError: ``folder`` is a file.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--masks {folder} is a file", need="a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def write(index: int, prediction: Tensor) -> None:
-        Image.fromarray(prediction.numpy().astype(np.uint8)).save(folder / f"{dataset.name(index)}.png")
-
-    return write

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.engine import assemble, doctor, recipe_facts
+from freqkd_cli.engine import assemble, recipe_facts
 from freqkd_cli.engine.averaging import Averaged, Averaging
-from freqkd_cli.engine.estimate import parameters
-from freqkd_cli.engine.evaluate import as_json, mask_writer, score
-from freqkd_cli.engine.latency import measure_latency, threads
-from freqkd_cli.engine.precision import choose
+from freqkd_cli.engine.evaluate import as_json
+from freqkd_cli.engine.ground import Ground
+from freqkd_cli.engine.label_files import check_masks, mask_writer
+from freqkd_cli.engine.precision import for_scores
 from freqkd_cli.engine.predictions import score_files
 from freqkd_cli.engine.processes import join
 from freqkd_cli.engine.progress import Progress
-from freqkd_cli.engine.saved import load_model
-from freqkd_cli.engine.teacher_classes import build_scored_teacher, same_classes
+from freqkd_cli.engine.saved import CONFIG, load_model
+from freqkd_cli.engine.teacher_classes import build_scored_teacher
 from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing
 
 if TYPE_CHECKING:
@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
 
 
+_OTHER_CLASSES = "data with the model's classes, or a recipe whose teacher is this model, with teacher.class_map, and --teacher"
+
+
 @dataclass(frozen=True)
 class Options:
-    """The options of ``freqkd eval``. ``limit`` 0 = all images; ``min_miou`` in [0, 1]."""
+    """The options of ``freqkd eval``. ``limit`` 0 = all images; ``min_miou`` in [0, 1]; ``overwrite`` is about ``masks``."""
 
     split: str = "val"
     teacher: bool = False
     recipe: str | None = None
     masks: Path | None = None
+    overwrite: bool = False
     limit: int = 0
     min_miou: float | None = None
     data_root: Path | None = None
@@ -51,6 +55,8 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
         WeightsMissing, DataMissing, DataBroken: something is not where the source says, or cannot be scored.
         CheckFailed: the mIoU is below ``min_miou``; the result stands in the message.
     """
+    if options.overwrite and options.masks is None:
+        raise UsageError("--overwrite is about the files of --masks, and there are none", tip="--masks DIR")
     document = _of_model(source, options, progress) if options.predictions is None else _of_files(source, options, progress)
     miou = document["miou"] or 0.0
     if options.min_miou is not None and miou < options.min_miou:
@@ -60,50 +66,30 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
 
 def _of_model(source: str, options: Options, progress: Progress) -> dict[str, Any]:
     recipe, model, what = _subject(source, options)
-    dataset = assemble.build_dataset(recipe, options.split, options.data_root)
-    if model.classes != len(dataset.classes):
-        raise UsageError(
-            f"{what} and {recipe.data.name} have different classes",
-            got=f"{model.classes} and {len(dataset.classes)}",
-            tip="data with the model's classes, or a recipe whose teacher is this model, with teacher.class_map, and --teacher",
-        )
-    if not same_classes(model, dataset.classes):
-        progress.note(f"warning: {what} and {recipe.data.name} name their classes differently; they are compared by number")
+    ground = Ground.of(recipe, options.split, options.data_root, options.limit)
+    ground.require(model, what, progress, _OTHER_CLASSES)
+    if options.masks:
+        check_masks(options.masks, ground.dataset, recipe, options.data_root, options.overwrite)
     processes = join(options.device)
     if processes.first:
-        doctor.require(dataset, options.split, progress)
-    device = processes.device
-    model.ready(device)
-    compute = choose(device, "float32", "auto")
-    total = min(options.limit or len(dataset), len(dataset))
-    progress.note(f"{what} on {total} images of {recipe.data.name}, split {options.split}, computing in {compute.reason}")
-    progress.begin("image", total)
-    scored = (model if options.averaging.plain else Averaged(model, options.averaging)).to(device).eval()
-    try:
-        result = score(
-            scored,
-            dataset,
-            compute,
-            device,
-            # Averaged probabilities have the size of the picture; a batch of them would fill the memory.
-            batch_size=recipe.train.batch_size if options.averaging.plain else 1,
-            workers=recipe.data.workers,
-            limit=options.limit,
-            each=mask_writer(options.masks, dataset) if options.masks else None,
-            progress=progress.advance,
-            processes=processes,
-        )
-    finally:
-        progress.end()
-    return _document(source, what, options, as_json(result, dataset.classes)) | {
-        "test_time": options.averaging.to_json(),
-        "parameters": parameters(model),
-        # By the first process, which tells it, once the others have nothing more to do.
-        "latency_ms": round(measure_latency(scored, tuple(recipe.data.size), device), 3) if processes.first else None,
-        "latency_size": list(recipe.data.size),
-        "threads": threads(),
-        "device": str(device),
-    }
+        ground.look(progress)
+    model.ready(processes.device)
+    if options.masks:
+        processes.wait()  # nobody writes before all have seen that they may
+    computing = for_scores(processes.device).reason
+    progress.note(f"{what} on {ground.images} images of {recipe.data.name}, split {options.split}, computing in {computing}")
+    scored = model if options.averaging.plain else Averaged(model, options.averaging)
+    result = ground.score(
+        scored,
+        "image",
+        progress,
+        processes,
+        # Averaged probabilities have the size of the picture; a batch of them would fill the memory.
+        batch_size=None if options.averaging.plain else 1,
+        each=mask_writer(options.masks, ground.dataset) if options.masks else None,
+    )
+    found = as_json(result, ground.dataset.classes) | {"test_time": options.averaging.to_json()}
+    return _document(source, what, options, found) | ground.cost(model, processes, scored)
 
 
 def _of_files(source: str, options: Options, progress: Progress) -> dict[str, Any]:
@@ -148,6 +134,8 @@ def _subject(source: str, options: Options) -> tuple[Recipe, nn.Module, str]:
     """The recipe whose data is used, the model, and what to call it."""
     path = Path(source)
     if path.is_dir():
+        if not options.teacher and not any((path / name).is_file() for name in ("recipe.yaml", CONFIG)):
+            raise WeightsMissing(f"{source} holds no model", need=f"a run's folder, or a model's with {CONFIG} and --recipe")
         named = options.recipe or _recipe_of(source)
         recipe = _load(named, options)
         return (recipe, _teacher(recipe), f"the teacher of {named}") if options.teacher else (recipe, load_model(path), source)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqkd_cli.engine.exporter_voice import exporter_voice
 from freqkd_cli.engine.latency import latency_table, threads
 from freqkd_cli.engine.parity import SIZES, Parity, compare, probe_image
-from freqkd_cli.errors import FreqKDError
+from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.files import naming
 
 RUNTIME = {"onnx": "onnxruntime", "pt2": "pt2"}
 """What runs a file of that kind, in the check and in the latency table."""
@@ -46,6 +46,9 @@ class Options:
         sizes: (batch, height, width) that the check runs.
         latency_sizes: (height, width) of the rows of the latency table.
         latency_runs: images that a time in it is the median of; 0 = no table.
+
+    Raises:
+        UsageError: an operator set that nobody has defined, or a fixed size without pixels.
     """
 
     upsample: bool = False
@@ -56,9 +59,24 @@ class Options:
     latency_sizes: Sequence[tuple[int, int]] = ((192, 256),)
     latency_runs: int = 0
 
+    def __post_init__(self) -> None:
+        if self.fixed and min(self.fixed) < 1:
+            got = "--size {} {}".format(*self.fixed)
+            raise UsageError("an image has at least one pixel", got=got, need="height and width in pixels", tip="--size 192 256")
+        if self.opset is not None:
+            _require_known(self.opset)
+
     def at(self, size: tuple[int, int]) -> Options:
         """The same for a graph of one (height, width), checked and timed at that."""
         return replace(self, fixed=size, sizes=[(batch, *size) for batch in (1, 2, 3)], latency_sizes=(size,))
+
+
+def _require_known(opset: int) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if opset > onnx_opset_version():
+        need = f"at most {onnx_opset_version()}"
+        raise UsageError("the installed onnx knows no such operator set", got=f"--opset {opset}", need=need, tip="leave it out")
 
 
 class ExportForm(nn.Module):
@@ -97,7 +115,7 @@ def export_file(model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], optio
         options = options.at(options.latency_sizes[0])
     form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(out) as aside, torch.inference_mode(False):
+    with naming(out), _aside(out) as aside, torch.inference_mode(False):
         program = _program(form, kind, options.fixed)
         calls: dict[str, Callable[[Tensor], Tensor]] = {"torch": form}
         if kind == "onnx":
@@ -158,7 +176,7 @@ def _write_onnx(program: torch.export.ExportedProgram, form: ExportForm, path: P
             input_names=["image"],
             output_names=[form.output_name],
         )
-        _mark(path, form)
+        _mark(path, form, options.opset)
 
 
 def _name_axes(graph: Any) -> None:
@@ -172,15 +190,25 @@ def _name_axes(graph: Any) -> None:
 
 
 def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    # Through memory, since torch makes a RuntimeError of a full disk, or ends the process.
+    whole = io.BytesIO()
     with exporter_voice("torch cannot write this model as pt2", OTHERWISE["pt2"]):
-        torch.export.save(program, path)
+        torch.export.save(program, whole)
+    path.write_bytes(whole.getbuffer())
 
 
-def _mark(path: Path, form: ExportForm) -> None:
-    """Write into the file what a reader needs to use it: the classes, and what the input means."""
+def _mark(path: Path, form: ExportForm, opset: int | None) -> None:
+    """Write into the file what a reader needs to use it: the classes, and what the input means.
+
+    Raises:
+        FreqKDError: the exporter wrote another operator set than was asked for; it says nothing where it cannot.
+    """
     import onnx
 
     graph = onnx.load(path)
+    found = next(one.version for one in graph.opset_import if not one.domain)
+    if opset not in (None, found):
+        raise FreqKDError("torch cannot write this model in that operator set", got=found, need=f"--opset {opset}", tip="leave it out")
     _name_axes(graph.graph)
     names = getattr(form.model, "id2label", None) or {}
     listed = [str(names[key]) for key in sorted(names, key=int)]
@@ -199,30 +227,6 @@ def _onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
-
-
-@contextlib.contextmanager
-def exporter_voice(what: str, tip: str) -> Iterator[None]:
-    """Keep the exporter's chatter off stdout and stderr, and turn its failure into one message that ends with ``tip``.
-
-    Raises:
-        FreqKDError: the body failed; the first line of its error is in the message.
-    """
-    said = io.StringIO()
-    level = logging.root.manager.disable
-    try:
-        logging.disable(logging.ERROR)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (FreqKDError, OSError, MemoryError):
-        raise
-    except Exception as error:  # the exporters raise classes from four packages; all of them mean that this model cannot be written
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        got = f"{type(error).__name__}: {lines[0][:200]}"
-        raise FreqKDError(what, got=got, tip=f"{tip}; --debug shows all of it") from error
-    finally:
-        logging.disable(level)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from freqkd_cli.engine import assemble, checkpoint, run_folder, whole_batch
 from freqkd_cli.engine.blame import not_finite
-from freqkd_cli.engine.evaluate import score
+from freqkd_cli.engine.evaluate import Pass, score
 from freqkd_cli.engine.interrupt import asked_to_stop
 from freqkd_cli.engine.precision import Compute
 from freqkd_cli.engine.processes import Processes
@@ -201,10 +201,7 @@ class Loop:
             setting.held_out,
             setting.compute,
             setting.device,
-            batch_size=self.train.batch_size,
-            workers=setting.plan.recipe.data.workers,
-            limit=self.train.eval_limit,
-            boundary=False,
+            Pass(self.train.batch_size, setting.plan.recipe.data.workers, self.train.eval_limit, boundary=False),
             processes=self.processes,
         )
         miou = result.scores.miou

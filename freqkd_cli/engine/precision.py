@@ -34,10 +34,7 @@ def choose(device: torch.device, precision: str, channels_last: bool | str) -> C
     bf16 pays where the processor multiplies it natively (AVX512-BF16, AMX, or a GPU that says so); elsewhere it is emulated, and slower
     than float32. channels_last saves the re-ordering around depth-wise convolutions on CPUs and feeds tensor cores on GPUs.
     """
-    # Numbers below 1e-38 cost a processor a hundred times the others, and a network has many where a channel is about to die.
-    torch.set_flush_denormal(True)
-    if device.type == "cpu":
-        keep_freed_memory()
+    _ready(device)
     native, why = _native_bfloat16(device)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
     last = channels_last is True or channels_last == "auto"
@@ -46,6 +43,19 @@ def choose(device: torch.device, precision: str, channels_last: bool | str) -> C
     return Compute(
         torch.bfloat16 if bfloat16 else torch.float32, last, f"{name}{asked}{', channels_last' if last else ''}; {device.type}: {why}"
     )
+
+
+def for_scores(device: torch.device) -> Compute:
+    """What models are scored and shown in: float32 whatever the hardware multiplies, so that a machine does not change a score."""
+    _ready(device)
+    return Compute(torch.float32, True, f"float32 on {device}")
+
+
+def _ready(device: torch.device) -> None:
+    # Numbers below 1e-38 cost a processor a hundred times the others, and a network has many where a channel is about to die.
+    torch.set_flush_denormal(True)
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def _native_bfloat16(device: torch.device) -> tuple[bool, str]:

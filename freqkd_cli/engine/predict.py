@@ -7,9 +7,8 @@ taken. It is padded, run and upsampled as in an evaluation, so a picture of a da
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,13 @@ from freqkd_cli import registry
 from freqkd_cli.datasets import folder as plain_folder
 from freqkd_cli.datasets._files import read_upright
 from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES
-from freqkd_cli.engine.precision import choose, pick_device
+from freqkd_cli.engine.label_files import OVERLAY, require_free, require_room, spare, write_labels
+from freqkd_cli.engine.precision import for_scores, pick_device
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
-from freqkd_cli.metrics.upsample import predict_labels
+from freqkd_cli.files import write_aside
+from freqkd_cli.metrics.upsample import predict_labels, require_finite
 from freqkd_cli.views.apply import apply_geometry
 from freqkd_cli.views.view import whole
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 LEGEND = "legend.json"
-MOST_CLASSES = 255
-"""What fits in an 8-bit PNG beside the value 255, which means void everywhere."""
 
 
 @dataclass(frozen=True)
@@ -60,38 +59,20 @@ def predict(source: Path, images: Iterable[Path], options: Options, progress: Pr
 
     Raises:
         WeightsMissing, DataMissing: no model, no such picture, a folder without pictures.
-        UsageError: two pictures of one name, or an output folder that is not empty.
+        UsageError: two pictures of one name, an output folder that is not empty, or outputs that would replace the pictures.
+        FreqKDError: the model's logits of a picture are not finite.
     """
-    found = gather(images)
-    targets = {path: _targets(path, options) for path in found}
-    _check_names(targets)
-    _check_out(options)
+    targets = {path: _targets(path, options) for path in gather(images)}
+    _check_targets(targets, options)
     model = load_model(source)
-    if model.classes > MOST_CLASSES:
-        raise UsageError("a label PNG has no room for so many classes", got=model.classes, need=f"at most {MOST_CLASSES}")
+    require_room(model.classes)
     legend = classes_of(source, model)
     device = pick_device(options.device)
     model.ready(device)
-    palette = np.array([row["color"] for row in legend], np.uint8)
+    started = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
-    _write(options.out / LEGEND, lambda file: file.write((json.dumps(legend, indent=2) + "\n").encode()))
-    model, started = model.to(device).eval(), time.monotonic()
-    files: list[dict[str, Any]] = []
-    unreadable: list[dict[str, str]] = []
-    progress.begin("image", len(found))
-    try:
-        for number, path in enumerate(found, start=1):
-            try:
-                image = read_upright(path)
-            except DataBroken as error:
-                unreadable.append({"image": str(path), "why": str(error.got)})
-            else:
-                labels = labels_of(model, image, device)
-                written = _save(image, labels, palette, targets[path], options.alpha)
-                files.append({"image": str(path), "size": list(labels.shape), **written})
-            progress.advance(number)
-    finally:
-        progress.end()
+    write_aside(options.out / LEGEND, lambda file: file.write((json.dumps(legend, indent=2) + "\n").encode()))
+    files, unreadable = _label(model.to(device).eval(), targets, legend, options.alpha, progress)
     return {
         "out": str(options.out),
         "model": str(source),
@@ -103,6 +84,29 @@ def predict(source: Path, images: Iterable[Path], options: Options, progress: Pr
         "device": str(device),
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _label(
+    model: nn.Module, targets: Mapping[Path, Mapping[str, Path]], legend: Sequence[Mapping[str, Any]], alpha: float, progress: Progress
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Label every picture: rows of ``files``, and of ``unreadable``."""
+    palette = np.array([row["color"] for row in legend], np.uint8)
+    files: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    progress.begin("image", len(targets))
+    try:
+        for number, (path, names) in enumerate(targets.items(), start=1):
+            try:
+                image = read_upright(path)
+            except DataBroken as error:
+                unreadable.append({"image": str(path), "why": str(error.got)})
+            else:
+                labels = labels_of(model, image, str(path))
+                files.append({"image": str(path), "size": list(labels.shape), **_save(image, labels, palette, names, alpha)})
+            progress.advance(number)
+    finally:
+        progress.end()
+    return files, unreadable
 
 
 def gather(images: Iterable[Path]) -> list[Path]:
@@ -128,10 +132,10 @@ def gather(images: Iterable[Path]) -> list[Path]:
 
 def _targets(path: Path, options: Options) -> dict[str, Path]:
     labels = {"labels": options.out / f"{path.stem}.png"}
-    return labels if options.labels_only else labels | {"overlay": options.out / f"{path.stem}_overlay.png"}
+    return labels if options.labels_only else labels | {"overlay": options.out / f"{path.stem}{OVERLAY}.png"}
 
 
-def _check_names(targets: Mapping[Path, Mapping[str, Path]]) -> None:
+def _check_targets(targets: Mapping[Path, Mapping[str, Path]], options: Options) -> None:
     by_file: dict[Path, Path] = {}
     for image, files in targets.items():
         for file in files.values():
@@ -139,14 +143,8 @@ def _check_names(targets: Mapping[Path, Mapping[str, Path]]) -> None:
                 got = f"{by_file[file]} and {image}"
                 raise UsageError(f"two pictures would be written to {file.name}", got=got, tip="one command and one --out for each")
             by_file[file] = image
-
-
-def _check_out(options: Options) -> None:
-    if options.out.exists() and not options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a file", need="a folder")
-    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
-        tip = "--overwrite, which replaces files of the same names and leaves others alone"
-        raise UsageError(f"--out {options.out} is not empty", need="a new or an empty folder", tip=tip)
+    spare(f"--out {options.out}", (*by_file, options.out / LEGEND), targets, "pictures that are to be labelled")
+    require_free("--out", options.out, options.overwrite)
 
 
 def classes_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
@@ -167,31 +165,24 @@ def _palette(source: Path) -> Any:
 
 
 @torch.inference_mode()
-def labels_of(model: nn.Module, image: np.ndarray, device: torch.device) -> np.ndarray:
-    """``[H, W, 3]`` uint8 RGB -> the most likely class of every pixel, ``[H, W]`` uint8."""
+def labels_of(model: nn.Module, image: np.ndarray, name: str) -> np.ndarray:
+    """``[H, W, 3]`` uint8 RGB -> the most likely class of every pixel, ``[H, W]`` uint8.
+
+    Raises:
+        FreqKDError: the logits of the picture, which is called ``name``, are not finite.
+    """
     height, width = image.shape[:2]
+    device = next(model.parameters()).device
     seen, _, _ = apply_geometry(whole((height, width)), image, None)
-    logits = model(choose(device, "float32", "auto").layout(seen[None].to(device)))["logits"]
+    logits = model(for_scores(device).layout(seen[None].to(device)))["logits"]
+    require_finite(logits, [name])
     return predict_labels(logits, (seen.shape[-2], seen.shape[-1]))[0, :height, :width].to("cpu", torch.uint8).numpy()
 
 
 def _save(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, targets: Mapping[str, Path], alpha: float) -> dict[str, str]:
     """Write a picture's files."""
-    indexed = Image.fromarray(labels)
-    indexed.putpalette(palette.tobytes())
-    _write(targets["labels"], lambda file: indexed.save(file, "PNG"))
+    write_labels(targets["labels"], labels, palette)
     if "overlay" in targets:
         mixed = Image.blend(Image.fromarray(image), Image.fromarray(palette[labels]), alpha)
-        _write(targets["overlay"], lambda file: mixed.save(file, "PNG"))
+        write_aside(targets["overlay"], lambda file: mixed.save(file, "PNG"))
     return {what: str(path) for what, path in targets.items()}
-
-
-def _write(path: Path, body: Any) -> None:
-    """Aside, then renamed: under ``path`` there is the whole file or what was there before."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("wb") as file:
-            body(file)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import torch
 
 from freqkd_cli.datasets._files import read_values
 from freqkd_cli.engine.evaluate import Result, check_labelled
+from freqkd_cli.engine.label_files import OVERLAY
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.labels import IGNORE
 from freqkd_cli.metrics.tally import Tally
@@ -25,6 +26,8 @@ LISTED = 12
 
 def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Callable[[int], None] | None = None) -> Result:
     """Score ``folder``'s PNGs, one for each picture and named after its stem: grey values or palette indices are class numbers.
+
+    The overlays that ``freqkd predict`` writes beside its label PNGs are passed over.
 
     Args:
         limit: only the first pictures of the split, 0 = all; files of the others are let be.
@@ -43,7 +46,9 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
     if not files:
         raise DataMissing(f"no PNG in {folder}", need=f"a PNG for every picture, such as {dataset.name(0)}.png")
     names = [dataset.name(index) for index in range(len(dataset))]
-    strange = [files[stem].name for stem in sorted(files.keys() - set(names))]
+    # What ``predict`` shows beside a label PNG is no label.
+    overlays = {f"{stem}{OVERLAY}" for stem in files}
+    strange = [files[stem].name for stem in sorted(files.keys() - set(names) - overlays)]
     asked = names[: limit or None]
     missing = [f"{name}.png" for name in asked if name not in files]
     wrong: list[str] = []
@@ -55,13 +60,21 @@ def score_files(folder: Path, dataset: Dataset, *, limit: int = 0, progress: Cal
             wrong += [said] if said else []
         if progress is not None:
             progress(index + 1)
-    if missing or strange or wrong:
-        lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
-        lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
-        lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
+    _require_none(folder, missing, strange, wrong, classes)
+    return Result(tally, len(asked), time.monotonic() - started)
+
+
+def _require_none(folder: Path, missing: list[str], strange: list[str], wrong: list[str], classes: int) -> None:
+    """
+    Raises:
+        DataBroken: with all faults of the files.
+    """
+    lines = [f"{len(missing)} missing: {_some(missing, ', ')}"] if missing else []
+    lines += [f"{len(strange)} of no picture of this split: {_some(strange, ', ')}"] if strange else []
+    lines += [f"{len(wrong)} that cannot be counted:\n    {_some(wrong, chr(10) + '    ')}"] if wrong else []
+    if lines:
         need = f"a PNG for every picture, of its size, with values 0 .. {classes - 1} wherever the label counts"
         raise DataBroken("\n  ".join([f"the files of {folder} cannot be scored", *lines]), need=need)
-    return Result(tally, len(asked), time.monotonic() - started)
 
 
 def _some(lines: list[str], between: str) -> str:

@@ -16,7 +16,8 @@ from freqkd_cli.features import cache_index
 from freqkd_cli.features.cache_index import INDEX, JOURNAL, Batches, Item, Shard, StoredTensor, key, shard_name
 from freqkd_cli.features.fingerprint import Fingerprint
 from freqkd_cli.features.lock import LOCK, Lock
-from freqkd_cli.features.shards import DTYPES, SUFFIX, check_file, write_shard
+from freqkd_cli.features.shards import DTYPES, check_file, write_shard
+from freqkd_cli.files import SUFFIX
 
 Mode = Literal["new", "resume", "overwrite"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.errors import CacheDamaged
-
-SUFFIX = ".part"
-"""A file of this ending is unfinished, and nobody reads it."""
+from freqkd_cli.files import SUFFIX as SUFFIX
+from freqkd_cli.files import write_aside
 
 AGAIN = "its `freqkd teacher-dump` command with --resume makes damaged shards again"
 
@@ -69,18 +67,8 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def write_synced(path: Path, body: Callable) -> None:
-    """Write a file under another name, sync it, rename it: under ``path`` there is the whole file or none."""
-    aside = path.with_name(path.name + SUFFIX)
-    try:
-        with open(aside, "wb") as file:
-            body(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
+    """:func:`freqkd_cli.files.write_aside`, on the disk before it has its name."""
+    write_aside(path, body, sync=True)
     sync_folder(path.parent)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from freqkd_cli.errors import FreqKDError
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,6 +48,25 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     cells cover the padding too, so scaling them straight to the picture would shift every edge.
     """
     return torch.cat([_likeliest(upsampled(logits[part], label_size)) for part in parts(logits)])
+
+
+def require_finite(logits: Tensor, names: Sequence[str]) -> None:
+    """Refuse logits ``[B, K, h, w]`` that no class can be read from; costs one sum.
+
+    Args:
+        names: what to call the pictures of the batch.
+
+    Raises:
+        FreqKDError: NaN or infinity, with the pictures that have it.
+    """
+    if torch.isfinite(logits.sum()):
+        return
+    wrong = (~torch.isfinite(logits)).flatten(1).sum(1).tolist()
+    guilty = [name for name, count in zip(names, wrong, strict=True) if count]
+    if guilty:  # else the numbers are finite and their sum alone is too large
+        each = logits[0].numel() * len(guilty)
+        tip = "weights that are whole: these are damaged, or their training went wrong"
+        raise FreqKDError(f"the model's logits of {', '.join(guilty)} are not finite", got=f"{sum(wrong)} of {each} numbers", tip=tip)
 
 
 def _likeliest(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.models._segmenter import usable
 from freqkd_cli.models._weights import WEIGHT_FILES, hub_file, is_hub_id, read_json, read_state
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
@@ -174,7 +176,7 @@ def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[l
     """Mean and std that a ``preprocessor_config.json`` asks for, in units of [0, 1], or None where it is silent.
 
     Raises:
-        WeightsMissing: they are no three numbers, or the pictures would be scaled by 0.
+        WeightsMissing: they are no three finite numbers, or the pictures would be scaled by 0 or less.
     """
     if not preprocessor:
         return None
@@ -186,9 +188,10 @@ def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[l
     elif mean is None or std is None:
         return None
     good = all(isinstance(side, list) and len(side) == 3 and all(isinstance(x, int | float) for x in side) for side in (mean, std))
-    if not good or not all(std) or not isinstance(factor, int | float) or factor <= 0:
+    if not good or not usable(mean, std) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
         got = f"image_mean {mean}, image_std {std}, rescale_factor {factor}"
-        raise WeightsMissing(f"the preprocessor_config.json of {where} says no mean and std", got=got, need="three numbers each")
+        need = "three finite numbers each, std above 0"
+        raise WeightsMissing(f"the preprocessor_config.json of {where} says no mean and std", got=got, need=need)
     unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
     return [x / unit for x in mean], [x / unit for x in std]
 

@@ -24,7 +24,8 @@ from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import load_exact, read_json, read_state
 from freqkd_cli.registry import did_you_mean
 
-Three = Annotated[list[float], Field(min_length=3, max_length=3)]
+Three = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+Deviations = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
 
 
 def build(
@@ -35,7 +36,7 @@ def build(
     encoder_weights: str | None = None,
     weights: str | None = None,
     mean: Three | None = None,
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)] | None = None,
+    std: Deviations | None = None,
 ) -> SMP:
     """A model of segmentation-models-pytorch.
 
@@ -88,7 +89,10 @@ def _describe(model: SMP, config: Path) -> None:
     said = read_json(config) if config.is_file() else {}
     if said.get("model") == "smp":
         model.id2label = {int(number): str(name) for number, name in (said.get("id2label") or {}).items()} or None
-        model.set_normalisation(said["mean"], said["std"])
+        try:
+            model.set_normalisation(said["mean"], said["std"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsMissing(f"{config} says no mean and std that can be used", got=error) from error
 
 
 @lru_cache(maxsize=32)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from freqkd_cli.files import write_aside
 from freqkd_cli.labels import IGNORE
 
 VOID = (32, 32, 36)
@@ -65,7 +66,7 @@ def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarr
         pen.rounded_rectangle((_MARGIN + x, y + 4 + down, _MARGIN + x + _SWATCH, y + 4 + down + _SWATCH), 3, fill=rgb, outline=_QUIET)
         pen.text((_MARGIN + x + _SWATCH + 6, y + 3 + down), name, fill=_INK, font=plain)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    write_aside(path, lambda file: sheet.save(file, "PNG", optimize=True))
 
 
 def _panel(panel: np.ndarray, palette: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqkd_cli.files import write_aside
 from freqkd_cli.report.tables import by_stage
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def sign(figure: Figure, axes: Iterable[Axes], what: str, images: int) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": "freqkd"})
+    write_aside(path, lambda file: figure.savefig(file, format="png", metadata={"Software": "freqkd"}))
 
 
 def _amplitude(ax: Axes, tap: str, present: list[tuple[str, Mapping[str, Any]]], cutoff: float) -> None:

@@ -1,0 +1,48 @@
+"""Files that are whole or not there, and errors that say which file they are about."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SUFFIX = ".part"
+"""A file of this ending is unfinished, and nobody reads it."""
+
+
+def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = False) -> None:
+    """Write a file under another name, then rename it: under ``path`` there is the whole file or what was there before.
+
+    Args:
+        body: writes to the open file.
+        sync: have it on the disk before the rename, for what must outlive a power cut.
+
+    Raises:
+        OSError: the disk is full, permission is gone; it names ``path``, and the unfinished file is removed where that is possible.
+    """
+    aside = path.with_name(path.name + SUFFIX)
+    with naming(path):
+        try:
+            with open(aside, "wb") as file:
+                body(file)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the body say that it is about ``path``, where it names no file: one of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
