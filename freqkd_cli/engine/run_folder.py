@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.engine.checkpoint import write_json
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.features.json_file import object_or_none
 from freqkd_cli.features.lock import LOCK, Lock
 from freqkd_cli.features.shards import SUFFIX, write_synced
 
@@ -54,7 +54,7 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
             got=_first_difference(old, new),
             tip="give the same recipe and --set options, or another --out",
         )
-    return read_json(out / "summary.json")
+    return object_or_none(out / "summary.json")
 
 
 def lock(out: Path) -> Lock:
@@ -89,15 +89,6 @@ def _same(text: str) -> str:
 def digest(recipe: Recipe) -> str:
     """sha256 of everything in a recipe that decides a run's bits."""
     return hashlib.sha256(_same(_text(recipe)).encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """An object that a run wrote; None where it is absent or damaged: it can be written again."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 @contextmanager

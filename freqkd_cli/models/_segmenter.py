@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from freqkd_cli.errors import UnknownName
 from freqkd_cli.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from freqkd_cli.models._config import Section
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +45,13 @@ class Segmenter(nn.Module, ABC):
         self.tap_names = tuple(tap_names)
         self.model_name = type(self).__module__.rpartition(".")[2]
         self.set_normalisation(IMAGENET_MEAN, IMAGENET_STD)
+
+    def take(self, said: Section) -> None:
+        """Class names, licence note and normalisation from the model's own ``config.json``."""
+        self.id2label = dict(said.id2label) if said.id2label else None
+        self.licence_note = said.licence_note
+        if said.mean and said.std:
+            self.set_normalisation(said.mean, said.std)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Use another mean and standard deviation, three numbers each, in units of [0, 1]."""
