@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from freqkd_cli import recipe as recipes
+from freqkd_cli.engine import assemble
 from freqkd_cli.engine.card import _note_of
 from freqkd_cli.engine.saved import class_names_of, load_model, save_model
 from freqkd_cli.engine.spectrum_source import identify, newest
-from freqkd_cli.errors import FreqKDError, WeightsMissing
+from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing
 from freqkd_cli.features.json_file import object_or_none, read_object
 from freqkd_cli.models import fast_scnn, segformer
 from freqkd_cli.models._config import read_config
@@ -71,6 +73,22 @@ def test_an_odd_field_of_a_segformer_is_named_whoever_reads_it(tmp_path, changes
             read()
         assert caught.value.what.startswith(f"{folder}/config.json ")
         assert got in caught.value.got and need in caught.value.need and caught.value.exit_code == 4
+
+
+def test_nodes_that_do_not_divide_the_view_are_refused_by_their_line(tmp_path):
+    """Stages at 1/4 to 1/32 with these reductions have nodes of 16, 32, 48 and 64 pixels."""
+    weights = f"teacher.weights={teacher(tmp_path / 't', sr_ratios=[4, 4, 3, 2])}"
+    for size, lines in (([384, 512], {1: ("keys3", 48, 96)}), ([320, 352], {1: ("keys3", 48, 96), 2: ("keys4", 64, 64)}), ([384, 576], {})):
+        loaded = recipes.load("fastscnn_graph_lowrank", [weights, f"data.size={size}"])
+        if not lines:
+            assert assemble.check(loaded).teacher_taps["keys3"].stride == 48
+            continue
+        with pytest.raises(RecipeError) as caught:
+            assemble.check(loaded)
+        assert len(caught.value.problems) == len(lines)
+        for told, (number, (tap, stride, need)) in zip(caught.value.problems, lines.items(), strict=True):
+            assert f"losses.{number}: the teacher's {tap} has nodes of {stride}x{stride} pixels" in told
+            assert f"got data.size {size}; need multiples of {need}" in told
 
 
 def test_a_thousand_damaged_descriptions(tmp_path):
