@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -236,6 +237,32 @@ def test_a_cache_of_something_else_is_refused_field_by_field(freqkd, cache):
     refused(freqkd("distill", text, "--out", "a", "--cache", "nowhere", "--dry-run"), 2, "there is no cache in nowhere")
     refused(freqkd("teacher-dump", text, "--out", cache, "--verify", 1, *sets[:2]), 2, "views.view_seed")
     assert not Path("a").exists()
+
+
+def test_the_command_that_is_offered_instead_of_a_cache_runs(freqkd):
+    pictures(Path("data"))
+    text = recipe(FOLDER)
+    assert freqkd("teacher-dump", text, "--out", "c", "--data-root", "data", "-q").code == 0
+    words = ["distill", text, "--out", "a", "--data-root", "data", "--seed", 3, "--set", "data.view_seed=3", "-q", "--cache"]
+    said = freqkd(*words, "c")
+    offered = f"freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --seed 3"
+    refused(said, 2, "views.view_seed: cached 0, wanted 3", f"  try  {offered}\n")
+    assert freqkd(*shlex.split(offered)[1:], "-q").code == 0
+    assert freqkd(*words, "c-new").code == 0
+    said = freqkd("teacher-dump", text, "--out", "c", "--data-root", "data", "--limit", 2, "--set=data.view_seed=3", "--verify", 1, "-q")
+    refused(said, 2, f"  try  freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --limit 2\n")
+
+
+def test_twice_quiet_is_silent_where_once_quiet_warns(freqkd):
+    root = pictures(Path("data"))
+    for mask in root.glob("masks/*/*.png"):
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(mask)
+    words = ["distill", recipe(FOLDER, ("  - {name: cross_entropy}\n", "")), "--data-root", "data", "--out"]
+    said = freqkd(*words, "a", "-q")
+    assert said.code == 0 and all(line.startswith("warning: ") for line in said.err.splitlines())
+    for told in ("cross_entropy", "no pixel of any class"):
+        assert told in said.err
+    assert freqkd(*words, "b", "-qq").err == ""
 
 
 def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):

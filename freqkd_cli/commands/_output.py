@@ -116,9 +116,9 @@ def talk(verbosity: int = 0) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Warnings, one line each, to standard error."""
+    """Warnings, one line each, to the program's log."""
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        logging.getLogger("freqkd_cli").warning("%s", text)
 
 
 def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:
