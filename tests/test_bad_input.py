@@ -330,6 +330,31 @@ def test_a_device_that_is_not_here(freqkd, name):
     assert not Path("a").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--set", "train.batch_size=16"], "got  4"),
+        (["--set", "losses.high={name: logit_kl}"], "got  12 classes"),
+        (["--set", "train.freeze_student=true", "--set", "losses.high.weight=0"], "train.freeze_student leaves nothing to train"),
+        (["--device", "nope"], "there is no such device here"),
+        (["--set", "student.weights=nowhere"], "nowhere is no folder"),
+        (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
+    ],
+)
+def test_a_dry_run_is_refused_as_the_run_would_be(freqkd, more, told):
+    pictures(Path("data"))
+    words = ["distill", recipe(FOLDER), "--out", "a", "--data-root", "data", "-q", *more]
+    dry = freqkd(*words, "--dry-run")
+    refused(dry, 4 if "nowhere" in told else 2, told)
+    assert freqkd(*words) == dry and not Path("a").exists()
+
+
+def test_a_folder_below_a_file_is_refused_before_any_work(freqkd):
+    text = recipe()
+    for command in ("distill", "teacher-dump"):
+        refused(freqkd(command, text, "--out", f"{text}/a/b"), 2, f"--out {text}/a/b lies below", "which is a file", "need a folder")
+
+
 def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
     from freqkd_cli.engine import dump_recipe
 

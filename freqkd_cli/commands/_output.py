@@ -80,7 +80,8 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
 
 
 def check_parents(option: str, path: Path) -> None:
-    """
+    """Refuse a place that could not be made, before the work whose result it is to hold.
+
     Raises:
         UsageError: the path would lie below a file.
     """
