@@ -355,6 +355,23 @@ def test_a_folder_below_a_file_is_refused_before_any_work(freqkd):
         refused(freqkd(command, text, "--out", f"{text}/a/b"), 2, f"--out {text}/a/b lies below", "which is a file", "need a folder")
 
 
+def test_a_run_goes_on_with_its_data_however_they_are_spelled(freqkd):
+    pictures(Path("data"))
+    pictures(Path("other"))
+    Path("link").symlink_to("data")
+    words = ["distill", recipe(FOLDER, *ALONE), "--out", "a", "-q", "--json"]
+    first = json.loads(freqkd(*words, "--data-root", "data").out)
+    for root in (Path("data").absolute(), "./other/../data", "link"):
+        Path("a/summary.json").unlink()
+        said = freqkd(*words, "--data-root", root, "--resume")
+        assert said.code == 0 and json.loads(said.out)["last_miou"] == first["last_miou"], said
+        assert "of another recipe" not in said.err
+    refused(
+        freqkd(*words, "--data-root", "other", "--resume"), 2, "the run in a was started on other data", "got  data.root other", "need link"
+    )
+    refused(freqkd(*words, "--data-root", "data", "--resume", "--seed", 1), 2, "another recipe", "seed: 1")
+
+
 def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
     from freqkd_cli.engine import dump_recipe
 

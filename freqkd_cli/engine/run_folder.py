@@ -54,6 +54,7 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
             got=_first_difference(old, new),
             tip="give the same recipe and --set options, or another --out",
         )
+    _same_data(out, recipe)
     return object_or_none(out / "summary.json")
 
 
@@ -82,12 +83,24 @@ def _text(recipe: Recipe) -> str:
 
 
 def _same(text: str) -> str:
-    """A resolved recipe without what changes no bit: the number of workers."""
-    return re.sub(r"(?m)^  workers: \d+\n", "", text)
+    """A resolved recipe without what changes no bit: the number of workers, and where the data's folder lies."""
+    return re.sub(r"(?m)^  (workers: \d+|root: .*)\n", "", text)
+
+
+def _same_data(out: Path, recipe: Recipe) -> None:
+    """
+    Raises:
+        UsageError: the run in ``out`` was started on another folder, however the two are spelled.
+    """
+    from freqkd_cli import recipe as room
+
+    old, new = room.load(out / "recipe.yaml", parts=False).data.root, recipe.data.root
+    if old != new and (old is None or new is None or old.resolve() != new.resolve()):
+        raise UsageError(f"the run in {out} was started on other data", got=f"data.root {new}", need=old, tip="that, or another --out")
 
 
 def digest(recipe: Recipe) -> str:
-    """sha256 of everything in a recipe that decides a run's bits."""
+    """sha256 of everything in a recipe that decides a run's bits; the data counts by :func:`_same_data`."""
     return hashlib.sha256(_same(_text(recipe)).encode()).hexdigest()
 
 
