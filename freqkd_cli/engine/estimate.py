@@ -18,6 +18,8 @@ from freqkd_cli.features.source import LiveTeacher
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
 
+WRITTEN = ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
+
 
 def _flops(model: nn.Module, size: tuple[int, int]) -> int:
     """Counted on a model that forgets its weights, so that nothing is computed."""
@@ -61,7 +63,5 @@ def distillation(
         # A backward pass costs about two forward passes.
         "step_gflops": round(per_step * (3 * student_flops + teacher_flops) / 1e9, 2),
         "bytes": {"model": weights, "state": 2 * (3 + bool(train.ema)) * weights},
-        "writes": [
-            str(out / name) for name in ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
-        ],
+        "writes": [str(out / name) for name in WRITTEN],
     }
