@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -238,6 +239,32 @@ def test_a_cache_of_something_else_is_refused_field_by_field(freqkd, cache):
     assert not Path("a").exists()
 
 
+def test_the_command_that_is_offered_instead_of_a_cache_runs(freqkd):
+    pictures(Path("data"))
+    text = recipe(FOLDER)
+    assert freqkd("teacher-dump", text, "--out", "c", "--data-root", "data", "-q").code == 0
+    words = ["distill", text, "--out", "a", "--data-root", "data", "--seed", 3, "--set", "data.view_seed=3", "-q", "--cache"]
+    said = freqkd(*words, "c")
+    offered = f"freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --seed 3"
+    refused(said, 2, "views.view_seed: cached 0, wanted 3", f"  try  {offered}\n")
+    assert freqkd(*shlex.split(offered)[1:], "-q").code == 0
+    assert freqkd(*words, "c-new").code == 0
+    said = freqkd("teacher-dump", text, "--out", "c", "--data-root", "data", "--limit", 2, "--set=data.view_seed=3", "--verify", 1, "-q")
+    refused(said, 2, f"  try  freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --limit 2\n")
+
+
+def test_twice_quiet_is_silent_where_once_quiet_warns(freqkd):
+    root = pictures(Path("data"))
+    for mask in root.glob("masks/*/*.png"):
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(mask)
+    words = ["distill", recipe(FOLDER, ("  - {name: cross_entropy}\n", "")), "--data-root", "data", "--out"]
+    said = freqkd(*words, "a", "-q")
+    assert said.code == 0 and all(line.startswith("warning: ") for line in said.err.splitlines())
+    for told in ("cross_entropy", "no pixel of any class"):
+        assert told in said.err
+    assert freqkd(*words, "b", "-qq").err == ""
+
+
 def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
     text = recipe()
     Path("mine").mkdir()
@@ -301,6 +328,48 @@ def test_a_teacher_with_other_classes_is_refused_only_where_a_loss_reads_logits(
 def test_a_device_that_is_not_here(freqkd, name):
     refused(freqkd("distill", recipe(), "--out", "a", "--device", name), 2, "there is no such device here", f"--device {name}", "need cpu")
     assert not Path("a").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--set", "train.batch_size=16"], "got  4"),
+        (["--set", "losses.high={name: logit_kl}"], "got  12 classes"),
+        (["--set", "train.freeze_student=true", "--set", "losses.high.weight=0"], "train.freeze_student leaves nothing to train"),
+        (["--device", "nope"], "there is no such device here"),
+        (["--set", "student.weights=nowhere"], "nowhere is no folder"),
+        (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
+    ],
+)
+def test_a_dry_run_is_refused_as_the_run_would_be(freqkd, more, told):
+    pictures(Path("data"))
+    words = ["distill", recipe(FOLDER), "--out", "a", "--data-root", "data", "-q", *more]
+    dry = freqkd(*words, "--dry-run")
+    refused(dry, 4 if "nowhere" in told else 2, told)
+    assert freqkd(*words) == dry and not Path("a").exists()
+
+
+def test_a_folder_below_a_file_is_refused_before_any_work(freqkd):
+    text = recipe()
+    for command in ("distill", "teacher-dump"):
+        refused(freqkd(command, text, "--out", f"{text}/a/b"), 2, f"--out {text}/a/b lies below", "which is a file", "need a folder")
+
+
+def test_a_run_goes_on_with_its_data_however_they_are_spelled(freqkd):
+    pictures(Path("data"))
+    pictures(Path("other"))
+    Path("link").symlink_to("data")
+    words = ["distill", recipe(FOLDER, *ALONE), "--out", "a", "-q", "--json"]
+    first = json.loads(freqkd(*words, "--data-root", "data").out)
+    for root in (Path("data").absolute(), "./other/../data", "link"):
+        Path("a/summary.json").unlink()
+        said = freqkd(*words, "--data-root", root, "--resume")
+        assert said.code == 0 and json.loads(said.out)["last_miou"] == first["last_miou"], said
+        assert "of another recipe" not in said.err
+    refused(
+        freqkd(*words, "--data-root", "other", "--resume"), 2, "the run in a was started on other data", "got  data.root other", "need link"
+    )
+    refused(freqkd(*words, "--data-root", "data", "--resume", "--seed", 1), 2, "another recipe", "seed: 1")
 
 
 def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):

@@ -295,6 +295,18 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
     assert "Apache-2.0" not in text
 
 
+@pytest.mark.parametrize("file", ["summary.json", "environment.json"])
+@pytest.mark.parametrize(("text", "along"), [("{", False), ("[]", False), ('{"miou": "x", "steps": [], "libraries": 3}', True)])
+def test_a_damaged_record_is_warned_of_and_left_out_of_the_card(run_folder, file, text, along):
+    (run_folder / file).write_text(text)
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--no-latency")
+    assert code == 0 and f"{file} is damaged: the model card leaves out" in err, err
+    found = (run_folder / "export" / "README.md").read_text()
+    assert ("mIoU 55.31" in found) == (file != "summary.json")
+    if file == "summary.json":
+        assert "## Results\n\nNot recorded." in found and (run_folder / "export" / file).exists() == along
+
+
 def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypatch):
     deploy.export_folder(freqkd_cli.load(run_folder), "fast_scnn", tmp_path / "this" / "folder", options=Options(sizes=((1, 64, 96),)))
     text = (tmp_path / "this" / "folder" / "README.md").read_text()
@@ -318,9 +330,7 @@ def test_a_card_says_what_is_missing(tmp_path):
 
 
 def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
-    from freqkd_cli.engine import saved
-
-    write = saved.save_model
+    write = deploy.save_model
 
     def damaged(folder, model, name):
         other = student()
@@ -328,7 +338,7 @@ def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
             next(other.classifier.parameters()).mul_(1.5)
         write(folder, other, name)
 
-    monkeypatch.setattr(saved, "save_model", damaged)
+    monkeypatch.setattr(deploy, "save_model", damaged)
     with pytest.raises(CheckFailed, match="the folder does not answer"):
         deploy.export_folder(student(), "fast_scnn", tmp_path / "out", options=Options(sizes=((1, 64, 96),)))
     assert list(tmp_path.iterdir()) == []

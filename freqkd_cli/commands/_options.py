@@ -41,7 +41,7 @@ Sets = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of the recipe's data set.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where to write.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Goes before the recipe's train.seed.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Instead of the recipe's train.seed.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; the best there is by default.")]
 Split = Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which pictures.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]

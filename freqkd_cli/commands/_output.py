@@ -80,7 +80,8 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
 
 
 def check_parents(option: str, path: Path) -> None:
-    """
+    """Refuse a place that could not be made, before the work whose result it is to hold.
+
     Raises:
         UsageError: the path would lie below a file.
     """
@@ -116,9 +117,9 @@ def talk(verbosity: int = 0) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Warnings, one line each, to standard error."""
+    """Warnings, one line each, to the program's log."""
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        logging.getLogger("freqkd_cli").warning("%s", text)
 
 
 def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:

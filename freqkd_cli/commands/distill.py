@@ -20,7 +20,7 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import facts, print_result, warn
+from freqkd_cli.commands._output import check_parents, facts, print_result, warn
 
 MANY_PROCESSES = True
 
@@ -47,17 +47,16 @@ def run(
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.engine import assemble, estimate
     from freqkd_cli.engine.distill import distill
+    from freqkd_cli.engine.estimate import distillation
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress import progress
 
     if resume and overwrite:
         raise UsageError("--resume goes on with what is there, --overwrite throws it away", tip="give one of them")
+    check_parents("--out", out)
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
     warn(loaded.warnings)
-    if dry_run:
-        result = estimate.distillation(assemble.check(loaded), out, cache, resume=resume, overwrite=overwrite)
-    else:
-        result = distill(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
+    work = distillation if dry_run else distill
+    result = work(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
     print_result(result, as_json, facts)

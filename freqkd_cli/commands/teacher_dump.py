@@ -21,7 +21,7 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import facts, print_result, warn
+from freqkd_cli.commands._output import check_parents, facts, print_result, warn
 
 MANY_PROCESSES = True
 
@@ -61,6 +61,7 @@ def run(
 
     if resume and overwrite:
         raise UsageError("--resume goes on with what is there, --overwrite throws it away", tip="give one of them")
+    check_parents("--out", out)
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
     warn(loaded.warnings)
     mode = "resume" if resume else "overwrite" if overwrite else "new"

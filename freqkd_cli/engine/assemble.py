@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from freqkd_cli.engine.objective import Line
 from freqkd_cli.engine.recipe_facts import classes_of, classes_of_teacher, mapped_classes, place, taps_of, view_spec
 from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.taps import Tap, by_name, pick
-from freqkd_cli.views.view import ViewSpec
+from freqkd_cli.views.view import MULTIPLE, ViewSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,11 +64,35 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         DataMissing: the classes are known to the data set's folder only, and it is not there.
         WeightsMissing: with ``fetch``, weights that are nowhere.
     """
-    for section in filter(None, (recipe.student, recipe.teacher)) if fetch else ():
+    if fetch:
+        _fetch(recipe)
+    plan, problems = _plan(recipe, classes_of(recipe, data))
+    if plan.student_taps["logits"].channels != len(plan.classes):
+        text = f"the student's weights have {plan.student_taps['logits'].channels} classes and the data {len(plan.classes)}"
+        problems.append(("student.weights", text + ("; try head: new" if "head" in recipe.student.arguments else "")))
+    problems += _line_problems(plan)
+    size = plan.view_spec.size
+    if any(n % MULTIPLE for n in size):
+        text = f"both sides must be multiples of {MULTIPLE}, so that all grids cover the same pixels; got {list(size)}"
+        problems.append(("data.size", text))
+    problems += pairs.doubled(recipe, plan.student_taps, plan.teacher_taps)
+    if problems:
+        raise recipe.error(problems)
+    for text in pairs.unequal(recipe, plan.student_taps, plan.teacher_taps):
+        log.warning("%s: %s", recipe.source, text)
+    return plan
+
+
+def _fetch(recipe: Recipe) -> None:
+    """Have what describes the weights of both models on this machine."""
+    for section in filter(None, (recipe.student, recipe.teacher)):
         fetching = getattr(registry.find("models", section.name), "fetch", None)
         if fetching is not None:
             fetching(**section.arguments)
-    classes = classes_of(recipe, data)
+
+
+def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:
+    """The taps and classes of a recipe, and what is wrong with its class map. ``classes`` are the data's, none where it names none."""
     teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
     if not classes:
         classes = classes_of_teacher(recipe, teacher)
@@ -76,26 +101,34 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     if numbers:
         teacher["logits"] = replace(teacher["logits"], channels=len(numbers))
     compared = numbers if 0 < len(numbers) < len(classes) else None
-    plan = Plan(recipe, classes, view_spec(recipe), student, teacher, compared)
-    if student["logits"].channels != len(classes):
-        text = f"the student's weights have {student['logits'].channels} classes and the data {len(classes)}"
-        problems.append(("student.weights", text + ("; try head: new" if "head" in recipe.student.arguments else "")))
-    for i, line in enumerate(recipe.losses):
+    return Plan(recipe, classes, view_spec(recipe), student, teacher, compared), problems
+
+
+def _line_problems(plan: Plan) -> list[tuple[str, str]]:
+    """What is wrong with each loss line by itself."""
+    problems = []
+    for i, line in enumerate(plan.recipe.losses):
         try:
             with torch.device("meta"):
                 _line(plan, i)
         except FreqKDError as error:
             problems.append((place(f"losses.{i}", line.arguments, error), error.line))
-    if any(n % 32 for n in plan.view_spec.size):
-        problems.append(
-            ("data.size", f"both sides must be multiples of 32, so that all grids cover the same pixels; got {list(plan.view_spec.size)}")
-        )
-    problems += pairs.doubled(recipe, student, teacher)
-    if problems:
-        raise recipe.error(problems)
-    for text in pairs.unequal(recipe, student, teacher):
-        log.warning("%s: %s", recipe.source, text)
-    return plan
+    return problems
+
+
+def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
+    """
+    Raises:
+        RecipeError: the nodes of a graph do not cover the view's pixels, so those of the two models would not be the same places.
+    """
+    for tap in taps:
+        # What no multiple of 32 mends; sides that are none are told as such.
+        if tap.kind in ("nodes", "graph") and any(n % tap.stride for n in size) and MULTIPLE % tap.stride:
+            raise RecipeError(
+                f"the {side}'s {tap.name} has nodes of {tap.stride}x{tap.stride} pixels, which do not divide the view",
+                got=f"data.size {list(size)}",
+                need=f"multiples of {math.lcm(MULTIPLE, tap.stride)}",
+            )
 
 
 def _line(plan: Plan, number: int) -> Line:
@@ -112,6 +145,8 @@ def _line(plan: Plan, number: int) -> Line:
     if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
         raise RecipeError(f"{spec.name} compares with a teacher, and the recipe has none", tip="add a `teacher:` section")
     size = plan.view_spec.size
+    _check_nodes([plan.student_taps[name] for name in student], "student", size)
+    _check_nodes([plan.teacher_taps[name] for name in teacher], "teacher", size)
     compared = plan.compared if loss.reads_logits else None
     if compared and loss.needs_labels:
         raise RecipeError(f"{spec.name} reads labels of classes that teacher.class_map does not cover", tip="a map onto every class")

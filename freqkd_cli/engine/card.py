@@ -5,7 +5,7 @@ Everything in it is read from the model and from what its run left; what nobody 
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +14,33 @@ from torch import nn
 from freqkd_cli import __version__, registry
 from freqkd_cli import recipe as recipes
 from freqkd_cli.engine.operations import parameters
+from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.features.json_file import object_or_none
+from freqkd_cli.models._config import OBJECT, TEXT, Config, number, read_config, whole
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe
 
+log = logging.getLogger(__name__)
+
 MISSING = "Not recorded."
 
 
-def card(model: nn.Module, folder: Path, run: Path | None, checked: dict[str, Any]) -> str:
+def card(model: nn.Module, config: Config, run: Path | None, checked: dict[str, Any]) -> str:
     """The text of ``README.md``.
 
     Args:
-        folder: holds the model's ``config.json``.
-        run: holds ``recipe.yaml``, ``summary.json`` and ``environment.json`` of its training, each of them or none.
+        config: the model's ``config.json``.
+        run: holds ``recipe.yaml``, ``summary.json`` and ``environment.json`` of its training, each of them or none;
+            what is damaged counts as missing.
         checked: the result of the export's check.
     """
     recipe = recipes.load(run / "recipe.yaml", parts=False) if run and (run / "recipe.yaml").is_file() else None
-    summary, environment = (_read(run, name) for name in ("summary.json", "environment.json"))
-    config = _read(folder, "config.json")
-    name = config.get("freqkd", config)["model"]
+    summary, environment = (_recorded(run, name) for name in ("summary.json", "environment.json"))
     notes = _licence_notes(model, recipe)
     parts = [
         _front_matter(config, notes),
-        f"# {name}, {parameters(model) / 1e6:.2f} M parameters, semantic segmentation",
+        f"# {config.ours.model}, {parameters(model) / 1e6:.2f} M parameters, semantic segmentation",
         f"Made with freqkd {__version__}. Input: `image` float32 [B, 3, H, W], RGB in [0, 1], any batch and size; normalised inside.\n"
         "Output: `logits` at the model's own stride.",
         "## Use\n\n" + _use(config, model),
@@ -52,22 +56,40 @@ def card(model: nn.Module, folder: Path, run: Path | None, checked: dict[str, An
     return "\n\n".join(parts) + "\n"
 
 
-def _read(folder: Path | None, name: str) -> dict[str, Any]:
-    path = folder / name if folder else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+KINDS = {
+    "miou": number(0, 1),
+    "steps": whole(0, 2**63),
+    "best_step": whole(0, 2**63),
+    **dict.fromkeys(("source", "device", "compute"), TEXT),
+    "threads": whole(1, 2**31),
+    "libraries": OBJECT,
+}
+"""What the card tells of a run's records, and what of it can be told."""
 
 
-def _front_matter(config: dict[str, Any], notes: list[str]) -> str:
-    lines = [f"library_name: {'transformers' if config.get('model_type') else 'freqkd'}", "pipeline_tag: image-segmentation"]
+def _recorded(run: Path | None, name: str) -> dict[str, Any]:
+    """What a file of a run says that can be told; a damaged one is warned of."""
+    path = run / name if run else None
+    if path is None or not path.is_file():
+        return {}
+    found = object_or_none(path)
+    kept = {key: found[key] for key, kind in KINDS.items() if key in found and kind.holds(found[key])} if found is not None else {}
+    if found is None or any(key in found and found[key] is not None for key in KINDS.keys() - kept.keys()):
+        log.warning("%s is damaged: the model card leaves out what it cannot read there", path)
+    return kept
+
+
+def _front_matter(config: Config, notes: list[str]) -> str:
+    lines = [f"library_name: {'transformers' if config.of_segformer else 'freqkd'}", "pipeline_tag: image-segmentation"]
     lines += ["tags: [semantic-segmentation, knowledge-distillation, freqkd]"]
     lines += ["license: other"] if any(note.startswith("Weights published by NVIDIA") for note in notes) else []
     return "\n".join(["---", *lines, "---"])
 
 
-def _use(config: dict[str, Any], model: nn.Module) -> str:
+def _use(config: Config, model: nn.Module) -> str:
     ours = ["import freqkd_cli, torch", 'model = freqkd_cli.load("this/folder")', 'logits = model(torch.rand(1, 3, 192, 256))["logits"]']
     parts = ["In torch:", _python(ours)]
-    if config.get("model_type"):
+    if config.of_segformer:
         mean, std = (", ".join(f"{value:.4g}" for value in getattr(model, side).flatten().tolist()) for side in ("mean", "std"))
         read = 'model = SegformerForSemanticSegmentation.from_pretrained("this/folder")'
         parts += [f"In transformers, with images normalised by mean ({mean}) and std ({std}):"]
@@ -107,8 +129,9 @@ def _training(summary: dict[str, Any], environment: dict[str, Any]) -> str:
     if "steps" in summary:
         facts.append(f"{summary['steps']} steps, the teacher's half from: {summary.get('source', 'unknown')}")
     if "device" in environment:
-        torch_version = (environment.get("libraries") or {}).get("torch")
-        facts.append(f"{environment['device']}, {environment.get('compute')}, threads: {environment.get('threads')}, torch {torch_version}")
+        compute, threads = (environment.get(key, "unknown") for key in ("compute", "threads"))
+        torch_version = environment.get("libraries", {}).get("torch")
+        facts.append(f"{environment['device']}, {compute}, threads: {threads}, torch {torch_version}")
     return "; ".join(facts) + "." if facts else MISSING
 
 
@@ -131,12 +154,20 @@ def _licence_notes(model: nn.Module, recipe: Recipe | None) -> list[str]:
         notes.append("The teacher is freqkd's own, trained on synthetic scenes (Apache-2.0).")
     elif recipe and weights:
         part = getattr(registry.find("models", recipe.teacher.name), "LICENCE_NOTE", None)
-        known = (_read(Path(weights), "config.json").get("freqkd") or {}).get("licence_note")
+        known = _note_of(Path(weights) / "config.json")
         if known or (part and weights.lower().startswith("nvidia/")):
             notes.append(known or part)
         else:
             notes.append(f"The licence of the teacher's weights, {weights}, is not recorded: look where they come from. {part or ''}")
     return [" ".join(note.split()) for note in dict.fromkeys(notes) if note]
+
+
+def _note_of(config: Path) -> str | None:
+    """What a folder on this machine says of the licence of its weights."""
+    try:
+        return read_config(config).ours.licence_note
+    except WeightsMissing:  # a hub id, or another program's folder
+        return None
 
 
 def _measured(checked: dict[str, Any]) -> str:

@@ -18,11 +18,15 @@ from freqkd_cli.engine.export import ExportForm, Options, result
 from freqkd_cli.engine.exporter_voice import exporter_voice
 from freqkd_cli.engine.latency import latency_table
 from freqkd_cli.engine.parity import compare
+from freqkd_cli.engine.saved import CONFIG, load_model, save_model
 from freqkd_cli.errors import CheckFailed
+from freqkd_cli.features.json_file import object_or_none
+from freqkd_cli.models._config import read_config
 
 PACKAGED = "--format onnx"
-ALONG = ("recipe.yaml", "summary.json")
-"""Files of a run that travel with its weights."""
+RECIPE = "recipe.yaml"
+ALONG = (RECIPE, "summary.json")
+"""Files of a run that travel with its weights, unless they are damaged."""
 
 
 def export_folder(model: nn.Module, name: str, out: Path, *, run: Path | None = None, options: Options | None = None) -> dict[str, Any]:
@@ -42,8 +46,6 @@ def export_folder(model: nn.Module, name: str, out: Path, *, run: Path | None = 
     Raises:
         CheckFailed: what was read back answers differently; nothing is written.
     """
-    from freqkd_cli.engine.saved import load_model, save_model
-
     options = options or Options()
     model = model.float().cpu().eval()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -53,17 +55,18 @@ def export_folder(model: nn.Module, name: str, out: Path, *, run: Path | None = 
         parity = compare(ExportForm(model), ExportForm(load_model(aside)), options.sizes, PACKAGED)
         parity.require("the folder")
         checked = ["freqkd"]
-        if json.loads((aside / "config.json").read_text(encoding="utf-8")).get("model_type"):
+        config = read_config(aside / CONFIG)
+        if config.of_segformer:
             compare(ExportForm(model), _from_transformers(aside, model), options.sizes, PACKAGED).require(
                 "the folder, read by transformers,"
             )
             checked.append("transformers")
         for file in ALONG if run else ():
-            if (run / file).is_file():
+            if (run / file).is_file() and (file == RECIPE or object_or_none(run / file) is not None):
                 shutil.copyfile(run / file, aside / file)
         found = result(out, "safetensors", 0, parity) | {"output": "logits", "checked_by": checked}
         found |= latency_table({"torch": ExportForm(model)}, options.latency_sizes, options.latency_runs)
-        (aside / "README.md").write_text(card(model, aside, run, found), encoding="utf-8")
+        (aside / "README.md").write_text(card(model, config, run, found), encoding="utf-8")
         aside.chmod(0o755)
         found["bytes"] = sum(path.stat().st_size for path in aside.iterdir())
         _move(aside, out)
@@ -77,7 +80,7 @@ def _move(aside: Path, out: Path) -> None:
     if not out.exists():
         os.rename(aside, out)
         return
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == CONFIG):
         os.replace(path, out / path.name)
 
 
@@ -102,7 +105,7 @@ def _from_transformers(folder: Path, model: nn.Module) -> Callable[[Tensor], Ten
 
 def latency_sizes(source: Path) -> tuple[tuple[int, int], ...]:
     """The size of the views that a model was trained on, where its folder says so, and one beside it."""
-    recipe = source / "recipe.yaml"
+    recipe = source / RECIPE
     height, width = recipes.load(recipe, parts=False).data.size if recipe.is_file() else (192, 256)
     large = height * width > 512 * 512
     return (height, width), (height // 2, width // 2) if large else (2 * height, 2 * width)
@@ -110,6 +113,4 @@ def latency_sizes(source: Path) -> tuple[tuple[int, int], ...]:
 
 def model_name(folder: Path) -> str:
     """The recipe's name for the model in a folder; transformers' own folders hold a SegFormer."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return str(config.get("freqkd", config).get("model", "segformer"))
+    return read_config(folder / CONFIG).ours.model or "segformer"

@@ -6,7 +6,7 @@ they probably mean something else. What was not looked at is checked when it is 
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
     from freqkd_cli.engine.progress import Progress
     from freqkd_cli.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
         return
     for finding in report.findings:
         if finding.level == "warning":
-            print(f"warning: {finding.error().line}", file=sys.stderr)
+            log.warning("%s", finding.error().line)
     if len(report.errors) == 1:
         raise report.errors[0].error()
     if report.errors:

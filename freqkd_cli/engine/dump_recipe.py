@@ -95,7 +95,8 @@ def _check_existing(recipe: Recipe, out: Path, progress: Progress, options: Dump
     reader = CacheReader(out)
     form = Form.of(reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images"))
     job = _job(recipe, replace(options, form=form), processes, progress)
-    for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command_for(recipe.source, out, form)):
+    command = command_for(recipe, out, replace(form, images=options.form.images))
+    for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command):
         progress.note(f"warning: {out}: {warning}")
     return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from freqkd_cli.engine.checkpoint import write_json
-from freqkd_cli.engine.run_folder import read_json
+from freqkd_cli.features.json_file import object_or_none
 
 LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "segmentation-models-pytorch", "numpy", "pillow")
 
@@ -38,13 +38,18 @@ def here(device: torch.device, compute: str, source: str) -> dict[str, Any]:
 def record(out: Path, now: dict[str, Any], say: Callable[[str], None]) -> None:
     """Write ``environment.json``; where a run is taken up elsewhere, warn and keep both in it: what it was started in, and ``resumed``."""
     path = out / "environment.json"
-    first = read_json(path)
-    before, after = ({**found, **(found.get("libraries") or {})} for found in (first or now, now))
+    first = object_or_none(path)
+    before, after = (found | _object(found.get("libraries")) for found in (first or now, now))
     changed = [f"{key} {after[key]} instead of {before.get(key)}" for key in (*SETTINGS, *LIBRARIES) if after[key] != before.get(key)]
     if changed:
         say(f"warning: taken up with {', '.join(changed)}: its bits may differ from those of an undisturbed run")
     if first is None or changed:
-        write_json(path, now if first is None else {**first, "resumed": [*first.get("resumed", []), now]})
+        earlier = (first or {}).get("resumed")
+        write_json(path, now if first is None else {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), now]})
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _version(name: str) -> str | None:

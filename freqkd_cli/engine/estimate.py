@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from freqkd_cli import registry
-from freqkd_cli.engine import assemble, run_folder
-from freqkd_cli.engine.distill import held_out, look_at_labels
+from freqkd_cli.engine import run_folder
+from freqkd_cli.engine.distill import make_loop
 from freqkd_cli.engine.operations import forward_flops, parameters
-from freqkd_cli.engine.progress import Silent
-from freqkd_cli.engine.schedule import run_length
-from freqkd_cli.engine.source import open_source
+from freqkd_cli.engine.processes import join
+from freqkd_cli.engine.progress import Progress
+from freqkd_cli.features.source import LiveTeacher
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.schema import Recipe
+
+WRITTEN = ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
 
 
-def _on_meta(name: str, arguments: dict[str, Any], classes: int) -> nn.Module:
-    """The architecture without memory and without weights."""
-    bare = {key: value for key, value in arguments.items() if key not in ("weights", "encoder_weights")}
-    if arguments.get("weights"):
-        return registry.find("models", name).build(classes=classes, **arguments)
+def _flops(model: nn.Module, size: tuple[int, int]) -> int:
+    """Counted on a model that forgets its weights, so that nothing is computed."""
     with torch.device("meta"):
-        return registry.find("models", name).build(classes=classes, **bare)
+        return forward_flops(model.to("meta"), size)
 
 
-def distillation(plan: assemble.Plan, out: Path, cache: Path | None, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """The dry run of ``distill``: nothing is written and nothing is trained.
+def distillation(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """The dry run of ``distill``: everything is made ready as for a run, nothing is written and nothing is trained.
 
     Raises:
-        DataMissing, DataBroken, WeightsMissing, CacheMismatch, UsageError: what a real run would be refused for at its start.
+        FreqKDError: what a real run would be refused for at its start.
     """
-    recipe, train = plan.recipe, plan.recipe.train
-    run_folder.check(out, recipe, resume=resume, overwrite=overwrite)
-    dataset = assemble.build_dataset(recipe, "train")
-    images = len(dataset)
-    lines = assemble.build_lines(plan)
-    assemble.check_labels(plan, lines, dataset)
-    if cache is not None:
-        open_source(plan, lines, cache, dataset, "cpu")
-    look_at_labels(dataset, held_out(recipe, Silent()), Silent())
-    _, steps = run_length(images, train)
-    student = _on_meta(recipe.student.name, recipe.student.arguments, len(plan.classes))
-    student_flops = forward_flops(student, plan.view_spec.size)
-    teacher_flops = 0
-    if recipe.teacher and cache is None and any(line.teacher_taps for line in lines):
-        teacher_flops = forward_flops(_on_meta(recipe.teacher.name, recipe.teacher.arguments, len(plan.classes)), plan.view_spec.size)
+    processes, train = join(device), recipe.train
+    if processes.first:
+        run_folder.check(out, recipe, resume=resume, overwrite=overwrite)
+    loop = make_loop(recipe, out, progress, processes, cache)
+    images, steps, size = len(loop.setting.dataset), loop.setting.total_steps, loop.setting.plan.view_spec.size
+    student = loop.training.objective.student
     weights = 4 * sum(p.numel() for p in student.parameters())
+    student_flops = _flops(student, size)
+    teacher_flops = _flops(loop.source.model, size) if isinstance(loop.source, LiveTeacher) else 0
     per_step = train.batch_size * train.accumulate
     return {
         "run": str(out),
@@ -60,7 +63,5 @@ def distillation(plan: assemble.Plan, out: Path, cache: Path | None, *, resume: 
         # A backward pass costs about two forward passes.
         "step_gflops": round(per_step * (3 * student_flops + teacher_flops) / 1e9, 2),
         "bytes": {"model": weights, "state": 2 * (3 + bool(train.ema)) * weights},
-        "writes": [
-            str(out / name) for name in ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
-        ],
+        "writes": [str(out / name) for name in WRITTEN],
     }

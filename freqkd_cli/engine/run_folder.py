@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.engine.checkpoint import write_json
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.features.json_file import object_or_none
 from freqkd_cli.features.lock import LOCK, Lock
 from freqkd_cli.features.shards import SUFFIX, write_synced
 
@@ -54,7 +54,8 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
             got=_first_difference(old, new),
             tip="give the same recipe and --set options, or another --out",
         )
-    return read_json(out / "summary.json")
+    _same_data(out, recipe)
+    return object_or_none(out / "summary.json")
 
 
 def lock(out: Path) -> Lock:
@@ -82,22 +83,25 @@ def _text(recipe: Recipe) -> str:
 
 
 def _same(text: str) -> str:
-    """A resolved recipe without what changes no bit: the number of workers."""
-    return re.sub(r"(?m)^  workers: \d+\n", "", text)
+    """A resolved recipe without what changes no bit: the number of workers, and where the data's folder lies."""
+    return re.sub(r"(?m)^  (workers: \d+|root: .*)\n", "", text)
+
+
+def _same_data(out: Path, recipe: Recipe) -> None:
+    """
+    Raises:
+        UsageError: the run in ``out`` was started on another folder, however the two are spelled.
+    """
+    from freqkd_cli import recipe as room
+
+    old, new = room.load(out / "recipe.yaml", parts=False).data.root, recipe.data.root
+    if old != new and (old is None or new is None or old.resolve() != new.resolve()):
+        raise UsageError(f"the run in {out} was started on other data", got=f"data.root {new}", need=old, tip="that, or another --out")
 
 
 def digest(recipe: Recipe) -> str:
-    """sha256 of everything in a recipe that decides a run's bits."""
+    """sha256 of everything in a recipe that decides a run's bits; the data counts by :func:`_same_data`."""
     return hashlib.sha256(_same(_text(recipe)).encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """An object that a run wrote; None where it is absent or damaged: it can be written again."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 @contextmanager

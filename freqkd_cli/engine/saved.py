@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.shards import write_synced
+from freqkd_cli.models._config import FORMAT, Config, read_config
 from freqkd_cli.models._segmenter import Segmenter
-from freqkd_cli.models._weights import read_json, read_state
+from freqkd_cli.models._weights import read_state
 
-FORMAT = 1
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
 
@@ -65,43 +65,32 @@ def load_model(folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     config = _config(folder)
-    ours = config.get("freqkd", config)
-    if config.get("model_type") == "segformer":
+    ours = config.ours
+    if config.of_segformer:
         # Built from the other library's configuration, which may say more than our arguments do; it reads its tensors itself.
-        said = ours.get("arguments", {"classes": 1})
-        model = _build({"model": "segformer", "arguments": {**said, "weights": str(folder)}}, folder)
-    elif "model" in ours:
-        model = _build(ours, folder)
+        said = {"classes": 1} if ours.arguments is None else ours.arguments
+        model = _build("segformer", {**said, "weights": str(folder)}, config)
+    elif ours.model is not None:
+        model = _build(ours.model, ours.arguments or {}, config)
         model.load_portable(read_state(folder / WEIGHTS), where=str(folder))
-        try:
-            _describe(model, ours)
-        except _UNREADABLE as error:
-            raise WeightsMissing(f"{folder / CONFIG} describes its model in a way that cannot be read", got=error) from error
+        model.take(ours)
     else:
         raise WeightsMissing(
             f"{folder / CONFIG} names no model",
-            got=f"model_type {config.get('model_type')!r}",
+            got=", ".join(f"{key} {config.said.get(key)!r}" for key in ("model", "model_type")),
             need="a folder that freqkd wrote, or a SegFormer of transformers",
         )
     return model.eval()
 
 
-_UNREADABLE = (UnknownName, TypeError, KeyError, ValueError, RuntimeError, AttributeError)
-"""What values of the wrong kind in a ``config.json`` end in."""
-
-
-def _describe(model: Segmenter, ours: Mapping[str, Any]) -> None:
-    names = ours.get("id2label")
-    model.id2label = {int(number): str(name) for number, name in names.items()} if names else None
-    model.licence_note = ours.get("licence_note")
-    if ours.get("mean") and ours.get("std"):
-        model.set_normalisation(ours["mean"], ours["std"])
-
-
 def class_names_of(folder: str | Path) -> dict[int, str]:
-    """Class number -> name, as a folder that freqkd wrote says; empty where it says none."""
-    said = read_json(Path(folder) / CONFIG) if (Path(folder) / CONFIG).is_file() else {}
-    return {int(number): str(name) for number, name in (said.get("freqkd", said).get("id2label") or {}).items()}
+    """Class number -> name, as a folder that freqkd wrote says; empty where it says none.
+
+    Raises:
+        WeightsMissing: its ``config.json`` cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    return dict(read_config(path).ours.id2label or {}) if path.is_file() else {}
 
 
 def load_state(folder: str | Path, model: nn.Module) -> None:
@@ -122,25 +111,23 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     model.load_portable(given, where=str(folder))
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> Config:
     if not folder.is_dir():
         raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
     if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
         again = f"freqkd distill {folder}/recipe.yaml --out {folder} --resume"
         raise WeightsMissing(f"the run in {folder} was stopped before its first score and holds no model yet", tip=again)
-    config = read_json(folder / CONFIG)
-    found = config.get("freqkd", config).get("format", FORMAT)
-    if found != FORMAT:
-        raise WeightsMissing(f"{folder / CONFIG} has another format", got=found, need=FORMAT, tip="a newer freqkd")
-    return config
+    return read_config(folder / CONFIG)
 
 
-def _build(ours: Mapping[str, Any], folder: Path) -> Segmenter:
+def _build(name: str, arguments: Mapping[str, Any], config: Config) -> Segmenter:
+    """A model of recipes from the arguments that its folder keeps, which are held to what a recipe may say."""
     try:
-        part = registry.find("models", ours["model"])
-        return part.build(**ours["arguments"])
-    except _UNREADABLE as error:
-        raise WeightsMissing(f"{folder / CONFIG} describes no model that this version knows", got=error) from error
+        part = registry.find("models", name)
+        registry.arguments("models", name)(**{key: value for key, value in arguments.items() if key not in registry.FILLED_IN["models"]})
+        return part.build(**arguments)
+    except (UnknownName, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsMissing(f"{config.path} describes no model that this version knows", got=error) from error
 
 
 def _description(model: Segmenter, model_name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,13 @@ from freqkd_cli.features.cache import CacheReader, Fingerprint
 from freqkd_cli.features.fingerprint import dump_command, loss_identity, teacher_identity, versions, views_identity
 from freqkd_cli.features.source import CachedTeacher, Content, LiveTeacher, NoTeacher, Source, union
 from freqkd_cli.features.taps import stored_as
+from freqkd_cli.recipe.schema import STDIN
 
 if TYPE_CHECKING:
     from freqkd_cli.datasets._dataset import Dataset
+    from freqkd_cli.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 STORAGE = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """What ``--dtype`` says -> the type on disk."""
@@ -44,12 +48,18 @@ class Form:
         return cls(reader.content, short, split, images)  # type: ignore[arg-type]
 
 
-def command_for(recipe: str, folder: Path, form: Form) -> str:
-    """The command that makes the cache that ``folder`` is not, with the ``--set`` options of this command line."""
-    words = sys.argv[1:]
-    sets = [after for before, after in zip(words, words[1:], strict=False) if before == "--set"]
-    sets += [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
-    return dump_command(recipe, f"{folder}-new", sets=sets, content=form.content, dtype=form.dtype, split=form.split)
+OPTIONS = {"data.root": "--data-root", "train.seed": "--seed"}
+"""Keys of a recipe that have an option of their own."""
+
+
+def command_for(recipe: Recipe, folder: Path, form: Form) -> str:
+    """The command that makes the cache that ``folder`` is not, with all that was said beside the recipe's file."""
+    options = {OPTIONS[key]: str(value) for key, value in recipe.options.items() if key in OPTIONS}
+    if form.images is not None:
+        options["--limit"] = str(form.images)
+    name = "-" if recipe.source == STDIN else recipe.source
+    shape = {"content": form.content, "dtype": form.dtype, "split": form.split}
+    return dump_command(name, f"{folder}-new", sets=recipe.sets, options=options, **shape)
 
 
 def open_source(plan: assemble.Plan, lines: Sequence[Line], cache: Path | None, dataset: Dataset, device: torch.device | str) -> Source:
@@ -87,8 +97,8 @@ def _open_cache(plan: assemble.Plan, lines: Sequence[Line], folder: Path, datase
     check_teacher_classes(plan, teacher)
     form = Form.of(reader)
     wanted = fingerprint(plan, lines, teacher, dataset, form)
-    for warning in reader.fingerprint.require(wanted, where=folder, command=command_for(plan.recipe.source, folder, form)):
-        print(f"warning: {folder}: {warning}", file=sys.stderr)
+    for warning in reader.fingerprint.require(wanted, where=folder, command=command_for(plan.recipe, folder, form)):
+        log.warning("%s: %s", folder, warning)
     return reader
 
 

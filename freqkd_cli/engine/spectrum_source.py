@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from freqkd_cli.errors import UsageError, WeightsMissing
+from freqkd_cli.features.json_file import object_or_none
+from freqkd_cli.models._config import read_config
+from freqkd_cli.models._weights import WEIGHT_FILES
 from freqkd_cli.recipe import shipped
 
 Kind = Literal["run", "cache", "recipe", "model", "embedded"]
@@ -36,7 +39,7 @@ def identify(path: Path) -> Source:
     """What kind of source a path is; a name that is no path may be that of a shipped recipe.
 
     Raises:
-        WeightsMissing: there is nothing of that name.
+        WeightsMissing: there is nothing of that name, or a model's folder does not say of what kind it is.
         UsageError: a folder or a file that is none of the sources.
     """
     if path.is_dir():
@@ -52,36 +55,39 @@ def identify(path: Path) -> Source:
 
 
 def _kind(folder: Path) -> Kind | None:
-    if _json(folder / "index.json").get("format") == "freqkd-cache":
+    """What a folder is, None where it is no source.
+
+    Raises:
+        WeightsMissing: it holds weights, and what describes them cannot be read.
+    """
+    if _index(folder).get("format") == "freqkd-cache":
         return "cache"
-    config = _json(folder / "config.json")
-    has_weights = (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file()
-    if has_weights and ("model" in config.get("freqkd", config) or config.get("model_type") == "segformer"):
-        return "run" if (folder / "recipe.yaml").is_file() else "model"
+    config = folder / "config.json"
+    if config.is_file() and any((folder / name).is_file() for name in WEIGHT_FILES):
+        said = read_config(config)
+        if said.ours.model is not None or said.of_segformer:
+            return "run" if (folder / "recipe.yaml").is_file() else "model"
     return None
 
 
 def _holds_targets(cache: Path) -> bool:
     """Whether a cache keeps what losses made of the taps, and not the taps."""
-    fingerprint = _json(cache / "index.json").get("fingerprint")
+    fingerprint = _index(cache).get("fingerprint")
     return isinstance(fingerprint, dict) and fingerprint.get("content") == "targets"
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _index(folder: Path) -> dict[str, Any]:
+    return object_or_none(folder / "index.json") or {}
 
 
 def newest(folder: Path) -> Source:
     """The newest run, cache of taps or model at or below ``folder``, by the time its last file was written; else the embedded teacher."""
     found = []
     for place, stamp in _marked(folder, DEPTH):
-        kind = _kind(place)
-        if kind is not None and not (kind == "cache" and _holds_targets(place)):
-            found.append((stamp, str(place), kind))
+        with suppress(WeightsMissing):  # a damaged folder that nobody named
+            kind = _kind(place)
+            if kind is not None and not (kind == "cache" and _holds_targets(place)):
+                found.append((stamp, str(place), kind))
     if not found:
         return Source("embedded", None)
     _, path, kind = max(found)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -163,12 +164,21 @@ def _content(value: Any) -> Any:
 
 
 def dump_command(
-    recipe: str, out: str, *, sets: Sequence[str] = (), content: str = "taps", dtype: str = "fp16", split: str = "train"
+    recipe: str,
+    out: str,
+    *,
+    sets: Sequence[str] = (),
+    options: Mapping[str, str] = MappingProxyType({}),
+    content: str = "taps",
+    dtype: str = "fp16",
+    split: str = "train",
 ) -> str:
-    """The ``freqkd teacher-dump`` line that makes a cache, ready to be pasted."""
+    """The ``freqkd teacher-dump`` line that makes a cache, ready to be pasted; ``options`` are further ones by name."""
     words = ["freqkd", "teacher-dump", recipe, "--out", out]
     for assignment in sets:
         words += ["--set", assignment]
+    for option, value in options.items():
+        words += [option, value]
     for option, value, default in (("--content", content, "taps"), ("--dtype", dtype, "fp16"), ("--split", split, "train")):
         if value != default:
             words += [option, value]

@@ -24,14 +24,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import accumulate
-from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.models._segformer_config import Architecture
 from freqkd_cli.spectral.fourier import widened
 
 log = logging.getLogger(__name__)
@@ -40,11 +39,10 @@ READS = {"context": ("o_proj",), "attention": ("q_proj", "k_proj"), "keys": ("k_
 """Kind of tap -> the projections of an attention block, in transformers' names, whose outputs it is made of."""
 
 
-def attention_taps(sizes: Mapping[str, Any]) -> tuple[Tap, ...]:
-    """``context1`` to ``keys4``, from keywords of transformers' ``SegformerConfig``."""
-    strides = list(accumulate(sizes["strides"], mul))
-    nodes = [stride * reduction for stride, reduction in zip(strides, sizes["sr_ratios"], strict=True)]
-    channels, heads = sizes["hidden_sizes"], sizes["num_attention_heads"]
+def attention_taps(sizes: Architecture) -> tuple[Tap, ...]:
+    """``context1`` to ``keys4``."""
+    strides, nodes = sizes.stage_strides, sizes.node_strides
+    channels, heads = sizes.hidden_sizes, sizes.num_attention_heads
     return (
         *(Tap(f"context{i + 1}", strides[i], channels[i]) for i in range(4)),
         *(Tap(f"attention{i + 1}", nodes[i], heads[i], "graph", heads=heads[i]) for i in range(4)),

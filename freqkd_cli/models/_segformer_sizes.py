@@ -1,18 +1,19 @@
-"""What a SegFormer is made of: the table of variants, and what a weights' own ``config.json`` says instead."""
+"""The sizes of a SegFormer: the table of variants, and what a weights' own ``config.json`` says instead."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
-from freqkd_cli.models._segmenter import usable
-from freqkd_cli.models._weights import WEIGHT_FILES, hub_file, is_hub_id, read_json, read_state
+from freqkd_cli.features.json_file import read_object
+from freqkd_cli.models._config import MEAN, STD, Config, number, read_config
+from freqkd_cli.models._segformer_config import Architecture, Description, describe
+from freqkd_cli.models._weights import WEIGHT_FILES, hub_file, is_hub_id, read_state
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
 
@@ -32,55 +33,31 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), (1, 2, 5, 8), 768),
 }
 
-# What transformers takes where a config.json is silent.
-DEFAULTS: dict[str, Any] = {
-    "num_channels": 3,
-    "num_encoder_blocks": 4,
-    "depths": (2, 2, 2, 2),
-    "sr_ratios": (8, 4, 2, 1),
-    "hidden_sizes": (32, 64, 160, 256),
-    "patch_sizes": (7, 3, 3, 3),
-    "strides": (4, 2, 2, 2),
-    "num_attention_heads": (1, 2, 5, 8),
-    "mlp_ratios": (4, 4, 4, 4),
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-6,
-    "decoder_hidden_size": 256,
-}
-
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a recipe names: where they are, what they say of themselves; the tensors are read on request."""
+    """Weights that a recipe names: where they are, what they say of themselves; the tensors are read on request.
+
+    ``description`` is None for a weight file without a ``config.json``, ``folder`` for weights on the hub.
+    """
 
     name: str
-    config: Mapping[str, Any] | None
+    description: Description | None
+    licence_note: str | None
     preprocessor: Mapping[str, Any] | None
     folder: Path | None
 
     def state(self) -> dict[str, Tensor]:
         return read_state(self.folder) if self.folder is not None else read_state(hub_file(self.name, WEIGHT_FILES))
 
-    @property
-    def licence_note(self) -> str | None:
-        ours = (self.config or {}).get("freqkd", {}).get("licence_note")
-        return LICENCE_NOTE if self.folder is None and self.name.lower().startswith("nvidia/") else ours
-
     def id2label(self) -> dict[int, str] | None:
-        """Class names, unless they are the ones that transformers invents."""
-        said = (self.config or {}).get("id2label")
-        if not said or all(str(name) == f"LABEL_{number}" for number, name in said.items()):
-            return None
-        # Files of older versions list the numbers as words: 0, 1, 10, 100, 11 ...
-        return dict(sorted((int(number), str(name)) for number, name in said.items()))
+        """Class names, where somebody named the classes."""
+        return dict(self.description.id2label) if self.description and self.description.id2label else None
 
     def classes(self) -> int:
         """K of the checkpoint: from its config, or from the shape of its classifier where there is no config."""
-        if self.config is not None:
-            return len(self.config["id2label"]) if self.config.get("id2label") else int(self.config.get("num_labels", 2))
+        if self.description is not None:
+            return self.description.classes
         from freqkd_cli.models._segformer_names import to_now
 
         classifier = to_now(self.state()).get("decode_head.classifier.weight")
@@ -93,27 +70,31 @@ def find_weights(name: str, *, offline: bool = False) -> Weights:
     """``embedded``, a local folder or file, or a hub id (``owner/name``); the last may download ``config.json``, unless ``offline``.
 
     Raises:
-        WeightsMissing: there is nothing of that name.
+        WeightsMissing: there is nothing of that name, or its ``config.json`` describes no SegFormer.
     """
     place = EMBEDDED if name == "embedded" else Path(name).expanduser()
     if place.exists():
         beside = place if place.is_dir() else place.parent
-        config = read_json(beside / "config.json") if place.is_dir() or (beside / "config.json").is_file() else None
-        return Weights(name, config, _optional(beside / "preprocessor_config.json"), place)
+        config = read_config(beside / "config.json") if place.is_dir() or (beside / "config.json").is_file() else None
+        preprocessor = beside / "preprocessor_config.json"
+        return _weights(name, config, read_object(preprocessor) if preprocessor.is_file() else None, place)
     if name == "embedded":
         raise WeightsMissing("this installation has no embedded teacher", need=EMBEDDED, tip="install freqkd again, or name others")
     if not is_hub_id(name):
         raise WeightsMissing(f"no weights at {name}", need="embedded, a folder, a weight file, or a hub id such as owner/name")
-    config = read_json(hub_file(name, ("config.json",), offline=offline))
+    config = read_config(hub_file(name, ("config.json",), offline=offline), f"{name}/config.json")
     try:
-        preprocessor = read_json(hub_file(name, ("preprocessor_config.json",), offline=offline))
+        preprocessor = read_object(hub_file(name, ("preprocessor_config.json",), offline=offline))
     except WeightsMissing:  # a repository may leave it out; ImageNet's mean and std are then meant
         preprocessor = None
-    return Weights(name, config, preprocessor, None)
+    return _weights(name, config, preprocessor, None)
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.is_file() else None
+def _weights(name: str, config: Config | None, preprocessor: Mapping[str, Any] | None, folder: Path | None) -> Weights:
+    note = config.ours.licence_note if config else None
+    if folder is None and name.lower().startswith("nvidia/"):
+        note = LICENCE_NOTE
+    return Weights(name, describe(config) if config else None, note, preprocessor, folder)
 
 
 def architecture(
@@ -124,8 +105,8 @@ def architecture(
     depths: Sequence[int] | None,
     heads: Sequence[int] | None,
     decoder: int | None,
-) -> dict[str, Any]:
-    """Keywords of transformers' ``SegformerConfig``, without classes and drop rates.
+) -> Architecture:
+    """What the network is made of.
 
     With weights that carry a config, that config decides, and an argument that says otherwise is an error. Else the variant (b0 unless
     said) decides, and the other arguments override it.
@@ -144,31 +125,20 @@ def architecture(
         "decoder_hidden_size": decoder if decoder is not None else (out if variant else None),
     }
     asked = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in asked.items() if value is not None}
-    if weights is None or weights.config is None:
-        found = DEFAULTS | asked
-    else:
-        found = _from_config(weights, asked)
-    bad = [c for c, n in zip(found["hidden_sizes"], found["num_attention_heads"], strict=True) if c % n]
+    if weights is not None and weights.description is not None:
+        return _as_described(weights.name, weights.description.architecture, asked)
+    found = replace(Architecture(), **asked)
+    bad = [c for c, n in zip(found.hidden_sizes, found.num_attention_heads, strict=True) if c % n]
     if bad:
-        raise RecipeError(f"{bad[0]} channels cannot be shared by the heads", got=f"heads {found['num_attention_heads']}", need="a divisor")
+        raise RecipeError(f"{bad[0]} channels cannot be shared by the heads", got=f"heads {found.num_attention_heads}", need="a divisor")
     return found
 
 
-def _from_config(weights: Weights, asked: Mapping[str, Any]) -> dict[str, Any]:
-    config = weights.config or {}
-    if config.get("model_type", "segformer") != "segformer":
-        raise WeightsMissing(f"{weights.name} is no SegFormer", got=f"model_type {config['model_type']}", need="model_type segformer")
-    found = {key: config.get(key, default) for key, default in DEFAULTS.items()}
-    found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+def _as_described(name: str, found: Architecture, asked: Mapping[str, Any]) -> Architecture:
     for key, value in asked.items():
-        if found[key] != value:
-            raise WeightsMissing(f"{weights.name} has another {key} than the recipe says", got=value, need=found[key], tip="leave it out")
-    fixed = {key: found[key] for key in ("num_encoder_blocks", "num_channels", "strides") if found[key] != DEFAULTS[key]}
-    if not all(size % 2 for size in found["patch_sizes"]):  # an even patch adds a row and a column to the grid
-        fixed["patch_sizes"] = found["patch_sizes"]
-    if fixed:
-        need = "four stages at 1/4 to 1/32, three input channels, odd patches"
-        raise WeightsMissing(f"{weights.name} is an unusual SegFormer", got=fixed, need=need)
+        own = getattr(found, key)
+        if own != value:
+            raise WeightsMissing(f"{name} has another {key} than the recipe says", got=value, need=own, tip="leave it out")
     return found
 
 
@@ -187,11 +157,11 @@ def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[l
         mean, std = [0.0] * 3, [1.0] * 3
     elif mean is None or std is None:
         return None
-    good = all(isinstance(side, list) and len(side) == 3 and all(isinstance(x, int | float) for x in side) for side in (mean, std))
-    if not good or not usable(mean, std) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+    if not MEAN.holds(mean) or not STD.holds(std) or not number(1e-9, 1e9).holds(factor):
         got = f"image_mean {mean}, image_std {std}, rescale_factor {factor}"
-        need = "three finite numbers each, std above 0"
-        raise WeightsMissing(f"the preprocessor_config.json of {where} says no mean and std", got=got, need=need)
+        raise WeightsMissing(
+            f"the preprocessor_config.json of {where} says no mean and std", got=got, need="three numbers each, std and factor above 0"
+        )
     unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
     return [x / unit for x in mean], [x / unit for x in std]
 

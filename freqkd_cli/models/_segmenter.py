@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from freqkd_cli.errors import UnknownName
 from freqkd_cli.registry import did_you_mean
 
+if TYPE_CHECKING:
+    from freqkd_cli.models._config import Section
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def usable(mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Whether pictures can be normalised with a mean and a standard deviation."""
-    return all(abs(x) < math.inf for x in (*mean, *std)) and all(x > 0 for x in std)
 
 
 class Segmenter(nn.Module, ABC):
@@ -49,13 +47,20 @@ class Segmenter(nn.Module, ABC):
         self.model_name = type(self).__module__.rpartition(".")[2]
         self.set_normalisation(IMAGENET_MEAN, IMAGENET_STD)
 
+    def take(self, said: Section) -> None:
+        """Class names, licence note and normalisation from the model's own ``config.json``."""
+        self.id2label = dict(said.id2label) if said.id2label else None
+        self.licence_note = said.licence_note
+        if said.mean and said.std:
+            self.set_normalisation(said.mean, said.std)
+
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Use another mean and standard deviation, three numbers each, in units of [0, 1].
 
         Raises:
             ValueError: numbers that are not finite, or a deviation that is not positive.
         """
-        if not usable(mean, std):
+        if not all(abs(x) < math.inf for x in (*mean, *std)) or min(std) <= 0:
             raise ValueError(f"mean {list(mean)}, std {list(std)}: finite numbers, std above 0, are needed")
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, 3, 1, 1), persistent=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,23 +124,6 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if state and all(key.startswith(word) for key in state):
             return _bare({key.removeprefix(word): value for key, value in state.items()})
     return state
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        WeightsMissing: the file is absent or no JSON object.
-    """
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsMissing(f"{path} is not there") from error
-    except (ValueError, OSError) as error:
-        raise WeightsMissing(f"{path} cannot be read", got=error, need="a JSON object") from error
-    if not isinstance(held, dict):
-        raise WeightsMissing(f"{path} cannot be read", got=type(held).__name__, need="a JSON object")
-    return held
 
 
 def is_hub_id(name: str) -> bool:

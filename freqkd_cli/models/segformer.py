@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.models._segformer_config import Architecture
 from freqkd_cli.models._segformer_graphs import as_map, attention_taps, encode
 from freqkd_cli.models._segformer_names import load_any, to_hub, to_now
 from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation, reduces_labels
@@ -127,14 +128,14 @@ def fetch(*, weights: str | None = None, **_: Any) -> None:
         find_weights(weights)
 
 
-def _listed(sizes: Mapping[str, Any], classes: int) -> tuple[Tap, ...]:
-    strides = list(accumulate(sizes["strides"], mul))
-    stages = [Tap(f"stage{i}", s, c) for i, (s, c) in enumerate(zip(strides, sizes["hidden_sizes"], strict=True), start=1)]
+def _listed(sizes: Architecture, classes: int) -> tuple[Tap, ...]:
+    strides = sizes.stage_strides
+    stages = [Tap(f"stage{i}", s, c) for i, (s, c) in enumerate(zip(strides, sizes.hidden_sizes, strict=True), start=1)]
     return (
         *stages,
-        Tap("decoder", strides[0], sizes["decoder_hidden_size"]),
+        Tap("decoder", strides[0], sizes.decoder_hidden_size),
         Tap("logits", strides[0], classes, "logits"),
-        Tap("encoder", strides[3], sizes["hidden_sizes"][3], alias="stage4"),
+        Tap("encoder", strides[3], sizes.hidden_sizes[3], alias="stage4"),
         *attention_taps(sizes),
     )
 
@@ -146,22 +147,21 @@ class SegFormer(Segmenter):
     ``SegformerForSemanticSegmentation``.
     """
 
-    def __init__(self, *, classes: int, sizes: Mapping[str, Any], drop_path: float, dropout: float) -> None:
+    def __init__(self, *, classes: int, sizes: Architecture, drop_path: float, dropout: float) -> None:
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
         arguments = {
-            "channels": list(sizes["hidden_sizes"]),
-            "depths": list(sizes["depths"]),
-            "heads": list(sizes["num_attention_heads"]),
-            "decoder": sizes["decoder_hidden_size"],
+            "channels": list(sizes.hidden_sizes),
+            "depths": list(sizes.depths),
+            "heads": list(sizes.num_attention_heads),
+            "decoder": sizes.decoder_hidden_size,
             "drop_path": drop_path,
             "dropout": dropout,
         }
         super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in _listed(sizes, classes)])
         self.attention_taps = attention_taps(sizes)
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()}
         rates = {"drop_path_rate": drop_path, "classifier_dropout_prob": dropout}
-        self.net = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes, **plain, **rates))
+        self.net = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes, **sizes.keywords(), **rates))
         self.net.segformer.apply(_draw_encoder)
         _draw_head(self.net.decode_head)
         self.net.train()  # as every module is born; transformers' are born so too, this says it

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.models._config import read_config
 from freqkd_cli.models._pooling import make_exportable
 from freqkd_cli.models._segmenter import Segmenter
-from freqkd_cli.models._weights import load_exact, read_json, read_state
+from freqkd_cli.models._weights import load_exact, read_state
 from freqkd_cli.registry import did_you_mean
 
 Three = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
@@ -86,13 +87,9 @@ def _classes(state: Mapping[str, Tensor] | None) -> int | None:
 
 def _describe(model: SMP, config: Path) -> None:
     """Class names, mean and std, where this program saved the folder."""
-    said = read_json(config) if config.is_file() else {}
-    if said.get("model") == "smp":
-        model.id2label = {int(number): str(name) for number, name in (said.get("id2label") or {}).items()} or None
-        try:
-            model.set_normalisation(said["mean"], said["std"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsMissing(f"{config} says no mean and std that can be used", got=error) from error
+    said = read_config(config).ours if config.is_file() else None
+    if said is not None and said.model == "smp":
+        model.take(said)
 
 
 @lru_cache(maxsize=32)

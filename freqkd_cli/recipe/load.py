@@ -12,7 +12,7 @@ from freqkd_cli.recipe import shipped
 from freqkd_cli.recipe.check import Checker
 from freqkd_cli.recipe.nodes import MAX_CHARACTERS, Node, parse
 from freqkd_cli.recipe.problems import Place, Problem, as_error
-from freqkd_cli.recipe.schema import Recipe
+from freqkd_cli.recipe.schema import STDIN, Recipe
 
 
 def load(source: str | Path, sets: Sequence[str] = (), overrides: changes.Overrides = (), *, parts: bool = True) -> Recipe:
@@ -45,13 +45,14 @@ def loads(text: str, source: str = "recipe", sets: Sequence[str] = (), overrides
     problems += checker.problems
     if problems:
         raise as_error(problems, source)
-    return Recipe(**sections, source=source, warnings=tuple(checker.warnings), places=_places(root))
+    said = {"sets": tuple(sets), "options": {key: value for key, value in dict(overrides).items() if value is not None}}
+    return Recipe(**sections, source=source, **said, warnings=tuple(checker.warnings), places=_places(root))
 
 
 def _text(source: str | Path) -> tuple[str, str]:
     """What messages call the recipe, and its text."""
     if str(source) == "-":
-        label, data = "<stdin>", sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
+        label, data = STDIN, sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
     else:
         path = shipped.resolve(source)
         label = str(path)

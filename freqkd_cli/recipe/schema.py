@@ -17,6 +17,9 @@ from freqkd_cli.recipe.problems import Place, Problem, as_error
 
 VERSION = 1
 
+STDIN = "<stdin>"
+"""What a recipe that came through standard input is called."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -128,7 +131,8 @@ class Recipe:
     """A whole recipe, checked. Two recipes are equal when they say the same, wherever it was written.
 
     Attributes:
-        source: the file as the user named it.
+        source: the file as the user named it, :data:`STDIN` for standard input.
+        sets, options: what was said beside the file, as ``load`` was given it; what was not given is left out.
         warnings: what is allowed but probably not meant.
         places: key path -> where it was written, for :meth:`locate`.
     """
@@ -140,6 +144,8 @@ class Recipe:
     teacher: Teacher | None = None
     version: int = VERSION
     source: str = field(default="recipe", compare=False)
+    sets: tuple[str, ...] = field(default=(), compare=False)
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 

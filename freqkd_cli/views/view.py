@@ -6,9 +6,8 @@ view is the same on every machine, in every worker and in every batch, and switc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -89,16 +88,6 @@ class View:
     @property
     def changes_colour(self) -> bool:
         return any(getattr(self, f.name) != f.default for f in fields(self) if f.metadata.get("colour"))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers, booleans, lists and None; floats survive JSON exactly."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return plain | {"kept": None if self.kept is None else list(self.kept)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> View:
-        kept = values.get("kept")
-        return cls(**{**values, "kept": None if kept is None else tuple(kept)})
 
 
 def zoomed(image_size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,12 +44,5 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    """A value as a recipe writes it, a list without its brackets."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
