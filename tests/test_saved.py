@@ -173,8 +173,9 @@ def test_a_normalisation_that_makes_no_numbers_is_refused(tmp_path: Path, make, 
     save_model(tmp_path, model)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(WeightsMissing, match="config.json describes its model .* cannot be read\n  got  mean .*std above 0"):
+    with pytest.raises(WeightsMissing, match="(?s)config.json describes no model.*got  (mean|std) .*three of them") as caught:
         load_model(tmp_path)
+    assert str(next(iter(changes.values()))).replace("nan", "NaN").replace("-inf", "-Infinity") in caught.value.got
     if model.model_name == "smp":
-        with pytest.raises(WeightsMissing, match="config.json says no mean and std"):
+        with pytest.raises(WeightsMissing, match="(?s)config.json.*three of them"):
             smp.build(classes=3, weights=str(tmp_path))
