@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from freqkd_cli.engine.graph_spectrum import SHOWN, TAU, measure_graphs
 from freqkd_cli.engine.spectrum import Subject
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageError
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.files import SUFFIX
 from freqkd_cli.views.batch import Batch
 
 SIZE = (128, 160)
@@ -214,9 +216,9 @@ def drawn(monkeypatch) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     save = Figure.savefig
 
-    def recorded(figure: Figure, path: Path, **options: object) -> None:
-        found[path.name] = [ax.get_title(loc="left") for ax in figure.axes if ax.images]
-        save(figure, path, **options)
+    def recorded(figure: Figure, file: BinaryIO, **options: object) -> None:
+        found[Path(file.name).name.removesuffix(SUFFIX)] = [ax.get_title(loc="left") for ax in figure.axes if ax.images]
+        save(figure, file, **options)
 
     monkeypatch.setattr(Figure, "savefig", recorded)
     return found

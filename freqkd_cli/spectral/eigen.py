@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from freqkd_cli.threads import side_by_side
 
 End = Literal["largest", "smallest"]
 
-T = TypeVar("T", Tensor, tuple[Tensor, Tensor])
+Modes = tuple[Tensor, Tensor | None]
+"""Eigenvalues, and eigenvectors as columns where they are wanted."""
 
 
 class _Outermost(torch.autograd.Function):
@@ -23,7 +24,8 @@ class _Outermost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, matrix: Tensor, k: int, end: End) -> Tensor:
-        values, vectors = _modes(matrix, k, end, ctx.needs_input_grad[0])
+        wanted = ctx.needs_input_grad[0]
+        values, vectors = _side_by_side(lambda part: _modes(part, k, end, wanted), matrix)
         ctx.save_for_backward(vectors)
         return values
 
@@ -40,7 +42,8 @@ class _LargestOfGram(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, k: int) -> Tensor:
         ctx.thin = rows.shape[-1] < rows.shape[-2]
-        values, vectors = _modes(smaller_gram(rows), k, "largest", ctx.needs_input_grad[0])
+        wanted = ctx.needs_input_grad[0]
+        values, vectors = _side_by_side(lambda part: _modes(smaller_gram(part), k, "largest", wanted), rows)
         ctx.save_for_backward(rows, vectors)
         return values
 
@@ -79,7 +82,9 @@ def every_mode(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TrainingFailed: the matrix is not finite.
     """
-    return _solved(torch.linalg.eigh, matrix)
+    values, vectors = _side_by_side(lambda part: _solved(part, True), matrix)
+    assert vectors is not None
+    return values, vectors
 
 
 def smaller_gram(rows: Tensor) -> Tensor:
@@ -92,36 +97,42 @@ def from_end(x: Tensor, k: int, end: End) -> Tensor:
     return x[..., :k] if end == "smallest" else x[..., max(x.shape[-1] - k, 0) :].flip(-1)
 
 
-def _modes(matrix: Tensor, k: int, end: End, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _modes(matrix: Tensor, k: int, end: End, wanted: bool) -> Modes:
     """The k eigenvalues from one end, and their vectors where these are wanted."""
-    if not wanted:
-        return from_end(_solved(torch.linalg.eigvalsh, matrix), k, end), None
-    values, vectors = every_mode(matrix)
-    return from_end(values, k, end), from_end(vectors, k, end)
+    values, vectors = _solved(matrix, wanted)
+    return from_end(values, k, end), None if vectors is None else from_end(vectors, k, end)
 
 
-def _solved(solve: Callable[[Tensor], T], matrix: Tensor) -> T:
-    """``solve(matrix)``; one that does not converge in float32 does in float64."""
+def _solved(matrix: Tensor, wanted: bool) -> Modes:
+    """All modes, ascending; of a matrix that does not converge in float32 by way of float64."""
     if not bool(torch.isfinite(matrix).all()):
         raise TrainingFailed(
             "a graph is not finite", need="finite features at the tap that it is made of", tip="a lower train.lr, or precision: fp32"
         )
     try:
-        return _side_by_side(solve, matrix)
+        return _lapack(matrix, wanted)
     except torch.linalg.LinAlgError:
-        found = _side_by_side(solve, matrix.double())
-        return found.to(matrix.dtype) if isinstance(found, Tensor) else (found[0].to(matrix.dtype), found[1].to(matrix.dtype))
+        values, vectors = _lapack(matrix.double(), wanted)
+        return values.to(matrix.dtype), None if vectors is None else vectors.to(matrix.dtype)
 
 
-def _side_by_side(solve: Callable[[Tensor], T], matrix: Tensor) -> T:
-    """LAPACK takes the matrices of a batch one after the other, and gains little from threads inside one of a few hundred rows."""
-    whole = matrix.reshape(-1, *matrix.shape[-2:])
+def _lapack(matrix: Tensor, wanted: bool) -> Modes:
+    if not wanted:
+        return torch.linalg.eigvalsh(matrix), None
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _side_by_side(work: Callable[[Tensor], Modes], x: Tensor) -> Modes:
+    """``work`` on parts of a batch ``[..., n, m]``, a thread each.
+
+    LAPACK takes the matrices of a batch one after the other, and gains little from threads inside one of a few hundred rows.
+    """
+    whole = x.reshape(-1, *x.shape[-2:])
     lanes = min(torch.get_num_threads(), len(whole))
-    if matrix.device.type != "cpu" or lanes < 2:
-        return solve(matrix)
+    if x.device.type != "cpu" or lanes < 2:
+        return work(x)
     parts = whole.tensor_split(lanes)
-    found = side_by_side(lanes, lambda lane: solve(parts[lane]))
-    if isinstance(found[0], Tensor):
-        return torch.cat(found).view(matrix.shape[:-1])
-    values, vectors = zip(*found, strict=True)
-    return torch.cat(values).view(matrix.shape[:-1]), torch.cat(vectors).view(matrix.shape)
+    values, vectors = zip(*side_by_side(lanes, lambda lane: work(parts[lane])), strict=True)
+    joined = None if vectors[0] is None else torch.cat(vectors).unflatten(0, x.shape[:-2])
+    return torch.cat(values).unflatten(0, x.shape[:-2]), joined
