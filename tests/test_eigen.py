@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from freqkd_cli.errors import TrainingFailed
+from freqkd_cli.spectral import eigen
 from freqkd_cli.spectral.eigen import every_mode, largest_of_gram, outermost
 
-pytestmark = pytest.mark.usefixtures("three_threads")
+
+@pytest.fixture(autouse=True)
+def shared(three_threads, monkeypatch) -> None:
+    """Small matrices are worth a thread here."""
+    monkeypatch.setattr(eigen, "WORTH_A_THREAD", 1)
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -86,6 +91,12 @@ def test_every_thread_has_a_part(monkeypatch):
     every_mode(symmetric(8, 1, 5, 5))
     assert sorted(size for *_, size in seen) == [2, 3, 3]
     assert threading.get_ident() not in {thread for thread, *_ in seen} and {threads for _, threads, _ in seen} == {1}
+
+
+def test_small_matrices_stay_in_one_thread(monkeypatch):
+    monkeypatch.setattr(eigen, "WORTH_A_THREAD", 6)
+    monkeypatch.setattr(eigen, "side_by_side", None)
+    assert outermost(symmetric(8, 5, 5), 2).shape == (8, 2)
 
 
 def test_what_does_not_converge_is_solved_in_float64(monkeypatch):

@@ -15,6 +15,10 @@ from freqkd_cli.threads import side_by_side
 
 End = Literal["largest", "smallest"]
 
+WORTH_A_THREAD = 256
+"""Rows of a matrix. A smaller one is solved in a millisecond or two, for which torch's own threads, still spinning from the operation
+before, cost more than a thread gains: 1.2 to 1.4 of the time at 128 and 165 rows, 0.6 to 0.85 at 352 to 1,024 (two cores)."""
+
 Modes = tuple[Tensor, Tensor | None]
 """Eigenvalues, and eigenvectors as columns where they are wanted."""
 
@@ -126,11 +130,11 @@ def _lapack(matrix: Tensor, wanted: bool) -> Modes:
 def _side_by_side(work: Callable[[Tensor], Modes], x: Tensor) -> Modes:
     """``work`` on parts of a batch ``[..., n, m]``, a thread each.
 
-    LAPACK takes the matrices of a batch one after the other, and gains little from threads inside one of a few hundred rows.
+    LAPACK takes the matrices of a batch one after the other, and gains little from threads inside one of some hundred rows.
     """
     whole = x.reshape(-1, *x.shape[-2:])
     lanes = min(torch.get_num_threads(), len(whole))
-    if x.device.type != "cpu" or lanes < 2:
+    if x.device.type != "cpu" or lanes < 2 or min(x.shape[-2:]) < WORTH_A_THREAD:
         return work(x)
     parts = whole.tensor_split(lanes)
     values, vectors = zip(*side_by_side(lanes, lambda lane: work(parts[lane])), strict=True)
