@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +37,18 @@ def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = Fal
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table aside, its folder made where there is none; the first row holds the columns' names.
+
+    Raises:
+        OSError: as :func:`write_aside`.
+    """
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, lambda file: file.write(text.getvalue().encode()))
 
 
 @contextlib.contextmanager

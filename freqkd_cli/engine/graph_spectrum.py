@@ -5,7 +5,6 @@ Both graphs of a pair have the same nodes, those of the coarser grid, void ones 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from freqkd_cli.errors import TrainingFailed, UsageError
 from freqkd_cli.features.graphs import GraphSide, node_validity
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.files import write_csv
 from freqkd_cli.spectral.attention_distance import attention_distance
 from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Graph
@@ -113,15 +113,13 @@ class GraphSpectra:
 
     def write_csv(self, path: Path) -> None:
         """One row per pair, role and place in the spectrum."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["stage", "role", "model", "tap", "number", "eigenvalue", "share", "laplacian"])
-            for item in self.found:
-                for number in range(max(len(item.eigenvalues), len(item.laplacian))):
-                    columns = (item.eigenvalues, item.shares, item.laplacian)
-                    values = [f"{column[number]:.9g}" if number < len(column) else "" for column in columns]
-                    writer.writerow([item.stage, item.role, item.model, item.tap, number + 1, *values])
+        rows: list[list[Any]] = [["stage", "role", "model", "tap", "number", "eigenvalue", "share", "laplacian"]]
+        for item in self.found:
+            for number in range(max(len(item.eigenvalues), len(item.laplacian))):
+                columns = (item.eigenvalues, item.shares, item.laplacian)
+                values = [f"{column[number]:.9g}" if number < len(column) else "" for column in columns]
+                rows.append([item.stage, item.role, item.model, item.tap, number + 1, *values])
+        write_csv(path, rows)
 
 
 class _Means:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from freqkd_cli.engine.progress import Progress, Silent
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.files import write_csv
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.spectral.power import RadialSpectrum, RingSums, radial_spectrum, ring_sums
 
@@ -78,14 +78,13 @@ class Spectra:
 
     def write_csv(self, path: Path) -> None:
         """One row per tap, subject and ring."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["tap", "role", "model", "stride", "rho", "cycles_per_pixel", "power", "relative_log_amplitude", "cells"])
-            for item in self.found:
-                s = item.spectrum
-                for row in zip(s.rho, item.cycles_per_pixel, s.power, s.relative_log_amplitude, s.cells, strict=True):
-                    writer.writerow([item.tap, item.role, item.model, item.stride, *(f"{value:.9g}" for value in row)])
+        heads = ["tap", "role", "model", "stride", "rho", "cycles_per_pixel", "power", "relative_log_amplitude", "cells"]
+        rows: list[list[Any]] = [heads]
+        for item in self.found:
+            s = item.spectrum
+            for row in zip(s.rho, item.cycles_per_pixel, s.power, s.relative_log_amplitude, s.cells, strict=True):
+                rows.append([item.tap, item.role, item.model, item.stride, *(f"{value:.9g}" for value in row)])
+        write_csv(path, rows)
 
 
 def by_role(found: Iterable[tuple[str, str, dict[str, Any]]]) -> dict[str, Any]:
