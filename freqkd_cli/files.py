@@ -19,7 +19,7 @@ def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = Fal
 
     Args:
         body: writes to the open file.
-        sync: have it on the disk before the rename, for what must outlive a power cut.
+        sync: have it on the disk before the rename, see :func:`write_synced`.
 
     Raises:
         OSError: the disk is full, permission is gone; it names ``path``, and the unfinished file is removed where that is possible.
@@ -37,6 +37,25 @@ def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = Fal
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
+
+
+def write_synced(path: Path, body: Callable[[BinaryIO], Any]) -> None:
+    """:func:`write_aside` for what must outlive a power cut: on the disk before it has its name, and its name too.
+
+    Raises:
+        OSError: as :func:`write_aside`.
+    """
+    write_aside(path, body, sync=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` last through a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

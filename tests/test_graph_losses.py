@@ -449,7 +449,7 @@ def test_graphs_without_relations_leave_every_loss_bounded(form, graph):
 @pytest.mark.parametrize("form", OF_GRAPHS)
 @pytest.mark.parametrize("case", ["constant student", "zero student", "huge", "one node", "all void", "equal eigenvalues"])
 def test_projections_stay_bounded(form, case):
-    bounded(begun(form, graph="query_key", width=4), *hard_cases()[case])
+    assert bounded(begun(form, graph="query_key", width=4), *hard_cases()[case]) < 200
 
 
 # Hard cases
@@ -523,7 +523,7 @@ def test_a_step_decomposes_no_teacher_graph(monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "eigh", refuse)
     for form, loss in made.items():
-        loss({"s": student}, targets[form], batch, 0)
+        assert torch.isfinite(loss({"s": student}, targets[form], batch, 0))
 
 
 def test_labels_choose_the_heads_and_no_labels_fall_back_on_rank():

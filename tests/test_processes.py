@@ -47,7 +47,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
 
 
-def torchrun(*words: str, cwd: Path, launcher: tuple[str, ...] = TORCHRUN) -> subprocess.CompletedProcess[str]:
+def two_processes(*words: str, cwd: Path, launcher: tuple[str, ...] = TORCHRUN) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", *launcher]
     return subprocess.run([*start, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
 
@@ -70,7 +70,7 @@ def launched(folder):
         with pytest.raises(Interrupted):
             dump_recipe(recipes.load(folder / "recipe.yaml"), folder / "cache-cut", Silent(), options)
     assert list((folder / "cache-cut").glob("shard-*")) and not (folder / "cache-cut/index.json").exists()
-    return torchrun(str(SCRIPT), str(folder), cwd=folder)
+    return two_processes(str(SCRIPT), str(folder), cwd=folder)
 
 
 def codes(folder: Path) -> list[dict[str, int]]:
@@ -156,14 +156,14 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_one_message(fold
 
 
 def test_the_console_under_torchrun(folder):
-    done = torchrun("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", "--min-miou", "99.9", cwd=folder)
+    done = two_processes("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", "--min-miou", "99.9", cwd=folder)
     assert done.returncode == 1 and done.stdout == ""  # a launcher has an exit code of its own
     assert done.stderr.count("error: ") == 1 and "below --min-miou" in done.stderr and re.search(r"exitcode *: 3", done.stderr)
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_a_table_of_two_processes_is_one(folder, launcher):
-    done = torchrun("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", cwd=folder, launcher=launcher)
+    done = two_processes("-m", "freqkd_cli", "eval", "recipe.yaml", "--teacher", "--limit", "3", cwd=folder, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("parameters") == 1 and "Traceback" not in done.stderr
 

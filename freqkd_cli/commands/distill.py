@@ -48,7 +48,6 @@ def run(
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.engine.distill import distill
-    from freqkd_cli.engine.estimate import distillation
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress import progress
 
@@ -57,6 +56,6 @@ def run(
     check_parents("--out", out)
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
     warn(loaded.warnings)
-    work = distillation if dry_run else distill
-    result = work(loaded, out, progress(verbose - quiet), cache=cache, device=device, resume=resume, overwrite=overwrite)
+    listener = progress(verbose - quiet)
+    result = distill(loaded, out, listener, cache=cache, device=device, resume=resume, overwrite=overwrite, dry_run=dry_run)
     print_result(result, as_json, facts)

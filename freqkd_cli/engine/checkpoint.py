@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from freqkd_cli.errors import CheckpointDamaged
-from freqkd_cli.features.shards import sha256, write_shard, write_synced
+from freqkd_cli.features.shards import sha256, write_shard
+from freqkd_cli.files import write_synced
 
 FORMAT = 2
 KEPT = 2

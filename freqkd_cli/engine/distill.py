@@ -35,8 +35,12 @@ def distill(
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe into the folder ``out``; the summary that ``summary.json`` holds.
+
+    Args:
+        dry_run: make everything ready, write and train nothing, and return what the run would cost; refused for what a run is refused for.
 
     Raises:
         RecipeError, DataMissing, WeightsMissing, CacheMismatch: before any long work.
@@ -50,6 +54,10 @@ def distill(
         progress.note(f"{out} is finished already")
         return finished
     loop = make_loop(recipe, out, progress, processes, cache)  # before the folder is touched: weights may be missing
+    if dry_run:
+        from freqkd_cli.engine.estimate import distillation
+
+        return distillation(loop)
     compute = loop.setting.compute.reason
     with ExitStack() as held:
         if processes.first:

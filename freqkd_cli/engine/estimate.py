@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from freqkd_cli.engine import run_folder
-from freqkd_cli.engine.distill import make_loop
 from freqkd_cli.engine.operations import forward_flops, parameters
-from freqkd_cli.engine.processes import join
-from freqkd_cli.engine.progress import Progress
 from freqkd_cli.features.source import LiveTeacher
 
 if TYPE_CHECKING:
-    from freqkd_cli.recipe.schema import Recipe
+    from freqkd_cli.engine.loop import Loop
 
 WRITTEN = ("recipe.yaml", "model.safetensors", "config.json", "metrics.jsonl", "summary.json", "state/")
 
@@ -27,25 +22,9 @@ def _flops(model: nn.Module, size: tuple[int, int]) -> int:
         return forward_flops(model.to("meta"), size)
 
 
-def distillation(
-    recipe: Recipe,
-    out: Path,
-    progress: Progress,
-    *,
-    cache: Path | None = None,
-    device: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """The dry run of ``distill``: everything is made ready as for a run, nothing is written and nothing is trained.
-
-    Raises:
-        FreqKDError: what a real run would be refused for at its start.
-    """
-    processes, train = join(device), recipe.train
-    if processes.first:
-        run_folder.check(out, recipe, resume=resume, overwrite=overwrite)
-    loop = make_loop(recipe, out, progress, processes, cache)
+def distillation(loop: Loop) -> dict[str, Any]:
+    """What the run that is ready to begin would cost."""
+    train, out = loop.train, loop.setting.out
     images, steps, size = len(loop.setting.dataset), loop.setting.total_steps, loop.setting.plan.view_spec.size
     student = loop.training.objective.student
     weights = 4 * sum(p.numel() for p in student.parameters())

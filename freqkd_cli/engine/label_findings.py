@@ -41,9 +41,9 @@ def findings(dataset: FileDataset, seen: Survey) -> tuple[Finding, ...]:
     """Everything that a survey shows; errors first."""
     doubtful = _contradicted(dataset, seen)
     errors = (_broken(seen), _misfits(dataset, seen), _colours(dataset, seen), _values(dataset, seen), doubtful)
-    doubts = (_void(dataset, seen), _palettes(dataset, seen)) if doubtful is None else (_palettes(dataset, seen),)
-    ground = _ground(dataset, seen) if doubtful is None else None
-    return tuple(finding for finding in (*errors, *doubts, ground) if finding is not None)
+    # What is void, and where the ground lies, says nothing where 255 itself is in doubt.
+    doubts = (None if doubtful else _void(dataset, seen), _palettes(dataset, seen), None if doubtful else _ground(dataset, seen))
+    return tuple(finding for finding in (*errors, *doubts) if finding is not None)
 
 
 def _finding(

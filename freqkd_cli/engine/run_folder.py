@@ -13,7 +13,7 @@ from freqkd_cli.engine.checkpoint import write_json
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.features.json_file import object_or_none
 from freqkd_cli.features.lock import LOCK, Lock
-from freqkd_cli.features.shards import SUFFIX, write_synced
+from freqkd_cli.files import SUFFIX, write_synced
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.schema import Recipe

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
-from freqkd_cli.features.shards import write_synced
+from freqkd_cli.files import write_synced
 from freqkd_cli.models._config import FORMAT, Config, read_config
 from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._weights import read_state

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from freqkd_cli.errors import CacheDamaged, CacheMismatch, UsageError
 from freqkd_cli.features.fingerprint import Fingerprint
-from freqkd_cli.features.shards import write_synced
+from freqkd_cli.files import write_synced
 
 FORMAT, VERSION = "freqkd-cache", 1
 INDEX, JOURNAL = "index.json", "journal.jsonl"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from freqkd_cli.errors import CacheDamaged
-from freqkd_cli.files import SUFFIX as SUFFIX
-from freqkd_cli.files import write_aside
+from freqkd_cli.files import write_synced
 
 AGAIN = "its `freqkd teacher-dump` command with --resume makes damaged shards again"
 
@@ -64,21 +62,6 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def write_synced(path: Path, body: Callable) -> None:
-    """:func:`freqkd_cli.files.write_aside`, on the disk before it has its name."""
-    write_aside(path, body, sync=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def sha256(path: Path) -> str:
