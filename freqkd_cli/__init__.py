@@ -41,6 +41,6 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         WeightsMissing: the folder holds no ``config.json`` and ``model.safetensors``, or they do not fit each other.
     """
-    from freqkd_cli.engine.saved import load_model
+    from freqkd_cli.build.saved import load_model
 
     return load_model(folder)

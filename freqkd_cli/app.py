@@ -19,9 +19,10 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli import __version__, launch
-from freqkd_cli.commands._output import talk
+from freqkd_cli import __version__
 from freqkd_cli.errors import FreqKDError
+from freqkd_cli.runtime import launch
+from freqkd_cli.runtime.logs import log_to_stderr
 
 COMMANDS = Path(__file__).parent / "commands"
 FILE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -53,19 +54,32 @@ def _first_only() -> Iterator[None]:
     if launch.rank() == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
 def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> typer.Typer:
     """The app with every command of the drawer."""
-    app = typer.Typer(name="freqkd", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(
+        name="freqkd", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
     settings = {"debug": False}
 
     @app.callback(help=ABOUT)
     def start(
-        version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Print the version.", callback=_print_version, is_eager=True
+            ),
+        ] = False,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Show the traceback of every error.")
+        ] = False,
     ) -> None:
         settings["debug"] = debug
 
@@ -80,7 +94,11 @@ def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[s
             continue
         if path.suffix == ".py":
             module = importlib.import_module(f"{package}.{path.stem}")
-            run = module.run if getattr(module, "MANY_PROCESSES", False) else _in_the_first(module.run)
+            run = (
+                module.run
+                if getattr(module, "MANY_PROCESSES", False)
+                else _in_the_first(module.run)
+            )
             app.command(name, help=help_text(run))(_guarded(run, settings))
         elif (path / "__init__.py").is_file():
             group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -124,7 +142,9 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> None:
         # One voice: of several processes, the first tells what it does and the others only what went wrong.
-        talk(kwargs.get("verbose", 0) - kwargs.get("quiet", 0) if launch.rank() == 0 else -2)
+        log_to_stderr(
+            kwargs.get("verbose", 0) - kwargs.get("quiet", 0) if launch.rank() == 0 else -2
+        )
         try:
             run(*args, **kwargs)
             sys.stdout.flush()
@@ -140,7 +160,11 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
             code = exit_code(error)
             if code is None and launch.processes() == 1:
                 raise
-            _tell(traceback.format_exc() if code is None or settings["debug"] else f"error: {told(error)}")
+            _tell(
+                traceback.format_exc()
+                if code is None or settings["debug"]
+                else f"error: {told(error)}"
+            )
             raise typer.Exit(code or 1) from error
 
     return guarded
@@ -151,7 +175,7 @@ def _tell(text: str) -> None:
     if launch.processes() == 1:
         print(text, file=sys.stderr)
         return
-    from freqkd_cli.engine.processes import first_to_fail
+    from freqkd_cli.runtime.processes import first_to_fail
 
     if first_to_fail():
         print(text, file=sys.__stderr__, flush=True)

@@ -24,41 +24,51 @@ from __future__ import annotations
 
 
 class FreqKDError(Exception):
-    """What was wrong, what was got, what is needed, what to try; in this order, on one screen.
+    """What is wrong, what was found, what is needed and what to try, in this order.
 
-    The four parts stay readable as attributes for those who catch the error in Python.
+    Attributes:
+        what, got, need, tip: the four parts of the message; all but the first may be None.
+        key: the recipe key or the argument that the error is about, such as ``cutoff`` or
+            ``student``; None where it is about no single one. Callers put it behind the path that
+            they know (``losses.2``), so that a message points at a place in the recipe.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, got: object = None, need: object = None, tip: str | None = None) -> None:
-        self.what, self.got, self.need, self.tip = what, got, need, tip
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        need: object = None,
+        tip: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.what, self.got, self.need, self.tip, self.key = what, got, need, tip, key
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = [self.what]
-        if self.got is not None:
-            parts.append(f"  got  {self.got}")
-        if self.need is not None:
-            parts.append(f"  need {self.need}")
-        if self.tip is not None:
-            parts.append(f"  try  {self.tip}")
-        return "\n".join(parts)
+        return "\n".join([self.what, *(f"  {name:<4} {text}" for name, text in self._parts())])
 
     @property
     def line(self) -> str:
         """The message on one line, for lists of problems."""
-        parts = [self.what, f"got {self.got}" if self.got is not None else "", f"need {self.need}" if self.need is not None else ""]
-        parts += [f"try {self.tip}" if self.tip is not None else ""]
-        return "; ".join(" ".join(part.split()) for part in parts if part)
+        parts = [self.what, *(f"{name} {text}" for name, text in self._parts())]
+        return "; ".join(" ".join(part.split()) for part in parts)
+
+    def _parts(self) -> list[tuple[str, object]]:
+        named = (("got", self.got), ("need", self.need), ("try", self.tip))
+        return [(name, text) for name, text in named if text is not None]
 
     def __reduce__(self):  # data-loader workers send their errors through pickle
-        return (_rebuild, (type(self), self.what, self.got, self.need, self.tip))
+        return (_rebuild, (type(self), self.what, self.got, self.need, self.tip, self.key))
 
 
-def _rebuild(kind: type[FreqKDError], what: str, got: object, need: object, tip: str | None) -> FreqKDError:
+def _rebuild(kind: type[FreqKDError], what: str, *parts: object) -> FreqKDError:
     error = kind.__new__(kind)
-    FreqKDError.__init__(error, what, got=got, need=need, tip=tip)
+    FreqKDError.__init__(
+        error, what, **dict(zip(("got", "need", "tip", "key"), parts, strict=True))
+    )  # type: ignore[arg-type]
     return error
 
 

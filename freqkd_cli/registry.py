@@ -42,7 +42,10 @@ def find(drawer: str, name: str) -> ModuleType:
     """
     known = names(drawer)
     if name not in known:
-        raise UnknownName(f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}")
+        raise UnknownName(
+            f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}",
+            need=f"one of {', '.join(known)}",
+        )
     return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freqkd_cli import launch
 from freqkd_cli.errors import UsageError
+from freqkd_cli.runtime import launch
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
@@ -42,18 +41,28 @@ def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
     cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not cells:
         return ""
-    kinds = [[isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells)))]
+    kinds = [
+        [isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in row]
+        for row in rows
+    ]
+    widths = [
+        max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells)))
+    ]
     lines = []
     for row, kind in zip(cells, kinds, strict=True):
-        padded = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, kind, strict=False)]
+        padded = [
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(row, widths, kind, strict=False)
+        ]
         lines.append((indent + "  ".join(padded)).rstrip())
     return "\n".join(lines)
 
 
 def facts(result: Mapping[str, Any]) -> str:
     """A result as one ``name  value`` a line; scores in percent, what is not known left out."""
-    return columns([(name, _fact(name, value)) for name, value in result.items() if value is not None])
+    return columns(
+        [(name, _fact(name, value)) for name, value in result.items() if value is not None]
+    )
 
 
 def _fact(name: str, value: Any) -> str:
@@ -75,7 +84,9 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
-        raise UsageError(f"{option} {path} is no file that can be written", need=f"a file ending in {suffix}")
+        raise UsageError(
+            f"{option} {path} is no file that can be written", need=f"a file ending in {suffix}"
+        )
     check_parents(option, path)
 
 
@@ -90,44 +101,17 @@ def check_parents(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path} lies below {there}, which is a file", need="a folder")
 
 
-class _Spoken(logging.Formatter):
-    """Progress as it is; warnings and worse with their name in front."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
-
-
-class _StandardError(logging.StreamHandler):
-    """Writes to what standard error is at the moment."""
-
-    stream = property(lambda self: sys.stderr, lambda self, _: None)
-
-
-def talk(verbosity: int = 0) -> None:
-    """Send the program's log to standard error: -2 = errors only, -1 = warnings too, 0 = progress, 1 = everything."""
-    logger = logging.getLogger("freqkd_cli")
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-    handler = _StandardError()
-    handler.setFormatter(_Spoken("%(message)s"))
-    logger.addHandler(handler)
-    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-    logger.setLevel(levels[max(-2, min(verbosity, 1)) + 2])
-
-
-def warn(warnings: Iterable[str]) -> None:
-    """Warnings, one line each, to the program's log."""
-    for text in warnings:
-        logging.getLogger("freqkd_cli").warning("%s", text)
-
-
 def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:
     """The arguments of a part, as ``recipe.describe.arguments`` gives them."""
     if not arguments:
         return "no arguments"
     rows = [
-        (row["name"], row["type"], "required" if row["required"] else json.dumps(row["default"], ensure_ascii=False), row["about"])
+        (
+            row["name"],
+            row["type"],
+            "required" if row["required"] else json.dumps(row["default"], ensure_ascii=False),
+            row["about"],
+        )
         for row in arguments
     ]
     return columns([("argument", "type", "default", ""), *rows])

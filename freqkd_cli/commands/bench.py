@@ -7,15 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, RecipeArgument, Sets, Verbose
-from freqkd_cli.commands._output import columns, print_result, warn
+from freqkd_cli.commands._options import (
+    DataRoot,
+    Device,
+    Json,
+    Quiet,
+    RecipeArgument,
+    Sets,
+    Verbose,
+)
+from freqkd_cli.commands._output import columns, print_result
+from freqkd_cli.runtime.logs import warn
 
 
 def run(
     recipe: RecipeArgument,
-    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Steps that are measured.")] = 10,
-    against_ce: Annotated[bool, typer.Option(help="Also take turns with a step of cross-entropy alone, and with the bare teacher.")] = True,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, metavar="N", help="Steps that are measured.")
+    ] = 10,
+    against_ce: Annotated[
+        bool,
+        typer.Option(
+            help="Also take turns with a step of cross-entropy alone, and with the bare teacher."
+        ),
+    ] = True,
     sets: Sets = None,
     data_root: DataRoot = None,
     device: Device = None,
@@ -32,12 +51,16 @@ def run(
         freqkd bench fastscnn_basic --steps 15
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.engine.bench import Options, bench
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.bench.measure import Options, bench
+    from freqkd_cli.report.progress_bars import progress
 
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root)})
     warn(loaded.warnings)
-    print_result(bench(loaded, Options(cache, steps, against_ce, device), progress(verbose - quiet)), as_json, _table)
+    print_result(
+        bench(loaded, Options(cache, steps, against_ce, device), progress(verbose - quiet)),
+        as_json,
+        _table,
+    )
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -55,18 +78,35 @@ def _table(found: dict[str, Any]) -> str:
             "a batch of data",
             f"reading {data['read_ms']:.0f} ms, views {data['views_ms']:.0f} ms in one process; data.workers {data['workers']}",
         ),
-        ("measured", f"{found['steps']} steps of {found['batch_size']} views of {'x'.join(map(str, found['size']))}, {threads}"),
-        *((said, _ratio(found["ratios"][name])) for name, said in RATIOS.items() if name in found["ratios"]),
+        (
+            "measured",
+            f"{found['steps']} steps of {found['batch_size']} views of {'x'.join(map(str, found['size']))}, {threads}",
+        ),
+        *(
+            (said, _ratio(found["ratios"][name]))
+            for name, said in RATIOS.items()
+            if name in found["ratios"]
+        ),
     ]
     return f"{columns([head, *rows])}\n\n{columns(facts)}\n\n{found['bound']}."
 
 
-RATIOS = {"over_ce": "step / CE-only step", "over_teacher_and_ce": "step / (bare teacher + CE-only step)"}
+RATIOS = {
+    "over_ce": "step / CE-only step",
+    "over_teacher_and_ce": "step / (bare teacher + CE-only step)",
+}
 
 
 def _row(name: str, ms: dict[str, float], share: float, gflop: float) -> tuple[str, ...]:
     speed = f"{gflop / ms['median'] * 1e3:.1f}" if gflop and ms["median"] else ""
-    return name, f"{ms['median']:.1f}", f"{ms['low']:.1f} to {ms['high']:.1f}", f"{share:.1%}", f"{gflop:.2f}" if gflop else "", speed
+    return (
+        name,
+        f"{ms['median']:.1f}",
+        f"{ms['low']:.1f} to {ms['high']:.1f}",
+        f"{share:.1%}",
+        f"{gflop:.2f}" if gflop else "",
+        speed,
+    )
 
 
 def _ratio(ratio: dict[str, float]) -> str:

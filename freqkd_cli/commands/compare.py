@@ -12,9 +12,15 @@ from freqkd_cli.commands._output import check_file, print_result
 
 
 def run(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that freqkd distill wrote, on the same data.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Folders that freqkd distill wrote, on the same data."),
+    ],
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG.")
+        Path | None,
+        typer.Option(
+            "--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG."
+        ),
     ] = None,
     split: Split = "val",
     limit: Limit = None,
@@ -28,13 +34,15 @@ def run(
 
     freqkd compare runs/ce runs/basic --picture comparison.png
     """
-    from freqkd_cli.engine.compare import compare
     from freqkd_cli.report.pictures import comparison
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.score.comparison import compare
 
     check_file("--picture", picture, ".png")
     listener = progress(verbose - quiet)
-    found = compare(runs, listener, split=split, limit=limit or 0, data_root=data_root, device=device)
+    found = compare(
+        runs, listener, split=split, limit=limit or 0, data_root=data_root, device=device
+    )
     if picture:
         comparison(found.panels, found.classes, found.palette, picture)
         listener.note(f"written: {picture}")
@@ -44,13 +52,37 @@ def run(
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import Column, render
 
-    heads = ["", Column("mIoU", ".2f"), Column("boundary IoU", ".2f"), Column("parameters", ",d"), Column("ms an image", ".1f")]
+    heads = [
+        "",
+        Column("mIoU", ".2f"),
+        Column("boundary IoU", ".2f"),
+        Column("parameters", ",d"),
+        Column("ms an image", ".1f"),
+    ]
     rows = [
-        [row["name"], _percent(row["miou"]), _percent(row["boundary_iou"]), row["parameters"], row["latency_ms"]]
+        [
+            row["name"],
+            _percent(row["miou"]),
+            _percent(row["boundary_iou"]),
+            row["parameters"],
+            row["latency_ms"],
+        ]
         for row in result["models"]
     ]
     note = f"picture: {result['picture']}" if result["picture"] else ""
-    return "\n".join(filter(None, (render(heads, rows, title=f"{result['models'][0]['images']} images, split {result['split']}"), note)))
+    return "\n".join(
+        filter(
+            None,
+            (
+                render(
+                    heads,
+                    rows,
+                    title=f"{result['models'][0]['images']} images, split {result['split']}",
+                ),
+                note,
+            ),
+        )
+    )
 
 
 def _percent(share: float | None) -> float | None:

@@ -13,9 +13,12 @@ from freqkd_cli.commands._output import columns, print_result
 def run(
     recipe: RecipeArgument,
     split: Annotated[
-        Literal["train", "val", "test"] | None, typer.Option("--split", help="One of them; all that are there by default.")
+        Literal["train", "val", "test"] | None,
+        typer.Option("--split", help="One of them; all that are there by default."),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Read every label image, not a sample.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Read every label image, not a sample.")
+    ] = False,
     sets: Sets = None,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -28,7 +31,7 @@ def run(
         freqkd data camvid_fastscnn_ce --data-root data/camvid --all
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.engine.doctor import describe
+    from freqkd_cli.doctor.diagnosis import describe
     from freqkd_cli.errors import CheckFailed
 
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root)})
@@ -49,9 +52,24 @@ def _split(found: dict[str, Any]) -> list[str]:
     parts = [f"{found['split']}: {found['looked_at']}"]
     if "per_class" in found:
         whole = sum(row["pixels"] for row in found["per_class"]) + found["void_pixels"] or 1
-        rows = [(row["name"], f"{100 * row['pixels'] / whole:.2f} %", row["masks"]) for row in found["per_class"]]
-        parts.append(columns([("class", "pixels", "masks"), *rows, ("void", f"{100 * found['void_pixels'] / whole:.2f} %", "")]))
+        rows = [
+            (row["name"], f"{100 * row['pixels'] / whole:.2f} %", row["masks"])
+            for row in found["per_class"]
+        ]
+        parts.append(
+            columns(
+                [
+                    ("class", "pixels", "masks"),
+                    *rows,
+                    ("void", f"{100 * found['void_pixels'] / whole:.2f} %", ""),
+                ]
+            )
+        )
     for finding in found["findings"]:
         said = [f"{name:5}{finding[name]}" for name in ("got", "need", "tip") if finding[name]]
-        parts.append("\n  ".join([f"{finding['level']}: {finding['what']}", *said]).replace("\n  tip  ", "\n  try  "))
+        parts.append(
+            "\n  ".join([f"{finding['level']}: {finding['what']}", *said]).replace(
+                "\n  tip  ", "\n  try  "
+            )
+        )
     return parts

@@ -20,7 +20,8 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import check_parents, facts, print_result, warn
+from freqkd_cli.commands._output import check_parents, facts, print_result
+from freqkd_cli.runtime.logs import warn
 
 MANY_PROCESSES = True
 
@@ -28,7 +29,10 @@ MANY_PROCESSES = True
 def run(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
-    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live."),
+    ] = None,
     sets: Sets = None,
     data_root: DataRoot = None,
     seed: Seed = None,
@@ -47,15 +51,29 @@ def run(
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.engine.distill import distill
     from freqkd_cli.errors import UsageError
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.train.distillation import distill
 
     if resume and overwrite:
-        raise UsageError("--resume goes on with what is there, --overwrite throws it away", tip="give one of them")
+        raise UsageError(
+            "--resume goes on with what is there, --overwrite throws it away",
+            tip="give one of them",
+        )
     check_parents("--out", out)
-    loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
+    loaded = recipes.load(
+        recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed}
+    )
     warn(loaded.warnings)
     listener = progress(verbose - quiet)
-    result = distill(loaded, out, listener, cache=cache, device=device, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    result = distill(
+        loaded,
+        out,
+        listener,
+        cache=cache,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
     print_result(result, as_json, facts)

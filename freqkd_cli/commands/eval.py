@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Overwrite, Quiet, Sets, Split, Verbose
+from freqkd_cli.commands._options import (
+    DataRoot,
+    Device,
+    Json,
+    Limit,
+    Overwrite,
+    Quiet,
+    Sets,
+    Split,
+    Verbose,
+)
 from freqkd_cli.commands._output import columns, print_result
 
 MANY_PROCESSES = True
@@ -16,26 +26,62 @@ MANY_PROCESSES = True
 def run(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A run, a model's folder (with --recipe), or a recipe (with --teacher or --predictions)."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A run, a model's folder (with --recipe), or a recipe (with --teacher or --predictions).",
+        ),
     ],
     split: Split = "val",
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use, where the source does not say.")
+        str | None,
+        typer.Option(
+            "--recipe", metavar="RECIPE", help="Whose data to use, where the source does not say."
+        ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="DIR", help="Score these label PNGs, named as the images, and run no model.")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="DIR",
+            help="Score these label PNGs, named as the images, and run no model.",
+        ),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
-    scales: Annotated[str | None, typer.Option("--scales", metavar="S,S", help="Average over zooms, such as 0.75,1.0,1.25.")] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average with the mirrored picture.")
+    ] = False,
+    scales: Annotated[
+        str | None,
+        typer.Option("--scales", metavar="S,S", help="Average over zooms, such as 0.75,1.0,1.25."),
+    ] = None,
     slide: Annotated[
-        str | None, typer.Option("--slide", metavar="H,W", help="Run in windows of this size (multiples of 32) and average overlaps.")
+        str | None,
+        typer.Option(
+            "--slide",
+            metavar="H,W",
+            help="Run in windows of this size (multiples of 32) and average overlaps.",
+        ),
     ] = None,
-    stride: Annotated[str | None, typer.Option("--stride", metavar="H,W", help="From window to window; half a window by default.")] = None,
-    masks: Annotated[Path | None, typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs.")] = None,
+    stride: Annotated[
+        str | None,
+        typer.Option(
+            "--stride", metavar="H,W", help="From window to window; half a window by default."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs."),
+    ] = None,
     overwrite: Overwrite = False,
     min_miou: Annotated[
-        float | None, typer.Option("--min-miou", min=0, max=100, metavar="PERCENT", help="Exit 3 below this mIoU, in percent.")
+        float | None,
+        typer.Option(
+            "--min-miou",
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help="Exit 3 below this mIoU, in percent.",
+        ),
     ] = None,
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -53,14 +99,25 @@ def run(
 
         freqkd eval runs/basic --split test --masks out/masks
     """
-    from freqkd_cli.engine.averaging import parse
-    from freqkd_cli.engine.evaluate_source import Options, evaluate
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.score.averaging import parse
+    from freqkd_cli.score.evaluate_source import Options, evaluate
 
     least = None if min_miou is None else min_miou / 100
     averaging = parse(flip, scales, slide, stride)
     options = Options(
-        split, teacher, recipe, masks, overwrite, limit or 0, least, data_root, device, tuple(sets or ()), predictions, averaging
+        split,
+        teacher,
+        recipe,
+        masks,
+        overwrite,
+        limit or 0,
+        least,
+        data_root,
+        device,
+        tuple(sets or ()),
+        predictions,
+        averaging,
     )
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
 
@@ -71,7 +128,8 @@ def _table(found: dict[str, Any]) -> str:
 
     rows: list[tuple[str, Any]] = [(row["name"], percent(row["iou"])) for row in found["per_class"]]
     rows += [("", "")] + [
-        (name.replace("_", " "), percent(found[name])) for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")
+        (name.replace("_", " "), percent(found[name]))
+        for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")
     ]
     rows.append(("images", str(found["images"])))
     if found["test_time"]:
@@ -85,5 +143,8 @@ def _cost(found: dict[str, Any]) -> list[tuple[str, Any]]:
     threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
     return [
         ("parameters", f"{found['parameters']:,}"),
-        (f"ms an image, {height}x{width}, {found['device']}, {threads}", f"{found['latency_ms']:.1f}"),
+        (
+            f"ms an image, {height}x{width}, {found['device']}, {threads}",
+            f"{found['latency_ms']:.1f}",
+        ),
     ]

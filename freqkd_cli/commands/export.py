@@ -12,20 +12,44 @@ from freqkd_cli.commands._output import check_parents, print_result
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from freqkd_cli.engine.export import Options
+    from freqkd_cli.export.graph_file import Options
 
 
 def run(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any folder with config.json and model.safetensors.")],
-    kind: Annotated[Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="What is written.")] = "onnx",
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder, or any folder with config.json and model.safetensors.",
+        ),
+    ],
+    kind: Annotated[
+        Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="What is written.")
+    ] = "onnx",
     out: Out = None,
-    upsample: Annotated[bool, typer.Option("--upsample", help="Answer at the image's size.")] = False,
-    argmax: Annotated[bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")] = False,
-    opset: Annotated[int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")] = None,
-    size: Annotated[
-        tuple[int, int] | None, typer.Option("--size", metavar="H W", help="The only image size that the graph takes; any by default.")
+    upsample: Annotated[
+        bool, typer.Option("--upsample", help="Answer at the image's size.")
+    ] = False,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")
+    ] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")
     ] = None,
-    latency: Annotated[int, typer.Option("--latency", min=0, metavar="N", help="Images that each time is the median of.")] = 5,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            "--size",
+            metavar="H W",
+            help="The only image size that the graph takes; any by default.",
+        ),
+    ] = None,
+    latency: Annotated[
+        int,
+        typer.Option(
+            "--latency", min=0, metavar="N", help="Images that each time is the median of."
+        ),
+    ] = 5,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no times.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -41,17 +65,25 @@ def run(
 
         freqkd export runs/a --format onnx --upsample
     """
-    from freqkd_cli.engine.deploy import export_folder, latency_sizes, model_name
-    from freqkd_cli.engine.export import Options, export_file
-    from freqkd_cli.engine.saved import load_model
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.build.saved import load_model
+    from freqkd_cli.export.deploy import export_folder, latency_sizes, model_name
+    from freqkd_cli.export.graph_file import Options, export_file
+    from freqkd_cli.report.progress_bars import progress
 
     listener = progress(verbose - quiet)
     runs = 0 if no_latency else latency
-    options = Options(upsample=upsample, argmax=argmax, opset=opset, latency_sizes=latency_sizes(source), latency_runs=runs)
+    options = Options(
+        upsample=upsample,
+        argmax=argmax,
+        opset=opset,
+        latency_sizes=latency_sizes(source),
+        latency_runs=runs,
+    )
     options = options.at(size) if size else options
     _refuse_changes(kind, options)
-    target = out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
+    target = (
+        out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
+    )
     _refuse_existing(target, kind, overwrite)
     model = load_model(source)
     listener.note(f"writing {target} and checking it")
@@ -71,7 +103,11 @@ def _refuse_existing(out: Path, kind: str, overwrite: bool) -> None:
     """
     if out.exists() and out.is_dir() != (kind == "safetensors"):
         need = "a folder" if kind == "safetensors" else "a file"
-        raise UsageError(f"{out} is {'a folder' if out.is_dir() else 'a file'}", need=f"{need} for --format {kind}", tip="another --out")
+        raise UsageError(
+            f"{out} is {'a folder' if out.is_dir() else 'a file'}",
+            need=f"{need} for --format {kind}",
+            tip="another --out",
+        )
     check_parents("--out", out)
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already", tip="--overwrite, or another --out")
@@ -83,20 +119,36 @@ def _refuse_changes(kind: str, options: Options) -> None:
     Raises:
         UsageError: upsample, argmax, opset or a size where there is no graph to put them in.
     """
-    changes = {"upsample": options.upsample, "argmax": options.argmax, "size": options.fixed, "opset": options.opset}
+    changes = {
+        "upsample": options.upsample,
+        "argmax": options.argmax,
+        "size": options.fixed,
+        "opset": options.opset,
+    }
     given = [name for name, value in changes.items() if value]
     if given and kind == "safetensors" or options.opset and kind == "pt2":
-        raise UsageError(f"--{given[-1]} changes a graph, and --format {kind} has none to change", tip="--format onnx")
+        raise UsageError(
+            f"--{given[-1]} changes a graph, and --format {kind} has none to change",
+            tip="--format onnx",
+        )
 
 
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import render, size
 
     relative = result["relative_difference"]
-    difference = "labels only" if relative is None else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
+    difference = (
+        "labels only"
+        if relative is None
+        else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
+    )
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     sizes = ", ".join("x".join(map(str, checked)) for checked in result["sizes"])
-    taken = "any size" if result.get("size") is None else f"{'x'.join(map(str, result['size']))} alone; another with --size H W"
+    taken = (
+        "any size"
+        if result.get("size") is None
+        else f"{'x'.join(map(str, result['size']))} alone; another with --size H W"
+    )
     rows = [
         ["written", f"{result['file']} ({size(result['bytes'])})"],
         ["takes images of", taken],
@@ -107,5 +159,10 @@ def _table(result: dict[str, Any]) -> str:
     for row in result["latency_ms"]:
         times = ", ".join(f"{name} {took:.1f}" for name, took in row.items() if name != "size")
         height, width = row["size"][1:]
-        rows.append([f"ms an image of {height}x{width}", f"{times} ({result['device']}, {threads}, median of {result['latency_runs']})"])
+        rows.append(
+            [
+                f"ms an image of {height}x{width}",
+                f"{times} ({result['device']}, {threads}, median of {result['latency_runs']})",
+            ]
+        )
     return render(["", ""], rows).lstrip()

@@ -11,7 +11,12 @@ from freqkd_cli.commands._output import argument_table, columns, print_result
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(metavar="LOSS", help="One loss, with its arguments.", autocompletion=complete_loss)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="LOSS", help="One loss, with its arguments.", autocompletion=complete_loss
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the losses and what may be said to each.
@@ -27,7 +32,11 @@ def run(
         {
             "name": one,
             "about": registry.first_line(registry.find("losses", one)).replace("``", ""),
-            "definition": (registry.find("losses", one).__doc__ or "").partition("\n")[2].strip().replace("``", "").replace("**", ""),
+            "definition": (registry.find("losses", one).__doc__ or "")
+            .partition("\n")[2]
+            .strip()
+            .replace("``", "")
+            .replace("**", ""),
             "arguments": arguments("losses", one),
         }
         for one in ([name] if name else registry.names("losses"))
@@ -41,4 +50,10 @@ def _all(rows: list[dict[str, Any]]) -> str:
 
 def _one(rows: list[dict[str, Any]]) -> str:
     found = rows[0]
-    return "\n\n".join((f"{found['name']}: {found['about']}", argument_table(found["arguments"]), found["definition"]))
+    return "\n\n".join(
+        (
+            f"{found['name']}: {found['about']}",
+            argument_table(found["arguments"]),
+            found["definition"],
+        )
+    )

@@ -12,10 +12,22 @@ from freqkd_cli.commands._output import columns, print_result
 
 
 def run(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A run, or a folder with a model of freqkd's or a SegFormer.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the PNGs and legend.json go.")],
-    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, metavar="SHARE", help="Of the colour in an overlay.")] = 0.5,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A run, or a folder with a model of freqkd's or a SegFormer."
+        ),
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the PNGs and legend.json go.")
+    ],
+    alpha: Annotated[
+        float,
+        typer.Option("--alpha", min=0, max=1, metavar="SHARE", help="Of the colour in an overlay."),
+    ] = 0.5,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="No overlays.")] = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -30,11 +42,16 @@ def run(
 
         freqkd predict runs/basic photos/ --out out/photos
     """
-    from freqkd_cli.engine.predict import Options, predict
     from freqkd_cli.errors import DataBroken
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.score.label_images import Options, predict
 
-    found = predict(source, images, Options(out, alpha, labels_only, overwrite, device), progress(verbose - quiet))
+    found = predict(
+        source,
+        images,
+        Options(out, alpha, labels_only, overwrite, device),
+        progress(verbose - quiet),
+    )
     print_result(found, as_json, _table)
     if found["unreadable"]:
         number, total = len(found["unreadable"]), found["images"] + len(found["unreadable"])
@@ -45,5 +62,10 @@ def run(
 
 def _table(found: dict[str, Any]) -> str:
     names = ", ".join(row["name"] for row in found["classes"])
-    rows = [("images", str(found["images"])), ("out", found["out"]), ("legend", found["legend"]), ("classes", names)]
+    rows = [
+        ("images", str(found["images"])),
+        ("out", found["out"]),
+        ("legend", found["legend"]),
+        ("classes", names),
+    ]
     return columns(rows)

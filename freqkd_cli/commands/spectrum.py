@@ -8,35 +8,93 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import DataRoot, Device, Json, Quiet, Sets, Split, Verbose, complete_tap
+from freqkd_cli.commands._options import (
+    DataRoot,
+    Device,
+    Json,
+    Quiet,
+    Sets,
+    Split,
+    Verbose,
+    complete_tap,
+)
 from freqkd_cli.commands._output import check_file, print_result
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from freqkd_cli.engine.spectrum_look import Look
-    from freqkd_cli.engine.spectrum_source import Source
-    from freqkd_cli.report.progress import Bars, Lines
+    from freqkd_cli.report.progress_bars import Bars, Lines
+    from freqkd_cli.spectrum.locate import Source
+    from freqkd_cli.spectrum.look import Look
 
 SourceArgument = Annotated[
-    Path | None, typer.Argument(metavar="SOURCE", help="A run, cache, recipe or model's folder; the newest nearby by default.")
+    Path | None,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A run, cache, recipe or model's folder; the newest nearby by default.",
+    ),
 ]
-Graph = Annotated[bool, typer.Option("--graph", help="The graphs over patches instead: their eigenvalues, and their eigenvectors as maps.")]
-Stages = Annotated[list[int] | None, typer.Option("--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable).")]
-Taps = Annotated[list[str] | None, typer.Option("--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap)]
+Graph = Annotated[
+    bool,
+    typer.Option(
+        "--graph",
+        help="The graphs over patches instead: their eigenvalues, and their eigenvectors as maps.",
+    ),
+]
+Stages = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable)."
+    ),
+]
+Taps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap
+    ),
+]
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", metavar="RECIPE", help="Whose data to use for a model's folder; scenes by default.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="Whose data to use for a model's folder; scenes by default.",
+    ),
 ]
-Teacher = Annotated[bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")]
-Images = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]
+Teacher = Annotated[
+    bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")
+]
+Images = Annotated[
+    int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")
+]
 Cutoff = Annotated[
-    float, typer.Option("--cutoff", min=0.0, max=1.41, metavar="RHO", help="What parts low from high, in Nyquist units; no say in --graph.")
+    float,
+    typer.Option(
+        "--cutoff",
+        min=0.0,
+        max=1.41,
+        metavar="RHO",
+        help="What parts low from high, in Nyquist units; no say in --graph.",
+    ),
 ]
 Png = Annotated[
     Path | None,
-    typer.Option("--png", metavar="FILE", help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default."),
+    typer.Option(
+        "--png",
+        metavar="FILE",
+        help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default.",
+    ),
 ]
-NoImage = Annotated[bool, typer.Option("--no-image", help="The maps of --graph without the picture, where that may not be passed on.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue.")]
+NoImage = Annotated[
+    bool,
+    typer.Option(
+        "--no-image",
+        help="The maps of --graph without the picture, where that may not be passed on.",
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue."),
+]
 
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], str]]
 """The document, and what makes a table of it."""
@@ -72,22 +130,42 @@ def run(
 
         freqkd spectrum --graph --stage 3 --limit 4
     """
-    from freqkd_cli.engine import spectrum_source as sources
-    from freqkd_cli.engine.spectrum_look import Look
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.spectrum import locate as sources
+    from freqkd_cli.spectrum.look import Look
 
     check_file("--png", png, ".png")
     check_file("--csv", csv, ".csv")
     if no_image and not graph:
-        raise UsageError("--no-image leaves the picture out beside the eigenvectors, and without --graph there are none", tip="add --graph")
+        raise UsageError(
+            "--no-image leaves the picture out beside the eigenvectors, and without --graph there are none",
+            tip="add --graph",
+        )
     listener = progress(verbose - quiet)
     found = sources.identify(source) if source else sources.newest(Path.cwd())
     if source is None:
-        listener.note(f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}")
-    how = Look(stages or (), taps or (), cutoff, split, limit, device, data_root, sets or (), recipe, teacher)
-    figure = png or (found.path if found.path and found.path.is_dir() else Path()) / ("graph_spectrum.png" if graph else "spectrum.png")
+        listener.note(
+            f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}"
+        )
+    how = Look(
+        stages or (),
+        taps or (),
+        cutoff,
+        split,
+        limit,
+        device,
+        data_root,
+        sets or (),
+        recipe,
+        teacher,
+    )
+    figure = png or (found.path if found.path and found.path.is_dir() else Path()) / (
+        "graph_spectrum.png" if graph else "spectrum.png"
+    )
     document, table = (
-        _graphs(found, how, listener, figure, csv, image=not no_image) if graph else _frequencies(found, how, listener, figure, csv)
+        _graphs(found, how, listener, figure, csv, image=not no_image)
+        if graph
+        else _frequencies(found, how, listener, figure, csv)
     )
     print_result(document, as_json, table)
     for path in (figure, document.get("maps"), csv):
@@ -95,9 +173,11 @@ def run(
             listener.note(f"written: {path}")
 
 
-def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None) -> Answer:
-    from freqkd_cli.engine.spectrum_look import look
+def _frequencies(
+    source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None
+) -> Answer:
     from freqkd_cli.report.plots import spectrum_figure
+    from freqkd_cli.spectrum.look import look
 
     spectra = look(source, how, listener)
     spectrum_figure(spectra.to_json(), figure)
@@ -106,10 +186,18 @@ def _frequencies(source: Source, how: Look, listener: Lines | Bars, figure: Path
     return spectra.to_json() | {"png": figure, "csv": csv}, _table
 
 
-def _graphs(source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None, *, image: bool) -> Answer:
+def _graphs(
+    source: Source,
+    how: Look,
+    listener: Lines | Bars,
+    figure: Path,
+    csv: Path | None,
+    *,
+    image: bool,
+) -> Answer:
     """The figure, and beside it ``..._maps.png`` with the eigenvectors."""
-    from freqkd_cli.engine.graph_look import look_at_graphs
-    from freqkd_cli.report.graphs import eigenvector_figure, graph_figure, graph_table
+    from freqkd_cli.report.eigenvector_maps import eigenvector_figure, graph_figure, graph_table
+    from freqkd_cli.spectrum.graph_look import look_at_graphs
 
     spectra = look_at_graphs(source, how, listener)
     maps = figure.with_name(f"{figure.stem}_maps.png") if spectra.pictures else None
@@ -126,15 +214,27 @@ def _table(document: dict[str, Any]) -> str:
 
     cutoff = f"{document['cutoff']:g}"
     shares = [Column(f"low % (rho <= {cutoff})", ".1f"), Column("high %", ".1f")]
-    heads = ["tap", "model", "stride", "channels", *shares, Column("log amplitude at Nyquist", ".2f")]
+    heads = [
+        "tap",
+        "model",
+        "stride",
+        "channels",
+        *shares,
+        Column("log amplitude at Nyquist", ".2f"),
+    ]
     rows = [
-        [tap, role, found["stride"], found["channels"], *_numbers(found)] for tap, present in by_stage(document) for role, found in present
+        [tap, role, found["stride"], found["channels"], *_numbers(found)]
+        for tap, present in by_stage(document)
+        for role, found in present
     ]
     return render(heads, rows, title=f"{document['source']}, {document['images']} images")
 
 
 def _numbers(found: dict[str, Any]) -> list[float | None]:
     """Shares in percent, and the relative log amplitude of the ring nearest to Nyquist."""
-    shares = [None if share is None else 100 * share for share in (found["low_energy"], found["high_energy"])]
+    shares = [
+        None if share is None else 100 * share
+        for share in (found["low_energy"], found["high_energy"])
+    ]
     nearest = min(range(len(found["rho"])), key=lambda ring: abs(found["rho"][ring] - 1.0))
     return [*shares, found["relative_log_amplitude"][nearest]]

@@ -21,7 +21,8 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import check_parents, facts, print_result, warn
+from freqkd_cli.commands._output import check_parents, facts, print_result
+from freqkd_cli.runtime.logs import warn
 
 MANY_PROCESSES = True
 
@@ -32,11 +33,26 @@ def run(
     sets: Sets = None,
     data_root: DataRoot = None,
     content: Annotated[
-        Literal["taps", "targets"], typer.Option(help="taps serve many recipes; targets are smaller and fit these losses only.")
+        Literal["taps", "targets"],
+        typer.Option(
+            help="taps serve many recipes; targets are smaller and fit these losses only."
+        ),
     ] = "taps",
-    dtype: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")] = "fp16",
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="train: data.views of each image; else the whole one.")] = "train",
-    verify: Annotated[int, typer.Option(min=0, metavar="N", help="Compare N views with the live teacher; exit 3 where they differ.")] = 0,
+    dtype: Annotated[
+        Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")
+    ] = "fp16",
+    split: Annotated[
+        Literal["train", "val", "test"],
+        typer.Option(help="train: data.views of each image; else the whole one."),
+    ] = "train",
+    verify: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Compare N views with the live teacher; exit 3 where they differ.",
+        ),
+    ] = 0,
     limit: Limit = None,
     seed: Seed = None,
     device: Device = None,
@@ -54,19 +70,26 @@ def run(
         freqkd teacher-dump fastscnn_basic --out caches/a --verify 16
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.engine import dump_recipe
-    from freqkd_cli.engine.source import Form
     from freqkd_cli.errors import UsageError
-    from freqkd_cli.report.progress import progress
+    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.teacher import dump_recipe
+    from freqkd_cli.teacher.opening import Form
 
     if resume and overwrite:
-        raise UsageError("--resume goes on with what is there, --overwrite throws it away", tip="give one of them")
+        raise UsageError(
+            "--resume goes on with what is there, --overwrite throws it away",
+            tip="give one of them",
+        )
     check_parents("--out", out)
-    loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed})
+    loaded = recipes.load(
+        recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed}
+    )
     warn(loaded.warnings)
     mode = "resume" if resume else "overwrite" if overwrite else "new"
     options = dump_recipe.DumpOptions(Form(content, dtype, split, limit), device, mode, verify)
     if dry_run:
         print_result(dump_recipe.dry_run(loaded, out, options), as_json, facts)
     else:
-        print_result(dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options), as_json, facts)
+        print_result(
+            dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options), as_json, facts
+        )

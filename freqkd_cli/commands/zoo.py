@@ -21,10 +21,25 @@ RUNS = 5
 
 def run(
     name: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="One model, with its arguments and taps.", autocompletion=complete_model)
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="One model, with its arguments and taps.",
+            autocompletion=complete_model,
+        ),
     ] = None,
-    counts: Annotated[bool, typer.Option("--counts", help="Count parameters and operations (builds each variant without memory).")] = False,
-    latency: Annotated[bool, typer.Option("--latency", help="Time one image on this machine's CPU as well; implies --counts.")] = False,
+    counts: Annotated[
+        bool,
+        typer.Option(
+            "--counts", help="Count parameters and operations (builds each variant without memory)."
+        ),
+    ] = False,
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency", help="Time one image on this machine's CPU as well; implies --counts."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the models, their variants and taps.
@@ -52,9 +67,25 @@ def _describe(name: str) -> dict[str, Any]:
 
     module = registry.find("models", name)
     known = arguments("models", name)
-    variants = next(([v for v in row["type"].split(" | ") if v != "null"] for row in known if row["name"] == "variant"), [])
-    row = {"name": name, "about": registry.first_line(module).replace("``", ""), "variants": variants, "arguments": known}
-    row["taps"] = [] if any(argument["required"] for argument in known) else [asdict(tap) for tap in module.taps(classes=CLASSES)]
+    variants = next(
+        (
+            [v for v in row["type"].split(" | ") if v != "null"]
+            for row in known
+            if row["name"] == "variant"
+        ),
+        [],
+    )
+    row = {
+        "name": name,
+        "about": registry.first_line(module).replace("``", ""),
+        "variants": variants,
+        "arguments": known,
+    }
+    row["taps"] = (
+        []
+        if any(argument["required"] for argument in known)
+        else [asdict(tap) for tap in module.taps(classes=CLASSES)]
+    )
     if getattr(module, "LICENCE_NOTE", None):
         row["licence"] = " ".join(module.LICENCE_NOTE.split())
     return row
@@ -63,17 +94,23 @@ def _describe(name: str) -> dict[str, Any]:
 def _counts(row: dict[str, Any], latency: bool) -> dict[str, Any]:
     """What each variant of a row holds, and takes for an image, by the variant's name (the empty word where there are none)."""
     from freqkd_cli import registry
-    from freqkd_cli.engine.latency import measure_latency, threads
-    from freqkd_cli.engine.operations import forward_flops, parameters
+    from freqkd_cli.runtime.latency import measure_latency, threads
+    from freqkd_cli.runtime.operations import forward_flops, parameters
 
     module = registry.find("models", row["name"])
     found: dict[str, Any] = {"parameters": {}, "macs": {}, "flops": {}, "count_size": list(SIZE)}
     for variant in row["variants"] or [None]:
         key, model = variant or "", _built(module, variant, row["arguments"], "meta")
         flops = forward_flops(model, SIZE)
-        found["parameters"][key], found["macs"][key], found["flops"][key] = parameters(model), flops // 2, flops
+        found["parameters"][key], found["macs"][key], found["flops"][key] = (
+            parameters(model),
+            flops // 2,
+            flops,
+        )
         if latency:
-            taken = measure_latency(_built(module, variant, row["arguments"], "cpu"), SIZE, runs=RUNS)
+            taken = measure_latency(
+                _built(module, variant, row["arguments"], "cpu"), SIZE, runs=RUNS
+            )
             found.setdefault("latency_ms", {})[key] = taken
     return found | ({"device": "cpu", "threads": threads()} if latency else {})
 
@@ -100,7 +137,13 @@ def _counted(rows: list[dict[str, Any]]) -> str:
     lines = [("model", "variant", "parameters", "GMAC", "GFLOP", *(["ms"] if timed else []))]
     for row in rows:
         for variant, count in row["parameters"].items():
-            line = (row["name"], variant, f"{count:,}", f"{row['macs'][variant] / 1e9:.2f}", f"{row['flops'][variant] / 1e9:.2f}")
+            line = (
+                row["name"],
+                variant,
+                f"{count:,}",
+                f"{row['macs'][variant] / 1e9:.2f}",
+                f"{row['flops'][variant] / 1e9:.2f}",
+            )
             lines.append((*line, *([f"{row['latency_ms'][variant]:.0f}"] if timed else [])))
     return columns(lines)
 
@@ -109,8 +152,19 @@ def _one(rows: list[dict[str, Any]]) -> str:
     (row,) = rows
     parts = [f"{row['name']}: {row['about']}", argument_table(row["arguments"])]
     if row["taps"]:
-        head = {"name": "tap", "stride": "stride", "channels": "channels", "heads": "heads", "kind": "kind", "alias": "stands for"}
-        parts.append(columns([tuple(head.values()), *(tuple(tap[key] for key in head) for tap in row["taps"])]))
+        head = {
+            "name": "tap",
+            "stride": "stride",
+            "channels": "channels",
+            "heads": "heads",
+            "kind": "kind",
+            "alias": "stands for",
+        }
+        parts.append(
+            columns(
+                [tuple(head.values()), *(tuple(tap[key] for key in head) for tap in row["taps"])]
+            )
+        )
     parts += [_counted(rows) if "parameters" in row else ""]
     parts += [row.get("licence", "")]
     return "\n\n".join(part for part in parts if part)

@@ -47,14 +47,20 @@ class Dice:
         lift = self.between(-by, by)
         half = by // 2
         r, g, b = colour
-        return r + lift + self.between(-half, half), g + lift + self.between(-half, half), b + lift + self.between(-half, half)
+        return (
+            r + lift + self.between(-half, half),
+            g + lift + self.between(-half, half),
+            b + lift + self.between(-half, half),
+        )
 
 
 def _smooth(field: np.ndarray, radius_y: int, radius_x: int) -> np.ndarray:
     """Box mean on a torus, in whole numbers."""
     for axis, radius in ((0, radius_y), (1, radius_x)):
         width = 2 * radius + 1
-        wrapped = np.concatenate([field.take(range(-radius, 0), axis), field, field.take(range(radius + 1), axis)], axis)
+        wrapped = np.concatenate(
+            [field.take(range(-radius, 0), axis), field, field.take(range(radius + 1), axis)], axis
+        )
         total = np.cumsum(wrapped, axis=axis, dtype=np.int64)
         total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis)
         n = field.shape[axis]
@@ -80,7 +86,9 @@ def textures(height: int, width: int) -> np.ndarray:
     Every material has the fine grain of layer 0; the other layers hold what their texture adds to it.
     """
     shape = (height + MARGIN, width + MARGIN)
-    words = np.random.Philox(key=np.array([2, 71], dtype=np.uint64)).random_raw(4 * shape[0] * shape[1])
+    words = np.random.Philox(key=np.array([2, 71], dtype=np.uint64)).random_raw(
+        4 * shape[0] * shape[1]
+    )
     white = ((words >> np.uint64(44)).astype(np.int64) - (1 << 19)).reshape(4, *shape)
     unit = max(1, round(min(height / DESIGN[0], width / DESIGN[1])))
     fine = _spread(white[0], 3)
@@ -145,7 +153,9 @@ class Canvas:
 
     def material(self, colour: Colour, other: Colour | None = None, texture: int = GRAIN) -> int:
         """The number of a material (4 n + its texture); where ``blend`` is 256 it shows its ``other`` colour."""
-        return self._known.setdefault((colour, other or colour, texture), 4 * len(self._known) + texture)
+        return self._known.setdefault(
+            (colour, other or colour, texture), 4 * len(self._known) + texture
+        )
 
     def span(self, low: float, high: float, vertical: bool) -> slice:
         """Pixels from low to high, at least one wide; it may reach beyond the sheet, where indexing ends it."""
@@ -163,7 +173,9 @@ class Canvas:
         """Cover the part of an area where ``mask`` is true."""
         np.copyto(self.cells[area], cell(material, label), where=mask)
 
-    def shade(self, area: tuple[slice, slice], levels: int | np.ndarray, mask: np.ndarray | bool = True) -> None:
+    def shade(
+        self, area: tuple[slice, slice], levels: int | np.ndarray, mask: np.ndarray | bool = True
+    ) -> None:
         """Make the part of an area where ``mask`` is true brighter by ``levels`` grey levels."""
         view = self.cells[area]
         np.add(view, levels * (1 << 18), out=view, where=mask)
@@ -176,7 +188,9 @@ class Canvas:
         area, paint = self.box(x0, y0, x1, y1), cell(material, label)
         self.later(lambda: self.cells.__setitem__(area, paint))
 
-    def ellipse(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
+    def ellipse(
+        self, x0: float, y0: float, x1: float, y1: float, material: int, label: int
+    ) -> None:
         area, number = self._disc(x0, y0, x1, y1)
         self.later(lambda: self.paint(area, material, label, self._inside(number, area)))
 
@@ -197,7 +211,10 @@ class Canvas:
         x0, y0, x1, y1 = np.array(self._discs, np.float64).reshape(-1, 4, 1).swapaxes(0, 1)
         rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
         # One side per column [N, W], the other per row [N, H, 1], in the order of operations that the labels hang on.
-        dx, dy = (at - middle.astype(np.float32) for at, middle in ((self.xs, (x0 + x1) / 2), (self.ys[:, 0], (y0 + y1) / 2)))
+        dx, dy = (
+            at - middle.astype(np.float32)
+            for at, middle in ((self.xs, (x0 + x1) / 2), (self.ys[:, 0], (y0 + y1) / 2))
+        )
         self._wide = dx * dx * (ry * ry / (rx * rx)).astype(np.float32)
         self._high = ((ry * ry).astype(np.float32) - dy * dy)[:, :, None]
         for stroke in self._strokes:
@@ -217,7 +234,13 @@ class Canvas:
         grain -= BRIGHT
         grain += self._texture(materials, shift)
         two = [n for (near, far, _), n in self._known.items() if near != far]
-        steps = [((materials == n).astype(np.int16), (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8) for n in two]
+        steps = [
+            (
+                (materials == n).astype(np.int16),
+                (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8,
+            )
+            for n in two
+        ]
         picture, plane = np.empty((self.height, self.width, 3), np.uint8), np.empty_like(grain)
         for channel in range(3):  # plane by plane: numpy is slow on an innermost axis of three
             colours[0, channel].take(numbers, mode="clip", out=plane)
@@ -229,7 +252,9 @@ class Canvas:
         return picture, labels
 
     def _texture(self, materials: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
-        layers = textures(self.height, self.width)[:, shift[0] : shift[0] + self.height, shift[1] : shift[1] + self.width]
+        layers = textures(self.height, self.width)[
+            :, shift[0] : shift[0] + self.height, shift[1] : shift[1] + self.width
+        ]
         kinds = materials.astype(np.int8) & 3
         texture = layers[GRAIN].copy()
         for kind in (ASPHALT, FOLIAGE, CLOUD):

@@ -11,9 +11,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freqkd_cli.datasets._scenes_canvas import ASPHALT, CLOUD, DESIGN, FOLIAGE, Canvas, Colour, Dice, cell
+from freqkd_cli.datasets._scenes_canvas import (
+    ASPHALT,
+    CLOUD,
+    DESIGN,
+    FOLIAGE,
+    Canvas,
+    Colour,
+    Dice,
+    cell,
+)
 
-CLASSES = ("road", "pavement", "sky", "water", "building", "tree", "car", "person", "pole", "railing", "sign", "panel")
+CLASSES = (
+    "road",
+    "pavement",
+    "sky",
+    "water",
+    "building",
+    "tree",
+    "car",
+    "person",
+    "pole",
+    "railing",
+    "sign",
+    "panel",
+)
 ROAD, PAVEMENT, SKY, WATER, BUILDING, TREE, CAR, PERSON, POLE, RAILING, SIGN, PANEL = range(12)
 VOID = 255
 
@@ -32,15 +54,58 @@ class Light:
 
 
 LIGHTS = (
-    Light(((106, 150, 190), (164, 184, 192)), (134, 136, 140), (268, 266, 262), ((74, 96, 122), (96, 122, 146))),
-    Light(((120, 164, 190), (188, 196, 182)), (146, 142, 134), (276, 268, 250), ((82, 100, 116), (116, 138, 150))),
-    Light(((92, 142, 190), (146, 182, 192)), (126, 128, 132), (264, 262, 260), ((66, 90, 120), (104, 130, 150))),
-    Light(((146, 156, 168), (178, 184, 188)), (120, 124, 130), (240, 246, 252), ((72, 84, 98), (98, 112, 124))),
-    Light(((126, 110, 164), (190, 146, 136)), (118, 110, 124), (226, 210, 228), ((70, 66, 98), (214, 178, 104))),
-    Light(((90, 104, 154), (150, 126, 166)), (100, 102, 122), (196, 200, 232), ((62, 64, 96), (208, 180, 112))),
-    Light(((156, 152, 176), (190, 174, 154)), (142, 132, 126), (262, 240, 220), ((86, 82, 96), (176, 160, 128))),
+    Light(
+        ((106, 150, 190), (164, 184, 192)),
+        (134, 136, 140),
+        (268, 266, 262),
+        ((74, 96, 122), (96, 122, 146)),
+    ),
+    Light(
+        ((120, 164, 190), (188, 196, 182)),
+        (146, 142, 134),
+        (276, 268, 250),
+        ((82, 100, 116), (116, 138, 150)),
+    ),
+    Light(
+        ((92, 142, 190), (146, 182, 192)),
+        (126, 128, 132),
+        (264, 262, 260),
+        ((66, 90, 120), (104, 130, 150)),
+    ),
+    Light(
+        ((146, 156, 168), (178, 184, 188)),
+        (120, 124, 130),
+        (240, 246, 252),
+        ((72, 84, 98), (98, 112, 124)),
+    ),
+    Light(
+        ((126, 110, 164), (190, 146, 136)),
+        (118, 110, 124),
+        (226, 210, 228),
+        ((70, 66, 98), (214, 178, 104)),
+    ),
+    Light(
+        ((90, 104, 154), (150, 126, 166)),
+        (100, 102, 122),
+        (196, 200, 232),
+        ((62, 64, 96), (208, 180, 112)),
+    ),
+    Light(
+        ((156, 152, 176), (190, 174, 154)),
+        (142, 132, 126),
+        (262, 240, 220),
+        ((86, 82, 96), (176, 160, 128)),
+    ),
 )
-WALLS = ((184, 140, 112), (190, 164, 124), (166, 118, 104), (150, 154, 160), (178, 172, 152), (142, 150, 134), (186, 152, 140))
+WALLS = (
+    (184, 140, 112),
+    (190, 164, 124),
+    (166, 118, 104),
+    (150, 154, 160),
+    (178, 172, 152),
+    (142, 150, 134),
+    (186, 152, 140),
+)
 ROOFS = ((138, 84, 72), (104, 92, 96), (92, 100, 112), (124, 98, 80))
 LEAVES = ((84, 126, 70), (104, 136, 66), (74, 112, 78), (132, 130, 66), (150, 112, 62))
 HILLS = ((112, 136, 122), (122, 140, 108), (108, 124, 134))
@@ -87,7 +152,11 @@ def _along(dice: Dice, light: Light, vy: float) -> Street:
     kerb_right = (dice.between(178, 240) - vx) / (H - vy)
     sea = dice.chance(65)
     right = (W - vx) / (dice.between(60, 100) if sea else dice.between(34, 60))
-    bands = ((left, kerb_left, PAVEMENT), (kerb_left, kerb_right, ROAD), (kerb_right, right, PAVEMENT))
+    bands = (
+        (left, kerb_left, PAVEMENT),
+        (kerb_left, kerb_right, ROAD),
+        (kerb_right, right, PAVEMENT),
+    )
     if sea:
         return Street(light, vx, vy, True, (*bands, (right, FAR, WATER)), ((left, -1),))
     return Street(light, vx, vy, True, bands, ((left, -1), (right, 1)))
@@ -104,7 +173,11 @@ def _across(dice: Dice, light: Light, vy: float) -> Street:
         lines.append((W - vx) / (row - vy))
     edge, kerb_far, kerb_near, quay = lines
     bands = ((quay, kerb_near, PAVEMENT), (kerb_near, kerb_far, ROAD), (kerb_far, edge, PAVEMENT))
-    bands = ((-FAR, quay, WATER), *bands) if dice.chance(85) else ((-FAR, kerb_near, PAVEMENT), *bands[1:])
+    bands = (
+        ((-FAR, quay, WATER), *bands)
+        if dice.chance(85)
+        else ((-FAR, kerb_near, PAVEMENT), *bands[1:])
+    )
     if sea_behind:
         return Street(light, vx, vy, False, (*bands, (edge, FAR, WATER)), ())
     return Street(light, vx, vy, False, bands, ((edge, 1),))
@@ -116,7 +189,9 @@ def paint_open(canvas: Canvas, street: Street, dice: Dice) -> None:
     one, two = (dice.vary(c, 10) for c in light.sky)
     air = canvas.material(one, two, CLOUD)
     # Sky and water share colours, clouds and the size of the gradient; its direction is drawn for each, so it tells nothing.
-    slope_sky, slope_water = (_gradient(canvas, dice, middle) for middle in (street.vy / 2, (street.vy + H) / 2))
+    slope_sky, slope_water = (
+        _gradient(canvas, dice, middle) for middle in (street.vy / 2, (street.vy + H) / 2)
+    )
     canvas.cells[:] = cell(air, SKY)
     rows = canvas.span(street.vy, H, True)
     canvas.blend[: rows.start], canvas.blend[rows] = slope_sky[: rows.start], slope_water[rows]
@@ -142,7 +217,9 @@ def _close(places: np.ndarray, middle: float, reach: float) -> np.ndarray:
 def _gradient(canvas: Canvas, dice: Dice, middle: float) -> np.ndarray:
     """``[H, 1]`` blend 0..256: a drawn value in the middle row, and a drawn slope down or up the sheet."""
     value, slope = dice.between(88, 168), dice.between(60, 120) * (1 if dice.chance(50) else -1)
-    return np.minimum(np.maximum(np.floor(value + (canvas.ys - middle) / H * slope), 0), 256).astype(np.int16)
+    return np.minimum(
+        np.maximum(np.floor(value + (canvas.ys - middle) / H * slope), 0), 256
+    ).astype(np.int16)
 
 
 def _hills(canvas: Canvas, street: Street, dice: Dice) -> None:
@@ -156,10 +233,14 @@ def _hills(canvas: Canvas, street: Street, dice: Dice) -> None:
     canvas.paint((rows, slice(None)), wood, TREE, canvas.ys[rows] >= crest)
 
 
-def _markings(canvas: Canvas, street: Street, area: tuple[slice, slice], u: np.ndarray, stone: int) -> None:
+def _markings(
+    canvas: Canvas, street: Street, area: tuple[slice, slice], u: np.ndarray, stone: int
+) -> None:
     """A dashed line in the middle of the road and of the wide pavement alike, so that it marks neither."""
     d = canvas.ys[area[0]] - street.vy
-    dash = (np.floor(240.0 / d) if street.central else np.floor((canvas.xs - street.vx) / 24.0)).astype(np.int64) % 2 == 0
+    dash = (
+        np.floor(240.0 / d) if street.central else np.floor((canvas.xs - street.vx) / 24.0)
+    ).astype(np.int64) % 2 == 0
     seen = dash & (d > 10)
     for low, high, label in street.bands:
         if label == WATER or low < -FAR / 2 or high > FAR / 2:
@@ -182,7 +263,11 @@ def paint_facades(canvas: Canvas, street: Street, dice: Dice) -> list[tuple[floa
 
 
 def _house(
-    canvas: Canvas, street: Street, dice: Dice, where: tuple[float, int, float, float], places: list[tuple[float, float, float]]
+    canvas: Canvas,
+    street: Street,
+    dice: Dice,
+    where: tuple[float, int, float, float],
+    places: list[tuple[float, float, float]],
 ) -> None:
     u, side, near, far = where
     x0, x1 = sorted((street.vx + side * near, street.vx + side * far))
@@ -216,7 +301,11 @@ def _house(
 
 
 def _windows(
-    canvas: Canvas, area: tuple[slice, slice], wall: tuple[np.ndarray, np.ndarray, np.ndarray], panes: list[int], lit: int
+    canvas: Canvas,
+    area: tuple[slice, slice],
+    wall: tuple[np.ndarray, np.ndarray, np.ndarray],
+    panes: list[int],
+    lit: int,
 ) -> None:
     """One per floor and column of the wall (its mask, floors up, columns along); the bits of ``lit`` say where there is light."""
     inside, up, along = wall

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from freqkd_cli.datasets._dataset import Dataset, Split
-from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, Variant, label_rule, two_classes
-from freqkd_cli.datasets._pairs import no_split, pair_by_stem
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.images.dataset import Dataset, Split
+from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.label_values import Advice, Variant, label_rule, two_classes
+from freqkd_cli.images.pairs import no_split, pair_by_stem
+from freqkd_cli.views.labels import IGNORE
 
 _NAMES = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, table,
@@ -54,7 +54,13 @@ _TIP = "the annotations as they were published"
 _FOLDER = {"train": "training", "val": "validation"}
 
 
-def build(*, split: Split, root: Path | None, size: tuple[int, int], zero_label: Literal["void", "keep"] = "void") -> Dataset:
+def build(
+    *,
+    split: Split,
+    root: Path | None,
+    size: tuple[int, int],
+    zero_label: Literal["void", "keep"] = "void",
+) -> Dataset:
     """One split of ADE20K; pictures keep their own size, ``size`` is that of the views cut from them.
 
     Args:
@@ -73,8 +79,15 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], zero_label:
         "void": label_rule(range(1, len(CLASSES) + 1), [0], _TIP),
         "keep": label_rule(range(len(CLASSES)), [IGNORE], _TIP),
     }
-    where = {"void": "0 is void, as published", "keep": "the files were reduced before: 0 is the first class, 255 is void"}
-    others = tuple(Variant(f"data.zero_label={name}", where[name], rule) for name, rule in rules.items() if name != zero_label)
+    where = {
+        "void": "0 is void, as published",
+        "keep": "the files were reduced before: 0 is the first class, 255 is void",
+    }
+    others = tuple(
+        Variant(f"data.zero_label={name}", where[name], rule)
+        for name, rule in rules.items()
+        if name != zero_label
+    )
     identity = {"name": "ade20k", "split": split, "arguments": {"zero_label": zero_label}}
     advice = Advice(others, doubts=(two_classes(_TIP),))
     return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[zero_label], advice)
@@ -89,4 +102,11 @@ def _home(root: Path, split: Split) -> Path | None:
     """The folder that holds images and annotations of the split: the root, or ADEChallengeData2016 in it."""
     folder = _FOLDER.get(split)
     homes = (root, root / "ADEChallengeData2016")
-    return next((home for home in homes if folder and all((home / kind / folder).is_dir() for kind in ("images", "annotations"))), None)
+    return next(
+        (
+            home
+            for home in homes
+            if folder and all((home / kind / folder).is_dir() for kind in ("images", "annotations"))
+        ),
+        None,
+    )

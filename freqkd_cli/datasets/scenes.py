@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from freqkd_cli.datasets._dataset import SPLITS, Split
 from freqkd_cli.datasets._scenes_canvas import MARGIN, Canvas, Dice
 from freqkd_cli.datasets._scenes_street import CLASSES, paint_facades, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
+from freqkd_cli.images.dataset import SPLITS, Split
 
 VERSION = 1
 """Of the generator: raised whenever a picture or a label changes."""
@@ -45,7 +45,9 @@ PALETTE = (
 )
 
 
-def draw(seed: int, split: Split, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    seed: int, split: Split, index: int, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """One picture ``[H, W, 3]`` uint8 RGB and its labels ``[H, W]`` uint8 (255 = void: kerb stones)."""
     dice = Dice(seed, SPLITS.index(split), index)
     canvas = Canvas(size)
@@ -58,7 +60,7 @@ def draw(seed: int, split: Split, index: int, size: tuple[int, int]) -> tuple[np
 
 
 class Scenes:
-    """A split of streets; see :class:`freqkd_cli.datasets._dataset.Dataset`. ``read`` takes any index from 0, also beyond the length."""
+    """A split of streets; see :class:`freqkd_cli.images.dataset.Dataset`. ``read`` takes any index from 0, also beyond the length."""
 
     labelled = True
     classes: tuple[str, ...] = CLASSES
@@ -114,10 +116,16 @@ def build(
         UsageError: there is no such split, or the size has no room for a street.
     """
     if split not in SPLITS:
-        raise UsageError("scenes has no such split", got=repr(split), need=f"one of {', '.join(SPLITS)}")
+        raise UsageError(
+            "scenes has no such split", got=repr(split), need=f"one of {', '.join(SPLITS)}"
+        )
     if min(size) < 16:
-        raise UsageError("too small for a street", got=f"{size[0]}x{size[1]}", need="at least 16 pixels each way")
-    return Scenes(split, (int(size[0]), int(size[1])), seed, length if split == "train" else held_out)
+        raise UsageError(
+            "too small for a street", got=f"{size[0]}x{size[1]}", need="at least 16 pixels each way"
+        )
+    return Scenes(
+        split, (int(size[0]), int(size[1])), seed, length if split == "train" else held_out
+    )
 
 
 def classes(**arguments: Any) -> tuple[str, ...]:

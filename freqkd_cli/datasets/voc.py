@@ -16,12 +16,30 @@ from typing import Literal
 
 import numpy as np
 
-from freqkd_cli.datasets._dataset import Dataset, Split
-from freqkd_cli.datasets._files import FileDataset
-from freqkd_cli.datasets._labels import Advice, LabelRule, Variant, colour_rule, label_rule, pack, two_classes
-from freqkd_cli.datasets._pairs import IMAGE_SUFFIXES, LABEL_SUFFIXES, Pair, by_stem, check_list, inside, lines_of, no_split, some
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.images.dataset import Dataset, Split
+from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.label_values import (
+    Advice,
+    LabelRule,
+    Variant,
+    colour_rule,
+    label_rule,
+    pack,
+    two_classes,
+)
+from freqkd_cli.images.pairs import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    Pair,
+    by_stem,
+    check_list,
+    inside,
+    lines_of,
+    no_split,
+    some,
+)
+from freqkd_cli.views.labels import IGNORE
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -37,7 +55,9 @@ Labels = Literal["index", "colors"]
 
 def colour(index: int) -> tuple[int, int, int]:
     """The challenge's colour of a palette index: its bits, three at a time from the lowest, are the leading bits of red, green and blue."""
-    return tuple(sum((index >> (3 * k + channel) & 1) << (7 - k) for k in range(3)) for channel in range(3))
+    return tuple(
+        sum((index >> (3 * k + channel) & 1) << (7 - k) for k in range(3)) for channel in range(3)
+    )
 
 
 PALETTE = np.array([colour(index) for index in range(len(CLASSES))], dtype=np.uint8)
@@ -45,7 +65,14 @@ BORDER = (224, 224, 192)
 """Colour of the void between things, index 255."""
 
 
-def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list: TrainList = "train", labels: Labels = "index") -> Dataset:
+def build(
+    *,
+    split: Split,
+    root: Path | None,
+    size: tuple[int, int],
+    train_list: TrainList = "train",
+    labels: Labels = "index",
+) -> Dataset:
     """One split of Pascal VOC 2012; pictures keep their own size, ``size`` is that of the views cut from them.
 
     Args:
@@ -61,14 +88,35 @@ def build(*, split: Split, root: Path | None, size: tuple[int, int], train_list:
     listing = _listing(home, split, train_list) if home else None
     if home is None or listing is None:
         raise no_split("voc", split, Path(root) if root is not None else None, _LAYOUT)
-    folder = None if split == "test" else "SegmentationClassAug" if split == "train" and train_list == "trainaug" else "SegmentationClass"
+    folder = (
+        None
+        if split == "test"
+        else "SegmentationClassAug"
+        if split == "train" and train_list == "trainaug"
+        else "SegmentationClass"
+    )
     pairs = _listed(home, listing, folder)
     if train_list == "trainaug" and split == "train":
         _check_apart(home, listing, pairs)
     rules = _rules()
-    others = tuple(Variant(f"data.labels={name}", where, rule) for name, (where, rule) in rules.items() if name != labels)
-    identity = {"name": "voc", "split": split, "arguments": {"train_list": train_list, "labels": labels}}
-    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rules[labels][1], Advice(others, doubts=(two_classes(_TIP),)))
+    others = tuple(
+        Variant(f"data.labels={name}", where, rule)
+        for name, (where, rule) in rules.items()
+        if name != labels
+    )
+    identity = {
+        "name": "voc",
+        "split": split,
+        "arguments": {"train_list": train_list, "labels": labels},
+    }
+    return FileDataset(
+        identity,
+        pairs,
+        CLASSES,
+        PALETTE.copy(),
+        rules[labels][1],
+        Advice(others, doubts=(two_classes(_TIP),)),
+    )
 
 
 def classes(*, root: Path | None = None) -> tuple[str, ...]:
@@ -80,14 +128,24 @@ def _rules() -> dict[str, tuple[str, LabelRule]]:
     """data.labels -> (when it is right, how labels are read)."""
     colours = {pack(rgb): number for number, rgb in enumerate(PALETTE)} | {pack(BORDER): IGNORE}
     return {
-        "index": ("they are palette indices or grey values", label_rule(range(len(CLASSES)), [IGNORE], _TIP)),
+        "index": (
+            "they are palette indices or grey values",
+            label_rule(range(len(CLASSES)), [IGNORE], _TIP),
+        ),
         "colors": ("they are the colours of VOC's palette", colour_rule(colours, _TIP)),
     }
 
 
 def _home(root: Path) -> Path | None:
     """The folder that holds the lists: the root, or VOC2012 below it."""
-    return next((root / below for below in _NESTED if (root / below / "ImageSets" / "Segmentation").is_dir()), None)
+    return next(
+        (
+            root / below
+            for below in _NESTED
+            if (root / below / "ImageSets" / "Segmentation").is_dir()
+        ),
+        None,
+    )
 
 
 def _listing(home: Path, split: Split, train_list: TrainList) -> Path | None:
@@ -96,12 +154,20 @@ def _listing(home: Path, split: Split, train_list: TrainList) -> Path | None:
             "with data.train_list: trainval the pictures of val are trained on, so there is no val split",
             tip="--set data.train_list=train for a score on val",
         )
-    names = {"trainaug": ("trainaug", "train_aug")}.get(train_list, (train_list,)) if split == "train" else (split,)
+    names = (
+        {"trainaug": ("trainaug", "train_aug")}.get(train_list, (train_list,))
+        if split == "train"
+        else (split,)
+    )
     files = [home / "ImageSets" / "Segmentation" / f"{name}.txt" for name in names]
     found = next((file for file in files if file.is_file()), None)
     if found is None and split == "train" and train_list == "trainaug":
         need = "ImageSets/Segmentation/trainaug.txt and SegmentationClassAug/, which come with the augmented labels"
-        raise DataMissing(f"no list trainaug.txt in {files[0].parent}", need=need, tip="--set data.train_list=train")
+        raise DataMissing(
+            f"no list trainaug.txt in {files[0].parent}",
+            need=need,
+            tip="--set data.train_list=train",
+        )
     return found
 
 
@@ -110,11 +176,21 @@ def _listed(home: Path, listing: Path, folder: str | None) -> list[Pair]:
     for where, words in lines_of(listing):
         if len(words) > 2 or (len(words) == 1 and {*"/\\"} & {*words[0]}):
             need = "2007_000032, or picture and label, without blanks in their names"
-            raise DataBroken(f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need=need)
-        image = inside(home, words[0], where) if len(words) == 2 else _file(home / "JPEGImages", words[0], IMAGE_SUFFIXES)
+            raise DataBroken(
+                f"{where} is neither a stem nor a pair", got=" ".join(words)[:80], need=need
+            )
+        image = (
+            inside(home, words[0], where)
+            if len(words) == 2
+            else _file(home / "JPEGImages", words[0], IMAGE_SUFFIXES)
+        )
         label = None
         if folder is not None:
-            label = inside(home, words[1], where) if len(words) == 2 else _file(home / folder, words[0], LABEL_SUFFIXES)
+            label = (
+                inside(home, words[1], where)
+                if len(words) == 2
+                else _file(home / folder, words[0], LABEL_SUFFIXES)
+            )
         pairs.append((where, Pair(image.stem, image, label)))
     return check_list(listing, pairs, _LAYOUT)
 
@@ -125,7 +201,11 @@ def _check_apart(home: Path, listing: Path, pairs: list[Pair]) -> None:
     kept = {Path(words[0]).stem for _, words in lines_of(held_out)} if held_out.is_file() else set()
     both = [pair.stem for pair in pairs if pair.stem in kept]
     if both:
-        raise DataBroken(f"{len(both)} pictures of {listing} are in {held_out.name} too", got=some(both), need="a list without them")
+        raise DataBroken(
+            f"{len(both)} pictures of {listing} are in {held_out.name} too",
+            got=some(both),
+            need="a list without them",
+        )
 
 
 def _file(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:

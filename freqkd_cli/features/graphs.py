@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.labels import IGNORE
 from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.spectral.graph import GramKind, graph_rows, symmetric
 from freqkd_cli.spectral.graph_forms import Dense, Gram, Graph
 from freqkd_cli.views.batch import Batch
+from freqkd_cli.views.labels import IGNORE
 
 Proxy = Literal["similarity", "query_key", "state_affinity"]
 
@@ -64,11 +64,14 @@ def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     labels = torch.where(batch.valid, batch.labels, IGNORE)
     size, (height, width) = labels.shape, grid
     rows, columns = (
-        (2 * torch.arange(pixels, device=labels.device) + 1) * cells // (2 * pixels) for pixels, cells in zip(size[1:], grid, strict=True)
+        (2 * torch.arange(pixels, device=labels.device) + 1) * cells // (2 * pixels)
+        for pixels, cells in zip(size[1:], grid, strict=True)
     )
     samples = torch.arange(size[0], device=labels.device)[:, None, None]
     cell = samples * height * width + rows[:, None] * width + columns
-    counts = torch.bincount((cell * 256 + labels).flatten(), minlength=size[0] * height * width * 256)
+    counts = torch.bincount(
+        (cell * 256 + labels).flatten(), minlength=size[0] * height * width * 256
+    )
     counts = counts.view(size[0], height * width, 256)[..., :IGNORE]
     most, label = counts.max(-1)
     return torch.where(most > 0, label, IGNORE)
@@ -129,7 +132,15 @@ class GraphSide(nn.Module):
         RecipeError: the tap has another kind, its channels do not fall into as many groups, or ``width`` is too large.
     """
 
-    def __init__(self, tap: Tap, proxy: Proxy | None = None, *, gram: GramKind = "centred", heads: int = 1, width: int = 32) -> None:
+    def __init__(
+        self,
+        tap: Tap,
+        proxy: Proxy | None = None,
+        *,
+        gram: GramKind = "centred",
+        heads: int = 1,
+        width: int = 32,
+    ) -> None:
         super().__init__()
         self.proxy: Proxy = proxy or ("state_affinity" if tap.kind == "graph" else "similarity")
         self.tap, self.gram = tap, gram
@@ -143,7 +154,11 @@ class GraphSide(nn.Module):
 
     def _check(self, heads: int, width: int) -> None:
         tap = self.tap
-        kinds = {"similarity": ("features", "logits", "nodes"), "query_key": ("features",), "state_affinity": ("graph",)}[self.proxy]
+        kinds = {
+            "similarity": ("features", "logits", "nodes"),
+            "query_key": ("features",),
+            "state_affinity": ("graph",),
+        }[self.proxy]
         if tap.kind not in kinds:
             raise RecipeError(
                 f"no {self.proxy} graph can be made of the tap {tap.name!r}",
@@ -152,11 +167,15 @@ class GraphSide(nn.Module):
             )
         if width > WIDEST:
             raise RecipeError(
-                "query_key projects to so many channels that it could satisfy any loss alone", got=f"{width}", need=f"<= {WIDEST}"
+                "query_key projects to so many channels that it could satisfy any loss alone",
+                got=f"{width}",
+                need=f"<= {WIDEST}",
             )
         if self.proxy == "similarity" and tap.kind != "nodes" and tap.channels % heads:
             raise RecipeError(
-                f"the channels of {tap.name!r} do not fall into {heads} heads", got=f"{tap.channels} channels", need="a divisor"
+                f"the channels of {tap.name!r} do not fall into {heads} heads",
+                got=f"{tap.channels} channels",
+                need="a divisor",
             )
 
     def forward(self, x: Tensor, grid: Grid, valid: Tensor) -> Graph:
@@ -166,11 +185,19 @@ class GraphSide(nn.Module):
             ShapeError: nodes or a graph on another grid.
         """
         if self.tap.kind in ("nodes", "graph") and x.shape[2] != grid[0] * grid[1]:
-            raise ShapeError(f"{self.tap.name!r} has other nodes", got=f"{x.shape[2]}", need=f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]}")
+            raise ShapeError(
+                f"{self.tap.name!r} has other nodes",
+                got=f"{x.shape[2]}",
+                need=f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]}",
+            )
         if self.proxy == "state_affinity":
             return Dense(symmetric(x, valid), valid)
         with torch.autocast(x.device.type, enabled=False):
-            return Gram(graph_rows(self._nodes(widened(x), grid), valid, self.gram), valid, cosines=self.gram == "centred")
+            return Gram(
+                graph_rows(self._nodes(widened(x), grid), valid, self.gram),
+                valid,
+                cosines=self.gram == "centred",
+            )
 
     def _nodes(self, x: Tensor, grid: Grid) -> Tensor:
         if self.tap.kind == "nodes":

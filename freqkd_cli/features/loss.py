@@ -55,7 +55,9 @@ class Loss(nn.Module, ABC):
             BandError: a filter keeps nothing or everything.
         """
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         """What the student is compared with, from the frozen teacher's taps.
 
         No gradient, no state, no randomness, no parameter that is trained with the student; row i depends on sample i alone.
@@ -71,7 +73,9 @@ class Loss(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         """The raw loss, a scalar float32. ``target`` is what :meth:`target` returned, in its dtype or rounded by a cache."""
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
@@ -87,7 +91,9 @@ class Loss(nn.Module, ABC):
     def generator(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Randomness keyed by (train seed, step, loss), so that an interrupted run continues to the same bits."""
         source = torch.Generator(device=device)
-        source.manual_seed((self.seed * 1_000_003 + step * 7_919 + self.number) & 0x7FFF_FFFF_FFFF_FFFF)
+        source.manual_seed(
+            (self.seed * 1_000_003 + step * 7_919 + self.number) & 0x7FFF_FFFF_FFFF_FFFF
+        )
         return source
 
     seed: int = 0

@@ -53,7 +53,9 @@ def pick(taps: Sequence[Tap], name: str, owner: str) -> Tap:
         if tap.name == name:
             return tap
     known = [tap.name for tap in taps]
-    raise RecipeError(f"{owner} has no tap {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}")
+    raise RecipeError(
+        f"{owner} has no tap {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}"
+    )
 
 
 def stored_as(name: str, taps: Mapping[str, Tap]) -> str:

@@ -51,7 +51,9 @@ class Filter:
     sparse: bool
 
     @classmethod
-    def terms_of(cls, band: Band, high_share: float, mix: str) -> tuple[tuple[float, tuple[float, float]], ...]:
+    def terms_of(
+        cls, band: Band, high_share: float, mix: str
+    ) -> tuple[tuple[float, tuple[float, float]], ...]:
         """low, high; mix of losses: both, weighted; mix of signals: one filter whose gain is the weighted sum."""
         low, high = 1.0 - high_share, high_share
         if band == "low":
@@ -68,13 +70,19 @@ class Filter:
 
     def table(self, grid: Grid, like: Tensor) -> Table:
         """The filter on this common grid, in the type and on the device of ``like``."""
-        return _table(self, grid, torch.float64 if like.dtype == torch.float64 else torch.float32, like.device)
+        return _table(
+            self, grid, torch.float64 if like.dtype == torch.float64 else torch.float32, like.device
+        )
 
     def bordered(self, x: Tensor) -> Tensor:
         """The map as it enters the transform, ``[B, C, h, w]``: itself, under a Hann window, or continued by its mirror image."""
         if self.border == "reflect":
             return mirrored(x)
-        return x if self.border == "none" else x * torch.as_tensor(hann(*x.shape[-2:]), dtype=x.dtype, device=x.device)
+        return (
+            x
+            if self.border == "none"
+            else x * torch.as_tensor(hann(*x.shape[-2:]), dtype=x.dtype, device=x.device)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,11 @@ class Table:
 
     def rows(self, spectrum: Tensor) -> Tensor:
         """Half-plane spectrum -> rows ``[B, C, n]``."""
-        return as_rows(spectrum) if self.kept is None else as_rows(spectrum.flatten(2)[..., self.kept][..., None])
+        return (
+            as_rows(spectrum)
+            if self.kept is None
+            else as_rows(spectrum.flatten(2)[..., self.kept][..., None])
+        )
 
     def map(self, rows: Tensor) -> Tensor:
         """Rows -> map ``[B, C, h, w]``, bins that were left out taken as zero."""
@@ -101,7 +113,9 @@ class Table:
             return from_half(from_rows(rows, self.size), self.size)
         height, width = self.size
         bins = torch.view_as_complex(rows.unflatten(-1, (-1, 2)))
-        whole = bins.new_zeros((*bins.shape[:2], height * (width // 2 + 1))).index_copy(2, self.kept, bins)
+        whole = bins.new_zeros((*bins.shape[:2], height * (width // 2 + 1))).index_copy(
+            2, self.kept, bins
+        )
         return from_half(whole.unflatten(-1, (height, -1)), self.size)
 
     def filtered(self, x: Tensor) -> list[tuple[float, Tensor]]:
@@ -125,7 +139,12 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
         return torch.as_tensor(np.repeat(values[chosen], 2), dtype=dtype, device=device)
 
     cells = size[0] * size[1]
-    weights = Weights(both_parts(count / cells), tuple((share, both_parts(gain)) for share, gain in gains), cells, float(np.sqrt(cells)))
+    weights = Weights(
+        both_parts(count / cells),
+        tuple((share, both_parts(gain)) for share, gain in gains),
+        cells,
+        float(np.sqrt(cells)),
+    )
     return Table(size, weights, torch.as_tensor(kept, device=device) if sparse else None)
 
 

@@ -16,10 +16,10 @@ from freqkd_cli.features.graphs import GraphSide, Proxy, node_grid, node_labels,
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._pair import TwoTaps
+from freqkd_cli.spectral.assignment import By, Heads
 from freqkd_cli.spectral.graph import GramKind, Kernel, laplacian
 from freqkd_cli.spectral.graph_forms import Gram, Graph
-from freqkd_cli.spectral.graph_match import By, Heads
-from freqkd_cli.spectral.graph_spectrum import Modes, Rank, Scaling, eigenvalues, low_rank, scaled
+from freqkd_cli.spectral.modes import Modes, Rank, Scaling, eigenvalues, low_rank, scaled
 from freqkd_cli.views.batch import Batch
 
 Count = Annotated[int, Field(ge=1)]
@@ -86,12 +86,18 @@ class NodeLoss(TwoTaps):
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         how = self.making
-        self.ours = GraphSide(student[self.student], how.proxy, gram=how.gram, heads=how.groups, width=how.width)
+        self.ours = GraphSide(
+            student[self.student], how.proxy, gram=how.gram, heads=how.groups, width=how.width
+        )
         self.theirs = GraphSide(teacher[self.teacher], gram=how.gram)
         asked = how.heads.how
         if isinstance(asked, tuple) and not (asked and max(asked) < self.theirs.heads):
             numbers = f"numbers from 0 to {self.theirs.heads - 1}"
-            raise RecipeError(f"the graph of the teacher's {self.teacher!r} has other heads", got=list(asked), need=numbers)
+            raise RecipeError(
+                f"the graph of the teacher's {self.teacher!r} has other heads",
+                got=list(asked),
+                need=numbers,
+            )
 
     def sides(self) -> tuple[GraphSide, GraphSide]:
         """Student and teacher."""
@@ -100,7 +106,9 @@ class NodeLoss(TwoTaps):
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         ours, theirs = self.sides()
-        self.check_nodes(node_grid(ours.tap, student[self.student], theirs.tap, teacher[self.teacher]))
+        self.check_nodes(
+            node_grid(ours.tap, student[self.student], theirs.tap, teacher[self.teacher])
+        )
 
     def modes_wanted(self) -> int:
         """Modes that either graph must have: k, and one more of attention, which loses its Perron mode."""
@@ -126,7 +134,9 @@ class NodeLoss(TwoTaps):
         size = batch.images.shape[-2:]
         return node_grid(ours, ours.grid(*size), theirs, theirs.grid(*size))
 
-    def of_teacher(self, teacher: Mapping[str, Tensor], on: tuple[Grid, Tensor], batch: Batch) -> Graph:
+    def of_teacher(
+        self, teacher: Mapping[str, Tensor], on: tuple[Grid, Tensor], batch: Batch
+    ) -> Graph:
         """The heads of the teacher's graph that the recipe asks for; ``on``: the grid, and which of its nodes count.
 
         Raises:
@@ -134,7 +144,10 @@ class NodeLoss(TwoTaps):
         """
         graph = self.sides()[1](teacher[self.teacher].detach(), *on)
         if not bool(torch.isfinite(entries(graph)).all()):
-            raise TrainingFailed(f"the graph of the teacher's tap {self.teacher!r} is not finite", tip="teacher.dtype: float32")
+            raise TrainingFailed(
+                f"the graph of the teacher's tap {self.teacher!r} is not finite",
+                tip="teacher.dtype: float32",
+            )
         return self.making.heads.of(graph, node_labels(batch, on[0]), self.k)
 
     def nodes(self, target: Mapping[str, Tensor], grid: Grid) -> Tensor:
@@ -156,18 +169,26 @@ class GraphLoss(NodeLoss):
     The target also holds ``nodes`` ``[B, N]``, which of them count.
     """
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         grid = self.grid(batch)
         with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
             nodes = node_validity(batch, grid)
             return {"nodes": nodes, **self.describe(self.of_teacher(teacher, (grid, nodes), batch))}
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x, grid = student[self.student], self.grid(batch)
         nodes = self.nodes(target, grid)
         with torch.autocast(x.device.type, enabled=False):
             graph = self.sides()[0](x, grid, nodes)
-            stored = {name: row.to(entries(graph).dtype) for name, row in target.items() if name != "nodes"}
+            stored = {
+                name: row.to(entries(graph).dtype)
+                for name, row in target.items()
+                if name != "nodes"
+            }
             return mean_of_samples(self.distance(graph, stored), nodes)
 
     @abstractmethod
@@ -186,7 +207,9 @@ def entries(graph: Graph) -> Tensor:
 
 def mean_of_samples(distance: Tensor, nodes: Tensor) -> Tensor:
     """The mean over heads and samples, where one with fewer than two nodes counts as 0."""
-    return torch.where(nodes.sum(1) > 1, distance.flatten(1).mean(1) if distance.ndim > 1 else distance, 0.0).mean()
+    return torch.where(
+        nodes.sum(1) > 1, distance.flatten(1).mean(1) if distance.ndim > 1 else distance, 0.0
+    ).mean()
 
 
 @dataclass(frozen=True)
@@ -194,8 +217,8 @@ class LowRank:
     """The teacher's strongest modes, scaled: what ``graph_lowrank``, ``graph_basis`` and ``graph_match`` compare with.
 
     Attributes:
-        k, rank, energy: see :func:`freqkd_cli.spectral.graph_spectrum.low_rank`.
-        scaling, power: see :func:`freqkd_cli.spectral.graph_spectrum.scaled`.
+        k, rank, energy: see :func:`freqkd_cli.spectral.modes.low_rank`.
+        scaling, power: see :func:`freqkd_cli.spectral.modes.scaled`.
     """
 
     k: int
@@ -213,7 +236,9 @@ class LowRank:
         """The strongest modes as they are, vectors of unit norm; and ``perron`` ``[B, heads, N]``, the mode that the graph has lost."""
         perron, modes = graph.split()
         modes = low_rank(modes, self.k, rank=self.rank, energy=self.energy)
-        return Modes(modes.values, signed(modes.vectors), modes.kept), {} if perron is None else {"perron": perron}
+        return Modes(modes.values, signed(modes.vectors), modes.kept), {} if perron is None else {
+            "perron": perron
+        }
 
     def phi(self, modes: Modes) -> Tensor:
         """Their scaled eigenvalues, ``[B, heads, k]``."""
@@ -233,4 +258,6 @@ def signed(vectors: Tensor) -> Tensor:
 
 def laplacian_eigenvalues(graph: Graph, k: int, kernel: Kernel, tau: float) -> Tensor:
     """The k smallest eigenvalues but the first, which is 0, of I - D^(-1/2) W D^(-1/2), ascending, ``[B, heads, k]``, differentiable."""
-    return eigenvalues(laplacian(graph.edges(kernel, tau)), graph.valid, k + 1, end="smallest")[..., 1:]
+    return eigenvalues(laplacian(graph.edges(kernel, tau)), graph.valid, k + 1, end="smallest")[
+        ..., 1:
+    ]

@@ -75,7 +75,10 @@ class PairLoss(TwoTaps):
         self.stride = max(of_student.stride, self.teacher_tap.stride)
         for tap, side in ((of_student, "student"), (self.teacher_tap, "teacher")):
             if tap.kind in ("nodes", "graph"):
-                raise RecipeError(f"the {side}'s tap {tap.name!r} is a graph and no map", need="a tap of kind features or logits")
+                raise RecipeError(
+                    f"the {side}'s tap {tap.name!r} is a graph and no map",
+                    need="a tap of kind features or logits",
+                )
         if self.adapted:
             self.adapter = Adapter(of_student.channels, self.teacher_tap.channels)
 

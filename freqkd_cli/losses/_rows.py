@@ -121,13 +121,29 @@ class Comparison:
         """
         if self.distance == "cosine":
             rows = student.finished()
-            return torch.stack([share * self._cosine(rows, teacher, gain) for share, gain in self.weights.gains]).sum(0).mean()
+            return (
+                torch.stack(
+                    [
+                        share * self._cosine(rows, teacher, gain)
+                        for share, gain in self.weights.gains
+                    ]
+                )
+                .sum(0)
+                .mean()
+            )
         scales = self._scales(teacher, outside)
         count = self.weights.count
         if self.side == "both":
             # The filter is linear: it acts once, on the difference, as a weight of the squares, and so do all terms at once.
-            weight = sum(scale[:, None] * (count * gain * gain) for scale, (_, gain) in zip(scales, self.weights.gains, strict=True))
-            return squared_error(student.rows, student.adapter, Error(teacher, self.weights.unit, weight, student.variance))
+            weight = sum(
+                scale[:, None] * (count * gain * gain)
+                for scale, (_, gain) in zip(scales, self.weights.gains, strict=True)
+            )
+            return squared_error(
+                student.rows,
+                student.adapter,
+                Error(teacher, self.weights.unit, weight, student.variance),
+            )
         total = teacher.new_zeros(())
         for scale, (_, gain) in zip(scales, self.weights.gains, strict=True):
             theirs, ours = (teacher * gain, None) if self.side == "teacher" else (teacher, gain)
@@ -148,13 +164,19 @@ class Comparison:
         """What one squared difference counts in the mean over the batch, per term and sample, ``[B]`` each."""
         number, channels, _ = teacher.shape
         if self.distance == "mse":
-            return [teacher.new_full((number,), share / (number * channels * self.weights.cells)) for share, _ in self.weights.gains]
+            return [
+                teacher.new_full((number,), share / (number * channels * self.weights.cells))
+                for share, _ in self.weights.gains
+            ]
         # A product with ones sums over channels at the speed of memory; torch's own sum over that axis is far from it.
         squares = torch.matmul(teacher.new_ones(1, channels), teacher * teacher)[:, 0]
         count = self.weights.count * self.weights.unit**2
         whole = torch.mv(squares, count)
         whole = whole if outside is None else whole + outside
-        below = [torch.mv(squares, count * gain * gain) + ENERGY_EPS * whole for _, gain in self.weights.gains]
+        below = [
+            torch.mv(squares, count * gain * gain) + ENERGY_EPS * whole
+            for _, gain in self.weights.gains
+        ]
         # 0 for a teacher without any signal, from which nothing can be copied.
         return [
             torch.where(b > 0, share / (number * torch.where(b > 0, b, 1.0)), 0.0)
@@ -165,7 +187,9 @@ class Comparison:
         count, squared = self.weights.count, self.weights.count * gain * gain
         of_student = energy(student, count if self.side == "teacher" else squared).sum(1)
         of_teacher = energy(teacher, count if self.side == "student" else squared).sum(1)
-        inner = torch.matmul(student * teacher, squared if self.side == "both" else count * gain).sum(1)
+        inner = torch.matmul(
+            student * teacher, squared if self.side == "both" else count * gain
+        ).sum(1)
         norms = root(of_student) * root(of_teacher)
         some = norms > 0
         return 1.0 - torch.where(some, inner / torch.where(some, norms, 1.0), 0.0)

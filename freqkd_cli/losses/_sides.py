@@ -33,7 +33,9 @@ class Sides:
         rows = matched(x, grid, centred=self.standardised).flatten(2)
         return self._side(rows, adapter, rows.new_ones(rows.shape[-1]) / rows.shape[-1])
 
-    def in_frequency(self, x: Tensor, grid: Grid, filter: Filter, adapter: Adapter | None = None) -> Side:
+    def in_frequency(
+        self, x: Tensor, grid: Grid, filter: Filter, adapter: Adapter | None = None
+    ) -> Side:
         """``[B, C, h, w]`` -> rows ``[B, C', n]`` over the bins of the filter's table."""
         table = filter.table(grid, x)
         if filter.border == "none" and table.kept is None:
@@ -47,7 +49,11 @@ class Sides:
         return Side(rows * spread(_variance(x.flatten(2), adapter)))
 
     def _side(self, rows: Tensor, adapter: Adapter | None, variance: Tensor | None) -> Side:
-        return Side(rows, None if adapter is None else adapter.weight.to(rows.dtype), variance if self.standardised else None)
+        return Side(
+            rows,
+            None if adapter is None else adapter.weight.to(rows.dtype),
+            variance if self.standardised else None,
+        )
 
     def map(self, x: Tensor, grid: Grid) -> Tensor:
         """``[B, C, h, w]`` -> the map itself on the common grid, ``[B, C, *grid]``."""

@@ -39,7 +39,9 @@ class Error:
     gain: Tensor | None = None
 
     def __getitem__(self, part: slice) -> Error:
-        return Error(self.teacher[part], self.unit, self.weight[part, None], self.variance, self.gain)
+        return Error(
+            self.teacher[part], self.unit, self.weight[part, None], self.variance, self.gain
+        )
 
 
 def squared_error(rows: Tensor, adapter: Tensor | None, error: Error) -> Tensor:
@@ -76,7 +78,9 @@ class _SquaredError(torch.autograd.Function):
                 gradient = torch.matmul(adapter.t(), gradient)
             of_rows.append(gradient)
         if differentiate:
-            ctx.save_for_backward(of_rows[0] if len(of_rows) == 1 else torch.cat(of_rows), of_adapter)
+            ctx.save_for_backward(
+                of_rows[0] if len(of_rows) == 1 else torch.cat(of_rows), of_adapter
+            )
         return total
 
     @staticmethod
@@ -93,7 +97,9 @@ def _compare(y: Tensor, error: Error, differentiate: bool) -> tuple[Tensor, Tens
         deviation = torch.matmul(y * y, error.variance).sqrt_()[..., None]
         inverse = 1.0 / (deviation + SPREAD_EPS)
     ours = y if inverse is None else y * inverse
-    difference = torch.sub(ours if error.gain is None else ours * error.gain, error.teacher, alpha=error.unit)
+    difference = torch.sub(
+        ours if error.gain is None else ours * error.gain, error.teacher, alpha=error.unit
+    )
     weighted = difference * error.weight
     value = torch.dot(weighted.flatten(), difference.flatten())
     if not differentiate:

@@ -43,12 +43,20 @@ class AttentionLoss(PairLoss):
         super().__init__(student, teacher, adapted=False)
         self.reduce = reduce
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         x = teacher[self.teacher].detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return {"attention": attention(resample(x, self.grid(grids[self.student], batch))).flatten(2)}
+            return {
+                "attention": attention(resample(x, self.grid(grids[self.student], batch))).flatten(
+                    2
+                )
+            }
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x = student[self.student]
         with torch.autocast(x.device.type, enabled=False):
             ours = attention(resample(x, self.grid((x.shape[-2], x.shape[-1]), batch))).flatten(2)

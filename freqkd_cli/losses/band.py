@@ -75,13 +75,18 @@ def build(
     """
     if cutoff is not None and cutoff_cycles is not None:
         raise RecipeError(
-            "band: two cutoffs", got=f"cutoff {cutoff} and cutoff_cycles {cutoff_cycles}", need="one", tip="drop cutoff_cycles"
+            "band: two cutoffs",
+            got=f"cutoff {cutoff} and cutoff_cycles {cutoff_cycles}",
+            need="one",
+            tip="drop cutoff_cycles",
         )
     if cutoff_cycles is None and cutoff is None:
         cutoff = CUTOFF
     # Only where both sides are filtered are bins without gain of no interest; attention squares a map, so it needs all of them.
     sparse = filter_side == "both" and represent != "attention"
-    filter = Filter(mask, cutoff or 0.0, order, Filter.terms_of(band, high_share, mix), border, sparse)
+    filter = Filter(
+        mask, cutoff or 0.0, order, Filter.terms_of(band, high_share, mix), border, sparse
+    )
     how = How(filter_side, distance, represent, cutoff_cycles, adapter)
     return BandLoss((student, teacher), filter, Sides(standardised=normalize == "channel"), how)
 
@@ -133,11 +138,21 @@ class BandLoss(PairLoss):
             self.same_channels(student[self.student], teacher[self.teacher])
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        assert self.stride, "start() comes first: it knows the stride that turns cycles per pixel into Nyquist units"
+        assert self.stride, (
+            "start() comes first: it knows the stride that turns cycles per pixel into Nyquist units"
+        )
         grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
-        check_band(grid, filter.kind, filter.cutoff, filter.order, f"student {self.student!r} and teacher {self.teacher!r}")
+        check_band(
+            grid,
+            filter.kind,
+            filter.cutoff,
+            filter.order,
+            f"student {self.student!r} and teacher {self.teacher!r}",
+        )
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         x, grid = teacher[self.teacher].detach(), self.grid(grids[self.student], batch)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if self.how.represent == "attention":
@@ -148,21 +163,36 @@ class BandLoss(PairLoss):
                 return {"spectrum": rows.div_(table.weights.unit)}
             whole = self.filter.bordered(self._map(x, grid)).square().sum((1, 2, 3))
             left = (whole - energy(rows, table.weights.count).sum(1)).clamp(min=0.0)
-            return {"spectrum": rows.div_(table.weights.unit), "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt()}
+            return {
+                "spectrum": rows.div_(table.weights.unit),
+                "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt(),
+            }
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x = student[self.student]
         grid = self.grid((x.shape[-2], x.shape[-1]), batch)
         with torch.autocast(x.device.type, enabled=False):
             if self.how.represent == "attention":
-                return self._attention_distance(self._attention(x, grid, filtered=self.how.side != "teacher"), target["attention"])
+                return self._attention_distance(
+                    self._attention(x, grid, filtered=self.how.side != "teacher"),
+                    target["attention"],
+                )
             ours = self._side(x, grid, self.adapter)
-            return self._distance(ours, self.fits(ours, target["spectrum"]), self.filter.table(grid, x), target.get("outside"))
+            return self._distance(
+                ours,
+                self.fits(ours, target["spectrum"]),
+                self.filter.table(grid, x),
+                target.get("outside"),
+            )
 
     def _side(self, x: Tensor, grid: Grid, adapter: Adapter | None = None) -> Side:
         if self.how.represent == "feature":
             return self.sides.in_frequency(x, grid, self.filter, adapter)
-        return Side(self.filter.table(grid, x).rows(half_spectrum(self.filter.bordered(self._map(x, grid)))))
+        return Side(
+            self.filter.table(grid, x).rows(half_spectrum(self.filter.bordered(self._map(x, grid))))
+        )
 
     def _map(self, x: Tensor, grid: Grid) -> Tensor:
         """What is transformed, before the border: the map, or its attention."""
@@ -173,7 +203,10 @@ class BandLoss(PairLoss):
         compare = Comparison(self.how.distance, self.how.side, table.weights)
         if self.how.distance == "l1":
             rows, gains = ours.finished(), table.weights.gains
-            return sum(share * table.map(compare.difference(rows, theirs, gain)).abs().mean() for share, gain in gains)
+            return sum(
+                share * table.map(compare.difference(rows, theirs, gain)).abs().mean()
+                for share, gain in gains
+            )
         if outside is not None:
             outside = widened(outside).square() * (theirs.shape[1] * table.weights.cells)
         return compare(ours, theirs, outside)
@@ -190,5 +223,7 @@ class BandLoss(PairLoss):
         compare = Comparison(self.how.distance, "both", Weights.of_cells(ours))
         for i, (share, _) in enumerate(self.filter.terms):
             a, b = ours[:, i : i + 1], theirs[:, i : i + 1]
-            total = total + share * ((a - b).abs().mean() if self.how.distance == "l1" else compare(Side(a), b))
+            total = total + share * (
+                (a - b).abs().mean() if self.how.distance == "l1" else compare(Side(a), b)
+            )
         return total

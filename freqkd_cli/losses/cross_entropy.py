@@ -29,9 +29,9 @@ from torch.nn import functional as F
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.labels import IGNORE
-from freqkd_cli.metrics.upsample import parts, upsampled
 from freqkd_cli.views.batch import Batch
+from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.upsample import parts, upsampled
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,7 +51,9 @@ def build(
     """
     if ohem_threshold and not ohem:
         raise RecipeError(
-            "cross_entropy: ohem_threshold needs ohem, the least share of pixels that is kept", got="ohem 0", tip="ohem: 0.0625"
+            "cross_entropy: ohem_threshold needs ohem, the least share of pixels that is kept",
+            got="ohem 0",
+            tip="ohem: 0.0625",
         )
     return CrossEntropy(class_weights, label_smoothing, (ohem, ohem_threshold), auxiliary)
 
@@ -59,28 +61,49 @@ def build(
 class CrossEntropy(Loss):
     """Made by :func:`build`."""
 
-    needs_labels = True  # and no reads_logits: it compares with no teacher, whose classes may be others
+    needs_labels = (
+        True  # and no reads_logits: it compares with no teacher, whose classes may be others
+    )
 
-    def __init__(self, class_weights: list[float] | None, label_smoothing: float, ohem: tuple[float, float], auxiliary: float) -> None:
+    def __init__(
+        self,
+        class_weights: list[float] | None,
+        label_smoothing: float,
+        ohem: tuple[float, float],
+        auxiliary: float,
+    ) -> None:
         super().__init__()
         self.weights = None if class_weights is None else tuple(class_weights)
         self.label_smoothing, self.auxiliary = label_smoothing, auxiliary
         self.ohem, self.threshold = ohem
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        heads = (tap.name for tap in available.values() if tap.kind == "auxiliary" and tap.alias is None)
+        heads = (
+            tap.name for tap in available.values() if tap.kind == "auxiliary" and tap.alias is None
+        )
         return ("logits", *heads) if self.auxiliary > 0 else ("logits",)
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         if self.weights is not None and len(self.weights) != classes:
-            raise RecipeError("cross_entropy: class_weights has another length than there are classes", got=len(self.weights), need=classes)
+            raise RecipeError(
+                "cross_entropy: class_weights has another length than there are classes",
+                got=len(self.weights),
+                need=classes,
+            )
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
-        return 0.0 if batch.labels is None else float(self._counted(batch.labels, torch.float32).sum())
+        return (
+            0.0 if batch.labels is None else float(self._counted(batch.labels, torch.float32).sum())
+        )
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         if batch.labels is None:
-            raise RecipeError("cross_entropy needs labels, and the data set has none", tip="leave it out, or add the masks")
+            raise RecipeError(
+                "cross_entropy needs labels, and the data set has none",
+                tip="leave it out, or add the masks",
+            )
         with torch.autocast(student["logits"].device.type, enabled=False):
             total = self._head(student["logits"], batch.labels)
             for name, logits in student.items():
@@ -110,11 +133,25 @@ class CrossEntropy(Loss):
         """The loss of every pixel, ``[B, H, W]``, 0 on void; ``plain`` leaves class weights and smoothing out."""
         weight = None
         if self.weights is not None and not plain:
-            weight = torch.tensor(self.weights, device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
+            weight = torch.tensor(
+                self.weights,
+                device=logits.device,
+                dtype=torch.promote_types(logits.dtype, torch.float32),
+            )
         smoothing = 0.0 if plain else self.label_smoothing
         size = (labels.shape[-2], labels.shape[-1])
-        options = {"weight": weight, "label_smoothing": smoothing, "ignore_index": IGNORE, "reduction": "none"}
-        return torch.cat([F.cross_entropy(upsampled(logits[part], size), labels[part], **options) for part in parts(logits)])
+        options = {
+            "weight": weight,
+            "label_smoothing": smoothing,
+            "ignore_index": IGNORE,
+            "reduction": "none",
+        }
+        return torch.cat(
+            [
+                F.cross_entropy(upsampled(logits[part], size), labels[part], **options)
+                for part in parts(logits)
+            ]
+        )
 
     def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
         """1 for the hardest pixels of the batch, 0 for the others, ``[B, H, W]``; pixels as hard as the last one kept stay too."""
@@ -122,7 +159,11 @@ class CrossEntropy(Loss):
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
-        scores = losses if self.weights is None and not self.label_smoothing else self._each(logits, labels, plain=True)
+        scores = (
+            losses
+            if self.weights is None and not self.label_smoothing
+            else self._each(logits, labels, plain=True)
+        )
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
         if self.threshold > 0:

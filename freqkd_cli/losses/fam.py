@@ -50,7 +50,12 @@ def build(
     output: Literal["norm_relu", "linear"] = "linear",
 ) -> Loss:
     """A frequency attention loss between two taps; see the top of the file."""
-    return FamLoss((student, teacher), Sides(standardised=normalize == "channel"), distance, Shape(tuple(grid), cutoff, output))
+    return FamLoss(
+        (student, teacher),
+        Sides(standardised=normalize == "channel"),
+        distance,
+        Shape(tuple(grid), cutoff, output),
+    )
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,15 @@ class FrequencyAttention(nn.Module):
         rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * 2.0
         columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * 4.0 - 1.0
         # grid_sample wants (x, y) in [-1, 1]: columns run from DC to Nyquist, rows from -Nyquist to +Nyquist.
-        places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)[None].expand(2, -1, -1, -1)
+        places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)[
+            None
+        ].expand(2, -1, -1, -1)
         real, imaginary = F.grid_sample(
-            self.filter.to(like.dtype), places, mode="bilinear", padding_mode="border", align_corners=True
+            self.filter.to(like.dtype),
+            places,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
         ).unbind(0)
         if self.shape.cutoff > 0:
             above = radial(height, width) > self.shape.cutoff
@@ -123,21 +134,33 @@ class FamLoss(PairLoss):
 
     target_arguments = ("teacher", "normalize")
 
-    def __init__(self, taps: tuple[str, str], sides: Sides, distance: Literal["relative", "mse"], shape: Shape) -> None:
+    def __init__(
+        self,
+        taps: tuple[str, str],
+        sides: Sides,
+        distance: Literal["relative", "mse"],
+        shape: Shape,
+    ) -> None:
         super().__init__(*taps, adapted=False)
         self.sides, self.distance, self.shape = sides, distance, shape
         self.module: FrequencyAttention | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        self.module = FrequencyAttention(student[self.student].channels, teacher[self.teacher].channels, self.shape)
+        self.module = FrequencyAttention(
+            student[self.student].channels, teacher[self.teacher].channels, self.shape
+        )
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         x = teacher[self.teacher].detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return {"map": self.sides.in_space(x, self.grid(grids[self.student], batch)).finished()}
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x = student[self.student]
         assert self.module is not None, "start() comes first"
         with torch.autocast(x.device.type, enabled=False):

@@ -38,7 +38,9 @@ def build(
     adapter: bool = True,
 ) -> Loss:
     """A plain feature loss between two taps; see the top of the file."""
-    return FeatureLoss((student, teacher), Sides(standardised=normalize == "channel"), distance, adapter)
+    return FeatureLoss(
+        (student, teacher), Sides(standardised=normalize == "channel"), distance, adapter
+    )
 
 
 class FeatureLoss(PairLoss):
@@ -46,7 +48,13 @@ class FeatureLoss(PairLoss):
 
     target_arguments = ("teacher", "normalize")
 
-    def __init__(self, taps: tuple[str, str], sides: Sides, distance: Literal["relative", "mse"], adapter: bool) -> None:
+    def __init__(
+        self,
+        taps: tuple[str, str],
+        sides: Sides,
+        distance: Literal["relative", "mse"],
+        adapter: bool,
+    ) -> None:
         super().__init__(*taps, adapted=adapter)
         self.sides, self.distance = sides, distance
 
@@ -55,14 +63,20 @@ class FeatureLoss(PairLoss):
         if not self.adapted:
             self.same_channels(student[self.student], teacher[self.teacher])
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         x = teacher[self.teacher].detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return {"map": self.sides.in_space(x, self.grid(grids[self.student], batch)).finished()}
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x = student[self.student]
         with torch.autocast(x.device.type, enabled=False):
-            ours = self.sides.in_space(x, self.grid((x.shape[-2], x.shape[-1]), batch), self.adapter)
+            ours = self.sides.in_space(
+                x, self.grid((x.shape[-2], x.shape[-1]), batch), self.adapter
+            )
             compare = Comparison(self.distance, "both", Weights.of_cells(ours.rows))
             return compare(ours, self.fits(ours, target["map"]))

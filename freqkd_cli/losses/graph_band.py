@@ -32,12 +32,22 @@ from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.graphs import node_grid, node_validity, pooled
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap, pick
-from freqkd_cli.losses._graph import Count, Making, MeanHeads, NodeLoss, Positive, check_kernel, heads_of, mean_of_samples, signed
+from freqkd_cli.losses._graph import (
+    Count,
+    Making,
+    MeanHeads,
+    NodeLoss,
+    Positive,
+    check_kernel,
+    heads_of,
+    mean_of_samples,
+    signed,
+)
 from freqkd_cli.losses._rows import ENERGY_EPS
+from freqkd_cli.spectral.assignment import By
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian
-from freqkd_cli.spectral.graph_match import By
-from freqkd_cli.spectral.graph_spectrum import eigenpairs, graph_fourier
+from freqkd_cli.spectral.modes import eigenpairs, graph_fourier
 from freqkd_cli.views.batch import Batch
 
 FLAT = 1e-3
@@ -100,9 +110,16 @@ class GraphBand(NodeLoss):
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
         ours, self.features_tap = student[self.student], teacher[self.features]
-        for tap, kinds in ((ours, ("features", "logits")), (self.features_tap, ("features", "logits", "nodes"))):
+        for tap, kinds in (
+            (ours, ("features", "logits")),
+            (self.features_tap, ("features", "logits", "nodes")),
+        ):
             if tap.kind not in kinds:
-                raise RecipeError(f"the tap {tap.name!r} holds no features", got=f"kind {tap.kind}", need=" or ".join(kinds))
+                raise RecipeError(
+                    f"the tap {tap.name!r} holds no features",
+                    got=f"kind {tap.kind}",
+                    need=" or ".join(kinds),
+                )
         check_kernel(self.making.gram, self.how.edges[0], self.sides()[1])
         if self.how.adapted:
             self.adapter = Adapter(ours.channels, self.features_tap.channels)
@@ -110,7 +127,9 @@ class GraphBand(NodeLoss):
             self.same_channels(ours, self.features_tap)
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        self.check_nodes(self._nodes(student[self.student], teacher[self.features], teacher[self.teacher]))
+        self.check_nodes(
+            self._nodes(student[self.student], teacher[self.features], teacher[self.teacher])
+        )
 
     def modes_wanted(self) -> int:
         return self.k + 1  # for a band and what is left of it
@@ -118,7 +137,12 @@ class GraphBand(NodeLoss):
     def grid(self, batch: Batch) -> Grid:
         ours, theirs = self.sides()
         assert self.features_tap is not None, "start() comes first"
-        return self._nodes(*(tap.grid(*batch.images.shape[-2:]) for tap in (ours.tap, self.features_tap, theirs.tap)))
+        return self._nodes(
+            *(
+                tap.grid(*batch.images.shape[-2:])
+                for tap in (ours.tap, self.features_tap, theirs.tap)
+            )
+        )
 
     def _nodes(self, student: Grid, features: Grid, basis: Grid) -> Grid:
         ours, theirs = self.sides()
@@ -127,7 +151,9 @@ class GraphBand(NodeLoss):
         grid = node_grid(ours.tap, both, theirs.tap, basis)
         return node_grid(self.features_tap, features, ours.tap, grid)
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
         grid, x = self.grid(batch), widened(teacher[self.features].detach())
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             nodes = node_validity(batch, grid)
@@ -135,19 +161,29 @@ class GraphBand(NodeLoss):
             vectors = signed(eigenpairs(laplacian(edges), nodes, self.k, end="smallest").vectors)
             assert self.features_tap is not None, "start() comes first"
             # Heads x d channels of each node, or a map's cells.
-            rows = x.transpose(1, 2).flatten(2)[:, None] if self.features_tap.kind == "nodes" else pooled(x, grid).flatten(2).mT[:, None]
+            rows = (
+                x.transpose(1, 2).flatten(2)[:, None]
+                if self.features_tap.kind == "nodes"
+                else pooled(x, grid).flatten(2).mT[:, None]
+            )
             return {"nodes": nodes, "vectors": vectors, "map": self._standardised(rows, nodes)}
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         x, grid = widened(student[self.student]), self.grid(batch)
         nodes = self.nodes(target, grid)
         with torch.autocast(x.device.type, enabled=False):
             cells = pooled(x, grid).flatten(2)
-            ours = self._standardised((cells if self.adapter is None else self.adapter(cells)).mT[:, None], nodes)
+            ours = self._standardised(
+                (cells if self.adapter is None else self.adapter(cells)).mT[:, None], nodes
+            )
             theirs, vectors = (target[name].to(ours.dtype) for name in ("map", "vectors"))
             return mean_of_samples(self._distance(ours - theirs, theirs, vectors, nodes), nodes)
 
-    def _distance(self, difference: Tensor, theirs: Tensor, vectors: Tensor, nodes: Tensor) -> Tensor:
+    def _distance(
+        self, difference: Tensor, theirs: Tensor, vectors: Tensor, nodes: Tensor
+    ) -> Tensor:
         """The bands' relative errors, weighted, ``[B]``."""
         share, whole = self.how.high, theirs.square().sum((1, 2, 3))
         low, of_low = (graph_fourier(x, vectors) for x in (difference, theirs))

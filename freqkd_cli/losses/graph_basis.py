@@ -24,11 +24,21 @@ from torch import Tensor
 
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
-from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, MeanHeads, Positive, Share, Width, heads_of
+from freqkd_cli.losses._graph import (
+    Count,
+    GraphLoss,
+    LowRank,
+    Making,
+    MeanHeads,
+    Positive,
+    Share,
+    Width,
+    heads_of,
+)
+from freqkd_cli.spectral.assignment import By
 from freqkd_cli.spectral.graph import GramKind, count
 from freqkd_cli.spectral.graph_forms import Graph
-from freqkd_cli.spectral.graph_match import By
-from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, shares
+from freqkd_cli.spectral.modes import Rank, Scaling, shares
 
 
 def build(
@@ -65,13 +75,18 @@ class GraphBasis(GraphLoss):
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()
         modes, _ = self.low_rank.modes(graph)
-        scaled, held = self.low_rank.phi(modes), modes.values.abs().sum(-1, keepdim=True) / graph.trace()[..., None]
+        scaled, held = (
+            self.low_rank.phi(modes),
+            modes.values.abs().sum(-1, keepdim=True) / graph.trace()[..., None],
+        )
         return {"values": shares(scaled) * held, "vectors": modes.vectors}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         values = target["values"]
         error = graph.mean().in_basis(target["vectors"]) - torch.diag_embed(values)
-        return error.square().sum((-2, -1)) / torch.maximum(values.square().sum(-1), self._unrelated(values, graph.valid))
+        return error.square().sum((-2, -1)) / torch.maximum(
+            values.square().sum(-1), self._unrelated(values, graph.valid)
+        )
 
     @staticmethod
     def _unrelated(values: Tensor, valid: Tensor) -> Tensor:

@@ -29,11 +29,21 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._graph import Count, GraphLoss, Making, MeanHeads, Positive, Width, check_kernel, heads_of, laplacian_eigenvalues
+from freqkd_cli.losses._graph import (
+    Count,
+    GraphLoss,
+    Making,
+    MeanHeads,
+    Positive,
+    Width,
+    check_kernel,
+    heads_of,
+    laplacian_eigenvalues,
+)
+from freqkd_cli.spectral.assignment import By
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian, smoothness
 from freqkd_cli.spectral.graph_forms import Gram, Graph
-from freqkd_cli.spectral.graph_match import By
-from freqkd_cli.spectral.graph_spectrum import eigenvalues, heat_trace, kept
+from freqkd_cli.spectral.modes import eigenvalues, heat_trace, kept
 
 Compare = Literal["eigenvalues", "heat_trace", "smoothness"]
 
@@ -66,7 +76,14 @@ class GraphLaplacian(GraphLoss):
 
     target_arguments = (*GraphLoss.target_arguments, "compare", "kernel", "tau")
 
-    def __init__(self, taps: tuple[str, str], making: Making, k: int, compare: Compare, edges: tuple[Kernel, float]) -> None:
+    def __init__(
+        self,
+        taps: tuple[str, str],
+        making: Making,
+        k: int,
+        compare: Compare,
+        edges: tuple[Kernel, float],
+    ) -> None:
         super().__init__(taps, making, k)
         self.compare, self.edges = compare, edges
 
@@ -74,14 +91,22 @@ class GraphLaplacian(GraphLoss):
         super().start(student, teacher, classes)
         check_kernel(self.making.gram, self.edges[0], *self.sides())
         if self.compare == "smoothness" and student[self.student].kind == "graph":
-            raise RecipeError(f"smoothness of the student's {self.student!r}", got="a graph", need="a tap of kind features or nodes")
+            raise RecipeError(
+                f"smoothness of the student's {self.student!r}",
+                got="a graph",
+                need="a tap of kind features or nodes",
+            )
 
     def modes_wanted(self) -> int:
         return self.k + 1 if self.compare == "eigenvalues" else 1
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()
-        return {"edges": graph.edges(*self.edges)} if self.compare == "smoothness" else {self.compare: self._spectrum(graph)}
+        return (
+            {"edges": graph.edges(*self.edges)}
+            if self.compare == "smoothness"
+            else {self.compare: self._spectrum(graph)}
+        )
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         if self.compare == "smoothness":
@@ -94,5 +119,7 @@ class GraphLaplacian(GraphLoss):
         if self.compare == "eigenvalues":
             return laplacian_eigenvalues(graph, self.k, *self.edges)
         nodes = graph.valid.shape[1]
-        values = eigenvalues(laplacian(graph.edges(*self.edges)), graph.valid, nodes, end="smallest")
+        values = eigenvalues(
+            laplacian(graph.edges(*self.edges)), graph.valid, nodes, end="smallest"
+        )
         return heat_trace(values, kept(graph.valid, nodes)) / count(graph.valid)[..., None]

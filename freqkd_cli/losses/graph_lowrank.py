@@ -33,11 +33,22 @@ from torch import Tensor
 
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
-from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, MeanHeads, Positive, Share, Width, heads_of, relative
+from freqkd_cli.losses._graph import (
+    Count,
+    GraphLoss,
+    LowRank,
+    Making,
+    MeanHeads,
+    Positive,
+    Share,
+    Width,
+    heads_of,
+    relative,
+)
+from freqkd_cli.spectral.assignment import By
 from freqkd_cli.spectral.graph import GramKind, pairs
 from freqkd_cli.spectral.graph_forms import Graph
-from freqkd_cli.spectral.graph_match import By
-from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, rebuilt
+from freqkd_cli.spectral.modes import Rank, Scaling, rebuilt
 
 Distance = Literal["correlation", "minmax_mse", "row_kl"]
 
@@ -66,7 +77,9 @@ def build(
 ) -> Loss:
     """A loss of low-rank graphs; see the top of the file."""
     making = Making(gram, heads_of(heads, object_heads, object_by), graph, groups, width)
-    return GraphLowRank((student, teacher), making, LowRank(k, rank, energy, scaling, power), distance, tau)
+    return GraphLowRank(
+        (student, teacher), making, LowRank(k, rank, energy, scaling, power), distance, tau
+    )
 
 
 class GraphLowRank(GraphLoss):
@@ -76,7 +89,9 @@ class GraphLowRank(GraphLoss):
 
     target_arguments = (*GraphLoss.target_arguments, "scaling", "power", "rank", "energy")
 
-    def __init__(self, taps: tuple[str, str], making: Making, low_rank: LowRank, how: Distance, tau: float) -> None:
+    def __init__(
+        self, taps: tuple[str, str], making: Making, low_rank: LowRank, how: Distance, tau: float
+    ) -> None:
         super().__init__(taps, making, low_rank.columns)
         self.low_rank, self.how, self.tau = low_rank, how, tau
 
@@ -90,7 +105,11 @@ class GraphLowRank(GraphLoss):
             return graph.correlation_distance(target["values"], target["vectors"])
         off = pairs(graph.valid)
         ours = stretched(graph.dense(), off, FLAT * graph.unit())
-        theirs = stretched(rebuilt(target["values"], target["vectors"]), off, torch.full_like(target["values"][..., 0], 1e-6))
+        theirs = stretched(
+            rebuilt(target["values"], target["vectors"]),
+            off,
+            torch.full_like(target["values"][..., 0], 1e-6),
+        )
         if self.how == "minmax_mse":
             return ((ours - theirs).square() * off).sum((-2, -1)) / off.sum((-2, -1)).clamp(min=1)
         return row_kl(ours / self.tau, theirs / self.tau, off)
@@ -102,13 +121,18 @@ def stretched(graph: Tensor, off: Tensor, floor: Tensor) -> Tensor:
     high = graph.masked_fill(~off, -torch.inf).amax((-2, -1), keepdim=True)
     some = torch.isfinite(low)
     low, high = torch.where(some, low, 0.0), torch.where(some, high, 0.0)
-    return ((graph - low) / torch.maximum(high - low, floor[..., None, None])).masked_fill(~off, 0.0)
+    return ((graph - low) / torch.maximum(high - low, floor[..., None, None])).masked_fill(
+        ~off, 0.0
+    )
 
 
 def row_kl(ours: Tensor, theirs: Tensor, off: Tensor) -> Tensor:
     """Mean over nodes of KL(softmax of a row of ``theirs``, of ``ours``) over the entries that ``off`` marks, ``[B, heads]``."""
     some = off.any(-1, keepdim=True)
     masked = off | ~some  # a row without entries is uniform on both sides, and not 0 / 0
-    p, q = (x.masked_fill(~masked, -torch.inf).log_softmax(-1).masked_fill(~masked, 0.0) for x in (theirs, ours))
+    p, q = (
+        x.masked_fill(~masked, -torch.inf).log_softmax(-1).masked_fill(~masked, 0.0)
+        for x in (theirs, ours)
+    )
     per_row = (p.exp() * (p - q) * off).sum(-1)
     return per_row.sum(-1) / some[..., 0].sum(-1).clamp(min=1)

@@ -24,11 +24,21 @@ from torch import Tensor
 
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
-from freqkd_cli.losses._graph import Count, GraphLoss, LowRank, Making, Positive, Share, Width, heads_of, relative
+from freqkd_cli.losses._graph import (
+    Count,
+    GraphLoss,
+    LowRank,
+    Making,
+    Positive,
+    Share,
+    Width,
+    heads_of,
+    relative,
+)
+from freqkd_cli.spectral.assignment import Matching, match_heads
 from freqkd_cli.spectral.graph import GramKind
 from freqkd_cli.spectral.graph_forms import Graph, picked
-from freqkd_cli.spectral.graph_match import Matching, match_heads
-from freqkd_cli.spectral.graph_spectrum import Rank, Scaling, shares
+from freqkd_cli.spectral.modes import Rank, Scaling, shares
 
 
 def build(
@@ -48,7 +58,9 @@ def build(
 ) -> Loss:
     """A loss of matched heads; see the top of the file."""
     making = Making(gram, heads_of("mean_spectrum", 1, "rank"), graph, groups, width)
-    return GraphMatch((student, teacher), making, LowRank(k, rank, energy, scaling, power), matching)
+    return GraphMatch(
+        (student, teacher), making, LowRank(k, rank, energy, scaling, power), matching
+    )
 
 
 class GraphMatch(GraphLoss):
@@ -59,20 +71,33 @@ class GraphMatch(GraphLoss):
 
     target_arguments = ("teacher", "gram", "k", "scaling", "power", "rank", "energy")
 
-    def __init__(self, taps: tuple[str, str], making: Making, low_rank: LowRank, matching: Matching) -> None:
+    def __init__(
+        self, taps: tuple[str, str], making: Making, low_rank: LowRank, matching: Matching
+    ) -> None:
         super().__init__(taps, making, low_rank.k)
         self.low_rank, self.matching = low_rank, matching
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         modes, lost = self.low_rank.modes(graph)
         spectrum = shares(graph.eigenvalues(self.k), graph.least)
-        return {"spectrum": spectrum, "values": relative(self.low_rank.phi(modes)), "vectors": modes.vectors, **lost}
+        return {
+            "spectrum": spectrum,
+            "values": relative(self.low_rank.phi(modes)),
+            "vectors": modes.vectors,
+            **lost,
+        }
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            ours, theirs, apart = match_heads(graph.eigenvalues(self.k), target["spectrum"], self.matching)
+            ours, theirs, apart = match_heads(
+                graph.eigenvalues(self.k), target["spectrum"], self.matching
+            )
             weights = torch.ones_like(apart) if self.matching == "closest" else _over_mean(apart)
-        matched = {name: picked(target[name], theirs) for name in ("values", "vectors", "perron") if name in target}
+        matched = {
+            name: picked(target[name], theirs)
+            for name in ("values", "vectors", "perron")
+            if name in target
+        }
         graph = graph.pick(ours).without(matched.get("perron"))
         return weights * graph.correlation_distance(matched["values"], matched["vectors"])
 

@@ -30,11 +30,21 @@ from torch import Tensor
 from freqkd_cli.features.graphs import Proxy
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._graph import Count, GraphLoss, Making, Numbers, Positive, Width, check_kernel, heads_of, laplacian_eigenvalues
+from freqkd_cli.losses._graph import (
+    Count,
+    GraphLoss,
+    Making,
+    Numbers,
+    Positive,
+    Width,
+    check_kernel,
+    heads_of,
+    laplacian_eigenvalues,
+)
+from freqkd_cli.spectral.assignment import By, wasserstein
 from freqkd_cli.spectral.graph import GramKind, Kernel
 from freqkd_cli.spectral.graph_forms import Graph
-from freqkd_cli.spectral.graph_match import By, wasserstein
-from freqkd_cli.spectral.graph_spectrum import shares
+from freqkd_cli.spectral.modes import shares
 
 Matrix = Literal["adjacency", "laplacian"]
 
@@ -67,7 +77,13 @@ class GraphSpectrum(GraphLoss):
     target_arguments = (*GraphLoss.target_arguments, "matrix", "kernel", "tau")
 
     def __init__(
-        self, taps: tuple[str, str], making: Making, k: int, how: Literal["w1", "mse"], matrix: Matrix, edges: tuple[Kernel, float]
+        self,
+        taps: tuple[str, str],
+        making: Making,
+        k: int,
+        how: Literal["w1", "mse"],
+        matrix: Matrix,
+        edges: tuple[Kernel, float],
     ) -> None:
         super().__init__(taps, making, k)
         self.how, self.matrix, self.edges = how, matrix, edges

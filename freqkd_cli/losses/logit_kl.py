@@ -31,7 +31,11 @@ from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.views.batch import Batch
 
 
-def build(*, temperature: Annotated[float, Field(gt=0)] = 1.0, grid: Literal["student", "teacher"] = "teacher") -> Loss:
+def build(
+    *,
+    temperature: Annotated[float, Field(gt=0)] = 1.0,
+    grid: Literal["student", "teacher"] = "teacher",
+) -> Loss:
     """Logit distillation; see the top of the file."""
     return LogitKL(temperature, on_teacher=grid == "teacher")
 
@@ -62,22 +66,36 @@ class LogitKL(Loss):
         assert self.teacher_tap is not None, "start() comes first"
         return self.teacher_tap.grid(*batch.images.shape[-2:]) if self.on_teacher else student
 
-    def target(self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
-        return {"logits": _resized(widened(teacher["logits"].detach()), self.grid(grids["logits"], batch))}
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
+        return {
+            "logits": _resized(
+                widened(teacher["logits"].detach()), self.grid(grids["logits"], batch)
+            )
+        }
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         return float(_inside(batch, self.grid(grids["logits"], batch)).sum())
 
-    def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
         with torch.autocast(student["logits"].device.type, enabled=False):
             ours = _resized(widened(student["logits"]), self.grid(_size(student["logits"]), batch))
             theirs = widened(target["logits"]).to(ours.dtype)
             if ours.shape != theirs.shape:
-                raise ShapeError("student and teacher logits differ", got=tuple(ours.shape), need=tuple(theirs.shape))
+                raise ShapeError(
+                    "student and teacher logits differ",
+                    got=tuple(ours.shape),
+                    need=tuple(theirs.shape),
+                )
             inside = _inside(batch, _size(ours)).to(ours.dtype)
             log_student = F.log_softmax(ours / self.temperature, dim=1)
             log_teacher = F.log_softmax(theirs / self.temperature, dim=1)
-            divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+            divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(
+                1
+            )
             return (divergence * inside).sum() / inside.sum().clamp(min=1.0) * self.temperature**2
 
 

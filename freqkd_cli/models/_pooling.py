@@ -57,7 +57,18 @@ class PoolingBranch(nn.Module):
         y = self.conv(average_pool(x, self.bins))
         if self.training and self.bins == 1 and len(y) == 1:
             norm = self.norm
-            return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps))
+            return F.relu(
+                F.batch_norm(
+                    y,
+                    norm.running_mean,
+                    norm.running_var,
+                    norm.weight,
+                    norm.bias,
+                    False,
+                    0.0,
+                    norm.eps,
+                )
+            )
         return F.relu(self.norm(y))
 
 

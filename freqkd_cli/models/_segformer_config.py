@@ -9,7 +9,18 @@ from operator import mul
 from typing import Any
 
 from freqkd_cli.errors import WeightsMissing
-from freqkd_cli.models._config import LABELS, Config, Kind, exactly, names_by_number, number, refuse, several, undescribed, whole
+from freqkd_cli.weights.config import (
+    LABELS,
+    Config,
+    Kind,
+    exactly,
+    names_by_number,
+    number,
+    refuse,
+    several,
+    undescribed,
+    whole,
+)
 
 Four = tuple[int, int, int, int]
 
@@ -48,11 +59,17 @@ class Architecture:
     @property
     def node_strides(self) -> tuple[int, ...]:
         """Image pixels per cell of each stage's keys."""
-        return tuple(stride * reduction for stride, reduction in zip(self.stage_strides, self.sr_ratios, strict=True))
+        return tuple(
+            stride * reduction
+            for stride, reduction in zip(self.stage_strides, self.sr_ratios, strict=True)
+        )
 
     def keywords(self) -> dict[str, Any]:
         """As they are written in JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,10 @@ def _four(kind: Kind) -> Kind:
     return several("four", 4, kind)
 
 
-_PATCH = Kind("an odd number from 1 to 63", lambda value: type(value) is int and 0 < value < 64 and value % 2 == 1)
+_PATCH = Kind(
+    "an odd number from 1 to 63",
+    lambda value: type(value) is int and 0 < value < 64 and value % 2 == 1,
+)
 _KINDS: dict[str, Kind] = {
     "num_channels": exactly(3),
     "num_encoder_blocks": exactly(4),
@@ -80,7 +100,10 @@ _KINDS: dict[str, Kind] = {
     "strides": exactly([4, 2, 2, 2]),
     "num_attention_heads": _four(whole(1, 8192)),
     "mlp_ratios": _four(number(1, 64)),
-    "hidden_act": Kind(f"one of {', '.join(sorted(ACTIVATIONS))}", lambda value: isinstance(value, str) and value in ACTIVATIONS),
+    "hidden_act": Kind(
+        f"one of {', '.join(sorted(ACTIVATIONS))}",
+        lambda value: isinstance(value, str) and value in ACTIVATIONS,
+    ),
     "hidden_dropout_prob": number(0, 1),
     "attention_probs_dropout_prob": number(0, 1),
     "initializer_range": number(0, 10),
@@ -101,15 +124,26 @@ def describe(config: Config) -> Description:
     kind, model = said.get("model_type", "segformer"), config.ours.model or "segformer"
     if kind != "segformer" or model != "segformer":
         got = f"model_type {kind}" if kind != "segformer" else f"model {model}"
-        raise WeightsMissing(f"{config.path} says that these are no weights of a SegFormer", got=got, need="model_type segformer")
+        raise WeightsMissing(
+            f"{config.path} says that these are no weights of a SegFormer",
+            got=got,
+            need="model_type segformer",
+        )
     refuse(config.path, said, _KINDS)
     held = {field.name: said[field.name] for field in fields(Architecture) if field.name in said}
-    found = Architecture(**{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
-    if any(width % heads for width, heads in zip(found.hidden_sizes, found.num_attention_heads, strict=True)):
+    found = Architecture(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()}
+    )
+    if any(
+        width % heads
+        for width, heads in zip(found.hidden_sizes, found.num_attention_heads, strict=True)
+    ):
         got = {"num_attention_heads": found.num_attention_heads, "hidden_sizes": found.hidden_sizes}
         raise undescribed(config.path, got, "num_attention_heads: divisors of hidden_sizes")
     labels = said.get("id2label")
-    return Description(config.path, found, len(labels) if labels else said.get("num_labels", 2), _named(labels))
+    return Description(
+        config.path, found, len(labels) if labels else said.get("num_labels", 2), _named(labels)
+    )
 
 
 def _named(labels: Mapping[str, Any] | None) -> dict[int, str] | None:

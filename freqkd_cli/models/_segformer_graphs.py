@@ -65,7 +65,11 @@ def encode(
         The stages' maps ``[B, C, h, w]``, and the taps: ``context`` ``[B, C, h, w]``, ``attention`` ``[B, heads, N, N]`` in float32 or
         wider, ``keys`` ``[B, heads, N, d]``.
     """
-    uneven = [tap for tap in taps if tap.kind != "features" and any(side % tap.stride for side in images.shape[-2:])]
+    uneven = [
+        tap
+        for tap in taps
+        if tap.kind != "features" and any(side % tap.stride for side in images.shape[-2:])
+    ]
     maps, found = _run(encoder, images, [tap.name for tap in taps if tap not in uneven])
     for stride in {tap.stride for tap in uneven}:
         padded = _padded(images, stride, normalise)
@@ -73,7 +77,9 @@ def encode(
     return maps, found
 
 
-def _run(encoder: nn.Module, images: Tensor, taps: Sequence[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def _run(
+    encoder: nn.Module, images: Tensor, taps: Sequence[str]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """One pass, and the taps, whose grid must divide the images."""
     seen: dict[tuple[int, str], Tensor] = {}
     maps: list[Tensor] = []
@@ -90,11 +96,19 @@ def _run(encoder: nn.Module, images: Tensor, taps: Sequence[str]) -> tuple[list[
     return maps, {name: _tap(name, seen, maps, encoder.config) for name in taps}
 
 
-def _keep(seen: dict[tuple[int, str], Tensor], key: tuple[int, str], module: nn.Module, given: Any, out: Tensor) -> None:
+def _keep(
+    seen: dict[tuple[int, str], Tensor],
+    key: tuple[int, str],
+    module: nn.Module,
+    given: Any,
+    out: Tensor,
+) -> None:
     seen[key] = out
 
 
-def _tap(name: str, seen: Mapping[tuple[int, str], Tensor], maps: Sequence[Tensor], config: Any) -> Tensor:
+def _tap(
+    name: str, seen: Mapping[tuple[int, str], Tensor], maps: Sequence[Tensor], config: Any
+) -> Tensor:
     kind, number = name[:-1], int(name[-1])
     parts = [seen[number, part] for part in READS[kind]]
     size, heads = maps[number - 1].shape[-2:], config.num_attention_heads[number - 1]
@@ -102,7 +116,9 @@ def _tap(name: str, seen: Mapping[tuple[int, str], Tensor], maps: Sequence[Tenso
         return as_map(parts[0], size)
     if kind == "keys":
         return _by_head(parts[0], heads)
-    return pooled_attention(*(_by_head(part, heads) for part in parts), size, config.sr_ratios[number - 1])
+    return pooled_attention(
+        *(_by_head(part, heads) for part in parts), size, config.sr_ratios[number - 1]
+    )
 
 
 def pooled_attention(queries: Tensor, keys: Tensor, size: Sequence[int], reduction: int) -> Tensor:
@@ -140,7 +156,9 @@ def _padded(images: Tensor, stride: int, normalise: Callable[[Tensor], Tensor]) 
     _tell(stride)
     height, width = images.shape[-2:]
     grey = normalise(torch.full((1, 3, 1, 1), GREY, device=images.device))
-    padded = grey.expand(len(images), -1, -(-height // stride) * stride, -(-width // stride) * stride).clone()
+    padded = grey.expand(
+        len(images), -1, -(-height // stride) * stride, -(-width // stride) * stride
+    ).clone()
     padded[..., :height, :width] = images
     return padded
 
@@ -148,4 +166,7 @@ def _padded(images: Tensor, stride: int, normalise: Callable[[Tensor], Tensor]) 
 @cache
 def _tell(stride: int) -> None:
     """Once for each stride, and not for every batch."""
-    log.warning("graphs of pictures whose sides are no multiples of %d: those of the picture padded with grey up to such multiples", stride)
+    log.warning(
+        "graphs of pictures whose sides are no multiples of %d: those of the picture padded with grey up to such multiples",
+        stride,
+    )

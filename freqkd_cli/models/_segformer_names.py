@@ -12,16 +12,31 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from freqkd_cli.errors import WeightsMissing
-from freqkd_cli.models._weights import load_exact
+from freqkd_cli.weights.state_dict import load_exact
 
 # (hub, now) as templates; {s} is a stage and {b} a block, counted from 0.
 _PAIRS = (
     ("segformer.encoder.patch_embeddings.{s}.", "segformer.stages.{s}.patch_embeddings."),
-    ("segformer.encoder.block.{s}.{b}.layer_norm_1.", "segformer.stages.{s}.blocks.{b}.layernorm_before."),
-    ("segformer.encoder.block.{s}.{b}.layer_norm_2.", "segformer.stages.{s}.blocks.{b}.layernorm_after."),
-    ("segformer.encoder.block.{s}.{b}.attention.self.query.", "segformer.stages.{s}.blocks.{b}.attention.q_proj."),
-    ("segformer.encoder.block.{s}.{b}.attention.self.key.", "segformer.stages.{s}.blocks.{b}.attention.k_proj."),
-    ("segformer.encoder.block.{s}.{b}.attention.self.value.", "segformer.stages.{s}.blocks.{b}.attention.v_proj."),
+    (
+        "segformer.encoder.block.{s}.{b}.layer_norm_1.",
+        "segformer.stages.{s}.blocks.{b}.layernorm_before.",
+    ),
+    (
+        "segformer.encoder.block.{s}.{b}.layer_norm_2.",
+        "segformer.stages.{s}.blocks.{b}.layernorm_after.",
+    ),
+    (
+        "segformer.encoder.block.{s}.{b}.attention.self.query.",
+        "segformer.stages.{s}.blocks.{b}.attention.q_proj.",
+    ),
+    (
+        "segformer.encoder.block.{s}.{b}.attention.self.key.",
+        "segformer.stages.{s}.blocks.{b}.attention.k_proj.",
+    ),
+    (
+        "segformer.encoder.block.{s}.{b}.attention.self.value.",
+        "segformer.stages.{s}.blocks.{b}.attention.v_proj.",
+    ),
     (
         "segformer.encoder.block.{s}.{b}.attention.self.sr.",
         "segformer.stages.{s}.blocks.{b}.attention.sequence_reduction.sequence_reduction.",
@@ -30,7 +45,10 @@ _PAIRS = (
         "segformer.encoder.block.{s}.{b}.attention.self.layer_norm.",
         "segformer.stages.{s}.blocks.{b}.attention.sequence_reduction.layer_norm.",
     ),
-    ("segformer.encoder.block.{s}.{b}.attention.output.dense.", "segformer.stages.{s}.blocks.{b}.attention.o_proj."),
+    (
+        "segformer.encoder.block.{s}.{b}.attention.output.dense.",
+        "segformer.stages.{s}.blocks.{b}.attention.o_proj.",
+    ),
     ("segformer.encoder.block.{s}.{b}.mlp.dense1.", "segformer.stages.{s}.blocks.{b}.mlp.fc1."),
     ("segformer.encoder.block.{s}.{b}.mlp.dense2.", "segformer.stages.{s}.blocks.{b}.mlp.fc2."),
     ("segformer.encoder.block.{s}.{b}.mlp.dwconv.", "segformer.stages.{s}.blocks.{b}.mlp.dwconv."),
@@ -45,11 +63,17 @@ _AUTHORS = (
     (r"block(\d)\.(\d+)\.attn\.q\.", "segformer.encoder.block.{s}.{b}.attention.self.query."),
     (r"block(\d)\.(\d+)\.attn\.kv\.", "segformer.encoder.block.{s}.{b}.attention.self.kv."),
     (r"block(\d)\.(\d+)\.attn\.sr\.", "segformer.encoder.block.{s}.{b}.attention.self.sr."),
-    (r"block(\d)\.(\d+)\.attn\.norm\.", "segformer.encoder.block.{s}.{b}.attention.self.layer_norm."),
+    (
+        r"block(\d)\.(\d+)\.attn\.norm\.",
+        "segformer.encoder.block.{s}.{b}.attention.self.layer_norm.",
+    ),
     (r"block(\d)\.(\d+)\.attn\.proj\.", "segformer.encoder.block.{s}.{b}.attention.output.dense."),
     (r"block(\d)\.(\d+)\.mlp\.fc1\.", "segformer.encoder.block.{s}.{b}.mlp.dense1."),
     (r"block(\d)\.(\d+)\.mlp\.fc2\.", "segformer.encoder.block.{s}.{b}.mlp.dense2."),
-    (r"block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.", "segformer.encoder.block.{s}.{b}.mlp.dwconv.dwconv."),
+    (
+        r"block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.",
+        "segformer.encoder.block.{s}.{b}.mlp.dwconv.dwconv.",
+    ),
     (r"patch_embed(\d)()\.norm\.", "segformer.encoder.patch_embeddings.{s}.layer_norm."),
     (r"patch_embed(\d)()\.proj\.", "segformer.encoder.patch_embeddings.{s}.proj."),
     (r"norm(\d)()\.", "segformer.encoder.layer_norm.{s}."),
@@ -65,7 +89,9 @@ _AUTHORS_HEAD = (
 def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
     rules = []
     for old, new in pairs:
-        pattern = "^" + re.escape(old).replace(r"\{s\}", r"(?P<s>\d+)").replace(r"\{b\}", r"(?P<b>\d+)")
+        pattern = "^" + re.escape(old).replace(r"\{s\}", r"(?P<s>\d+)").replace(
+            r"\{b\}", r"(?P<b>\d+)"
+        )
         rules.append((re.compile(pattern), new.replace("{s}", r"\g<s>").replace("{b}", r"\g<b>")))
     return rules
 
@@ -103,7 +129,10 @@ def authors_to_hub(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = _from_authors(name)
         if ".attention.self.kv." in name:
             half = len(value) // 2
-            out[name.replace(".kv.", ".key.")], out[name.replace(".kv.", ".value.")] = value[:half], value[half:]
+            out[name.replace(".kv.", ".key.")], out[name.replace(".kv.", ".value.")] = (
+                value[:half],
+                value[half:],
+            )
         else:
             out[name] = value
     return out
@@ -131,15 +160,26 @@ def load_any(net: nn.Module, state: Mapping[str, Tensor], *, where: str, new_hea
         if not any(key.startswith("decode_head.") for key in state):
             # Without an encoder either, they are another model's, and no new head would help.
             if not any(key.startswith("segformer.") or ".attention." in key for key in state):
-                raise WeightsMissing(f"{where} holds no weights of a SegFormer", got=", ".join(sorted(state)[:3]) + " ...")
-            raise WeightsMissing(f"{where} has no segmentation head", tip="head: new, which draws one for the recipe's classes")
+                raise WeightsMissing(
+                    f"{where} holds no weights of a SegFormer",
+                    got=", ".join(sorted(state)[:3]) + " ...",
+                )
+            raise WeightsMissing(
+                f"{where} has no segmentation head",
+                tip="head: new, which draws one for the recipe's classes",
+            )
         load_exact(net, state, where=where)
         return
     if any(key.startswith("decode_head.") for key in state):
         drawn = [key for key in net.state_dict() if key.startswith("decode_head.classifier.")]
     else:
         drawn = [key for key in net.state_dict() if key.startswith("decode_head.")]
-        drawn += ["classifier.weight", "classifier.bias"]  # of a checkpoint for image classification
+        drawn += [
+            "classifier.weight",
+            "classifier.bias",
+        ]  # of a checkpoint for image classification
         if not any(key.startswith("segformer.") for key in state):  # an encoder saved alone
-            state = to_now({f"segformer.{key}": value for key, value in state.items() if key not in drawn})
+            state = to_now(
+                {f"segformer.{key}": value for key, value in state.items() if key not in drawn}
+            )
     load_exact(net, state, where=where, ignore=drawn)

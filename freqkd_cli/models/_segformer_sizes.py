@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
-from freqkd_cli.features.json_file import read_object
-from freqkd_cli.models._config import MEAN, STD, Config, number, read_config
 from freqkd_cli.models._segformer_config import Architecture, Description, describe
-from freqkd_cli.models._weights import WEIGHT_FILES, hub_file, is_hub_id, read_state
+from freqkd_cli.runtime.json_file import read_object
+from freqkd_cli.weights.config import MEAN, STD, Config, number, read_config
+from freqkd_cli.weights.state_dict import WEIGHT_FILES, hub_file, is_hub_id, read_state
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
 
@@ -48,11 +48,19 @@ class Weights:
     folder: Path | None
 
     def state(self) -> dict[str, Tensor]:
-        return read_state(self.folder) if self.folder is not None else read_state(hub_file(self.name, WEIGHT_FILES))
+        return (
+            read_state(self.folder)
+            if self.folder is not None
+            else read_state(hub_file(self.name, WEIGHT_FILES))
+        )
 
     def id2label(self) -> dict[int, str] | None:
         """Class names, where somebody named the classes."""
-        return dict(self.description.id2label) if self.description and self.description.id2label else None
+        return (
+            dict(self.description.id2label)
+            if self.description and self.description.id2label
+            else None
+        )
 
     def classes(self) -> int:
         """K of the checkpoint: from its config, or from the shape of its classifier where there is no config."""
@@ -75,13 +83,26 @@ def find_weights(name: str, *, offline: bool = False) -> Weights:
     place = EMBEDDED if name == "embedded" else Path(name).expanduser()
     if place.exists():
         beside = place if place.is_dir() else place.parent
-        config = read_config(beside / "config.json") if place.is_dir() or (beside / "config.json").is_file() else None
+        config = (
+            read_config(beside / "config.json")
+            if place.is_dir() or (beside / "config.json").is_file()
+            else None
+        )
         preprocessor = beside / "preprocessor_config.json"
-        return _weights(name, config, read_object(preprocessor) if preprocessor.is_file() else None, place)
+        return _weights(
+            name, config, read_object(preprocessor) if preprocessor.is_file() else None, place
+        )
     if name == "embedded":
-        raise WeightsMissing("this installation has no embedded teacher", need=EMBEDDED, tip="install freqkd again, or name others")
+        raise WeightsMissing(
+            "this installation has no embedded teacher",
+            need=EMBEDDED,
+            tip="install freqkd again, or name others",
+        )
     if not is_hub_id(name):
-        raise WeightsMissing(f"no weights at {name}", need="embedded, a folder, a weight file, or a hub id such as owner/name")
+        raise WeightsMissing(
+            f"no weights at {name}",
+            need="embedded, a folder, a weight file, or a hub id such as owner/name",
+        )
     config = read_config(hub_file(name, ("config.json",), offline=offline), f"{name}/config.json")
     try:
         preprocessor = read_object(hub_file(name, ("preprocessor_config.json",), offline=offline))
@@ -90,7 +111,9 @@ def find_weights(name: str, *, offline: bool = False) -> Weights:
     return _weights(name, config, preprocessor, None)
 
 
-def _weights(name: str, config: Config | None, preprocessor: Mapping[str, Any] | None, folder: Path | None) -> Weights:
+def _weights(
+    name: str, config: Config | None, preprocessor: Mapping[str, Any] | None, folder: Path | None
+) -> Weights:
     note = config.ours.licence_note if config else None
     if folder is None and name.lower().startswith("nvidia/"):
         note = LICENCE_NOTE
@@ -117,20 +140,33 @@ def architecture(
     """
     wide, deep, many, out = VARIANTS[variant or "b0"]
     if channels is not None and heads is None:
-        many = tuple(max(n for n in range(1, most + 1) if c % n == 0) for c, most in zip(channels, many, strict=True))
+        many = tuple(
+            max(n for n in range(1, most + 1) if c % n == 0)
+            for c, most in zip(channels, many, strict=True)
+        )
     asked = {
         "hidden_sizes": channels if channels is not None else (wide if variant else None),
         "depths": depths if depths is not None else (deep if variant else None),
-        "num_attention_heads": heads if heads is not None else (many if variant or channels is not None else None),
+        "num_attention_heads": heads
+        if heads is not None
+        else (many if variant or channels is not None else None),
         "decoder_hidden_size": decoder if decoder is not None else (out if variant else None),
     }
-    asked = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in asked.items() if value is not None}
+    asked = {
+        key: tuple(value) if isinstance(value, Sequence) else value
+        for key, value in asked.items()
+        if value is not None
+    }
     if weights is not None and weights.description is not None:
         return _as_described(weights.name, weights.description.architecture, asked)
     found = replace(Architecture(), **asked)
     bad = [c for c, n in zip(found.hidden_sizes, found.num_attention_heads, strict=True) if c % n]
     if bad:
-        raise RecipeError(f"{bad[0]} channels cannot be shared by the heads", got=f"heads {found.num_attention_heads}", need="a divisor")
+        raise RecipeError(
+            f"{bad[0]} channels cannot be shared by the heads",
+            got=f"heads {found.num_attention_heads}",
+            need="a divisor",
+        )
     return found
 
 
@@ -138,11 +174,18 @@ def _as_described(name: str, found: Architecture, asked: Mapping[str, Any]) -> A
     for key, value in asked.items():
         own = getattr(found, key)
         if own != value:
-            raise WeightsMissing(f"{name} has another {key} than the recipe says", got=value, need=own, tip="leave it out")
+            raise WeightsMissing(
+                f"{name} has another {key} than the recipe says",
+                got=value,
+                need=own,
+                tip="leave it out",
+            )
     return found
 
 
-def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[list[float], list[float]] | None:
+def normalisation(
+    preprocessor: Mapping[str, Any] | None, where: str
+) -> tuple[list[float], list[float]] | None:
     """Mean and std that a ``preprocessor_config.json`` asks for, in units of [0, 1], or None where it is silent.
 
     Raises:
@@ -151,7 +194,9 @@ def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[l
     if not preprocessor:
         return None
     # Processors read 0 .. 255 and multiply by a factor first; what was written before there was one always divided by 255.
-    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
+    factor = (
+        preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
+    )
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if preprocessor.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -160,7 +205,9 @@ def normalisation(preprocessor: Mapping[str, Any] | None, where: str) -> tuple[l
     if not MEAN.holds(mean) or not STD.holds(std) or not number(1e-9, 1e9).holds(factor):
         got = f"image_mean {mean}, image_std {std}, rescale_factor {factor}"
         raise WeightsMissing(
-            f"the preprocessor_config.json of {where} says no mean and std", got=got, need="three numbers each, std and factor above 0"
+            f"the preprocessor_config.json of {where} says no mean and std",
+            got=got,
+            need="three numbers each, std and factor above 0",
         )
     unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
     return [x / unit for x in mean], [x / unit for x in std]

@@ -55,7 +55,10 @@ class SS2D(nn.Module):
         self.Ds = nn.Parameter(torch.empty(GROUPS * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
-        for shape_of_time in (self.A_logs, self.dt_projs_bias):  # decay to 0 would pull every channel to one speed (as mamba-ssm has it)
+        for shape_of_time in (
+            self.A_logs,
+            self.dt_projs_bias,
+        ):  # decay to 0 would pull every channel to one speed (as mamba-ssm has it)
             shape_of_time.no_weight_decay = True
         self.draw()
 
@@ -65,9 +68,17 @@ class SS2D(nn.Module):
         bound = self.x_proj_weight.shape[-1] ** -0.5
         self.x_proj_weight.uniform_(-bound, bound)
         self.dt_projs_weight.uniform_(-(self.rank**-0.5), self.rank**-0.5)
-        step = torch.empty_like(self.dt_projs_bias).uniform_(math.log(STEP_MIN), math.log(STEP_MAX)).exp()
-        self.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
-        self.A_logs.copy_(torch.arange(1, self.state + 1, device=self.A_logs.device).log().expand_as(self.A_logs))
+        step = (
+            torch.empty_like(self.dt_projs_bias)
+            .uniform_(math.log(STEP_MIN), math.log(STEP_MAX))
+            .exp()
+        )
+        self.dt_projs_bias.copy_(
+            step + torch.log(-torch.expm1(-step))
+        )  # softplus of it is the step
+        self.A_logs.copy_(
+            torch.arange(1, self.state + 1, device=self.A_logs.device).log().expand_as(self.A_logs)
+        )
         self.Ds.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +100,9 @@ class SS2D(nn.Module):
             x = self._projected(x.to(self.Ds.dtype))[0]
             _, delta, A, B, C, _, bias = (t.float() for t in self.operands(x))
             size = (x.shape[-2], x.shape[-1])
-            return state_affinity(step_sizes(delta, bias), A, B, C, size=size, pooling=node_matrix(size, grid, A)).unsqueeze(1)
+            return state_affinity(
+                step_sizes(delta, bias), A, B, C, size=size, pooling=node_matrix(size, grid, A)
+            ).unsqueeze(1)
 
     def uncounted(self, x: Tensor) -> int:
         """Floating-point operations of the scan, which torch's counter does not see: 7 N + 5 for every row and step.
@@ -105,7 +118,9 @@ class SS2D(nn.Module):
         delta, B, C = (self.x_proj_weight @ u).split([self.rank, self.state, self.state], dim=2)
         delta = self.dt_projs_weight @ delta
         A = -self.A_logs.float().exp()
-        return Operands(u.flatten(1, 2), delta.flatten(1, 2), A, B, C, self.Ds, self.dt_projs_bias.flatten())
+        return Operands(
+            u.flatten(1, 2), delta.flatten(1, 2), A, B, C, self.Ds, self.dt_projs_bias.flatten()
+        )
 
 
 class DropPath(nn.Module):
@@ -170,13 +185,24 @@ def stem(dim: int, vanilla: bool) -> nn.Sequential:
     if vanilla:
         return nn.Sequential(Conv(3, dim, 4, 4), nn.Identity(), nn.LayerNorm(dim))
     first, second = Conv(3, dim // 2, 3, 2, 1), Conv(dim // 2, dim, 3, 2, 1)
-    return nn.Sequential(first, nn.Identity(), nn.LayerNorm(dim // 2), nn.Identity(), nn.GELU(), second, nn.Identity(), nn.LayerNorm(dim))
+    return nn.Sequential(
+        first,
+        nn.Identity(),
+        nn.LayerNorm(dim // 2),
+        nn.Identity(),
+        nn.GELU(),
+        second,
+        nn.Identity(),
+        nn.LayerNorm(dim),
+    )
 
 
 def downsample(given: int, out: int, vanilla: bool) -> nn.Sequential:
     """Half the sides, rounded up."""
     if vanilla:
-        return nn.Sequential(PatchMerging(), nn.LayerNorm(4 * given), nn.Linear(4 * given, out, bias=False))
+        return nn.Sequential(
+            PatchMerging(), nn.LayerNorm(4 * given), nn.Linear(4 * given, out, bias=False)
+        )
     return nn.Sequential(nn.Identity(), Conv(given, out, 3, 2, 1), nn.Identity(), nn.LayerNorm(out))
 
 
@@ -204,7 +230,9 @@ class Backbone(nn.Module):
             self.add_module(f"outnorm{i}", nn.LayerNorm(dim))
         self.apply(_draw)
 
-    def forward(self, images: Tensor, graphs: Collection[int] = ()) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def forward(
+        self, images: Tensor, graphs: Collection[int] = ()
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
         """``[B, 3, H, W]`` -> four maps ``[B, C, h, w]``, each after its own norm, and the affinity of the last block of asked stages.
 
         Args:

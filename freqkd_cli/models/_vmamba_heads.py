@@ -50,7 +50,11 @@ class UPerHead(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         deep = stages[-1]
-        levels = [self.bottleneck(torch.cat([deep, *(resized(branch(deep), deep) for branch in self.pyramid)], dim=1))]
+        levels = [
+            self.bottleneck(
+                torch.cat([deep, *(resized(branch(deep), deep) for branch in self.pyramid)], dim=1)
+            )
+        ]
         for lateral, x in zip(self.lateral[::-1], stages[-2::-1], strict=True):
             levels.append(lateral(x) + resized(levels[-1], x))
         levels[1:] = [smooth(x) for smooth, x in zip(self.smooth[::-1], levels[1:], strict=True)]
@@ -58,7 +62,11 @@ class UPerHead(nn.Module):
 
 
 def conv_bn_relu(given: int, out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(given, out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(given, out, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(inplace=True),
+    )
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:

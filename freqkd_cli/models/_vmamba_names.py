@@ -14,7 +14,7 @@ from torch import Tensor
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.models._vmamba_blocks import Backbone
 from freqkd_cli.models._vmamba_sizes import VARIANTS
-from freqkd_cli.models._weights import load_exact
+from freqkd_cli.weights.state_dict import load_exact
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +72,20 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
     """
     found, left = to_now(state)
     wanted = backbone.state_dict()
-    found = {key: _shaped(value, wanted[key]) if key in wanted else value for key, value in found.items()}
+    found = {
+        key: _shaped(value, wanted[key]) if key in wanted else value for key, value in found.items()
+    }
     norms = [key for key in wanted if key.startswith("outnorm")]
     absent = [] if any(key in found for key in norms) else norms
     try:
         load_exact(backbone, found, where=where, ignore=absent)
     except WeightsMissing as error:
         of = _variant(found)
-        tip = f"variant: {of}, which has their depths and widths" if of and VARIANTS[of] != backbone.size else None
+        tip = (
+            f"variant: {of}, which has their depths and widths"
+            if of and VARIANTS[of] != backbone.size
+            else None
+        )
         raise WeightsMissing(error.what, got=error.got, need=error.need, tip=tip) from None
     renamed = sum(key not in state and f"backbone.{key}" not in state for key in found)
     log.info(
@@ -101,7 +107,10 @@ def _variant(state: Mapping[str, Tensor]) -> str | None:
         inner = len(state[f"{firsts[0]}op.out_norm.weight"])
     except KeyError:
         return None
-    depths = tuple(sum(bool(re.match(rf"layers\.{i}\.blocks\.\d+\.norm\.weight$", key)) for key in state) for i in range(4))
+    depths = tuple(
+        sum(bool(re.match(rf"layers\.{i}\.blocks\.\d+\.norm\.weight$", key)) for key in state)
+        for i in range(4)
+    )
     for name, size in VARIANTS.items():
         if (size.depths, size.dims, size.inner(dims[0])) == (depths, dims, inner):
             return name

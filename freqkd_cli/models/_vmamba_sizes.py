@@ -49,6 +49,10 @@ VARIANTS: dict[str, Size] = {
     "tiny_s2l5": Size((2, 2, 5, 2), _WIDE, state=1, ratio=2, drop_path=0.2, decoder=256),
     "small": Size((2, 2, 15, 2), _WIDE, state=1, ratio=2, drop_path=0.3, decoder=256),
     "small_s1l20": Size((2, 2, 20, 2), _WIDE, state=1, ratio=1, drop_path=0.3, decoder=256),
-    "vanilla_tiny": Size((2, 2, 9, 2), _WIDE, state=16, ratio=2, drop_path=0.2, decoder=256, vanilla=True),
-    "vanilla_small": Size((2, 2, 27, 2), _WIDE, state=16, ratio=2, drop_path=0.3, decoder=256, vanilla=True),
+    "vanilla_tiny": Size(
+        (2, 2, 9, 2), _WIDE, state=16, ratio=2, drop_path=0.2, decoder=256, vanilla=True
+    ),
+    "vanilla_small": Size(
+        (2, 2, 27, 2), _WIDE, state=16, ratio=2, drop_path=0.3, decoder=256, vanilla=True
+    ),
 }

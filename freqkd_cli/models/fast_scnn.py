@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._pooling import PoolingBranch
-from freqkd_cli.models._segmenter import Segmenter
 
 BINS = (1, 2, 3, 6)
 
@@ -40,7 +40,9 @@ def build(
     return FastSCNN(classes=classes, width=width, dropout=dropout, auxiliary=auxiliary)
 
 
-def taps(*, classes: int, width: float = 1.0, dropout: float = 0.1, auxiliary: bool = False) -> tuple[Tap, ...]:
+def taps(
+    *, classes: int, width: float = 1.0, dropout: float = 0.1, auxiliary: bool = False
+) -> tuple[Tap, ...]:
     """The named places, from the arguments alone."""
     quarter, ltd, encoder16, _, encoder = (scaled(c, width) for c in (48, 64, 64, 96, 128))
     listed = (
@@ -68,17 +70,32 @@ class FastSCNN(Segmenter):
 
     def __init__(self, *, classes: int, width: float, dropout: float, auxiliary: bool) -> None:
         arguments = {"width": width, "dropout": dropout, "auxiliary": auxiliary}
-        super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
+        super().__init__(
+            classes=classes,
+            arguments=arguments,
+            tap_names=[tap.name for tap in taps(classes=classes, **arguments)],
+        )
         c32, c48, c64, c96, c128 = (scaled(c, width) for c in (32, 48, 64, 96, 128))
         self.learning_to_downsample = nn.Sequential(
-            conv_bn_relu(3, c32, kernel=3, stride=2), separable(c32, c48, stride=2), separable(c48, c64, stride=2)
+            conv_bn_relu(3, c32, kernel=3, stride=2),
+            separable(c32, c48, stride=2),
+            separable(c48, c64, stride=2),
         )
         self.global_features = nn.ModuleList(
-            [bottlenecks(c64, c64, stride=2), bottlenecks(c64, c96, stride=2), bottlenecks(c96, c128, stride=1)]
+            [
+                bottlenecks(c64, c64, stride=2),
+                bottlenecks(c64, c96, stride=2),
+                bottlenecks(c96, c128, stride=1),
+            ]
         )
         self.pyramid = PyramidPooling(c128)
         self.fusion = FeatureFusion(c64, c128)
-        self.classifier = nn.Sequential(separable(c128, c128), separable(c128, c128), nn.Dropout(dropout), nn.Conv2d(c128, classes, 1))
+        self.classifier = nn.Sequential(
+            separable(c128, c128),
+            separable(c128, c128),
+            nn.Dropout(dropout),
+            nn.Conv2d(c128, classes, 1),
+        )
         self.auxiliary = nn.ModuleDict()
         if auxiliary:
             self.auxiliary["aux1"] = auxiliary_head(c64, classes, dropout)
@@ -91,15 +108,34 @@ class FastSCNN(Segmenter):
         encoder16 = self.global_features[0](ltd)
         encoder = self.pyramid(self.global_features[2](self.global_features[1](encoder16)))
         decoder = self.fusion(ltd, encoder)
-        found = {"logits": self.classifier(decoder), "stage1": stage1, "ltd": ltd, "encoder16": encoder16}
-        found |= {"encoder": encoder, "decoder": decoder, "stage2": ltd, "stage3": encoder16, "stage4": encoder}
+        found = {
+            "logits": self.classifier(decoder),
+            "stage1": stage1,
+            "ltd": ltd,
+            "encoder16": encoder16,
+        }
+        found |= {
+            "encoder": encoder,
+            "decoder": decoder,
+            "stage2": ltd,
+            "stage3": encoder16,
+            "stage4": encoder,
+        }
         if self.training:
-            found |= {name: head(ltd if name == "aux1" else encoder) for name, head in self.auxiliary.items() if name in taps}
+            found |= {
+                name: head(ltd if name == "aux1" else encoder)
+                for name, head in self.auxiliary.items()
+                if name in taps
+            }
         return found
 
 
 def conv_bn_relu(given: int, out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(given, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(given, out, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(inplace=True),
+    )
 
 
 def separable(given: int, out: int, *, stride: int = 1) -> nn.Sequential:
@@ -113,9 +149,13 @@ def separable(given: int, out: int, *, stride: int = 1) -> nn.Sequential:
     )
 
 
-def bottlenecks(given: int, out: int, *, stride: int, expansion: int = 6, repeats: int = 3) -> nn.Sequential:
+def bottlenecks(
+    given: int, out: int, *, stride: int, expansion: int = 6, repeats: int = 3
+) -> nn.Sequential:
     steps = [(given, stride)] + [(out, 1)] * (repeats - 1)
-    return nn.Sequential(*(Bottleneck(channels, out, stride=s, expansion=expansion) for channels, s in steps))
+    return nn.Sequential(
+        *(Bottleneck(channels, out, stride=s, expansion=expansion) for channels, s in steps)
+    )
 
 
 class Bottleneck(nn.Module):
@@ -145,7 +185,9 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([PoolingBranch(channels, channels // 4, bins) for bins in BINS])
+        self.branches = nn.ModuleList(
+            [PoolingBranch(channels, channels // 4, bins) for bins in BINS]
+        )
         self.mix = conv_bn_relu(channels + len(BINS) * (channels // 4), channels, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +200,9 @@ class FeatureFusion(nn.Module):
     def __init__(self, skip: int, deep: int) -> None:
         super().__init__()
         self.smooth = nn.Sequential(
-            nn.Conv2d(deep, deep, 3, padding=4, dilation=4, groups=deep, bias=False), nn.BatchNorm2d(deep), nn.ReLU(inplace=True)
+            nn.Conv2d(deep, deep, 3, padding=4, dilation=4, groups=deep, bias=False),
+            nn.BatchNorm2d(deep),
+            nn.ReLU(inplace=True),
         )
         self.deep = nn.Sequential(nn.Conv2d(deep, deep, 1), nn.BatchNorm2d(deep))
         self.skip = nn.Sequential(nn.Conv2d(skip, deep, 1), nn.BatchNorm2d(deep))
@@ -172,4 +216,6 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def auxiliary_head(channels: int, classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(*conv_bn_relu(channels, 32, kernel=3), nn.Dropout(dropout), nn.Conv2d(32, classes, 1))
+    return nn.Sequential(
+        *conv_bn_relu(channels, 32, kernel=3), nn.Dropout(dropout), nn.Conv2d(32, classes, 1)
+    )

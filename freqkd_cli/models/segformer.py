@@ -22,13 +22,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
+from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segformer_config import Architecture
 from freqkd_cli.models._segformer_graphs import as_map, attention_taps, encode
 from freqkd_cli.models._segformer_names import load_any, to_hub, to_now
-from freqkd_cli.models._segformer_sizes import LICENCE_NOTE, Weights, architecture, find_weights, normalisation, reduces_labels
-from freqkd_cli.models._segmenter import Segmenter
-from freqkd_cli.models._weights import load_exact
+from freqkd_cli.models._segformer_sizes import (
+    LICENCE_NOTE,
+    Weights,
+    architecture,
+    find_weights,
+    normalisation,
+    reduces_labels,
+)
+from freqkd_cli.weights.state_dict import load_exact
 
 __all__ = ["LICENCE_NOTE", "SegFormer", "build", "taps"]
 
@@ -71,9 +78,16 @@ def build(
         WeightsMissing: no such weights, or a tensor is missing, unexpected or of another shape.
     """
     source = find_weights(weights) if weights else None
-    sizes = architecture(source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder)
+    sizes = architecture(
+        source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder
+    )
     kept = source is not None and head == "keep"
-    model = SegFormer(classes=source.classes() if source and kept else classes, sizes=sizes, drop_path=drop_path, dropout=dropout)
+    model = SegFormer(
+        classes=source.classes() if source and kept else classes,
+        sizes=sizes,
+        drop_path=drop_path,
+        dropout=dropout,
+    )
     if source is None:
         return model
     load_any(model.net, source.state(), where=source.name, new_head=not kept)
@@ -82,7 +96,10 @@ def build(
     if model.licence_note:
         log.warning("%s: %s", source.name, model.licence_note)
     if reduces_labels(source.preprocessor):
-        log.warning("%s was trained with reduced labels: its class 0 is value 1 of the masks, whose 0 is void", source.name)
+        log.warning(
+            "%s was trained with reduced labels: its class 0 is value 1 of the masks, whose 0 is void",
+            source.name,
+        )
     given = normalisation(source.preprocessor, source.name)
     if given:
         model.set_normalisation(*given)
@@ -104,7 +121,9 @@ def taps(
 ) -> tuple[Tap, ...]:
     """The named places, from the arguments and the weights' ``config.json``, where that is on this machine; nothing is downloaded."""
     source = _at_hand(weights) if weights else None
-    sizes = architecture(source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder)
+    sizes = architecture(
+        source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder
+    )
     return _listed(sizes, source.classes() if source and head == "keep" else classes)
 
 
@@ -130,7 +149,10 @@ def fetch(*, weights: str | None = None, **_: Any) -> None:
 
 def _listed(sizes: Architecture, classes: int) -> tuple[Tap, ...]:
     strides = sizes.stage_strides
-    stages = [Tap(f"stage{i}", s, c) for i, (s, c) in enumerate(zip(strides, sizes.hidden_sizes, strict=True), start=1)]
+    stages = [
+        Tap(f"stage{i}", s, c)
+        for i, (s, c) in enumerate(zip(strides, sizes.hidden_sizes, strict=True), start=1)
+    ]
     return (
         *stages,
         Tap("decoder", strides[0], sizes.decoder_hidden_size),
@@ -147,7 +169,9 @@ class SegFormer(Segmenter):
     ``SegformerForSemanticSegmentation``.
     """
 
-    def __init__(self, *, classes: int, sizes: Architecture, drop_path: float, dropout: float) -> None:
+    def __init__(
+        self, *, classes: int, sizes: Architecture, drop_path: float, dropout: float
+    ) -> None:
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
         arguments = {
@@ -158,10 +182,16 @@ class SegFormer(Segmenter):
             "drop_path": drop_path,
             "dropout": dropout,
         }
-        super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in _listed(sizes, classes)])
+        super().__init__(
+            classes=classes,
+            arguments=arguments,
+            tap_names=[tap.name for tap in _listed(sizes, classes)],
+        )
         self.attention_taps = attention_taps(sizes)
         rates = {"drop_path_rate": drop_path, "classifier_dropout_prob": dropout}
-        self.net = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes, **sizes.keywords(), **rates))
+        self.net = SegformerForSemanticSegmentation(
+            SegformerConfig(num_labels=classes, **sizes.keywords(), **rates)
+        )
         self.net.segformer.apply(_draw_encoder)
         _draw_head(self.net.decode_head)
         self.net.train()  # as every module is born; transformers' are born so too, this says it
@@ -173,7 +203,11 @@ class SegFormer(Segmenter):
         head = self.net.decode_head
         decoder = head.activation(head.batch_norm(self._fuse(stages)))
         found |= {f"stage{i}": x for i, x in enumerate(stages, start=1)}
-        return found | {"encoder": stages[3], "decoder": decoder, "logits": head.classifier(head.dropout(decoder))}
+        return found | {
+            "encoder": stages[3],
+            "decoder": decoder,
+            "logits": head.classifier(head.dropout(decoder)),
+        }
 
     def _fuse(self, stages: Sequence[Tensor]) -> Tensor:
         """sum_i up(F_i (P_i x_i + p_i)), F_i the slice of the fusion that meets stage i (the last stage comes first in it)."""
@@ -182,13 +216,24 @@ class SegFormer(Segmenter):
         size = stages[0].shape[-2:]
         total: Tensor | None = None
         device = stages[0].device.type
-        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # a product of weights: rounded once, not twice
+        with torch.autocast(
+            "cpu" if device == "meta" else device, enabled=False
+        ):  # a product of weights: rounded once, not twice
             slices = head.linear_fuse.weight.flatten(1).split(width, dim=1)[::-1]
-            maps = [part @ linear.proj.weight for part, linear in zip(slices, head.linear_projections, strict=True)]
-            bias = sum(part @ linear.proj.bias for part, linear in zip(slices, head.linear_projections, strict=True))
+            maps = [
+                part @ linear.proj.weight
+                for part, linear in zip(slices, head.linear_projections, strict=True)
+            ]
+            bias = sum(
+                part @ linear.proj.bias
+                for part, linear in zip(slices, head.linear_projections, strict=True)
+            )
         for i in (3, 2, 1, 0):
             # A constant survives upsampling, so all four biases ride on the smallest map.
-            y = as_map(F.linear(stages[i].flatten(2).transpose(1, 2), maps[i], bias if i == 3 else None), stages[i].shape[-2:])
+            y = as_map(
+                F.linear(stages[i].flatten(2).transpose(1, 2), maps[i], bias if i == 3 else None),
+                stages[i].shape[-2:],
+            )
             if i > 0:
                 y = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
             total = y if total is None else total + y
@@ -199,10 +244,19 @@ class SegFormer(Segmenter):
         if torch.compiler.is_exporting():  # sizes are symbols there
             return
         config = self.net.config
-        for stride, reduction in zip(accumulate(config.strides, mul), config.sr_ratios, strict=True):
+        for stride, reduction in zip(
+            accumulate(config.strides, mul), config.sr_ratios, strict=True
+        ):
             if min(-(-n // stride) for n in images.shape[-2:]) < reduction:
-                need = max(s * (r - 1) + 1 for s, r in zip(accumulate(config.strides, mul), config.sr_ratios, strict=True))
-                raise ShapeError("images are too small for this SegFormer", got=tuple(images.shape[-2:]), need=f"at least {need} a side")
+                need = max(
+                    s * (r - 1) + 1
+                    for s, r in zip(accumulate(config.strides, mul), config.sr_ratios, strict=True)
+                )
+                raise ShapeError(
+                    "images are too small for this SegFormer",
+                    got=tuple(images.shape[-2:]),
+                    need=f"at least {need} a side",
+                )
 
     def portable_state(self) -> dict[str, Tensor]:
         """Names as files on the hub have them, which every version of transformers reads."""
@@ -227,7 +281,9 @@ def _draw_encoder(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        fan_out = (
+            module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        )
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         nn.init.zeros_(module.bias)

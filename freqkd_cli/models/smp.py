@@ -18,15 +18,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._config import read_config
 from freqkd_cli.models._pooling import make_exportable
-from freqkd_cli.models._segmenter import Segmenter
-from freqkd_cli.models._weights import load_exact, read_state
 from freqkd_cli.registry import did_you_mean
+from freqkd_cli.weights.config import read_config
+from freqkd_cli.weights.state_dict import load_exact, read_state
 
-Three = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
-Deviations = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+Three = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)
+]
+Deviations = Annotated[
+    list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)
+]
 
 
 def build(
@@ -55,12 +59,19 @@ def build(
         WeightsMissing: weights that are not there, or do not fit.
     """
     state = None if weights is None else read_state(Path(weights).expanduser())
-    model = SMP(classes=_classes(state) or classes, arch=arch, encoder=encoder, encoder_weights=encoder_weights)
+    model = SMP(
+        classes=_classes(state) or classes,
+        arch=arch,
+        encoder=encoder,
+        encoder_weights=encoder_weights,
+    )
     if state is not None:
         model.load_portable(state, where=str(weights))
         _describe(model, Path(str(weights)).expanduser() / "config.json")
     if mean or std:
-        model.set_normalisation(mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist())
+        model.set_normalisation(
+            mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist()
+        )
     return model
 
 
@@ -76,7 +87,9 @@ def taps(
 ) -> tuple[Tap, ...]:
     """The named places, measured on a model without storage (the ``meta`` device). Of weights that are here, the head is counted."""
     place = Path(weights).expanduser() if weights else None
-    return _measured(arch, encoder, _classes(read_state(place) if place and place.exists() else None) or classes)
+    return _measured(
+        arch, encoder, _classes(read_state(place) if place and place.exists() else None) or classes
+    )
 
 
 def _classes(state: Mapping[str, Tensor] | None) -> int | None:
@@ -100,7 +113,10 @@ def _measured(arch: str, encoder: str, classes: int) -> tuple[Tap, ...]:
         stages, decoder, logits = _pass(net.eval(), torch.zeros(1, 3, side, side, device=device))
     found = [Tap(name, side // x.shape[-1], x.shape[1]) for name, x in stages.items()]
     if not found:
-        raise RecipeError(f"{arch} with {encoder} has no feature map at 1/4 or below", tip="another arch or encoder")
+        raise RecipeError(
+            f"{arch} with {encoder} has no feature map at 1/4 or below",
+            tip="another arch or encoder",
+        )
     deepest = found[-1]
     return (
         *found,
@@ -125,20 +141,46 @@ def _create(arch: str, encoder: str, classes: int, encoder_weights: str | None =
 
     known = library.MODEL_ARCHITECTURES_MAPPING
     if arch.lower() not in known:
-        raise RecipeError(f"smp has no arch {arch!r}{did_you_mean(arch, known)}", need=f"one of {', '.join(known)}")
+        raise RecipeError(
+            f"smp has no arch {arch!r}{did_you_mean(arch, known)}",
+            need=f"one of {', '.join(known)}",
+        )
     offered = library.encoders.get_encoder_names()
     if not encoder.startswith(("tu-", "timm-")) and encoder not in offered:
         hint = did_you_mean(encoder, offered)
-        raise RecipeError(f"smp has no encoder {encoder!r}{hint}", need="one of its encoders, or tu- and a timm name")
-    sizes = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}  # a vision transformer is tied to one size otherwise
+        raise RecipeError(
+            f"smp has no encoder {encoder!r}{hint}",
+            need="one of its encoders, or tu- and a timm name",
+        )
+    sizes = (
+        {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
+    )  # a vision transformer is tied to one size otherwise
     try:
-        return library.create_model(arch, encoder_name=encoder, encoder_weights=encoder_weights, in_channels=3, classes=classes, **sizes)
+        return library.create_model(
+            arch,
+            encoder_name=encoder,
+            encoder_weights=encoder_weights,
+            in_channels=3,
+            classes=classes,
+            **sizes,
+        )
     except OSError as error:  # the hub's errors are of this kind
         raise WeightsMissing(
-            f"encoder weights {encoder_weights!r} for {encoder} could not be fetched", got=_line(error), tip="encoder_weights: null"
+            f"encoder weights {encoder_weights!r} for {encoder} could not be fetched",
+            got=_line(error),
+            tip="encoder_weights: null",
         ) from error
-    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
-        raise RecipeError(f"smp cannot make {arch} with encoder {encoder}", got=_line(error)) from error
+    except (
+        KeyError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        NotImplementedError,
+    ) as error:
+        raise RecipeError(
+            f"smp cannot make {arch} with encoder {encoder}", got=_line(error)
+        ) from error
 
 
 def _line(error: Exception) -> str:
@@ -171,9 +213,15 @@ def _pass(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Te
 class SMP(Segmenter):
     """Taps: ``stage1`` (1/4) to ``stage4`` (1/32) as far as the encoder goes, ``encoder`` (the deepest), ``decoder``, ``logits``."""
 
-    def __init__(self, *, classes: int, arch: str, encoder: str, encoder_weights: str | None) -> None:
+    def __init__(
+        self, *, classes: int, arch: str, encoder: str, encoder_weights: str | None
+    ) -> None:
         listed = _measured(arch, encoder, classes)
-        super().__init__(classes=classes, arguments={"arch": arch, "encoder": encoder}, tap_names=[tap.name for tap in listed])
+        super().__init__(
+            classes=classes,
+            arguments={"arch": arch, "encoder": encoder},
+            tap_names=[tap.name for tap in listed],
+        )
         self.strides = {tap.name: tap.stride for tap in listed}
         self.deepest = next(tap.alias for tap in listed if tap.alias)
         self.net = _create(arch, encoder, classes, encoder_weights)
@@ -184,7 +232,10 @@ class SMP(Segmenter):
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
         divisor = _divisor(self.net)
-        right, below = _cells(width, divisor) * divisor - width, _cells(height, divisor) * divisor - height
+        right, below = (
+            _cells(width, divisor) * divisor - width,
+            _cells(height, divisor) * divisor - height,
+        )
         # Zero after the normalisation is the mean colour.
         stages, decoder, logits = _pass(self.net, F.pad(images, (0, right, 0, below)))
         found = stages | {"decoder": decoder, "logits": logits, "encoder": stages[self.deepest]}

@@ -16,18 +16,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
+from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._segmenter import Segmenter
 from freqkd_cli.models._vmamba_blocks import Backbone
 from freqkd_cli.models._vmamba_heads import MLPHead, UPerHead
 from freqkd_cli.models._vmamba_names import load_backbone
 from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
-from freqkd_cli.models._weights import read_state
 from freqkd_cli.scan.backends import choose
+from freqkd_cli.weights.state_dict import read_state
 
 log = logging.getLogger(__name__)
 
-Variant = Literal["nano", "micro", "tiny", "tiny_s2l5", "small", "small_s1l20", "vanilla_tiny", "vanilla_small"]
+Variant = Literal[
+    "nano", "micro", "tiny", "tiny_s2l5", "small", "small_s1l20", "vanilla_tiny", "vanilla_small"
+]
 Head = Literal["mlp", "upernet"]
 Scan = Literal["auto", "mamba-ssm", "numba", "parallel", "torch"]
 
@@ -61,9 +63,13 @@ def build(
     """
     size = VARIANTS[variant]
     rate = size.drop_path if drop_path is None else drop_path
-    model = VMamba(classes=classes, variant=variant, head=head, drop_path=rate, dropout=dropout, scan=scan)
+    model = VMamba(
+        classes=classes, variant=variant, head=head, drop_path=rate, dropout=dropout, scan=scan
+    )
     if encoder_weights is not None:
-        load_backbone(model.backbone, read_state(Path(encoder_weights).expanduser()), encoder_weights)
+        load_backbone(
+            model.backbone, read_state(Path(encoder_weights).expanduser()), encoder_weights
+        )
     return model
 
 
@@ -116,9 +122,22 @@ class VMamba(Segmenter):
 
     one_size = True  # the halvings of a scan in a graph are as many as its length says
 
-    def __init__(self, *, classes: int, variant: Variant, head: Head, drop_path: float, dropout: float, scan: Scan) -> None:
+    def __init__(
+        self,
+        *,
+        classes: int,
+        variant: Variant,
+        head: Head,
+        drop_path: float,
+        dropout: float,
+        scan: Scan,
+    ) -> None:
         arguments = {"variant": variant, "head": head, "drop_path": drop_path, "dropout": dropout}
-        super().__init__(classes=classes, arguments=arguments, tap_names=[tap.name for tap in taps(classes=classes, **arguments)])
+        super().__init__(
+            classes=classes,
+            arguments=arguments,
+            tap_names=[tap.name for tap in taps(classes=classes, **arguments)],
+        )
         size = VARIANTS[variant]
         channels = _decoder(size, head)
         self.scan = scan
@@ -131,12 +150,26 @@ class VMamba(Segmenter):
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
-        if not torch.compiler.is_exporting() and min(height, width) < SMALLEST:  # sizes are symbols while exporting
-            raise ShapeError("images are too small for VMamba", got=(height, width), need=f"at least {SMALLEST} a side")
-        stages, graphs = self.backbone(images, [stage for stage in range(4) if f"affinity{stage + 1}" in taps])
+        if (
+            not torch.compiler.is_exporting() and min(height, width) < SMALLEST
+        ):  # sizes are symbols while exporting
+            raise ShapeError(
+                "images are too small for VMamba",
+                got=(height, width),
+                need=f"at least {SMALLEST} a side",
+            )
+        stages, graphs = self.backbone(
+            images, [stage for stage in range(4) if f"affinity{stage + 1}" in taps]
+        )
         decoder = self.head(stages)
-        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)} | {f"affinity{i + 1}": x for i, x in graphs.items()}
-        return found | {"encoder": stages[3], "decoder": decoder, "logits": self.classifier(self.dropout(decoder))}
+        found = {f"stage{i}": x for i, x in enumerate(stages, start=1)} | {
+            f"affinity{i + 1}": x for i, x in graphs.items()
+        }
+        return found | {
+            "encoder": stages[3],
+            "decoder": decoder,
+            "logits": self.classifier(self.dropout(decoder)),
+        }
 
     def ready(self, device: torch.device) -> None:
         """Say what computes the scans.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from freqkd_cli.recipe.dump import digest, dump
 from freqkd_cli.recipe.load import load, loads
-from freqkd_cli.recipe.schema import Recipe
+from freqkd_cli.recipe.resolved import digest, dump
+from freqkd_cli.recipe.sections import Recipe
 
 __all__ = ["Recipe", "digest", "dump", "load", "loads"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic_core import to_jsonable_python
 
 from freqkd_cli import registry
-from freqkd_cli.recipe.schema import DRAWER, SECTIONS, VERSION, Section
+from freqkd_cli.recipe.sections import DRAWER, SECTIONS, VERSION, Section
 
 _ENTRY = re.compile(r"^(\s*)([A-Za-z_][\w, ]*?)\s*(?:\([^)]*\))?:\s*(.*)$")
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -25,7 +25,11 @@ def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
     for key, parameter in inspect.signature(build).parameters.items():
         if key in registry.FILLED_IN[drawer]:
             continue
-        row: dict[str, Any] = {"name": key, "type": spelled(hints[key]), "required": parameter.default is inspect.Parameter.empty}
+        row: dict[str, Any] = {
+            "name": key,
+            "type": spelled(hints[key]),
+            "required": parameter.default is inspect.Parameter.empty,
+        }
         if not row["required"]:
             row["default"] = to_jsonable_python(parameter.default)
         rows.append(row | {"about": about.get(key, "")})
@@ -36,7 +40,13 @@ def spelled(hint: Any) -> str:
     """An annotation as a person would write it: ``low | high``, ``float > 0``, ``[int, int]``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [f"{_BOUNDS[key]} {getattr(m, key)}" for note in inner[1:] for m in _metadata(note) for key in _BOUNDS if hasattr(m, key)]
+        bounds = [
+            f"{_BOUNDS[key]} {getattr(m, key)}"
+            for note in inner[1:]
+            for m in _metadata(note)
+            for key in _BOUNDS
+            if hasattr(m, key)
+        ]
         return " ".join([spelled(inner[0]), *bounds])
     if origin is Literal:
         return " | ".join(_word(value) for value in inner)
@@ -45,12 +55,16 @@ def spelled(hint: Any) -> str:
     if origin in (tuple, list):
         return f"[{', '.join('...' if kind is Ellipsis else spelled(kind) for kind in inner)}]"
     if origin is not None:
-        return f"{getattr(origin, '__name__', origin)}[{', '.join(spelled(kind) for kind in inner)}]"
+        return (
+            f"{getattr(origin, '__name__', origin)}[{', '.join(spelled(kind) for kind in inner)}]"
+        )
     return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _word(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _metadata(note: Any) -> list[Any]:
@@ -83,7 +97,12 @@ def schema() -> dict[str, Any]:
     sections: dict[str, Any] = {"version": {"const": VERSION}}
     for key, model in SECTIONS.items():
         if key in DRAWER:
-            one = {"oneOf": [_with_part(model, DRAWER[key], name, shared) for name in registry.names(DRAWER[key])]}
+            one = {
+                "oneOf": [
+                    _with_part(model, DRAWER[key], name, shared)
+                    for name in registry.names(DRAWER[key])
+                ]
+            }
         else:
             one = _own(model, shared)
             one["oneOf"] = [{"required": ["epochs"]}, {"required": ["steps"]}]
@@ -109,7 +128,9 @@ def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _with_part(model: type[Section], drawer: str, name: str, shared: dict[str, Any]) -> dict[str, Any]:
+def _with_part(
+    model: type[Section], drawer: str, name: str, shared: dict[str, Any]
+) -> dict[str, Any]:
     """A section that names one part: its own keys and the part's."""
     out, part = _own(model, shared), registry.arguments(drawer, name).model_json_schema()
     about = descriptions(registry.find(drawer, name).build)
@@ -117,7 +138,10 @@ def _with_part(model: type[Section], drawer: str, name: str, shared: dict[str, A
     for key, entry in part.get("properties", {}).items():
         entry.pop("title", None)
         out["properties"][key] = entry | ({"description": about[key]} if key in about else {})
-    out["properties"]["name"] = {"const": name, "description": registry.first_line(registry.find(drawer, name))}
+    out["properties"]["name"] = {
+        "const": name,
+        "description": registry.first_line(registry.find(drawer, name)),
+    }
     out["required"] = sorted({"name", *out.get("required", []), *part.get("required", [])})
     out["title"] = name
     return out

@@ -9,13 +9,19 @@ from pathlib import Path
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.recipe import overrides as changes
 from freqkd_cli.recipe import shipped
-from freqkd_cli.recipe.check import Checker
 from freqkd_cli.recipe.nodes import MAX_CHARACTERS, Node, parse
 from freqkd_cli.recipe.problems import Place, Problem, as_error
-from freqkd_cli.recipe.schema import STDIN, Recipe
+from freqkd_cli.recipe.sections import STDIN, Recipe
+from freqkd_cli.recipe.validate import Checker
 
 
-def load(source: str | Path, sets: Sequence[str] = (), overrides: changes.Overrides = (), *, parts: bool = True) -> Recipe:
+def load(
+    source: str | Path,
+    sets: Sequence[str] = (),
+    overrides: changes.Overrides = (),
+    *,
+    parts: bool = True,
+) -> Recipe:
     """Read and check a recipe.
 
     Args:
@@ -32,7 +38,14 @@ def load(source: str | Path, sets: Sequence[str] = (), overrides: changes.Overri
     return loads(text, label, sets, overrides, parts=parts)
 
 
-def loads(text: str, source: str = "recipe", sets: Sequence[str] = (), overrides: changes.Overrides = (), *, parts: bool = True) -> Recipe:
+def loads(
+    text: str,
+    source: str = "recipe",
+    sets: Sequence[str] = (),
+    overrides: changes.Overrides = (),
+    *,
+    parts: bool = True,
+) -> Recipe:
     """:func:`load` for a text at hand; ``source`` names it in messages."""
     start = Place(0, 1, 1, source)
     root, problems = parse(text, lambda line, column: Place(0, line + 1, column + 1, source))
@@ -45,8 +58,13 @@ def loads(text: str, source: str = "recipe", sets: Sequence[str] = (), overrides
     problems += checker.problems
     if problems:
         raise as_error(problems, source)
-    said = {"sets": tuple(sets), "options": {key: value for key, value in dict(overrides).items() if value is not None}}
-    return Recipe(**sections, source=source, **said, warnings=tuple(checker.warnings), places=_places(root))
+    said = {
+        "sets": tuple(sets),
+        "options": {key: value for key, value in dict(overrides).items() if value is not None},
+    }
+    return Recipe(
+        **sections, source=source, **said, warnings=tuple(checker.warnings), places=_places(root)
+    )
 
 
 def _text(source: str | Path) -> tuple[str, str]:
@@ -60,14 +78,21 @@ def _text(source: str | Path) -> tuple[str, str]:
             with path.open("rb") as file:
                 data = file.read(4 * MAX_CHARACTERS + 1)
         except OSError as error:
-            raise RecipeError(f"cannot read the recipe {label}", got=error.strerror or str(error)) from error
+            raise RecipeError(
+                f"cannot read the recipe {label}", got=error.strerror or str(error)
+            ) from error
     try:
         return label, data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if len(data) > 4 * MAX_CHARACTERS:
             return label, " " * (MAX_CHARACTERS + 1)
-        line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
-        raise as_error([Problem(Place(0, line, column, label), "", "not UTF-8 text")], label) from error
+        line, column = (
+            data.count(b"\n", 0, error.start) + 1,
+            error.start - data.rfind(b"\n", 0, error.start),
+        )
+        raise as_error(
+            [Problem(Place(0, line, column, label), "", "not UTF-8 text")], label
+        ) from error
 
 
 def _places(root: Node) -> Mapping[str, Place]:
@@ -76,7 +101,13 @@ def _places(root: Node) -> Mapping[str, Place]:
     waiting: list[tuple[str, Node]] = [("", root)]
     while waiting:
         path, node = waiting.pop()
-        children = node.value.items() if isinstance(node.value, dict) else enumerate(node.value) if isinstance(node.value, list) else ()
+        children = (
+            node.value.items()
+            if isinstance(node.value, dict)
+            else enumerate(node.value)
+            if isinstance(node.value, list)
+            else ()
+        )
         for key, child in children:
             inner = f"{path}.{key}" if path else str(key)
             places[inner] = child.place

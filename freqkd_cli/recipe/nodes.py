@@ -25,7 +25,9 @@ _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL"), None) | dict.fromkeys(("true", "True", "TRUE"), True)
+_WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL"), None) | dict.fromkeys(
+    ("true", "True", "TRUE"), True
+)
 _WORDS |= dict.fromkeys(("false", "False", "FALSE"), False)
 
 
@@ -50,7 +52,9 @@ class Node:
         """The value without places."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
-        return [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
+        return (
+            [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
+        )
 
 
 def scalar(text: str) -> Any:
@@ -91,7 +95,13 @@ def parse(text: str, locate: Callable[[int, int], Place]) -> tuple[Node | None, 
     Returns the tree, or None where the text is not YAML or holds nothing, and the problems met on the way.
     """
     if len(text) > MAX_CHARACTERS:
-        return None, [Problem(locate(0, 0), "", f"got {len(text)} characters, a recipe has at most {MAX_CHARACTERS}")]
+        return None, [
+            Problem(
+                locate(0, 0),
+                "",
+                f"got {len(text)} characters, a recipe has at most {MAX_CHARACTERS}",
+            )
+        ]
     builder = _Builder(locate)
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -105,8 +115,14 @@ def parse(text: str, locate: Callable[[int, int], Place]) -> tuple[Node | None, 
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = locate(before.count("\n"), error.position - before.rfind("\n") - 1)
-        return None, [*builder.problems, Problem(place, "", f"a character that YAML does not allow (code {error.character})")]
-    except (ValueError, OverflowError) as error:  # PyYAML lets these through for absurd escapes and directives
+        return None, [
+            *builder.problems,
+            Problem(place, "", f"a character that YAML does not allow (code {error.character})"),
+        ]
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # PyYAML lets these through for absurd escapes and directives
         return None, [*builder.problems, Problem(locate(0, 0), "", f"not YAML: {error}")]
     return builder.root, builder.problems
 
@@ -148,7 +164,10 @@ class _Builder:
                 self.problem(at, "a second document; a recipe is one")
                 raise _GiveUp
         elif isinstance(event, yaml.AliasEvent):
-            self.problem(at, f"an alias (*{event.anchor}); write the value out, a recipe does not refer to itself")
+            self.problem(
+                at,
+                f"an alias (*{event.anchor}); write the value out, a recipe does not refer to itself",
+            )
             self.attach(Node(None, at))
         elif isinstance(event, yaml.NodeEvent):
             self.open_or_attach(event, at)

@@ -84,16 +84,24 @@ def _step(here: Node, part: str) -> tuple[Node | None, str]:
     if part.isdecimal() and len(part) < 6:
         if int(part) < len(here.value):
             return here.value[int(part)], ""
-        return None, f"there is no item {part}, {f'only 0 to {len(here.value) - 1}' if here.value else 'the list is empty'}"
+        return (
+            None,
+            f"there is no item {part}, {f'only 0 to {len(here.value) - 1}' if here.value else 'the list is empty'}",
+        )
     lines = [child for child in here.value if isinstance(child.value, dict)]
     for match in (_called, _named):
         hits = [child for child in lines if match(child) == part]
         if len(hits) == 1:
             return hits[0], ""
         if len(hits) > 1:
-            return None, f"{len(hits)} lines are called {part!r}; give them an id, or use their number"
+            return (
+                None,
+                f"{len(hits)} lines are called {part!r}; give them an id, or use their number",
+            )
     known = [str(_called(child)) for child in lines]
-    return None, f"no line has the id {part!r}{did_you_mean(part, known)}" + (f", need one of {', '.join(known)}" if known else "")
+    return None, f"no line has the id {part!r}{did_you_mean(part, known)}" + (
+        f", need one of {', '.join(known)}" if known else ""
+    )
 
 
 def _word(line: Node, key: str) -> Any:

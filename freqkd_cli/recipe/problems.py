@@ -47,7 +47,9 @@ class Problem:
         return self.place.column
 
     def __str__(self) -> str:
-        told = not self.key or (not self.place.line and self.place.source.startswith(f"--set {self.key}="))
+        told = not self.key or (
+            not self.place.line and self.place.source.startswith(f"--set {self.key}=")
+        )
         return f"{self.place}: {self.text}" if told else f"{self.place} {self.key}: {self.text}"
 
 

@@ -15,7 +15,9 @@ def folder() -> Path | None:
     installed, checkout = _PACKAGE / "shipped_recipes", _PACKAGE.parent / "recipes"
     if installed.is_dir():
         return installed
-    return checkout if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else None
+    return (
+        checkout if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else None
+    )
 
 
 def paths() -> dict[str, Path]:
@@ -45,7 +47,8 @@ def find(name: str) -> Path:
     known = paths()
     if name not in known:
         raise RecipeError(
-            f"no shipped recipe is called {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}" if known else None
+            f"no shipped recipe is called {name!r}{did_you_mean(name, known)}",
+            need=f"one of {', '.join(known)}" if known else None,
         )
     return known[name]
 
@@ -64,7 +67,9 @@ def resolve(source: str | Path) -> Path:
         return known[str(source)]
     if path.is_dir():
         inside = path / "recipe.yaml"
-        raise RecipeError(f"{source} is a folder, not a recipe", tip=f"{inside}" if inside.is_file() else None)
+        raise RecipeError(
+            f"{source} is a folder, not a recipe", tip=f"{inside}" if inside.is_file() else None
+        )
     raise RecipeError(
         f"there is no recipe {str(source)!r}{did_you_mean(path.stem, known)}",
         need="a file, - for standard input, or the name of a shipped recipe",

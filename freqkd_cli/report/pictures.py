@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from freqkd_cli.files import write_aside
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.runtime.files import write_aside
+from freqkd_cli.views.labels import IGNORE
 
 VOID = (32, 32, 36)
 """Colour of ignored pixels."""
@@ -30,7 +30,14 @@ def colour(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return table[np.clip(labels, 0, IGNORE).astype(np.uint8)]
 
 
-def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarray, path: Path, *, width: int = 256) -> None:
+def comparison(
+    rows: Sequence[Panels],
+    classes: Sequence[str],
+    palette: np.ndarray,
+    path: Path,
+    *,
+    width: int = 256,
+) -> None:
     """Write a PNG: one line per image, one column per panel, a legend of the classes that occur.
 
     Args:
@@ -40,14 +47,21 @@ def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarr
         width: pixels of a column; panels keep the shape of the row's first one.
     """
     headings = list(rows[0])
-    heights = [round(width * next(iter(row.values())).shape[0] / next(iter(row.values())).shape[1]) for row in rows]
+    heights = [
+        round(width * next(iter(row.values())).shape[0] / next(iter(row.values())).shape[1])
+        for row in rows
+    ]
     label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
-    present = sorted({int(label) for labels in label_maps for label in np.unique(labels) if label < len(classes)})
+    present = sorted(
+        {int(label) for labels in label_maps for label in np.unique(labels) if label < len(classes)}
+    )
     bold, plain = ImageFont.load_default(15), ImageFont.load_default(13)
 
     total_width = 2 * _MARGIN + len(headings) * (width + _GAP) - _GAP
     void = any((labels >= len(classes)).any() for labels in label_maps)
-    names = [(classes[label], tuple(int(c) for c in palette[label])) for label in present] + ([("ignored", VOID)] if void else [])
+    names = [(classes[label], tuple(int(c) for c in palette[label])) for label in present] + (
+        [("ignored", VOID)] if void else []
+    )
     legend = _flow(names, plain, total_width - 2 * _MARGIN)
     top = _MARGIN + 22 * max(heading.count("\n") + 1 for heading in headings)
     bottom = _MARGIN + (legend[-1][1] + 22 if legend else 0)
@@ -60,10 +74,18 @@ def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarr
     y = top
     for row, height in zip(rows, heights, strict=True):
         for column, heading in enumerate(headings):
-            sheet.paste(_panel(row[heading], palette, (width, height)), (_MARGIN + column * (width + _GAP), y))
+            sheet.paste(
+                _panel(row[heading], palette, (width, height)),
+                (_MARGIN + column * (width + _GAP), y),
+            )
         y += height + _GAP
     for x, down, name, rgb in legend:
-        pen.rounded_rectangle((_MARGIN + x, y + 4 + down, _MARGIN + x + _SWATCH, y + 4 + down + _SWATCH), 3, fill=rgb, outline=_QUIET)
+        pen.rounded_rectangle(
+            (_MARGIN + x, y + 4 + down, _MARGIN + x + _SWATCH, y + 4 + down + _SWATCH),
+            3,
+            fill=rgb,
+            outline=_QUIET,
+        )
         pen.text((_MARGIN + x + _SWATCH + 6, y + 3 + down), name, fill=_INK, font=plain)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda file: sheet.save(file, "PNG", optimize=True))
@@ -76,7 +98,9 @@ def _panel(panel: np.ndarray, palette: np.ndarray, size: tuple[int, int]) -> Ima
     return Image.fromarray(np.ascontiguousarray(panel)).resize(size, Image.Resampling.LANCZOS)
 
 
-def _flow(names: Sequence[tuple[str, Colour]], font: ImageFont.FreeTypeFont, width: int) -> list[tuple[int, int, str, Colour]]:
+def _flow(
+    names: Sequence[tuple[str, Colour]], font: ImageFont.FreeTypeFont, width: int
+) -> list[tuple[int, int, str, Colour]]:
     """Legend entries as (x, y, name, colour), broken into lines of at most ``width`` pixels."""
     placed, x, y = [], 0, 0
     for name, rgb in names:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqkd_cli.files import write_aside
 from freqkd_cli.report.tables import by_stage
+from freqkd_cli.runtime.files import write_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,21 +70,41 @@ def sign(figure: Figure, axes: Iterable[Axes], what: str, images: int) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, lambda file: figure.savefig(file, format="png", metadata={"Software": "freqkd"}))
+    write_aside(
+        path, lambda file: figure.savefig(file, format="png", metadata={"Software": "freqkd"})
+    )
 
 
-def _amplitude(ax: Axes, tap: str, present: list[tuple[str, Mapping[str, Any]]], cutoff: float) -> None:
+def _amplitude(
+    ax: Axes, tap: str, present: list[tuple[str, Mapping[str, Any]]], cutoff: float
+) -> None:
     for role, found in present:
         _line(ax, role, found, "relative_log_amplitude")
-    shares = [f"{role} {100 * found['high_energy']:.1f} %" for role, found in present if found["high_energy"] is not None]
+    shares = [
+        f"{role} {100 * found['high_energy']:.1f} %"
+        for role, found in present
+        if found["high_energy"] is not None
+    ]
     note = "energy above the cutoff\n" + "\n".join(shares) if shares else "flat"
-    ax.text(0.97, 0.97, note, transform=ax.transAxes, ha="right", va="top", fontsize=8, color="#4a4a52", linespacing=1.35)
+    ax.text(
+        0.97,
+        0.97,
+        note,
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8,
+        color="#4a4a52",
+        linespacing=1.35,
+    )
     _frame(ax, cutoff)
     strides = sorted({found["stride"] for _, found in present})
     ax.set_title(f"{tap}   1/{' and 1/'.join(map(str, strides))}", loc="left", pad=8)
     if len(strides) == 1:
         stride = strides[0]
-        top = ax.secondary_xaxis("top", functions=(lambda rho: rho / (2 * stride), lambda cycles: cycles * 2 * stride))
+        top = ax.secondary_xaxis(
+            "top", functions=(lambda rho: rho / (2 * stride), lambda cycles: cycles * 2 * stride)
+        )
         top.set_xlabel("cycles per image pixel", fontsize=8, color="#4a4a52")
         top.tick_params(labelsize=7.5, colors="#4a4a52")
         ticks = [rho / (2 * stride) for rho in (0, 0.5, 1.0)]
@@ -103,7 +123,13 @@ def _power(ax: Axes, present: list[tuple[str, Mapping[str, Any]]], cutoff: float
 def _line(ax: Axes, role: str, found: Mapping[str, Any], key: str) -> None:
     label = f"{role} ({found['model']})" if found["model"] != role else role
     marker = MARK[role] if len(found["rho"]) <= 24 else None
-    style = {"color": INK[role], "linestyle": DASH[role], "linewidth": 1.8, "marker": marker, "markersize": 3.5}
+    style = {
+        "color": INK[role],
+        "linestyle": DASH[role],
+        "linewidth": 1.8,
+        "marker": marker,
+        "markersize": 3.5,
+    }
     ax.plot(found["rho"], found[key], label=label, **style)
 
 

@@ -30,7 +30,11 @@ class Column:
 
 
 def render(
-    columns: Sequence[Column | str], rows: Iterable[Sequence[Any]], *, title: str | None = None, terminal: bool | None = None
+    columns: Sequence[Column | str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    title: str | None = None,
+    terminal: bool | None = None,
 ) -> str:
     """A table as text.
 
@@ -44,7 +48,10 @@ def render(
     values = [list(row) for row in rows]
     cells = [[head.text(value) for head, value in zip(heads, row, strict=True)] for row in values]
     if not (sys.stdout.isatty() if terminal is None else terminal):
-        return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in [[head.name for head in heads], *cells])
+        return "\n".join(
+            "\t".join(" ".join(cell.split()) for cell in row)
+            for row in [[head.name for head in heads], *cells]
+        )
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

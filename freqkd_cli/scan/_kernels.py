@@ -16,7 +16,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-PIECE = 1024  # steps; calls cost more in shorter pieces, buffers leave the second cache in longer ones
+PIECE = (
+    1024  # steps; calls cost more in shorter pieces, buffers leave the second cache in longer ones
+)
 ABREAST = 4  # rows walked at once
 SINGLE = np.float32
 # Sums may be taken in any order, products fused; infinities and NaN keep their meaning, so that a diverged training is seen.
@@ -31,8 +33,14 @@ def compiled(function):
         return njit(nogil=True, error_model="numpy", fastmath=SUMS)(function)
 
 
-MAGIC = SINGLE(1.5 * 2**23)  # adding it rounds to a whole number, which then stands in the lowest bits
-LOG2_E, LN2_HIGH, LN2_LOW = SINGLE(1 / math.log(2)), SINGLE(0.693359375), SINGLE(math.log(2) - 0.693359375)
+MAGIC = SINGLE(
+    1.5 * 2**23
+)  # adding it rounds to a whole number, which then stands in the lowest bits
+LOG2_E, LN2_HIGH, LN2_LOW = (
+    SINGLE(1 / math.log(2)),
+    SINGLE(0.693359375),
+    SINGLE(math.log(2) - 0.693359375),
+)
 E2, E3, E4, E5, E6, E7 = (SINGLE(1 / math.factorial(k)) for k in range(2, 8))
 L3, L5, L7, L9, L11, L13 = (SINGLE(1 / k) for k in range(3, 14, 2))
 ZERO, ONE, TWO, LOWEST, HIGHEST, LINEAR = (SINGLE(x) for x in (0, 1, 2, -87, 88, 20))
@@ -62,7 +70,9 @@ def _exp_of(x):
         n = shifted - MAGIC
         r = x - n * LN2_HIGH - n * LN2_LOW
         series = ONE + r * (ONE + r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * (E6 + r * E7))))))
-        return np.int32(SINGLE(series).view(np.int32) + (SINGLE(shifted).view(np.int32) << 23)).view(np.float32)
+        return np.int32(
+            SINGLE(series).view(np.int32) + (SINGLE(shifted).view(np.int32) << 23)
+        ).view(np.float32)
 
     return single if x == types.float32 else double
 
@@ -138,7 +148,11 @@ def _back(n, decay, costates, g):
 def forward(start, stop, u, delta, A, B, C, D, bias, softplus, y, marks):
     """Rows start to stop of y, and ``marks`` ``[batch * d, pieces, N]``, the states at the start of every piece."""
     rows, block = A.shape[0], u.shape[0] // B.shape[0]
-    step, slope, decay = np.zeros((ABREAST, PIECE), u.dtype), np.empty(PIECE, u.dtype), np.zeros((ABREAST, PIECE), u.dtype)
+    step, slope, decay = (
+        np.zeros((ABREAST, PIECE), u.dtype),
+        np.empty(PIECE, u.dtype),
+        np.zeros((ABREAST, PIECE), u.dtype),
+    )
     states = np.zeros((ABREAST, PIECE + 1), u.dtype)
     for first in range(start, stop, ABREAST):
         last = min(first + ABREAST, stop)
@@ -206,7 +220,9 @@ def _gradients(dy, u, step, rate, B, decay, states, costates, dB, dC, du, dstep)
 
 
 @compiled
-def backward(start, stop, dy, u, delta, A, B, C, D, bias, softplus, marks, du, ddelta, dA, dB, dC, dD, dbias):
+def backward(
+    start, stop, dy, u, delta, A, B, C, D, bias, softplus, marks, du, ddelta, dA, dB, dC, dD, dbias
+):
     """Gradients of rows start to stop, all of one group.
 
     Args:
@@ -216,14 +232,24 @@ def backward(start, stop, dy, u, delta, A, B, C, D, bias, softplus, marks, du, d
     rows, group = A.shape[0], start // (u.shape[0] // B.shape[0])
     step, slope = np.zeros((ABREAST, PIECE), u.dtype), np.zeros((ABREAST, PIECE), u.dtype)
     decay, dstep = np.zeros((ABREAST, PIECE), u.dtype), np.zeros((ABREAST, PIECE), u.dtype)
-    costates, states, h = np.zeros((ABREAST, PIECE), u.dtype), np.zeros((ABREAST, PIECE + 1), u.dtype), np.zeros(ABREAST, u.dtype)
+    costates, states, h = (
+        np.zeros((ABREAST, PIECE), u.dtype),
+        np.zeros((ABREAST, PIECE + 1), u.dtype),
+        np.zeros(ABREAST, u.dtype),
+    )
     for first in range(start, stop, ABREAST):
         last = min(first + ABREAST, stop)
         g = np.zeros((A.shape[1], ABREAST), u.dtype)
         for piece in range(marks.shape[1] - 1, -1, -1):
             t, end = piece * PIECE, min((piece + 1) * PIECE, u.shape[1])
             for row in range(first, last):
-                _steps(delta[row, t:end], bias[row % rows], softplus, step[row - first], slope[row - first])
+                _steps(
+                    delta[row, t:end],
+                    bias[row % rows],
+                    softplus,
+                    step[row - first],
+                    slope[row - first],
+                )
                 _copy(D[row % rows], dy[row, t:end], du[row, t:end])
                 dD[row] += _dot(dy[row, t:end], u[row, t:end])
             dstep[:] = 0
@@ -232,14 +258,27 @@ def backward(start, stop, dy, u, delta, A, B, C, D, bias, softplus, marks, du, d
                 for row in range(first, last):
                     lane = row - first
                     h[lane] = marks[row, piece, k]
-                    _drive(u[row, t:end], step[lane], A[row % rows, k], b, decay[lane], states[lane])
+                    _drive(
+                        u[row, t:end], step[lane], A[row % rows, k], b, decay[lane], states[lane]
+                    )
                     _product(c, dy[row, t:end], costates[lane])
                 _forth(end - t, decay, states, h)
                 _back(end - t, decay, costates, g[k])
                 for row in range(first, last):
                     lane = row - first
-                    given = dy[row, t:end], u[row, t:end], step[lane], A[row % rows, k], b, decay[lane], states[lane], costates[lane]
-                    dA[row, k] += _gradients(*given, dB[k, t:end], dC[k, t:end], du[row, t:end], dstep[lane])
+                    given = (
+                        dy[row, t:end],
+                        u[row, t:end],
+                        step[lane],
+                        A[row % rows, k],
+                        b,
+                        decay[lane],
+                        states[lane],
+                        costates[lane],
+                    )
+                    dA[row, k] += _gradients(
+                        *given, dB[k, t:end], dC[k, t:end], du[row, t:end], dstep[lane]
+                    )
             for row in range(first, last):
                 _product(dstep[row - first, : end - t], slope[row - first], ddelta[row, t:end])
                 dbias[row] += ddelta[row, t:end].sum()

@@ -52,7 +52,16 @@ def raw_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, size: Grid) -> T
     return torch.stack([matrices[:, k][..., at, :][..., at] for k, at in enumerate(places)], dim=1)
 
 
-def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid, pooling: Tensor, channels: int = 32) -> Tensor:
+def state_affinity(
+    step: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    size: Grid,
+    pooling: Tensor,
+    channels: int = 32,
+) -> Tensor:
     """A row-stochastic graph of a picture's nodes from a cross-scan's tensors: ``[batch, nodes, nodes]``.
 
     |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
@@ -70,7 +79,11 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
     """
     step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
     chosen = evenly_spaced(step.shape[2], channels, step.device)
-    of_scan = pooling.to(step.dtype)[:, _places(size, step.device).argsort(-1)].transpose(0, 1).contiguous()
+    of_scan = (
+        pooling.to(step.dtype)[:, _places(size, step.device).argsort(-1)]
+        .transpose(0, 1)
+        .contiguous()
+    )
     one = A.shape[-1] == 1
     entries = of_scan.numel() if one else (size[0] * size[1]) ** 2
     images, rows = max(1, AT_ONCE // (entries * len(chosen))), max(1, AT_ONCE // entries)
@@ -80,11 +93,19 @@ def state_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, *, size: Grid,
     return graph / graph.sum(-1, keepdim=True).clamp(min=torch.finfo(graph.dtype).tiny)
 
 
-def _by_matrices(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    return sum(_again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], of_scan[k]) for k in range(4) for some in parts)
+def _by_matrices(
+    step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]
+) -> Tensor:
+    return sum(
+        _again(_pooled, step[:, k, some], A[k, some], B[:, k], C[:, k], of_scan[k])
+        for k in range(4)
+        for some in parts
+    )
 
 
-def _by_scans(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]) -> Tensor:
+def _by_scans(
+    step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor, parts: Sequence[Tensor]
+) -> Tensor:
     return sum(_again(_scanned, step[:, :, some], A[:, some], B, C, of_scan) for some in parts)
 
 
@@ -98,13 +119,19 @@ def _scanned(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor) -> 
     given = of_scan[:, None].expand(rows).flatten(1, 3)
     rates = A.expand(rows[1:4]).reshape(-1, 1)
     steps = step.unsqueeze(3).expand(rows).flatten(1, 3)
-    taken = selective_scan(given, steps, rates, B.abs(), C.abs(), torch.zeros_like(rates[:, 0]), delta_softplus=False)
+    taken = selective_scan(
+        given, steps, rates, B.abs(), C.abs(), torch.zeros_like(rates[:, 0]), delta_softplus=False
+    )
     return torch.einsum("kal,bknl->ban", of_scan, taken.unflatten(1, rows[1:4]).sum(2))
 
 
 def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
     """The function's value; what it made on the way is not kept for the pass back, but made again."""
-    return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else function(*given)
+    return (
+        checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled()
+        else function(*given)
+    )
 
 
 def _pooled(step: Tensor, A: Tensor, B: Tensor, C: Tensor, pooling: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         UsageError: the named one cannot run here; the message says why.
     """
     if backend not in BACKENDS:
-        raise UnknownName(f"there is no scan backend {backend!r}", need=f"one of {', '.join(BACKENDS)}")
+        raise UnknownName(
+            f"there is no scan backend {backend!r}", need=f"one of {', '.join(BACKENDS)}"
+        )
     if backend != "auto":
         if obstacle := _obstacle(backend, device, dtype):
             tip = "scan: auto, which takes what can; on a CPU (--device cpu) that is numba's kernel"
@@ -46,7 +48,11 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
         return Choice("parallel", f"no kernel is made for {device}")
     if obstacle := _obstacle(fastest, device, dtype):
         return Choice("parallel", f"not {fastest}: {obstacle}; slower, the same numbers")
-    return Choice(fastest, f"the fastest on {device}" + ("; compiled at its first call, then kept on disk" if fastest == "numba" else ""))
+    return Choice(
+        fastest,
+        f"the fastest on {device}"
+        + ("; compiled at its first call, then kept on disk" if fastest == "numba" else ""),
+    )
 
 
 def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:
@@ -55,7 +61,11 @@ def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:
             return f"it needs tensors on CUDA, these are on {device}"
         return "it has no float64" if dtype == torch.float64 else mamba_kernel()[1]
     if backend == "numba":
-        return _numba_obstacle() if device == "cpu" else f"it needs tensors on the CPU, these are on {device}"
+        return (
+            _numba_obstacle()
+            if device == "cpu"
+            else f"it needs tensors on the CPU, these are on {device}"
+        )
     return None
 
 

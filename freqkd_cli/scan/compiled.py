@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from freqkd_cli.threads import pool
+from freqkd_cli.runtime.threads import pool
 
 ROWS = 16  # rows that share one partial sum of dB and dC: a bound on memory that does not depend on the number of threads
 SHARES = 4  # tasks per thread, so that a thread that was held up holds up few
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool) -> Tensor:
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+) -> Tensor:
     """As :func:`freqkd_cli.scan.selective.selective_scan`; all tensors of one type, on the CPU."""
     return _Scan.apply(u, delta, A, B, C, D, bias, softplus)
 
@@ -51,13 +60,27 @@ class _Scan(torch.autograd.Function):
         parts = -(-block // ROWS)
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         dB, dC = (B.new_zeros(groups, parts, *B.shape[2:]) for _ in range(2))
-        dA, dD, dbias = (torch.zeros(batch * rows, *x.shape[1:], dtype=torch.float64) for x in (A, A[:, 0], A[:, 0]))
-        arrays = (dy.contiguous().numpy().reshape(-1, length), *_flat(given), ctx.softplus, marks.numpy())
+        dA, dD, dbias = (
+            torch.zeros(batch * rows, *x.shape[1:], dtype=torch.float64)
+            for x in (A, A[:, 0], A[:, 0])
+        )
+        arrays = (
+            dy.contiguous().numpy().reshape(-1, length),
+            *_flat(given),
+            ctx.softplus,
+            marks.numpy(),
+        )
         du_, ddelta_ = (x.numpy().reshape(-1, length) for x in (du, ddelta))
 
         def part(group: int, number: int) -> None:
             start, stop = (group * block + block * i // parts for i in (number, number + 1))
-            sums = (dA.numpy(), dB[group, number].numpy(), dC[group, number].numpy(), dD.numpy(), dbias.numpy())
+            sums = (
+                dA.numpy(),
+                dB[group, number].numpy(),
+                dC[group, number].numpy(),
+                dD.numpy(),
+                dbias.numpy(),
+            )
             _kernels.backward(start, stop, *arrays, du_, ddelta_, *sums)
 
         _share([lambda at=(g, p): part(*at) for g in range(groups) for p in range(parts)])
@@ -68,7 +91,10 @@ class _Scan(torch.autograd.Function):
 
 def _flat(given: list[Tensor]) -> list:
     """As numpy, with the batch and the rows (or the groups) in one axis."""
-    return [x.detach().numpy().reshape(-1, *x.shape[2:]) if x.dim() > 2 else x.detach().numpy() for x in given]
+    return [
+        x.detach().numpy().reshape(-1, *x.shape[2:]) if x.dim() > 2 else x.detach().numpy()
+        for x in given
+    ]
 
 
 def _share(tasks: list[Callable[[], None]]) -> None:

@@ -10,7 +10,9 @@ from torch.nn.functional import pad
 
 def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """As :func:`freqkd_cli.scan.reference.scan`; the length must be a number, the batch may be a symbol of the exporter."""
-    u, step = (x.unflatten(1, (B.shape[1], -1)).unsqueeze(3) for x in (u, step))  # [batch, groups, rows, 1, L]
+    u, step = (
+        x.unflatten(1, (B.shape[1], -1)).unsqueeze(3) for x in (u, step)
+    )  # [batch, groups, rows, 1, L]
     A = A.unflatten(0, (B.shape[1], -1)).unsqueeze(-1)
     state = states(torch.exp(step * A), step * u * B.unsqueeze(2))
     return (C.unsqueeze(2) * state).sum(3).flatten(1, 2)
@@ -25,7 +27,9 @@ def states(a: Tensor, x: Tensor) -> Tensor:
     length = a.shape[-1]
     if length == 1:
         return x
-    (a0, a1), (x0, x1) = (y[..., : length // 2 * 2].unflatten(-1, (length // 2, 2)).unbind(-1) for y in (a, x))
+    (a0, a1), (x0, x1) = (
+        y[..., : length // 2 * 2].unflatten(-1, (length // 2, 2)).unbind(-1) for y in (a, x)
+    )
     second = states(a1 * a0, a1 * x0 + x1)
     first = a0 * pad(second[..., :-1], (1, 0)) + x0
     h = torch.stack([first, second], dim=-1).flatten(-2)

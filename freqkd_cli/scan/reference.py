@@ -17,7 +17,9 @@ def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     state = torch.zeros_like(B[..., 0])
     y = []
     # unbind, not indexing: the gradient of an index is a tensor of zeros as long as the sequence, one for every step.
-    for x, now, written, read in zip(*(x.unbind(-1) for x in (u.unsqueeze(2), step.unsqueeze(2), B, C)), strict=True):
+    for x, now, written, read in zip(
+        *(x.unbind(-1) for x in (u.unsqueeze(2), step.unsqueeze(2), B, C)), strict=True
+    ):
         state = torch.exp(now * A) * state + now * x * written
         y.append((read * state).sum(-1))
     return torch.stack(y, dim=-1)

@@ -69,17 +69,23 @@ def step_sizes(delta: Tensor, bias: Tensor, delta_softplus: bool = True) -> Tens
     return softplus(delta) if delta_softplus else delta
 
 
-def _in_torch(recurrence: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool) -> Tensor:
+def _in_torch(
+    recurrence: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool
+) -> Tensor:
     return recurrence(u, step_sizes(delta, bias, delta_softplus), A, B, C) + D.unsqueeze(-1) * u
 
 
-def _in_mamba(kernel: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool) -> Tensor:
+def _in_mamba(
+    kernel: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool
+) -> Tensor:
     """The kernel reads the last axis with stride 1 and wants one type for u, delta, B and C, and float32 for the rest: so it is given."""
     u, delta, A, B, C, D, bias = (x.contiguous() for x in (u, delta, A, B, C, D, bias))
     return kernel(u, delta, A, B, C, D=D, delta_bias=bias, delta_softplus=delta_softplus)
 
 
-def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> None:
+def _check(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
+) -> None:
     batch, rows, length = u.shape
     groups, states = B.shape[1], A.shape[-1]
     needed = {
@@ -90,8 +96,16 @@ def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
         "D": (D, (rows,)),
         "delta_bias": (bias, (rows,)),
     }
-    wrong = [f"{name} {tuple(x.shape)}, not {shape}" for name, (x, shape) in needed.items() if tuple(x.shape) != shape]
+    wrong = [
+        f"{name} {tuple(x.shape)}, not {shape}"
+        for name, (x, shape) in needed.items()
+        if tuple(x.shape) != shape
+    ]
     if rows % groups:
         wrong.append(f"{rows} rows do not split into {groups} groups")
     if wrong:
-        raise ShapeError("the tensors of a selective scan do not belong together", got="; ".join(wrong), need=f"u {tuple(u.shape)}")
+        raise ShapeError(
+            "the tensors of a selective scan do not belong together",
+            got="; ".join(wrong),
+            need=f"u {tuple(u.shape)}",
+        )

@@ -28,14 +28,24 @@ def attention_distance(graph: Tensor, grid: Sequence[int], stride: int) -> Tenso
     rows, columns = grid
     nodes = rows * columns
     if graph.ndim != 4 or tuple(graph.shape[-2:]) != (nodes, nodes):
-        raise ShapeError("the graph is not one over this grid", got=tuple(graph.shape), need=f"[B, heads, {nodes}, {nodes}]")
+        raise ShapeError(
+            "the graph is not one over this grid",
+            got=tuple(graph.shape),
+            need=f"[B, heads, {nodes}, {nodes}]",
+        )
     if bool((graph < 0).any()):
-        raise ShapeError("weights under 0 have no mean distance", got=f"{float(graph.min()):g}", need="attention, or |affinity|")
+        raise ShapeError(
+            "weights under 0 have no mean distance",
+            got=f"{float(graph.min()):g}",
+            need="attention, or |affinity|",
+        )
     with torch.autocast(graph.device.type, enabled=False):
         weights = widened(graph)
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(weights)
         sums = weights.sum(-1)
-        reach = (weights * torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")).sum(-1)
+        reach = (
+            weights * torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+        ).sum(-1)
         some = sums > 0
         mean = torch.where(some, reach / torch.where(some, sums, 1.0), 0.0)
         return stride * mean.sum(-1) / some.sum(-1).clamp(min=1)

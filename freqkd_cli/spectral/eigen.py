@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from freqkd_cli.errors import TrainingFailed
+from freqkd_cli.runtime.threads import side_by_side
 from freqkd_cli.spectral.graph import affinity
-from freqkd_cli.threads import side_by_side
 
 End = Literal["largest", "smallest"]
 
@@ -47,7 +47,9 @@ class _LargestOfGram(torch.autograd.Function):
     def forward(ctx, rows: Tensor, k: int) -> Tensor:
         ctx.thin = rows.shape[-1] < rows.shape[-2]
         wanted = ctx.needs_input_grad[0]
-        values, vectors = _side_by_side(lambda part: _modes(smaller_gram(part), k, "largest", wanted), rows)
+        values, vectors = _side_by_side(
+            lambda part: _modes(smaller_gram(part), k, "largest", wanted), rows
+        )
         ctx.save_for_backward(rows, vectors)
         return values
 
@@ -111,7 +113,9 @@ def _solved(matrix: Tensor, wanted: bool) -> Modes:
     """All modes, ascending; of a matrix that does not converge in float32 by way of float64."""
     if not bool(torch.isfinite(matrix).all()):
         raise TrainingFailed(
-            "a graph is not finite", need="finite features at the tap that it is made of", tip="a lower train.lr, or precision: fp32"
+            "a graph is not finite",
+            need="finite features at the tap that it is made of",
+            tip="a lower train.lr, or precision: fp32",
         )
     try:
         return _lapack(matrix, wanted)

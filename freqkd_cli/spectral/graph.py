@@ -46,7 +46,11 @@ def unrounded(function: Callable[P, R]) -> Callable[P, R]:
 def pairs(valid: Tensor, *, diagonal: bool = False) -> Tensor:
     """Which entries of a graph are relations between valid nodes: ``[B, N]`` -> ``[B, 1, N, N]`` bool, without the diagonal by default."""
     both = valid[:, None, :, None] & valid[:, None, None, :]
-    return both if diagonal else both & ~torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    return (
+        both
+        if diagonal
+        else both & ~torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    )
 
 
 def count(valid: Tensor) -> Tensor:
@@ -148,7 +152,9 @@ def laplacian(graph: Tensor, kind: LaplacianKind = "normalised") -> Tensor:
         return torch.diag_embed(degrees) - graph
     linked = degrees > DEGREE_FLOOR * degrees.amax(-1, keepdim=True)
     root = torch.where(linked, torch.where(linked, degrees, 1.0).rsqrt(), 0.0)
-    return torch.diag_embed(linked.to(graph.dtype)) - root[..., :, None] * graph * root[..., None, :]
+    return (
+        torch.diag_embed(linked.to(graph.dtype)) - root[..., :, None] * graph * root[..., None, :]
+    )
 
 
 @unrounded

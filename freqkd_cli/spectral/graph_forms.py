@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.spectral.graph import Kernel, affinity, count, kernel, pairs, unrounded
-from freqkd_cli.spectral.graph_spectrum import Modes, eigenpairs, eigenvalues, gram_eigenpairs, gram_eigenvalues, rebuilt
+from freqkd_cli.spectral.modes import (
+    Modes,
+    eigenpairs,
+    eigenvalues,
+    gram_eigenpairs,
+    gram_eigenvalues,
+    rebuilt,
+)
 
 COSINE_FLOOR = 1e-6
 """Relations of cosines that vary less than this are rounding."""
@@ -55,7 +62,9 @@ class Gram:
         """The graph without negative edges and self-loops, for degrees and Laplacians."""
         graph = self.dense()
         # A flat map leaves rounding, which a Laplacian, free of the edges' scale, would take for a graph like any other.
-        return kernel(graph - COSINE_FLOOR if how == "relu" and self.cosines else graph, self.valid, how, tau)
+        return kernel(
+            graph - COSINE_FLOOR if how == "relu" and self.cosines else graph, self.valid, how, tau
+        )
 
     def eigenvalues(self, k: int) -> Tensor:
         """The k largest, ``[B, heads, k]``, differentiable."""
@@ -147,7 +156,9 @@ class Dense:
 
     def modes(self, k: int | None = None) -> Modes:
         """The k largest modes by value or all, without gradient."""
-        return eigenpairs(self.weights, self.valid, None if k is None else k + self.perron).part(int(self.perron))
+        return eigenpairs(self.weights, self.valid, None if k is None else k + self.perron).part(
+            int(self.perron)
+        )
 
     def split(self) -> tuple[Tensor | None, Modes]:
         """The vector of the Perron mode, ``[B, heads, N]``, None where there is none to leave out, and all other modes."""
@@ -163,7 +174,9 @@ class Dense:
         if not self.perron:
             return self
         even = (self.valid * count(self.valid).rsqrt())[:, None]
-        return Dense(_projected(self.weights, even if vector is None else vector), self.valid, perron=False)
+        return Dense(
+            _projected(self.weights, even if vector is None else vector), self.valid, perron=False
+        )
 
     def trace(self) -> Tensor:
         """Sum of the eigenvalues, ``[B, heads]``, above 0."""
@@ -179,7 +192,9 @@ class Dense:
 
     def correlation_distance(self, values: Tensor, vectors: Tensor) -> Tensor:
         """1 - correlation with U diag(values) U^T over the pairs of different valid nodes, ``[B, heads]``."""
-        return correlation_distance(self.weights, rebuilt(values, vectors), self.valid, STOCHASTIC_FLOOR * self.unit())
+        return correlation_distance(
+            self.weights, rebuilt(values, vectors), self.valid, STOCHASTIC_FLOOR * self.unit()
+        )
 
     def mean(self) -> Dense:
         """The mean graph of the heads, as one head."""
@@ -194,7 +209,9 @@ Graph = Gram | Dense
 
 
 @unrounded
-def correlation_distance(student: Tensor, teacher: Tensor, valid: Tensor, floor: float | Tensor = OTHER_FLOOR) -> Tensor:
+def correlation_distance(
+    student: Tensor, teacher: Tensor, valid: Tensor, floor: float | Tensor = OTHER_FLOOR
+) -> Tensor:
     """1 - correlation of two matrices ``[B, heads, N, N]`` over the pairs of different valid nodes, ``[B, heads]``.
 
     1 with no gradient where there are no two valid nodes; ``floor``: deviations of the student's that count as rounding, ``[B, 1]`` or one.
@@ -214,7 +231,8 @@ def _gram_sums(rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, .
         rows.sum(-2).square().sum(-1) - ours.sum(-1),
         (vectors.sum(-2).square() * values).sum(-1) - theirs.sum(-1),
         affinity(rows.mT).square().sum((-2, -1)) - ours.square().sum(-1),
-        (inner.square() * values[..., None] * values[..., None, :]).sum((-2, -1)) - theirs.square().sum(-1),
+        (inner.square() * values[..., None] * values[..., None, :]).sum((-2, -1))
+        - theirs.square().sum(-1),
         ((rows.mT @ vectors).square().sum(-2) * values).sum(-1) - (ours * theirs).sum(-1),
         theirs.square().sum(-1),
     )
@@ -227,7 +245,9 @@ def _from_sums(valid: Tensor, sums: tuple[Tensor, ...], floor: float | Tensor) -
     diagonal = sums[5] / nodes.clamp(min=1)
     # Relative floors as well: a mean far from 0 leaves rounding in the variance, and so does a diagonal beside which the rest is small.
     ours = (aa - a * a).clamp(min=0.0) + 1e-7 * aa.clamp(min=0.0) + floor**2
-    theirs = (bb - b * b).clamp(min=0.0) + 1e-7 * bb.clamp(min=0.0) + 1e-8 * diagonal + OTHER_FLOOR**2
+    theirs = (
+        (bb - b * b).clamp(min=0.0) + 1e-7 * bb.clamp(min=0.0) + 1e-8 * diagonal + OTHER_FLOOR**2
+    )
     return 1.0 - (ab - a * b) * torch.rsqrt(ours) * torch.rsqrt(theirs)
 
 
@@ -251,4 +271,6 @@ def _projected(graph: Tensor, vector: Tensor) -> Tensor:
 
 def picked(x: Tensor, heads: Tensor) -> Tensor:
     """Of ``[B, heads, ...]`` those with these numbers, ``[B, m]`` int64."""
-    return x.gather(1, heads.reshape(*heads.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
+    return x.gather(
+        1, heads.reshape(*heads.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    )

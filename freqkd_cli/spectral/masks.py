@@ -27,7 +27,9 @@ def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.n
     """
     if kind == "ideal":
         return (rho <= cutoff + 1e-9).astype(np.float64)
-    with np.errstate(over="ignore"):  # far above a tiny cutoff the power overflows and the gain is the 0 that it should be
+    with np.errstate(
+        over="ignore"
+    ):  # far above a tiny cutoff the power overflows and the gain is the 0 that it should be
         if kind == "gaussian":
             return np.exp(-((rho / cutoff) ** 2) / 2.0)
         return 1.0 / (1.0 + (rho / cutoff) ** (2 * order))
@@ -75,5 +77,7 @@ def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> 
         f"the {empty} band of {taps} is empty: the {kind} mask with cutoff {cutoff:.4g} leaves it fewer than one cell beside DC",
         got=f"{grid[0]}x{grid[1]} cells, {low:.3g} of them low and {high:.3g} high",
         need="at least one on either side",
-        tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}" if usable else "a tap with more cells: on this one no cutoff works",
+        tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}"
+        if usable
+        else "a tap with more cells: on this one no cutoff works",
     )

@@ -44,7 +44,11 @@ def ring_width(height: int, width: int) -> float:
     """
     shorter = min(height, width)
     if shorter < 2:
-        raise ShapeError("a map this small has no frequencies to look at", got=f"{height} x {width} cells", need="at least 2 x 2 cells")
+        raise ShapeError(
+            "a map this small has no frequencies to look at",
+            got=f"{height} x {width} cells",
+            need="at least 2 x 2 cells",
+        )
     return max(2.0 / shorter, 1.0 / FINEST_RINGS)
 
 
@@ -107,10 +111,16 @@ class RingSums:
 
     def __add__(self, other: RingSums) -> RingSums:
         if abs(self.step - other.step) > 1e-12:
-            raise ShapeError("rings of different width do not add up", got=f"{other.step:.6g}", need=f"{self.step:.6g}")
+            raise ShapeError(
+                "rings of different width do not add up",
+                got=f"{other.step:.6g}",
+                need=f"{self.step:.6g}",
+            )
         names = ("cells", "power", "rho", "log_cells", "log_amplitude")
         sums = {name: _add(getattr(self, name), getattr(other, name)) for name in names}
-        return RingSums(step=self.step, low=self.low + other.low, high=self.high + other.high, **sums)
+        return RingSums(
+            step=self.step, low=self.low + other.low, high=self.high + other.high, **sums
+        )
 
 
 def _add(a: Tensor, b: Tensor) -> Tensor:
@@ -132,7 +142,11 @@ def ring_sums(maps: Tensor, cutoff: float, step: float | None = None) -> RingSum
         ShapeError: not a map ``[B, C, h, w]``, or one without frequencies.
     """
     if maps.ndim != 4:
-        raise ShapeError("a power spectrum needs a map", got=f"a tensor of shape {tuple(maps.shape)}", need="[B, C, h, w]")
+        raise ShapeError(
+            "a power spectrum needs a map",
+            got=f"a tensor of shape {tuple(maps.shape)}",
+            need="[B, C, h, w]",
+        )
     height, width = maps.shape[-2:]
     step = ring_width(height, width) if step is None else step
     with torch.autocast(maps.device.type, enabled=False):

@@ -11,14 +11,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
 from freqkd_cli.errors import ShapeError
-from freqkd_cli.labels import IGNORE
+from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.view import View, zoomed
 
 GREY = 0.5
 """What stands where a view shows no picture."""
 
 
-def apply_geometry(view: View, image: np.ndarray, labels: np.ndarray | None) -> tuple[Tensor, Tensor | None, Tensor]:
+def apply_geometry(
+    view: View, image: np.ndarray, labels: np.ndarray | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """Zoom, cut out, mirror and, where the view says so, isolate a box.
 
     Args:
@@ -33,8 +35,14 @@ def apply_geometry(view: View, image: np.ndarray, labels: np.ndarray | None) -> 
         ShapeError: labels of another size than the image.
     """
     if labels is not None and labels.shape != image.shape[:2]:
-        raise ShapeError("an image and its labels differ in size", got=f"{image.shape[:2]} and {labels.shape}")
-    pixels = _cut(view, torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), InterpolationMode.BILINEAR)
+        raise ShapeError(
+            "an image and its labels differ in size", got=f"{image.shape[:2]} and {labels.shape}"
+        )
+    pixels = _cut(
+        view,
+        torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+        InterpolationMode.BILINEAR,
+    )
     shown = torch.zeros(view.height, view.width, dtype=torch.bool)
     rows, columns = _visible(view, image.shape[:2])
     shown[rows, columns] = True
@@ -43,9 +51,17 @@ def apply_geometry(view: View, image: np.ndarray, labels: np.ndarray | None) -> 
     truth = None
     if labels is not None:
         truth = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
-        truth[rows, columns] = _cut(view, torch.from_numpy(np.ascontiguousarray(labels))[None], InterpolationMode.NEAREST_EXACT)[0].long()
+        truth[rows, columns] = _cut(
+            view,
+            torch.from_numpy(np.ascontiguousarray(labels))[None],
+            InterpolationMode.NEAREST_EXACT,
+        )[0].long()
     if view.flip:
-        seen, shown, truth = seen.flip(-1), shown.flip(-1), None if truth is None else truth.flip(-1)
+        seen, shown, truth = (
+            seen.flip(-1),
+            shown.flip(-1),
+            None if truth is None else truth.flip(-1),
+        )
     if view.kept is not None:
         hidden = _outside(view)
         shown = shown & ~hidden
@@ -80,8 +96,12 @@ def turn_hue(image: Tensor, turns: float) -> Tensor:
     """Rotate the colours of ``[3, h, w]`` around the grey axis, clamped to [0, 1]; a third of a turn makes red green."""
     angle = 2 * math.pi * turns
     same = (1 + 2 * math.cos(angle)) / 3
-    left, right = (math.sin(angle) / math.sqrt(3) * sign + (1 - math.cos(angle)) / 3 for sign in (1, -1))
-    matrix = torch.tensor([[same, right, left], [left, same, right], [right, left, same]], dtype=image.dtype)
+    left, right = (
+        math.sin(angle) / math.sqrt(3) * sign + (1 - math.cos(angle)) / 3 for sign in (1, -1)
+    )
+    matrix = torch.tensor(
+        [[same, right, left], [left, same, right], [right, left, same]], dtype=image.dtype
+    )
     return (matrix @ image.flatten(1)).reshape(image.shape).clamp_(0, 1)
 
 
@@ -100,7 +120,9 @@ def _cut(view: View, pixels: Tensor, how: InterpolationMode) -> Tensor:
     if size != tuple(pixels.shape[-2:]):
         pixels = F.resize(pixels, list(size), how, antialias=True)
     top, left = max(0, view.top), max(0, view.left)
-    return pixels[:, top : max(top, view.top + view.height), left : max(left, view.left + view.width)]
+    return pixels[
+        :, top : max(top, view.top + view.height), left : max(left, view.left + view.width)
+    ]
 
 
 def _outside(view: View) -> Tensor:

@@ -38,7 +38,9 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         given = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return replace(self, **{name: None if x is None else change(x) for name, x in given.items()})
+        return replace(
+            self, **{name: None if x is None else change(x) for name, x in given.items()}
+        )
 
     def __len__(self) -> int:
         return self.images.shape[0]

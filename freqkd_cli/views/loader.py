@@ -44,7 +44,9 @@ class ViewDataset(TorchDataset):
     sample, so that it reaches the main process as itself and not as a worker's traceback.
     """
 
-    def __init__(self, pictures: Pictures, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0) -> None:
+    def __init__(
+        self, pictures: Pictures, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
+    ) -> None:
         self.pictures, self.spec, self.view_seed, self.views = pictures, spec, view_seed, views
 
     def __len__(self) -> int:
@@ -62,7 +64,9 @@ class ViewDataset(TorchDataset):
             return whole(size)
         number = self.number(n)
         colours = n if self.spec.teacher_sees == "clean" else number
-        return draw(self.spec, size, view_seed=self.view_seed, index=index, draw=number, colour_draw=colours)
+        return draw(
+            self.spec, size, view_seed=self.view_seed, index=index, draw=number, colour_draw=colours
+        )
 
     def __getitem__(self, item: Item) -> Sample | FreqKDError:
         try:
@@ -97,7 +101,9 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
     images, valid = stack("image"), stack("valid")
     assert images is not None and valid is not None
-    return Batch(images, stack("labels"), valid, numbers("index"), numbers("view"), stack("teacher_image"))
+    return Batch(
+        images, stack("labels"), valid, numbers("index"), numbers("view"), stack("teacher_image")
+    )
 
 
 class Loader:
@@ -112,7 +118,9 @@ class Loader:
         FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker; or a worker is gone.
     """
 
-    def __init__(self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0) -> None:
+    def __init__(
+        self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0
+    ) -> None:
         self.batches = batches
         self._loader = DataLoader(
             dataset,
@@ -129,12 +137,18 @@ class Loader:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         before = set(multiprocessing.active_children())
-        batches = iter(self._loader)  # held here alone, so that closing this generator ends the workers
+        batches = iter(
+            self._loader
+        )  # held here alone, so that closing this generator ends the workers
         workers = set(multiprocessing.active_children()) - before
         while True:
             try:
                 batch = next(batches, None)
-            except (RuntimeError, OSError, EOFError) as error:  # what torch says of a lost worker depends on when it went
+            except (
+                RuntimeError,
+                OSError,
+                EOFError,
+            ) as error:  # what torch says of a lost worker depends on when it went
                 raise _lost(workers, error) from error
             if batch is None:
                 return
@@ -144,7 +158,13 @@ class Loader:
 
 
 def whole_batches(
-    pictures: Pictures, batch_size: int, workers: int = 0, *, indices: Sequence[int] | None = None, process: int = 0, processes: int = 1
+    pictures: Pictures,
+    batch_size: int,
+    workers: int = 0,
+    *,
+    indices: Sequence[int] | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> Loader:
     """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch.
 
@@ -168,9 +188,18 @@ def _lost(workers: set[BaseProcess], error: Exception) -> Exception:
         with contextlib.suppress(RuntimeError):  # torch's own, from its handler of SIGCHLD
             worker.join(1.0)  # its connections close a moment before it counts as ended
         if worker.exitcode is not None:
-            how = f"signal {-worker.exitcode}" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+            how = (
+                f"signal {-worker.exitcode}"
+                if worker.exitcode < 0
+                else f"exit code {worker.exitcode}"
+            )
             need = "workers that live as long as the run; signal 9 is most often the system, out of memory"
-            return FreqKDError("a process that loads data has ended", got=how, need=need, tip="fewer data.workers, or 0")
+            return FreqKDError(
+                "a process that loads data has ended",
+                got=how,
+                need=need,
+                tip="fewer data.workers, or 0",
+            )
     return error
 
 

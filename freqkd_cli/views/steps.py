@@ -16,10 +16,14 @@ Item = tuple[int, int]
 """(index of the picture, how often it was drawn before); the second is :data:`WHOLE` for the whole picture."""
 
 
-def schedule(length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True) -> list[list[int]]:
+def schedule(
+    length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True
+) -> list[list[int]]:
     """The batches of one epoch: a permutation of ``range(length)`` that (seed, epoch) alone decide."""
     key = np.random.SeedSequence([3, seed & (2**64 - 1), epoch])
-    order = np.argsort(np.random.Generator(np.random.Philox(key)).random(length), kind="stable").tolist()
+    order = np.argsort(
+        np.random.Generator(np.random.Philox(key)).random(length), kind="stable"
+    ).tolist()
     stop = length - length % batch_size if drop_last else length
     return [order[start : start + batch_size] for start in range(0, stop, batch_size)]
 
@@ -79,5 +83,10 @@ class Steps:
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                batches = schedule(self.length, seed=self.seed, epoch=epoch, batch_size=self.batch_size)
-            yield [(index, epoch) for index in batches[step % self.per_epoch][self.process :: self.processes]]
+                batches = schedule(
+                    self.length, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+                )
+            yield [
+                (index, epoch)
+                for index in batches[step % self.per_epoch][self.process :: self.processes]
+            ]

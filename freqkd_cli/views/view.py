@@ -52,14 +52,26 @@ class ViewSpec:
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
-            raise UsageError("a view needs a height and a width", got=self.size, need="two positive whole numbers")
+            raise UsageError(
+                "a view needs a height and a width",
+                got=self.size,
+                need="two positive whole numbers",
+            )
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise UsageError("augment.scale is not a range", got=self.scale, need="0 < smallest <= largest")
+            raise UsageError(
+                "augment.scale is not a range", got=self.scale, need="0 < smallest <= largest"
+            )
         for name in ("color", "blur", "isolate"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"augment.{name} is outside its range", got=getattr(self, name), need="a number from 0 to 1")
+                raise UsageError(
+                    f"augment.{name} is outside its range",
+                    got=getattr(self, name),
+                    need="a number from 0 to 1",
+                )
         if self.teacher_sees not in ("same", "clean"):
-            raise UsageError("teacher_sees has two values", got=self.teacher_sees, need="same or clean")
+            raise UsageError(
+                "teacher_sees has two values", got=self.teacher_sees, need="same or clean"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,9 @@ class View:
 
     @property
     def changes_colour(self) -> bool:
-        return any(getattr(self, f.name) != f.default for f in fields(self) if f.metadata.get("colour"))
+        return any(
+            getattr(self, f.name) != f.default for f in fields(self) if f.metadata.get("colour")
+        )
 
 
 def zoomed(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -95,7 +109,15 @@ def zoomed(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, int(image_size[0] * scale + 0.5)), max(1, int(image_size[1] * scale + 0.5))
 
 
-def draw(spec: ViewSpec, image_size: tuple[int, int], *, view_seed: int, index: int, draw: int, colour_draw: int | None = None) -> View:
+def draw(
+    spec: ViewSpec,
+    image_size: tuple[int, int],
+    *,
+    view_seed: int,
+    index: int,
+    draw: int,
+    colour_draw: int | None = None,
+) -> View:
     """The view that the key (view_seed, index, draw) stands for.
 
     Args:
@@ -128,7 +150,9 @@ def whole(image_size: tuple[int, int]) -> View:
 
 def _uniform(purpose: int, view_seed: int, index: int, draw: int) -> list[float]:
     key = [purpose, view_seed & (2**64 - 1), index, draw]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(_PLACES).tolist()
+    return (
+        np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(_PLACES).tolist()
+    )
 
 
 def _place(u: float, slack: int) -> int:
@@ -136,7 +160,9 @@ def _place(u: float, slack: int) -> int:
     return min(0, slack) + int(u * (abs(slack) + 1))
 
 
-def _box(u: list[float], size: tuple[int, int], picture: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+def _box(
+    u: list[float], size: tuple[int, int], picture: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
     """A square box that lies in the visible part of the picture, or all of that part along an axis where it is smaller."""
     side = BOX_SIDES[0] + int(u[0] * (BOX_SIDES[1] - BOX_SIDES[0] + 1))
     spans = []

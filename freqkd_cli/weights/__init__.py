@@ -1,1 +1,1 @@
-"""Weights that travel with the package."""
+"""Weights that ship with the package, and reading the weights and configs of others."""

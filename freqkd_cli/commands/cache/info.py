@@ -12,7 +12,10 @@ from freqkd_cli.commands._options import Json
 from freqkd_cli.commands._output import columns, print_result
 
 
-def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a cache.")], as_json: Json = False) -> None:
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a cache.")],
+    as_json: Json = False,
+) -> None:
     """Say what a cache holds and which recipes it fits.
 
     Teacher, taps or targets with their shapes, number type, images, views, bytes, and the keys that a recipe must agree with.
@@ -20,15 +23,25 @@ def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
 
         freqkd cache info caches/a
     """
-    from freqkd_cli.engine.cache_folder import describe
+    from freqkd_cli.cache.inspection import describe
 
     print_result(describe(folder), as_json, _table)
 
 
 def _table(found: dict[str, Any]) -> str:
-    size = f"{found['bytes'] / 2**20:.1f} MiB in {found['shards']} shard{'s' * (found['shards'] != 1)}"
-    state = "finished" if found["finished"] else f"unfinished: {found['shards']} of {found['shards_planned']} shards"
-    views = "the whole view" if found["views"] == "whole" else f"{found['views']} view{'s' * (found['views'] != 1)}"
+    size = (
+        f"{found['bytes'] / 2**20:.1f} MiB in {found['shards']} shard{'s' * (found['shards'] != 1)}"
+    )
+    state = (
+        "finished"
+        if found["finished"]
+        else f"unfinished: {found['shards']} of {found['shards_planned']} shards"
+    )
+    views = (
+        "the whole view"
+        if found["views"] == "whole"
+        else f"{found['views']} view{'s' * (found['views'] != 1)}"
+    )
     rows = [
         ("cache", found["cache"]),
         ("state", state),
@@ -37,10 +50,20 @@ def _table(found: dict[str, Any]) -> str:
         ("weights", f"sha256 {str(found['teacher_sha256'])[:16]}"),
     ]
     tensors = [
-        (row["name"], f"[{', '.join('any' if n is None else str(n) for n in row['shape'])}]", row["dtype"]) for row in found["tensors"]
+        (
+            row["name"],
+            f"[{', '.join('any' if n is None else str(n) for n in row['shape'])}]",
+            row["dtype"],
+        )
+        for row in found["tensors"]
     ]
-    fits = [(key, value if isinstance(value, str) else _plain(value)) for key, value in found["fits"].items()]
-    return "\n".join([columns(rows), "", columns(tensors, "  "), "", "fits recipes with", columns(fits, "  ")])
+    fits = [
+        (key, value if isinstance(value, str) else _plain(value))
+        for key, value in found["fits"].items()
+    ]
+    return "\n".join(
+        [columns(rows), "", columns(tensors, "  "), "", "fits recipes with", columns(fits, "  ")]
+    )
 
 
 def _plain(value: Any) -> str:

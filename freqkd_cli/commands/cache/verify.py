@@ -12,7 +12,10 @@ from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import CheckFailed
 
 
-def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished cache.")], as_json: Json = False) -> None:
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished cache.")],
+    as_json: Json = False,
+) -> None:
     """Check the checksum of every shard of a cache.
 
     Exit code 3 where one is damaged, or the index is. The cache's own teacher-dump command with --resume makes damaged shards again.
@@ -20,14 +23,18 @@ def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
 
         freqkd cache verify caches/a
     """
-    from freqkd_cli.engine.cache_folder import verify
-    from freqkd_cli.features.shards import AGAIN
+    from freqkd_cli.cache.inspection import verify
+    from freqkd_cli.cache.shards import AGAIN
 
     found = verify(folder)
     print_result(found, as_json, _table)
     if not found["ok"]:
         lines = "".join(f"\n  {row['problem']}" for row in found["damaged"])
-        tip = "make the cache again with --overwrite" if found["damaged"][0]["file"] == "index.json" else AGAIN
+        tip = (
+            "make the cache again with --overwrite"
+            if found["damaged"][0]["file"] == "index.json"
+            else AGAIN
+        )
         raise CheckFailed(f"the cache {folder} is damaged{lines}", tip=tip)
 
 

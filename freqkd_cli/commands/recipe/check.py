@@ -7,10 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from freqkd_cli.commands._options import Json, Sets, complete_recipe
-from freqkd_cli.commands._output import print_result, warn
+from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
+from freqkd_cli.runtime.logs import warn
 
-Files = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or names of shipped recipes.", autocompletion=complete_recipe)]
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE", help="Files or names of shipped recipes.", autocompletion=complete_recipe
+    ),
+]
 
 
 def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
@@ -20,7 +26,7 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
 
         freqkd recipe check fastscnn_basic my_recipe.yaml
     """
-    from freqkd_cli.engine import assemble
+    from freqkd_cli.build import assemble
     from freqkd_cli.recipe.load import load
 
     errors: list[FreqKDError] = []
@@ -35,11 +41,17 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
         rows.append(row)
-    print_result(rows, as_json, lambda rows: "\n".join(f"{row['file']}: ok" for row in rows if row["ok"]))
+    print_result(
+        rows, as_json, lambda rows: "\n".join(f"{row['file']}: ok" for row in rows if row["ok"])
+    )
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        kind = RecipeError if any(isinstance(error, UsageError) for error in errors) else type(errors[0])
+        kind = (
+            RecipeError
+            if any(isinstance(error, UsageError) for error in errors)
+            else type(errors[0])
+        )
         lines = "".join(f"\n  {line}" for row in rows for line in row["problems"])
         raise kind(f"{len(errors)} of {len(files)} recipes have problems{lines}")
 

@@ -13,8 +13,14 @@ from freqkd_cli.errors import UsageError
 
 
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.", autocompletion=complete_recipe)],
-    dest: Annotated[Path | None, typer.Argument(metavar="DEST", help="File or folder; NAME.yaml here by default.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A shipped recipe.", autocompletion=complete_recipe),
+    ],
+    dest: Annotated[
+        Path | None,
+        typer.Argument(metavar="DEST", help="File or folder; NAME.yaml here by default."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -34,5 +40,8 @@ def run(
         raise UsageError(f"there is no folder {target.parent}", tip=f"mkdir -p {target.parent}")
     # Beside the copy there is no schema for editors: its first line then names the shipped one.
     schema = f"$schema={source.with_name('recipe.schema.json')}"
-    target.write_text(source.read_text(encoding="utf-8").replace("$schema=recipe.schema.json", schema, 1), encoding="utf-8")
+    target.write_text(
+        source.read_text(encoding="utf-8").replace("$schema=recipe.schema.json", schema, 1),
+        encoding="utf-8",
+    )
     print_result({"name": name, "path": target}, as_json, lambda result: str(result["path"]))

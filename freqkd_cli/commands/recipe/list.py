@@ -13,5 +13,9 @@ def run(as_json: Json = False) -> None:
     """
     from freqkd_cli.recipe.shipped import paths, question
 
-    rows = [{"name": name, "question": question(path), "path": path} for name, path in paths().items()]
-    print_result(rows, as_json, lambda rows: columns([(row["name"], row["question"]) for row in rows]))
+    rows = [
+        {"name": name, "question": question(path), "path": path} for name, path in paths().items()
+    ]
+    print_result(
+        rows, as_json, lambda rows: columns([(row["name"], row["question"]) for row in rows])
+    )

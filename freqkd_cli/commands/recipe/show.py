@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from freqkd_cli.commands._options import Json, RecipeArgument, Sets
-from freqkd_cli.commands._output import print_result, warn
+from freqkd_cli.commands._output import print_result
+from freqkd_cli.runtime.logs import warn
 
 
 def run(recipe: RecipeArgument, sets: Sets = None, as_json: Json = False) -> None:
@@ -11,8 +12,8 @@ def run(recipe: RecipeArgument, sets: Sets = None, as_json: Json = False) -> Non
 
     freqkd recipe show quickstart --set train.lr=1e-3
     """
-    from freqkd_cli.recipe.dump import dump, resolved
     from freqkd_cli.recipe.load import load
+    from freqkd_cli.recipe.resolved import dump, resolved
 
     loaded = load(recipe, sets or ())
     warn(loaded.warnings)

@@ -1,0 +1,1 @@
+"""Measure the cost of a training step and what bounds it: `freqkd bench`."""

@@ -1,0 +1,1 @@
+"""Turn a recipe into objects: the whole-recipe check, models, losses and schedules."""

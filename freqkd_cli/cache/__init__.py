@@ -1,0 +1,1 @@
+"""The teacher cache: its format, index, shards, fingerprint, reader and writer."""

@@ -1,1 +1,0 @@
-"""What the commands call. Only ``assemble`` turns names into objects."""

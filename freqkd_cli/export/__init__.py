@@ -1,0 +1,1 @@
+"""Write trained models for other programs and check them: `freqkd export`."""

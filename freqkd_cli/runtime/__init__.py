@@ -1,0 +1,1 @@
+"""Device, precision, processes, threads, memory, files, logs and progress of a process."""

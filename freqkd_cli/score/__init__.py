@@ -1,0 +1,1 @@
+"""Score and label images: `freqkd eval`, `compare` and `predict`."""

@@ -1,0 +1,1 @@
+"""Radial and graph spectra of models, runs and caches: `freqkd spectrum`."""

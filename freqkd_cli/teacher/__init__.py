@@ -1,0 +1,1 @@
+"""The frozen teacher: live or cached, its classes, and `freqkd teacher-dump`."""

@@ -1,0 +1,1 @@
+"""Train a student: `freqkd distill`, its loop, checkpoints, run folder and log."""

@@ -1,0 +1,125 @@
+"""What a run writes while it goes on: ``metrics.jsonl``, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class RunLog:
+    """Both files, open from a run's start or resumption to its end.
+
+    Args:
+        out: the run's folder.
+        step: the step that the run goes on from.
+        length: bytes of ``metrics.jsonl`` at that step.
+    """
+
+    def __init__(self, out: Path, step: int, length: int) -> None:
+        self._metrics, self._board = (
+            _Metrics(out / "metrics.jsonl", length),
+            _Board(out / "tensorboard", step),
+        )
+
+    def trained(self, row: dict[str, Any], images_per_second: float) -> None:
+        """A row of losses: ``step``, ``lr``, ``total``, ``raw`` and ``weighted``. The speed is TensorBoard's alone: no seed decides it."""
+        self._metrics.write(row)
+        scalars = {"total": row["total"]}
+        for name in row["raw"]:
+            scalars |= {f"raw/{name}": row["raw"][name], f"weighted/{name}": row["weighted"][name]}
+        self._show(row["step"], scalars | {"speed/images_per_second": images_per_second})
+
+    def scored(self, row: dict[str, Any]) -> None:
+        """A row of scores: ``step``, and ``val`` with ``miou`` and ``pixel_accuracy``."""
+        self._metrics.write(row)
+        if row["val"]["miou"] is not None:
+            self._show(row["step"], {"val/miou": row["val"]["miou"]})
+
+    def length(self) -> int:
+        """Bytes of ``metrics.jsonl``, all of them on the disk."""
+        self._board.flush()
+        return self._metrics.length()
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._board.close()
+
+    def _show(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+
+class Unwritten:
+    """The log of a process that writes none."""
+
+    def trained(self, row: dict[str, Any], images_per_second: float) -> None: ...
+
+    def scored(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Metrics:
+    """``metrics.jsonl``: one JSON object a line, only numbers that the recipe and the seed decide, so two equal runs write equal files."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        """Go on after the first ``length`` bytes; what an interrupted run wrote past its checkpoint is cut off."""
+        self.file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
+        self.file.truncate(
+            min(length, self.file.tell())
+        )  # a file that was cut by others must not be filled up with zeros
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.flush()
+
+    def length(self) -> int:
+        os.fsync(self.file.fileno())
+        return self.file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written was told when it was tried
+            self.file.close()
+
+
+class _Board:
+    """TensorBoard's scalars, one more events file for each start.
+
+    Written in this thread and not by the library's writer, whose thread tells of a full disk in a traceback, and which a kill robs of two
+    minutes of events.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after ``step``: what an interrupted run wrote past its checkpoint is no longer shown."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"
+        self.file = open(folder / name, "wb")  # noqa: SIM115 - lives as long as the run
+        self.records = RecordWriter(self.file)
+        self._add(file_version="brain.Event:2")
+        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def _add(self, **parts: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **parts).SerializeToString())
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.file.close()

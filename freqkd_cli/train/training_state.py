@@ -1,0 +1,151 @@
+"""What a run trains: the objective, its optimiser, the averaged weights, and how they go to a checkpoint and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from freqkd_cli.build.objective import Objective
+from freqkd_cli.errors import CheckpointDamaged
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.sections import Train
+
+
+def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """AdamW or SGD over the student and the losses' own parameters; no weight decay on vectors, nor where a model says so."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": train.weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter in parameters:
+        spared = parameter.ndim <= 1 or getattr(parameter, "no_weight_decay", False)
+        groups[spared]["params"].append(parameter)
+    groups = [group for group in groups if group["params"]]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+class Average:
+    """Exponential moving average of a student's floating-point state (Polyak averaging); whole numbers are copied.
+
+    The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held at its initial weights.
+    """
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.state = {
+            name: tensor.detach().clone() for name, tensor in student.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, tensor in student.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - decay)
+            else:
+                self.state[name].copy_(tensor)
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run trains. ``best`` is {"miou": ..., "step": ...} once there was an evaluation."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    step: int = 0
+    best: dict[str, float] | None = None
+    last: dict[str, float] | None = None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The student holds the weights that are evaluated and deployed inside, and gets its trained ones back."""
+        if self.average is None:
+            yield
+            return
+        student = self.objective.student
+        trained = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        student.load_state_dict(self.average.state)
+        try:
+            yield
+        finally:
+            student.load_state_dict(trained)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {
+            f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()
+        }
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {
+                f"optimizer.{number}.{key}": value
+                for key, value in state.items()
+                if isinstance(value, Tensor)
+            }
+        if self.average:
+            found |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "last": self.last,
+            "average_updates": self.average.updates if self.average else 0,
+        }
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take a checkpoint's state back.
+
+        Raises:
+            CheckpointDamaged: it is a checkpoint of something else.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
+        try:
+            for name, tensor in tensors.items():
+                head, _, rest = name.partition(".")
+                parts[head][rest] = tensor
+            self.objective.load_state_dict(parts["objective"])
+            self._restore_optimizer(parts["optimizer"])
+            if self.average:
+                for name, tensor in self.average.state.items():
+                    tensor.copy_(parts["average"][name])
+                self.average.updates = facts["average_updates"]
+            self.step, self.best, self.last = facts["step"], facts["best"], facts["last"]
+        except (RuntimeError, KeyError, ValueError, IndexError) as error:
+            raise CheckpointDamaged(
+                "the checkpoint does not fit this recipe's student, losses and optimizer",
+                got=str(error).splitlines()[0],
+            ) from error
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            number, _, key = name.partition(".")
+            like = parameters[int(number)]
+            # The fused kernels walk memory, not indices, so a state must be laid out as its parameter is (files are always contiguous).
+            laid_out = (
+                torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                if tensor.shape == like.shape
+                else tensor
+            )
+            state.setdefault(int(number), {})[key] = laid_out
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+
+
+def freeze_norms(student: nn.Module) -> None:
+    """Hold the statistics of every BatchNorm where they are, so a sample's output does not depend on its batch."""
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,217 @@
+"""A bench lays every moment of a step to the part that spent it, measures the steps that distill runs, and says what bounds them."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.app import build_app
+from freqkd_cli.bench import measure as room
+from freqkd_cli.bench.bound import bound
+from freqkd_cli.bench.measure import Options, bench
+from freqkd_cli.bench.stopwatch import Stopwatch, watched
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
+from freqkd_cli.teacher.opening import Form
+
+RECIPE = """
+version: 1
+data: {name: scenes, size: [64, 64], length: 16, held_out: 4, workers: 0, views: 2}
+teacher: {name: segformer, weights: embedded}
+student: {name: fast_scnn, width: 0.25}
+losses:
+  - {name: cross_entropy}
+  - {name: logit_kl, weight: 0.5}
+  - {id: high, name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.4}
+train: {epochs: 1, batch_size: 2, clip: 1.0, ema: 0.9}
+"""
+LIVE = [
+    "rest data teacher losses.logit_kl.target losses.high.target student.forward losses.cross_entropy.forward losses.logit_kl.forward",
+    "losses.high.forward losses.high.backward losses.logit_kl.backward losses.cross_entropy.backward student.backward optimizer average",
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def watched_step(loop: room.Loop) -> dict[str, float]:
+    watch = Stopwatch()
+    with closing(loop.batches()) as loaded, watched(loop, watch):
+        watch.start()
+        loop.step(watch.waiting(loaded))
+        watch.lap("rest")
+    return watch.seconds
+
+
+class Slow(torch.autograd.Function):
+    """Changes nothing; the backward pass takes its time."""
+
+    @staticmethod
+    def forward(ctx, x, seconds):
+        ctx.seconds = seconds
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(ctx.seconds)
+        return gradient, None
+
+
+def slowed(owner, name: str, seconds: float, backward: float = 0.0) -> None:
+    call = getattr(owner, name)
+
+    def slow(*words, **named):
+        time.sleep(seconds)
+        found = call(*words, **named)
+        if not backward:
+            return found
+        if isinstance(found, dict):
+            return {
+                key: Slow.apply(value, backward) if key == "decoder" else value
+                for key, value in found.items()
+            }
+        return Slow.apply(found, backward)
+
+    setattr(owner, name, slow)
+
+
+def test_time_that_is_known_is_laid_to_the_part_that_spent_it(path):
+    loop = room._loop(recipes.load(path), Options(), None)
+    watched_step(loop)
+    objective = loop.training.objective
+    entropy, divergence, high = objective.losses.values()
+    slowed(loop.setting.dataset, "read", 0.15)  # twice a batch
+    slowed(loop.source.model, "forward", 0.4)
+    slowed(high, "target", 0.5)
+    slowed(objective.student, "forward", 0.6, backward=0.7)
+    slowed(divergence, "forward", 0.8, backward=0.9)
+    slowed(entropy, "forward", 0.0, backward=1.0)
+    slowed(loop.training.average, "update", 1.1)
+    slow = watched_step(loop)
+    planted = {
+        "data": 0.3,
+        "teacher": 0.4,
+        "losses.high.target": 0.5,
+        "student.forward": 0.6,
+        "student.backward": 0.7,
+        "losses.logit_kl.forward": 0.8,
+        "losses.logit_kl.backward": 0.9,
+        "losses.cross_entropy.backward": 1.0,
+        "average": 1.1,
+    }
+    assert set(slow) == set(" ".join(LIVE).split())
+    # A busy processor may add to any part; what is planted in one is missing there if it was laid to another.
+    for part, seconds in planted.items():
+        assert slow[part] >= seconds, part
+
+
+def test_marks_change_no_bit_and_are_gone_afterwards(path):
+    plain, marked = (room._loop(recipes.load(path), Options(), None) for _ in range(2))
+    watched_step(marked)
+    with closing(plain.batches()) as batches:
+        plain.step(batches)
+    ours, theirs = (loop.training.objective.state_dict() for loop in (plain, marked))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    modules = [*marked.training.objective.modules(), *marked.source.model.modules()]
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks
+        for module in modules
+        if not isinstance(module, nn.ModuleDict)
+    )
+    assert not any("target" in line.loss.__dict__ for line in marked.training.objective.lines)
+    assert (
+        "differentiate" not in marked.__dict__
+        and not marked.training.optimizer._optimizer_step_post_hooks
+    )
+
+
+def test_the_document_adds_up_live_and_cached(path, tmp_path):
+    recipe = recipes.load(path)
+    live = bench(recipe, Options(steps=2), Silent())
+    parts = {part["name"]: part for part in live["parts"]}
+    assert sum(part["share"] for part in live["parts"]) == pytest.approx(1)
+    assert (
+        live["parts"][-1]["name"] == "rest"
+        and parts["teacher"]["gflop"] > parts["student.forward"]["gflop"] > 0
+    )
+    assert parts["student.backward"]["gflop"] == pytest.approx(
+        2 * parts["student.forward"]["gflop"], abs=2e-3
+    )
+    assert live["images_per_second"] == pytest.approx(
+        2 / (live["step_ms"]["median"] / 1e3), rel=0.01
+    )
+    assert live["memory_bytes"] > 100e6 and set(live["ratios"]) == {
+        "ce_step_ms",
+        "teacher_ms",
+        "over_ce",
+        "over_teacher_and_ce",
+    }
+    assert not (tmp_path / "bench").exists()
+
+    dump_recipe(recipe, tmp_path / "cache", Silent(), DumpOptions(form=Form("taps", "fp16")))
+    cached = bench(recipe, Options(cache=tmp_path / "cache", steps=2), Silent())
+    names = {part["name"] for part in cached["parts"]}
+    assert (
+        "cache" in names
+        and "teacher" not in names
+        and set(cached["ratios"]) == {"ce_step_ms", "over_ce"}
+    )
+
+
+def test_cross_entropy_alone_is_compared_with_nothing(path):
+    recipe = recipes.load(
+        path, ["losses.logit_kl.weight=0", "losses.high.weight=0", "train.accumulate=2"]
+    )
+    found = bench(
+        replace(recipe, losses=recipe.losses[:1], teacher=None), Options(steps=1), Silent()
+    )
+    assert (
+        found["ratios"] == {}
+        and found["source"] == "none"
+        and found["step_ms"]["low"] == found["step_ms"]["high"]
+    )
+
+
+@pytest.mark.parametrize(
+    "shares, views, said",
+    [
+        ({"student.backward": 0.6, "teacher": 0.37, "data": 0.03}, 2, "The student's backward pass: 60% of the step; the teacher"),
+        ({"student.backward": 0.6, "teacher": 0.37, "data": 0.03}, 2, "37%, a cache would save it; waiting for data: 3%"),
+        ({"teacher": 0.9, "rest": 0.1}, 0, "The teacher's forward pass: 90% of the step, a cache would save it (with data.views above 0)"),
+        ({"data": 0.8, "losses.a.target": 0.1, "losses.b.target": 0.1}, 2, "80% of the step, try data.workers=1; the losses' teacher"),
+    ],
+)  # fmt: skip
+def test_one_sentence_says_what_bounds_the_step(path, shares, views, said):
+    data = recipes.load(path, [f"data.views={views}"]).data
+    assert said in bound([{"name": name, "share": share} for name, share in shares.items()], data)
+
+
+def test_the_command_prints_a_table_or_one_document(path):
+    words = ["bench", str(path), "--steps", "1"]
+    result = CliRunner().invoke(build_app(), [*words, "--no-against-ce", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (
+        found["ratios"] == {}
+        and found["threads"] == torch.get_num_threads()
+        and found["device"] == "cpu"
+    )
+    result = CliRunner().invoke(build_app(), [*words])
+    assert (
+        result.exit_code == 0
+        and "step / (bare teacher + CE-only step)" in result.stdout
+        and "of the step" in result.stdout
+    )
+    result = CliRunner().invoke(build_app(), [*words, "--cache", "nowhere"])
+    assert result.exit_code == 2 and result.stdout == "" and "nowhere" in result.stderr

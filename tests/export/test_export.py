@@ -1,0 +1,634 @@
+"""Exports answer like the model, carry what a reader needs, and never leave anything behind that does not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import re
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import freqkd_cli
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.errors import CheckFailed, FreqKDError
+from freqkd_cli.export import deploy, graph_file
+from freqkd_cli.export.graph_file import ExportForm, Options, export_file
+from freqkd_cli.export.parity import SIZES, Parity, compare, probe_image
+from freqkd_cli.models import fast_scnn, segformer, smp, vmamba
+from freqkd_cli.models._pooling import average_pool
+from freqkd_cli.runtime.latency import measure_latency, median_ms
+
+NAMES = ("road", "sky", "tree, bush", "car", "pole", "person", "sign")
+
+
+def student(width: float = 0.25) -> nn.Module:
+    """A Fast-SCNN whose batch norms have seen images, so that its logits are as large as a trained one's."""
+    torch.manual_seed(0)
+    model = fast_scnn.build(classes=len(NAMES), width=width).train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(torch.rand(4, 3, 64, 96))
+    model.id2label = dict(enumerate(NAMES))
+    return model.eval()
+
+
+class Tiny(nn.Module):
+    """Stride 4, two layers: exports in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.id2label = 3, None
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3, 2, 1))
+
+    def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
+        return {"logits": self.layers(images)}
+
+
+def tiny(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny().eval()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory) -> tuple[nn.Module, Path, dict, str]:
+    """A Fast-SCNN exported once: the model, the file, the result, and what was said on the way."""
+    model, path, said = (
+        student(),
+        tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx",
+        io.StringIO(),
+    )
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        result = export_file(
+            model, path, "onnx", Options(latency_sizes=((64, 96), (96, 128)), latency_runs=2)
+        )
+    return model, path, result, said.getvalue()
+
+
+def session(path: Path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_onnx_takes_the_image_and_gives_logits_of_any_batch_and_size(onnx_file):
+    _, path, _, _ = onnx_file
+    (given,), (answer,) = session(path).get_inputs(), session(path).get_outputs()
+    assert (given.name, given.type, answer.name) == ("image", "tensor(float)", "logits")
+    assert given.shape[1] == 3 and answer.shape[1] == len(NAMES)
+    assert [given.shape[axis] for axis in (0, 2, 3)] == [
+        "batch",
+        "height",
+        "width",
+    ] and answer.shape[0] == "batch"
+    assert "height" in answer.shape[2] and "width" in answer.shape[3], "a fixed axis"
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 192, 256), (2, 96, 160), (3, 131, 97), (1, 64, 64), (1, 360, 480)]
+)
+def test_onnx_answers_like_torch(onnx_file, size):
+    model, path, _, _ = onnx_file
+    image = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
+    (answer,) = session(path).run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        wanted = model(image)["logits"].numpy()
+    assert answer.shape == wanted.shape
+    assert np.abs(answer - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert (answer.argmax(1) == wanted.argmax(1)).mean() >= 0.9999
+
+
+def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
+    import onnx
+
+    _, path, result, said = onnx_file
+    assert [child.name for child in path.parent.iterdir()] == ["model.onnx"]
+    graph = onnx.load(path, load_external_data=False)
+    facts = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(facts["classes"]) == list(NAMES) and "RGB" in facts["input"]
+    assert said == ""
+    assert {"DFT", "STFT"}.isdisjoint(node.op_type for node in graph.graph.node)
+    assert result["bytes"] == path.stat().st_size and result["format"] == "onnx"
+    assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999
+    assert [row["size"] for row in result["latency_ms"]] == [[1, 64, 96], [1, 96, 128]] and result[
+        "device"
+    ] == "cpu"
+    assert all(
+        row[form] > 0 for row in result["latency_ms"] for form in ("torch", "onnxruntime", "pt2")
+    )
+
+
+def test_a_graph_of_one_size_takes_no_other(tmp_path):
+    model = tiny()
+    model.one_size = True
+    found = export_file(
+        model, tmp_path / "a.pt2", "pt2", Options(latency_sizes=((32, 48), (64, 96)))
+    )
+    assert found["size"] == [32, 48] and found["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
+    asked = export_file(model, tmp_path / "b.pt2", "pt2", Options().at((40, 56)))
+    assert asked["size"] == [40, 56]
+    graph = torch.export.load(tmp_path / "b.pt2").module()
+    assert graph(torch.rand(4, 3, 40, 56)).shape[0] == 4
+    with pytest.raises(Exception, match=r"40|56"):
+        graph(torch.rand(1, 3, 32, 48))
+
+
+def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
+    assert any(height % 2 and width % 2 for _, height, width in SIZES)
+    assert any(min(height, width) / 32 < 6 for _, height, width in SIZES)
+    assert {batch for batch, _, _ in SIZES} == {1, 2, 3} and len(set(SIZES)) >= 5
+
+
+def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
+    import onnx
+
+    model = tiny()
+    result = export_file(
+        model,
+        tmp_path / "a.onnx",
+        "onnx",
+        Options(upsample=True, argmax=True, opset=20, sizes=((1, 33, 47), (2, 64, 32))),
+    )
+    assert (
+        result["output"] == "labels"
+        and result["max_abs_difference"] is None
+        and result["argmax_agreement"] >= 0.9999
+    )
+    image = probe_image(2, 50, 70)
+    (answer,) = session(tmp_path / "a.onnx").run(["labels"], {"image": image.numpy()})
+    with torch.no_grad():
+        logits = nn.functional.interpolate(
+            model(image)["logits"], size=(50, 70), mode="bilinear", align_corners=False
+        )
+    assert answer.shape == (2, 50, 70) and answer.dtype == np.int64
+    assert (
+        next(one.version for one in onnx.load(tmp_path / "a.onnx").opset_import if not one.domain)
+        == 20
+    )
+    assert (answer == logits.argmax(1).numpy()).mean() >= 0.9999
+
+
+class Pyramid(Tiny):
+    """Pooling to bins and upsampling by a size that is known only when it runs: what makes free sizes hard."""
+
+    def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
+        x = self.layers(images)
+        pooled = nn.functional.interpolate(
+            average_pool(x, 6), size=x.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return {"logits": x + pooled}
+
+
+def test_another_operator_set_than_was_asked_for_is_not_written(tmp_path, monkeypatch):
+    """What torch does where it cannot convert: it keeps its own and says nothing."""
+    write = torch.onnx.export
+    monkeypatch.setattr(
+        torch.onnx,
+        "export",
+        lambda *args, opset_version, **more: write(*args, opset_version=18, **more),
+    )
+    with pytest.raises(
+        FreqKDError, match="in that operator set\n  got  18\n  need --opset 21\n"
+    ) as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx", Options(opset=21))
+    assert caught.value.exit_code == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_file_that_the_system_does_not_let_grow_is_named(tmp_path, kind):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            export_file(tiny(), tmp_path / f"a.{kind}", kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (
+        errno.EFBIG,
+        str(tmp_path / f"a.{kind}"),
+    ) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [lambda: Pyramid().eval(), pytest.param(student, id="fast_scnn")])
+def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
+    torch.manual_seed(0)
+    model = make()
+    result = export_file(model, tmp_path / "a.pt2", "pt2")
+    assert result["relative_difference"] <= 1e-4 and result["sizes"] == [
+        list(size) for size in SIZES
+    ]
+    image = probe_image(3, 129, 223)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.export.load(tmp_path / "a.pt2").module()(image),
+            model(image)["logits"],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+    write = graph_file._write_pt2
+
+    def damaged(program, path: Path) -> None:
+        write(graph_file._program(ExportForm(tiny(seed=1)), "pt2", None), path)
+
+    monkeypatch.setattr(graph_file, "_write_pt2", damaged)
+    with pytest.raises(CheckFailed, match="does not answer like") as caught:
+        export_file(tiny(), tmp_path / "a.pt2", "pt2", Options(sizes=((1, 32, 32),)))
+    assert caught.value.exit_code == 3 and "--format onnx" in caught.value.tip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_expressed_is_one_message(tmp_path):
+    class Stubborn(Tiny):
+        def forward(self, images, taps=()):
+            return {"logits": images if images.sum() > 0 else -images}
+
+    with pytest.raises(FreqKDError, match="torch cannot write this model as pt2") as caught:
+        export_file(Stubborn().eval(), tmp_path / "a.pt2", "pt2")
+    assert len(str(caught.value).splitlines()) == 3 and list(tmp_path.iterdir()) == []
+
+
+def logits(image: Tensor) -> Tensor:
+    return torch.stack([image.mean(1), image[:, 0]], dim=1) + torch.tensor([0.0, 0.01]).view(
+        1, 2, 1, 1
+    )
+
+
+def test_compare_measures_the_difference():
+    sizes = ((1, 8, 8), (2, 5, 7))
+    assert compare(logits, logits, sizes) == Parity(list(sizes), 0.0, 0.0, 1.0)
+    off = compare(logits, lambda image: logits(image) + 0.25, sizes)
+    assert off.max_abs_difference == pytest.approx(0.25) and off.argmax_agreement == 1.0
+    largest = min(float(logits(probe_image(*size)).abs().max()) for size in sizes)
+    assert off.relative_difference == pytest.approx(0.25 / largest)
+    turned = compare(logits, lambda image: logits(image).flip(1), sizes)
+    assert turned.argmax_agreement == 0.0
+
+
+@pytest.mark.parametrize(
+    "exported, said",
+    [
+        (lambda image: logits(image) * float("nan"), "does not answer"),
+        (lambda image: logits(image) + 2e-4 * float(logits(image).abs().max()), "does not answer"),
+        (lambda image: logits(image)[..., 1:], "another shape"),
+        (
+            lambda image: logits(image) if image.shape[-1] % 2 == 0 else image.reshape(7, 11),
+            "fails on 2 images of 5x7",
+        ),
+    ],
+)
+def test_compare_refuses(exported, said):
+    with pytest.raises(CheckFailed, match=said):
+        compare(logits, exported, ((1, 8, 8), (2, 5, 7))).require("it")
+
+
+def test_rounding_passes():
+    compare(logits, lambda image: logits(image) * (1 + 1e-5), ((1, 8, 8),)).require("it")
+
+
+def test_labels_are_compared_by_agreement():
+    wrong = torch.zeros(1, 100, 100, dtype=torch.int64)
+    wrong[0, 0, :2] = 1
+    found = compare(
+        lambda image: torch.zeros(1, 100, 100, dtype=torch.int64),
+        lambda image: wrong,
+        ((1, 100, 100),),
+    )
+    assert found.argmax_agreement == pytest.approx(1 - 2e-4) and found.relative_difference is None
+    with pytest.raises(CheckFailed):
+        found.require("it")
+
+
+# The folder
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    run = tmp_path / "run"
+    save_model(run, student(), "fast_scnn")
+    (run / "recipe.yaml").write_text(
+        "version: 1\ndata: {name: scenes, size: [96, 128]}\nteacher: {name: segformer, weights: nvidia/some-segformer}\n"
+        "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
+    )
+    (run / "summary.json").write_text(
+        json.dumps({"miou": 0.5531, "best_step": 1200, "steps": 1500})
+    )
+    return run
+
+
+def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_path):
+    model = freqkd_cli.load(run_folder)
+    result = deploy.export_folder(
+        model,
+        "fast_scnn",
+        tmp_path / "out",
+        run=run_folder,
+        options=Options(sizes=((1, 64, 96), (2, 65, 97))),
+    )
+    assert result["max_abs_difference"] == 0.0 and result["checked_by"] == ["freqkd"]
+    image = probe_image(1, 70, 90)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            freqkd_cli.load(tmp_path / "out")(image), model(image), rtol=0, atol=0
+        )
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+        "recipe.yaml",
+        "summary.json",
+    }
+    assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    text = (tmp_path / "out" / "README.md").read_text()
+    for said in (
+        "mIoU 55.31 on scenes",
+        "nvidia/some-segformer",
+        "not for commercial use",
+        "name: fast_scnn",
+        "tree, bush",
+        "freqkd_cli.load",
+        "license: other",
+        "scenes, split train, in views of 96 x 128 pixels",
+        f"freqkd {freqkd_cli.__version__}",
+        "Not measured: latency, accuracy",
+        "## Training\n\n1500 steps",
+    ):
+        assert said in text
+    assert "Apache-2.0" not in text
+
+
+@pytest.mark.parametrize("file", ["summary.json", "environment.json"])
+@pytest.mark.parametrize(
+    ("text", "along"),
+    [("{", False), ("[]", False), ('{"miou": "x", "steps": [], "libraries": 3}', True)],
+)
+def test_a_damaged_record_is_warned_of_and_left_out_of_the_card(run_folder, file, text, along):
+    (run_folder / file).write_text(text)
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--no-latency")
+    assert code == 0 and f"{file} is damaged: the model card leaves out" in err, err
+    found = (run_folder / "export" / "README.md").read_text()
+    assert ("mIoU 55.31" in found) == (file != "summary.json")
+    if file == "summary.json":
+        assert (
+            "## Results\n\nNot recorded." in found
+            and (run_folder / "export" / file).exists() == along
+        )
+
+
+def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypatch):
+    deploy.export_folder(
+        freqkd_cli.load(run_folder),
+        "fast_scnn",
+        tmp_path / "this" / "folder",
+        options=Options(sizes=((1, 64, 96),)),
+    )
+    text = (tmp_path / "this" / "folder" / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    assert len(blocks) == 2 and all(len(block.splitlines()) == 3 for block in blocks)
+    shutil.copy(onnx_file[1], tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        said: dict = {}
+        exec(block, said)
+        assert tuple(said["logits"].shape) == (1, len(NAMES), 24, 32)
+
+
+def test_a_card_says_what_is_missing(tmp_path):
+    result = deploy.export_folder(
+        student(),
+        "fast_scnn",
+        tmp_path / "a",
+        options=Options(sizes=((1, 64, 96),), latency_runs=1),
+    )
+    text = (tmp_path / "a" / "README.md").read_text()
+    for heading in ("Data", "Results", "Training", "Teacher", "Licence", "Recipe"):
+        assert f"## {heading}\n\nNot recorded." in text
+    assert "mIoU" not in text and "license:" not in text
+    assert (
+        f"torch, one image of 192 x 256: {result['latency_ms'][0]['torch']:.1f} ms (cpu, 1 thread, median of 1"
+        in text
+    )
+
+
+def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
+    write = deploy.save_model
+
+    def damaged(folder, model, name):
+        other = student()
+        with torch.no_grad():
+            next(other.classifier.parameters()).mul_(1.5)
+        write(folder, other, name)
+
+    monkeypatch.setattr(deploy, "save_model", damaged)
+    with pytest.raises(CheckFailed, match="the folder does not answer"):
+        deploy.export_folder(
+            student(), "fast_scnn", tmp_path / "out", options=Options(sizes=((1, 64, 96),))
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def small_segformer() -> nn.Module:
+    torch.manual_seed(0)
+    arguments = {
+        "channels": [8, 8, 16, 16],
+        "heads": [1, 1, 2, 2],
+        "depths": [1, 1, 1, 1],
+        "decoder": 16,
+    }
+    model = segformer.build(classes=len(NAMES), **arguments).eval()
+    model.id2label = dict(enumerate(NAMES))
+    return model
+
+
+def test_a_segformers_folder_is_read_by_transformers(tmp_path):
+    from transformers import SegformerForSemanticSegmentation
+
+    model = small_segformer()
+    result = deploy.export_folder(
+        model, "segformer", tmp_path / "out", options=Options(sizes=((1, 64, 96), (2, 65, 97)))
+    )
+    assert result["checked_by"] == ["freqkd", "transformers"]
+    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    assert theirs.config.id2label == dict(enumerate(NAMES))
+    image = probe_image(1, 75, 101)
+    with torch.no_grad():
+        wanted = model(image)["logits"]
+        torch.testing.assert_close(
+            theirs(pixel_values=(image - model.mean) / model.std).logits,
+            wanted,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    """A U-Net on MobileNetV2 whose batch norms have seen images."""
+    torch.manual_seed(0)
+    model = smp.build(classes=len(NAMES), arch="unet", encoder="mobilenet_v2").train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(torch.rand(4, 3, 64, 96))
+    return model.eval()
+
+
+def test_another_librarys_pooling_is_written_as_matrices():
+    torch.manual_seed(0)
+    model = smp.build(classes=3, arch="pspnet", encoder="mobilenet_v2").eval()
+    image = probe_image(1, 70, 90)
+    program = torch.export.export(ExportForm(model), (image,), strict=False)
+    assert not any(
+        "adaptive_avg_pool2d" in str(node.target) and node.args[1] != [1, 1]
+        for node in program.graph.nodes
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            program.module()(image), model(image)["logits"], rtol=1e-4, atol=1e-5
+        )
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [
+        ("segformer, trained", "onnx"),
+        pytest.param("segformer, trained", "pt2", marks=SLOW),
+        pytest.param("unet", "onnx", marks=SLOW),
+        pytest.param("unet", "pt2", marks=SLOW),
+    ],
+)
+def test_other_students_export_with_free_sizes(tmp_path, kind, which, request):
+    model = (
+        request.getfixturevalue("unet")
+        if which == "unet"
+        else freqkd_cli.load(Path(freqkd_cli.__file__).parent / "weights" / "segformer_scenes")
+    )
+    result = export_file(model, tmp_path / f"a.{kind}", kind)
+    assert (
+        result["relative_difference"] <= 1e-4
+        and result["argmax_agreement"] >= 0.9999
+        and len(result["sizes"]) == 5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_vmamba_exports_at_one_size(tmp_path, kind):
+    torch.manual_seed(0)
+    model = vmamba.build(classes=5, variant="nano").eval()
+    model.classifier.weight.data.mul_(100)
+    found = export_file(model, tmp_path / f"model.{kind}", kind, Options().at((64, 96)))
+    assert (
+        found["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]]
+        and found["relative_difference"] < 1e-5
+    )
+
+
+def test_a_kind_that_is_impossible_names_another(tmp_path, monkeypatch):
+    def refuse(*words, **named):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(FreqKDError, match="not write it as onnx") as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx")
+    assert "--format pt2" in caught.value.tip and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(FreqKDError, match="cannot write this model as onnx") as caught:
+        export_file(tiny(), tmp_path / "a.onnx", "onnx")
+    assert "--format safetensors" in caught.value.tip and list(tmp_path.iterdir()) == []
+
+
+# The command
+
+
+def run_command(*words: str) -> tuple[int, str, str]:
+    from typer.testing import CliRunner
+
+    from freqkd_cli.app import build_app
+
+    result = CliRunner().invoke(build_app(), ["export", *words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
+    code, out, err = run_command(str(run_folder), "--format", "safetensors", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert {"file", "format", "bytes", "max_abs_difference", "argmax_agreement"} <= set(document)
+    assert [row["size"] for row in document["latency_ms"]] == [
+        [1, 96, 128],
+        [1, 192, 256],
+    ] and document["latency_runs"] == 5
+    assert document["file"] == str(run_folder / "export")
+    code, out, err = run_command(str(run_folder), "--format", "safetensors")
+    assert code == 2 and "there already" in err and out == ""
+    (run_folder / "export" / "mine.txt").write_text("kept")
+    (run_folder / "export" / "README.md").write_text("old")
+    code, out, err = run_command(
+        str(run_folder), "--format", "safetensors", "--overwrite", "--no-latency"
+    )
+    assert "ms an image" not in out
+    assert code == 0 and out.startswith("written\t")
+    assert (run_folder / "export" / "mine.txt").read_text() == "kept"
+    assert (run_folder / "export" / "README.md").read_text() != "old"
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (("--format", "safetensors", "--argmax"), 2, "--argmax changes a graph"),
+        (("--format", "pt2", "--opset", "20"), 2, "--opset"),
+        (("--format", "onnx", "--out", "{run}"), 2, "is a folder"),
+        (("--format", "tflite"), 2, "tflite"),
+        (("--opset", "99"), 2, "no such operator set\n  got  --opset 99\n  need at most "),
+        (("--size", "0", "0"), 2, "at least one pixel\n  got  --size 0 0\n  need height and width"),
+        (("--size", "-5", "7"), 2, "at least one pixel\n  got  --size -5 7\n"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(run_folder, words, code, said):
+    before = sorted(run_folder.rglob("*"))
+    found, out, err = run_command(str(run_folder), *(word.format(run=run_folder) for word in words))
+    assert found == code and said in err and out == ""
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_a_folder_without_a_model_is_exit_code_4(tmp_path):
+    code, out, err = run_command(str(tmp_path))
+    assert code == 4 and out == "" and "config.json" in err
+
+
+# Latency
+
+
+def test_the_median_leaves_out_warm_up_and_outliers():
+    naps = iter([0.05, 0.05, 0.05, 0.01, 0.01, 0.05, 0.01, 0.01])
+    assert 9 < median_ms(lambda: time.sleep(next(naps)), runs=5, warm_up=3) < 40
+
+
+def test_latency_is_measured_in_eval_mode_and_the_mode_restored():
+    class Watched(Tiny):
+        seen: list[bool] = []
+
+        def forward(self, images, taps=()):
+            self.seen.append((self.training, tuple(images.shape)))
+            return super().forward(images)
+
+    model = Watched().train()
+    assert measure_latency(model, (32, 64), runs=3) > 0
+    assert model.training and set(model.seen) == {(False, (1, 3, 32, 64))} and len(model.seen) == 6

@@ -1,0 +1,55 @@
+"""A cache of a teacher's taps, and the command, for the tests of both forms of ``freqkd spectrum``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from freqkd_cli.cache.fingerprint import teacher_identity
+from freqkd_cli.cache.reader import CachePlan, Fingerprint
+from freqkd_cli.cache.writer import CacheWriter
+from freqkd_cli.datasets import scenes
+from freqkd_cli.spectrum.radial import pictures
+
+
+def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
+    """The whole views of two scenes of 96 x 128."""
+    dataset = scenes.build(split="val", root=None, size=(96, 128))
+    fields = {
+        "content": "taps",
+        "storage": "float32",
+        "teacher": teacher_identity(teacher, name="segformer", dtype="float32"),
+    }
+    fields |= {
+        "taps": list(names),
+        "images": 2,
+        "views": {"kind": "whole", "teacher_sees": "same"},
+        "data": dataset.manifest(),
+    }
+    items = ((0, -1), (1, -1))
+    with torch.no_grad():
+        taps = [teacher(image, taps=names) for image in pictures(dataset, 2)]
+    with CacheWriter(folder, CachePlan(Fingerprint(fields), ((items,),))) as writer:
+        writer.put(0, {name: [tap[name][0].contiguous() for tap in taps] for name in names})
+        writer.finish()
+
+
+def run_command(*words: str, folder: Path, command: str = "spectrum") -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``freqkd COMMAND WORDS`` in a folder."""
+    from typer.testing import CliRunner
+
+    from freqkd_cli.app import build_app
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(build_app(), [command, *words])
+    finally:
+        os.chdir(before)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr

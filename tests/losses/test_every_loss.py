@@ -1,0 +1,373 @@
+"""What every loss of the drawer keeps to, looped over the registry: a new file is tested by existing.
+
+A loss is built with ``student="s"`` and ``teacher="t"`` where it takes taps, else it reads ``logits``. "Student equals teacher" means
+equal taps with adapters that change nothing; a loss whose minimum is not 0 there says so in MINIMUM.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from freqkd_cli import registry
+from freqkd_cli.errors import BandError, RecipeError
+from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.views.batch import Batch
+
+NAMES = registry.names("losses")
+CLASSES = 5
+
+# Arguments under which a loss can be 0 at all, where its defaults keep it from that.
+AT_ZERO = {
+    "fam": {"cutoff": 0.0},
+    "graph_lowrank": {"scaling": "none", "energy": 1.0},
+    "graph_match": {"scaling": "none", "energy": 1.0, "matching": "closest"},
+}
+
+# Losses with a floor against rounding, which keeps them as far from 0.
+NEAR_ZERO = {"graph_lowrank": 1e-6, "graph_match": 1e-6}
+
+# Arguments that the small taps here ask for.
+SMALL = {"graph_match": {"groups": 1}}
+
+# Arguments under which a loss is differentiable, where it has weights that are held fixed.
+SMOOTH = {"graph_match": {"matching": "closest"}}
+
+# The stated minimum at "student equals teacher", where that is not 0: a function of logits and labels.
+MINIMUM = {
+    "cross_entropy": lambda logits, labels: nn.functional.cross_entropy(
+        logits, labels, ignore_index=255
+    )
+}
+
+# Grids of the student's tap, with image sizes on which both taps divide, or do not.
+ODD = [(1, 1), (1, 3), (5, 7), (4, 6)]
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+def tap(name: str, channels: int, stride: int = 8) -> Tap:
+    return Tap(name, stride, channels, "logits" if name == "logits" else "features")
+
+
+def started(name: str, channels=(3, 3), strides=(8, 8), **arguments):
+    """The loss, and the names of the taps it reads on either side."""
+    takes = registry.takes("losses", name)
+    arguments = (
+        SMALL.get(name, {})
+        | arguments
+        | {key: value for key, value in (("student", "s"), ("teacher", "t")) if key in takes}
+    )
+    torch.manual_seed(0)
+    loss = registry.find("losses", name).build(**arguments)
+    loss.seed, loss.number = 3, 1
+    student = {n: tap(n, c, strides[0]) for n, c in (("s", channels[0]), ("logits", CLASSES))}
+    teacher = {n: tap(n, c, strides[1]) for n, c in (("t", channels[1]), ("logits", CLASSES))}
+    reads = loss.student_taps(student), loss.teacher_taps(teacher)
+    loss.start({n: student[n] for n in reads[0]}, {n: teacher[n] for n in reads[1]}, CLASSES)
+    return loss, reads
+
+
+def batch_of(number: int, grid=(6, 8), stride: int = 8, void: float = 0.2) -> Batch:
+    rng = np.random.default_rng(5)
+    image = (grid[0] * stride, grid[1] * stride)
+    labels = np.where(
+        rng.random((number, *image)) < void, 255, rng.integers(0, CLASSES, (number, *image))
+    )
+    return Batch(
+        torch.from_numpy(rng.random((number, 3, *image))).float(),
+        torch.from_numpy(labels),
+        torch.ones(number, *image, dtype=torch.bool),
+        torch.arange(number),
+        torch.zeros(number, dtype=torch.long),
+    )
+
+
+def taps_of(
+    names, number: int, grid, channels: int = 3, seed: int = 0, dtype=torch.float64
+) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return {
+        n: torch.from_numpy(
+            rng.standard_normal((number, CLASSES if n == "logits" else channels, *grid))
+        ).to(dtype)
+        for n in names
+    }
+
+
+def grids_of(student) -> dict[str, tuple[int, int]]:
+    return {n: tuple(x.shape[-2:]) for n, x in student.items()}
+
+
+def rows(batch: Batch, index) -> Batch:
+    return Batch(
+        batch.images[index],
+        batch.labels[index],
+        batch.valid[index],
+        batch.indices[index],
+        batch.views[index],
+    )
+
+
+def as_identity(loss: nn.Module) -> nn.Module:
+    """Adapters and 1x1 convolutions that change nothing."""
+    with torch.no_grad():
+        for module in loss.modules():
+            if isinstance(module, Adapter):
+                module.weight.copy_(torch.eye(*module.weight.shape))
+            elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+                module.weight.copy_(torch.eye(*module.weight.shape[:2])[:, :, None, None])
+                if module.bias is not None:
+                    module.bias.zero_()
+    return loss
+
+
+def evaluate(loss, student, teacher, batch, step=0):
+    return loss(student, loss.target(teacher, batch, grids_of(student)), batch, step)
+
+
+def test_the_drawer_is_not_empty():
+    assert {"cross_entropy", "logit_kl", "feature", "attention", "band", "fam"} <= set(NAMES)
+
+
+def test_parts_weighted_by_their_counts_are_the_whole(name):
+    """Several processes, and several passes a step, hold parts of a batch: of unequal void and padding here, and of unequal size."""
+    loss, (student, teacher) = started(name)
+    batch = batch_of(5)
+    batch.labels[0, :30] = 255
+    batch.valid[0, :, 40:] = False
+    ours, theirs = taps_of(student, 5, (6, 8)), taps_of(teacher, 5, (6, 8), seed=1)
+    whole = evaluate(loss, ours, theirs, batch)
+    total = counted = 0.0
+    for part in (slice(0, 1), slice(1, 5)):
+        few = rows(batch, part)
+        count = loss.count(few, grids_of(ours))
+        value = evaluate(
+            loss,
+            {n: x[part] for n, x in ours.items()},
+            {n: x[part] for n, x in theirs.items()},
+            few,
+        )
+        total, counted = total + count * value.item(), counted + count
+    assert counted == pytest.approx(loss.count(batch, grids_of(ours)))
+    assert total / counted == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_it_says_what_why_shapes_and_source(name):
+    text = inspect.getdoc(registry.find("losses", name))
+    assert re.match(r"[A-Z].*\.$", text.splitlines()[0])
+    places = [text.find(f"**{part}") for part in ("What", "Why", "Shapes", "Source")]
+    assert min(places) > 0 and places == sorted(places), (
+        f"four parts in this order; found at {places}"
+    )
+
+
+def test_its_arguments_are_a_schema_and_those_that_shape_the_target_exist(name):
+    known = set(registry.arguments("losses", name).model_fields)
+    assert set(registry.find("losses", name).build(**_taps(name)).target_arguments) <= known
+    assert all(
+        p.kind is p.KEYWORD_ONLY
+        for p in inspect.signature(registry.find("losses", name).build).parameters.values()
+    )
+
+
+def _taps(name):
+    return {
+        key: value
+        for key, value in (("student", "s"), ("teacher", "t"))
+        if key in registry.takes("losses", name)
+    }
+
+
+def test_it_is_at_its_minimum_when_the_student_equals_the_teacher(name):
+    loss, (of_student, of_teacher) = started(name, **AT_ZERO.get(name, {}))
+    as_identity(loss)
+    batch = batch_of(2)
+    student = taps_of(of_student, 2, (48, 64) if name in MINIMUM else (6, 8))
+    teacher = {t: student[s] for s, t in zip(of_student, of_teacher, strict=False)}
+    known = MINIMUM[name](student["logits"], batch.labels) if name in MINIMUM else 0.0
+    value = evaluate(loss, student, teacher, batch).detach()
+    assert abs(float(value) - float(known)) < NEAR_ZERO.get(name, 1e-10)
+    if name not in MINIMUM:
+        other = {
+            n: x + 0.5 * torch.from_numpy(np.random.default_rng(9).standard_normal(x.shape))
+            for n, x in student.items()
+        }
+        assert float(evaluate(loss, other, teacher, batch).detach()) > 1e-5
+
+
+@pytest.mark.parametrize("grids", [((4, 3), (4, 3)), ((3, 4), (6, 8))], ids=str)
+def test_its_gradient_is_right(name, grids):
+    loss, (of_student, of_teacher) = started(
+        name, (2, 3), strides=(8, 8 * grids[0][0] // grids[1][0]), **SMOOTH.get(name, {})
+    )
+    batch, teacher = batch_of(1, grids[0]), taps_of(of_teacher, 1, grids[1], seed=1)
+    student = taps_of(of_student, 1, grids[0], channels=2)
+    target = loss.target(teacher, batch, grids_of(student))
+    key = of_student[0]
+
+    def of_tap(x):
+        return loss(student | {key: x}, target, batch, 0)
+
+    assert torch.autograd.gradcheck(of_tap, (student[key].requires_grad_(True),))
+
+
+def test_no_gradient_reaches_the_teacher_and_nothing_trained_shapes_the_target(name):
+    loss, (of_student, of_teacher) = started(name, (3, 4))
+    batch, student = batch_of(2), taps_of(of_student, 2, (6, 8))
+    teacher = {
+        n: x.requires_grad_(True)
+        for n, x in taps_of(of_teacher, 2, (6, 8), channels=4, seed=1).items()
+    }
+    target = loss.target(teacher, batch, grids_of(student))
+    assert not any(x.requires_grad for x in target.values())
+    state = copy.deepcopy(loss.state_dict())
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.normal_()
+    again = loss.target(teacher, batch, grids_of(student))
+    assert target.keys() == again.keys() and all(torch.equal(target[k], again[k]) for k in target)
+    loss.load_state_dict(state)
+    student = {n: x.requires_grad_(True) for n, x in student.items()}
+    evaluate(loss, student, teacher, batch).backward()
+    assert all(x.grad is None for x in teacher.values())
+    assert all(x.grad is not None and x.grad.abs().max() > 0 for x in student.values())
+
+
+@pytest.mark.parametrize("grid", ODD)
+def test_odd_sizes_are_finite_or_refused_with_a_reason(name, grid):
+    for strides, finer in (((8, 8), 1), ((8, 4), 2)):
+        loss, (of_student, of_teacher) = started(name, (3, 4), strides)
+        theirs = (grid[0] * finer, grid[1] * finer)
+        try:
+            loss.check_grids(dict.fromkeys(of_student, grid), dict.fromkeys(of_teacher, theirs))
+        except (BandError, RecipeError) as error:
+            assert ("cells" in str(error) or "nodes" in str(error)) and "need" in str(error)
+            continue
+        student = {
+            n: x.float().requires_grad_(True) for n, x in taps_of(of_student, 2, grid).items()
+        }
+        value = evaluate(
+            loss,
+            student,
+            taps_of(of_teacher, 2, theirs, 4, seed=1, dtype=torch.float32),
+            batch_of(2, grid),
+        )
+        value.backward()
+        assert value.ndim == 0 and value.dtype == torch.float32 and torch.isfinite(value)
+        assert all(torch.isfinite(x.grad).all() for x in student.values())
+
+
+def test_the_order_of_a_batch_does_not_matter(name):
+    loss, (of_student, of_teacher) = started(name, (3, 4))
+    batch, student, teacher = (
+        batch_of(3),
+        taps_of(of_student, 3, (6, 8)),
+        taps_of(of_teacher, 3, (6, 8), 4, seed=1),
+    )
+    order = torch.tensor([2, 0, 1])
+    shuffled = evaluate(
+        loss,
+        {n: x[order] for n, x in student.items()},
+        {n: x[order] for n, x in teacher.items()},
+        rows(batch, order),
+    )
+    torch.testing.assert_close(
+        evaluate(loss, student, teacher, batch), shuffled, rtol=1e-10, atol=1e-12
+    )
+
+
+def test_a_row_of_the_target_depends_on_its_sample_alone(name):
+    loss, (of_student, of_teacher) = started(name, (3, 4), (8, 4))
+    batch, teacher = batch_of(3), taps_of(of_teacher, 3, (12, 16), 4, seed=1, dtype=torch.float32)
+    grids = dict.fromkeys(of_student, (6, 8))
+    whole = loss.target(teacher, batch, grids)
+    for i in range(3):
+        one = loss.target(
+            {n: x[i : i + 1] for n, x in teacher.items()}, rows(batch, slice(i, i + 1)), grids
+        )
+        assert one.keys() == whole.keys()
+        for key, x in one.items():
+            assert x.shape[0] == 1 and whole[key].shape[0] == 3
+            torch.testing.assert_close(x[0], whole[key][i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("void", ["labels", "everything"])
+def test_batches_without_a_label_are_finite(name, void):
+    loss, (of_student, of_teacher) = started(name)
+    batch = batch_of(2, void=1.0)
+    if void == "everything":
+        batch = Batch(
+            batch.images, batch.labels, torch.zeros_like(batch.valid), batch.indices, batch.views
+        )
+    student = {n: x.requires_grad_(True) for n, x in taps_of(of_student, 2, (6, 8)).items()}
+    value = evaluate(loss, student, taps_of(of_teacher, 2, (6, 8), seed=1), batch)
+    value.backward()
+    assert torch.isfinite(value) and all(torch.isfinite(x.grad).all() for x in student.values())
+    if loss.needs_labels:
+        assert value.item() == 0.0 and not any(x.grad.any() for x in student.values())
+
+
+def test_taps_of_zeros_have_finite_gradients(name):
+    loss, (of_student, of_teacher) = started(name)
+    for student_scale, teacher_scale in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        student = {
+            n: (x * student_scale).requires_grad_(True)
+            for n, x in taps_of(of_student, 2, (6, 8)).items()
+        }
+        teacher = {n: x * teacher_scale for n, x in taps_of(of_teacher, 2, (6, 8), seed=1).items()}
+        value = evaluate(loss, student, teacher, batch_of(2))
+        value.backward()
+        assert torch.isfinite(value) and all(torch.isfinite(x.grad).all() for x in student.values())
+
+
+def test_bfloat16_taps_are_computed_in_float32(name):
+    loss, (of_student, of_teacher) = started(name, (3, 4))
+    batch, teacher = batch_of(2), taps_of(of_teacher, 2, (6, 8), 4, seed=1, dtype=torch.float32)
+    student = {
+        n: x.requires_grad_(True)
+        for n, x in taps_of(of_student, 2, (6, 8), dtype=torch.bfloat16).items()
+    }
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = evaluate(loss, student, teacher, batch)
+    value.backward()
+    wide = evaluate(loss, {n: x.detach().float() for n, x in student.items()}, teacher, batch)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, wide, rtol=1e-6, atol=1e-7)
+    assert all(x.grad.dtype == torch.bfloat16 for x in student.values())
+
+
+def test_it_is_repeatable_from_its_seed_and_step(name):
+    loss, (of_student, of_teacher) = started(name)
+    batch, student, teacher = (
+        batch_of(2),
+        taps_of(of_student, 2, (6, 8)),
+        taps_of(of_teacher, 2, (6, 8), seed=1),
+    )
+    again = copy.deepcopy(loss)
+    assert torch.equal(
+        evaluate(loss, student, teacher, batch, step=7),
+        evaluate(again, student, teacher, batch, step=7),
+    )
+
+
+def test_it_can_be_planned_without_memory(name):
+    """The check of a recipe makes every loss on the meta device; nothing of that may stay behind."""
+    with torch.device("meta"):
+        loss, (of_student, of_teacher) = started(name)
+        loss.check_grids(dict.fromkeys(of_student, (6, 8)), dict.fromkeys(of_teacher, (6, 8)))
+    loss, (of_student, of_teacher) = started(name)
+    value = evaluate(
+        loss, taps_of(of_student, 2, (6, 8)), taps_of(of_teacher, 2, (6, 8), seed=1), batch_of(2)
+    )
+    assert value.device.type == "cpu" and torch.isfinite(value)

@@ -1,0 +1,386 @@
+"""Known answers of the losses beside ``band``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from torch.nn import functional as F
+
+from freqkd_cli import registry
+from freqkd_cli.errors import RecipeError, ShapeError
+from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.views.batch import Batch
+
+CLASSES = 4
+
+
+def batch_of(labels: torch.Tensor, valid: torch.Tensor | None = None) -> Batch:
+    number = len(labels)
+    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+    return Batch(
+        torch.zeros(number, 3, *labels.shape[-2:]),
+        labels,
+        valid,
+        torch.arange(number),
+        torch.zeros(number, dtype=torch.long),
+    )
+
+
+def start(name: str, channels=(3, 3), strides=(8, 8), **arguments):
+    loss = registry.find("losses", name).build(**arguments)
+    logits = [{"logits": Tap("logits", stride, CLASSES, "logits")} for stride in strides]
+    loss.start(
+        {"s": Tap("s", strides[0], channels[0])} | logits[0],
+        {"t": Tap("t", strides[1], channels[1])} | logits[1],
+        CLASSES,
+    )
+    return loss
+
+
+def labels_of(*shape: int, seed: int = 0, void: float = 0.2) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(
+        np.where(rng.random(shape) < void, 255, rng.integers(0, CLASSES, shape))
+    )
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+# ---- cross_entropy ---------------------------------------------------------------------------------------------------------
+
+
+def nll(logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    """-log softmax of the labelled pixels, in numpy."""
+    scores = (
+        scipy.special.log_softmax(logits.double().numpy(), axis=1)
+        .transpose(0, 2, 3, 1)
+        .reshape(-1, CLASSES)
+    )
+    flat = labels.numpy().ravel()
+    return -scores[flat != 255, flat[flat != 255]]
+
+
+def test_cross_entropy_is_the_mean_over_labelled_pixels():
+    logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
+    loss = start("cross_entropy")
+    assert float(loss({"logits": logits}, {}, batch_of(labels), 0)) == pytest.approx(
+        nll(logits, labels).mean()
+    )
+
+
+def test_cross_entropy_upsamples_as_the_score_does():
+    logits, labels = normal(2, CLASSES, 3, 4), labels_of(2, 21, 30)
+    big = F.interpolate(logits, size=(21, 30), mode="bilinear", align_corners=False)
+    assert float(
+        start("cross_entropy")({"logits": logits}, {}, batch_of(labels), 0)
+    ) == pytest.approx(nll(big, labels).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_and_smoothing_are_torch_s(smoothing):
+    logits, labels, weights = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8), [0.5, 1.0, 2.0, 0.0]
+    loss = start("cross_entropy", class_weights=weights, label_smoothing=smoothing)
+    known = F.cross_entropy(
+        logits,
+        labels,
+        weight=torch.tensor(weights).double(),
+        ignore_index=255,
+        label_smoothing=smoothing,
+    )
+    torch.testing.assert_close(loss({"logits": logits}, {}, batch_of(labels), 0), known)
+
+
+def test_ohem_keeps_the_hardest_share():
+    logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
+    hardest = np.sort(nll(logits, labels))[::-1]
+    loss = start("cross_entropy", ohem=0.25)
+    assert float(loss({"logits": logits}, {}, batch_of(labels), 0)) == pytest.approx(
+        hardest[: math.ceil(0.25 * len(hardest))].mean()
+    )
+
+
+def test_ohem_with_a_threshold_keeps_all_that_are_hard_and_never_fewer_than_the_share():
+    logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
+    every = nll(logits, labels)
+    hard = every[every >= -math.log(0.4)]
+    assert len(hard) > 0.1 * len(every)
+    by_threshold, by_share = (
+        start("cross_entropy", ohem=0.1, ohem_threshold=0.4),
+        start("cross_entropy", ohem=0.5, ohem_threshold=0.01),
+    )
+    assert float(by_threshold({"logits": logits}, {}, batch_of(labels), 0)) == pytest.approx(
+        hard.mean()
+    )
+    few = np.sort(every)[::-1][: math.ceil(0.5 * len(every))]
+    assert float(by_share({"logits": logits}, {}, batch_of(labels), 0)) == pytest.approx(few.mean())
+
+
+def test_ohem_threshold_alone_is_refused():
+    with pytest.raises(RecipeError, match="needs ohem"):
+        start("cross_entropy", ohem_threshold=0.7)
+
+
+def test_auxiliary_heads_count_four_tenths_and_aliases_once():
+    available = {
+        "logits": Tap("logits", 8, CLASSES, "logits"),
+        "aux1": Tap("aux1", 8, CLASSES, "auxiliary"),
+        "aux2": Tap("aux2", 16, CLASSES, "auxiliary"),
+        "again": Tap("again", 8, CLASSES, "auxiliary", alias="aux1"),
+    }
+    loss = start("cross_entropy")
+    assert loss.student_taps(available) == ("logits", "aux1", "aux2")
+    assert start("cross_entropy", auxiliary=0.0).student_taps(available) == ("logits",)
+    labels = labels_of(2, 6, 8)
+    heads = {
+        "logits": normal(2, CLASSES, 6, 8),
+        "aux1": normal(2, CLASSES, 6, 8, seed=1),
+        "aux2": normal(2, CLASSES, 6, 8, seed=2),
+    }
+    known = nll(heads["logits"], labels).mean() + 0.4 * (
+        nll(heads["aux1"], labels).mean() + nll(heads["aux2"], labels).mean()
+    )
+    assert float(loss(heads, {}, batch_of(labels), 0)) == pytest.approx(known)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"ohem": 0.25}, {"ohem": 0.25, "ohem_threshold": 0.7}, {"class_weights": [0.0] * CLASSES}],
+)
+def test_all_void_batches_give_zero_and_no_gradient(arguments):
+    logits = normal(2, CLASSES, 3, 4).requires_grad_(True)
+    result = start("cross_entropy", **arguments)(
+        {"logits": logits}, {}, batch_of(torch.full((2, 24, 32), 255)), 0
+    )
+    result.backward()
+    assert result.item() == 0.0 and not logits.grad.any()
+
+
+def test_wrong_number_of_class_weights_and_missing_labels_are_refused():
+    with pytest.raises(RecipeError, match="another length"):
+        start("cross_entropy", class_weights=[1.0])
+    unlabelled = Batch(
+        torch.zeros(1, 3, 8, 8),
+        None,
+        torch.ones(1, 8, 8, dtype=torch.bool),
+        torch.zeros(1),
+        torch.zeros(1),
+    )
+    with pytest.raises(RecipeError, match="needs labels"):
+        start("cross_entropy")({"logits": normal(1, CLASSES, 1, 1)}, {}, unlabelled, 0)
+
+
+# ---- logit_kl --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_logit_kl_is_scipy_s_relative_entropy_over_cells_inside_the_picture(temperature):
+    ours, theirs = normal(2, CLASSES, 3, 4), normal(2, CLASSES, 3, 4, seed=1)
+    valid = torch.ones(2, 24, 32, dtype=torch.bool)
+    valid[1, :, 16:] = False
+    batch = batch_of(torch.full((2, 24, 32), 255), valid)  # void labels count
+    loss = start("logit_kl", temperature=temperature)
+    result = loss(
+        {"logits": ours}, loss.target({"logits": theirs}, batch, {"logits": (3, 4)}), batch, 0
+    )
+    p, q = (scipy.special.softmax(z.numpy() / temperature, axis=1) for z in (theirs, ours))
+    cells = scipy.special.rel_entr(p, q).sum(1)
+    assert float(result) == pytest.approx(
+        temperature**2 * np.concatenate([cells[0].ravel(), cells[1, :, :2].ravel()]).mean()
+    )
+
+
+def test_logit_kl_brings_the_teacher_to_the_student_s_grid():
+    theirs = normal(2, CLASSES, 12, 16)
+    batch = batch_of(labels_of(2, 48, 64))
+    target = start("logit_kl", grid="student").target(
+        {"logits": theirs}, batch, {"logits": (6, 8)}
+    )["logits"]
+    known = F.interpolate(theirs, size=(6, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(target, known)
+    bigger = start("logit_kl", grid="student").target(
+        {"logits": theirs}, batch, {"logits": (24, 32)}
+    )["logits"]
+    torch.testing.assert_close(
+        bigger, F.interpolate(theirs, size=(24, 32), mode="bilinear", align_corners=False)
+    )
+
+
+def test_logit_kl_brings_the_student_to_the_teacher_s_grid():
+    ours, theirs = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 12, 16, seed=1)
+    valid = torch.ones(2, 48, 64, dtype=torch.bool)
+    valid[1, 36:] = False
+    batch, loss = batch_of(labels_of(2, 48, 64), valid), start("logit_kl", strides=(8, 4))
+    target = loss.target({"logits": theirs}, batch, {"logits": (6, 8)})
+    assert (
+        target["logits"].equal(theirs) and loss.count(batch, {"logits": (6, 8)}) == 12 * 16 + 9 * 16
+    )
+    p = scipy.special.softmax(theirs.numpy(), axis=1)
+    q = scipy.special.softmax(
+        F.interpolate(ours, size=(12, 16), mode="bilinear", align_corners=False).numpy(), axis=1
+    )
+    cells = scipy.special.rel_entr(p, q).sum(1)
+    assert float(loss({"logits": ours}, target, batch, 0)) == pytest.approx(
+        np.concatenate([cells[0].ravel(), cells[1, :9].ravel()]).mean()
+    )
+
+
+def test_logit_kl_of_a_batch_that_is_all_padding_is_zero():
+    batch = batch_of(torch.full((1, 24, 32), 255), torch.zeros(1, 24, 32, dtype=torch.bool))
+    assert (
+        float(
+            start("logit_kl")(
+                {"logits": normal(1, CLASSES, 3, 4)},
+                {"logits": normal(1, CLASSES, 3, 4, seed=1)},
+                batch,
+                0,
+            )
+        )
+        == 0.0
+    )
+
+
+def test_logit_kl_refuses_other_classes():
+    with pytest.raises(ShapeError, match="logits differ"):
+        start("logit_kl")(
+            {"logits": normal(1, CLASSES, 3, 4)},
+            {"logits": normal(1, 7, 3, 4)},
+            batch_of(labels_of(1, 24, 32)),
+            0,
+        )
+
+
+# ---- feature, attention ----------------------------------------------------------------------------------------------------
+
+
+def run(loss, student: torch.Tensor, teacher: torch.Tensor, image=(48, 64)) -> torch.Tensor:
+    batch = batch_of(torch.zeros(len(student), *image, dtype=torch.long))
+    return loss(
+        {"s": student},
+        loss.target({"t": teacher}, batch, {"s": tuple(student.shape[-2:])}),
+        batch,
+        0,
+    ).detach()
+
+
+def standardised(x: torch.Tensor) -> torch.Tensor:
+    return (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True, correction=0) + 1e-6)
+
+
+@pytest.mark.parametrize("distance", ["relative", "mse"])
+@pytest.mark.parametrize("normalize", ["channel", "none"])
+def test_feature_is_the_squared_error_of_adapted_standardised_maps(normalize, distance):
+    student, teacher = normal(2, 3, 6, 8) + 2.0, normal(2, 5, 6, 8, seed=1) - 1.0
+    loss = start(
+        "feature", (3, 5), student="s", teacher="t", distance=distance, normalize=normalize
+    )
+    ours = torch.einsum("oc,bchw->bohw", loss.adapter.weight.detach().double(), student)
+    a, b = (
+        (standardised(ours), standardised(teacher)) if normalize == "channel" else (ours, teacher)
+    )
+    error = (a - b).square().sum((1, 2, 3))
+    known = (
+        (error / b.square().sum((1, 2, 3)) / (1 + 1e-6)).mean()
+        if distance == "relative"
+        else error.mean() / (5 * 48)
+    )
+    torch.testing.assert_close(run(loss, student, teacher), known)
+
+
+def test_one_minus_half_the_standardised_error_is_pearson_s_correlation():
+    student, teacher = normal(1, 1, 6, 8), normal(1, 1, 6, 8, seed=1)
+    loss = start("feature", (1, 1), student="s", teacher="t", distance="mse", adapter=False)
+    pearson = np.corrcoef(student.numpy().ravel(), teacher.numpy().ravel())[0, 1]
+    assert 1 - float(run(loss, student, teacher)) / 2 == pytest.approx(pearson, abs=1e-5)
+
+
+@pytest.mark.parametrize(("reduce", "scale"), [("mean", 1 / 48), ("sum", 1.0)])
+def test_attention_of_disjoint_maps_is_at_its_largest(reduce, scale):
+    student, teacher = torch.zeros(1, 3, 6, 8), torch.zeros(1, 5, 6, 8)
+    student[:, :, :3], teacher[:, :, 3:] = 2.0, 7.0
+    loss = start("attention", (3, 5), student="s", teacher="t", reduce=reduce)
+    assert float(run(loss, student, teacher)) == pytest.approx(2.0 * scale)
+
+
+def test_attention_is_blind_to_scale_sign_and_order_of_channels():
+    teacher = normal(2, 5, 6, 8)
+    loss = start("attention", (5, 5), student="s", teacher="t")
+    assert float(run(loss, -3.0 * teacher.flip(1), teacher)) == pytest.approx(0.0, abs=1e-12)
+
+
+# ---- fam -------------------------------------------------------------------------------------------------------------------
+
+
+def fam(channels=(2, 3), **arguments):
+    loss = start("fam", channels, student="s", teacher="t", **arguments)
+    return loss, loss.module
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (6, 8), (23, 30)])
+def test_fam_starts_as_half_local_and_half_the_high_pass(size):
+    _, module = fam(cutoff=0.3)
+    x = normal(2, 2, *size)
+    mixed = torch.einsum("oc,bchw->bohw", module.mix.weight.detach().double(), x)
+    rho = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1])) / 0.5
+    high = np.fft.ifft2(np.fft.fft2(mixed.numpy()) * (rho > 0.3)).real
+    local = F.conv2d(x, module.local.weight.double(), module.local.bias.double())
+    torch.testing.assert_close(
+        module(x), 0.5 * local + 0.5 * torch.from_numpy(high), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("size", [(5, 7), (6, 8), (6, 7), (4, 2)])
+def test_fam_applies_a_real_kernel_whatever_it_learns(size):
+    _, module = fam((1, 1), cutoff=0.0)
+    with torch.no_grad():
+        module.filter.normal_(generator=torch.Generator().manual_seed(0))
+        module.mix.weight.fill_(1.0)
+    gains = module.gains(*size, normal(1)).detach()
+    kernel = torch.fft.irfft2(gains, s=size)
+    torch.testing.assert_close(
+        torch.fft.rfft2(kernel), gains, atol=1e-12, rtol=0
+    )  # nothing of the filter is dropped in silence
+
+
+def test_fam_reads_its_coarse_grid_at_dc_and_nyquist():
+    _, module = fam((1, 1), cutoff=0.0, grid=(5, 3))
+    with torch.no_grad():
+        module.filter.zero_()
+        module.filter[0, 0] = torch.arange(15.0).view(5, 3)
+    gains = module.gains(8, 8, normal(1)).real[0]
+    assert gains[0, 0] == 6.0  # middle row, first column
+    assert gains[0, 4] == 8.0  # middle row, last column
+    assert gains[2, 2] == 10.0  # rows run to +Nyquist: half-way up, half-way right
+
+
+def test_fam_learns_and_only_in_its_own_module():
+    loss, module = fam((2, 3), output="norm_relu", normalize="none")
+    result = loss(
+        {"s": normal(2, 2, 6, 8).float()},
+        {"map": normal(2, 3, 48).float()},
+        batch_of(labels_of(2, 48, 64)),
+        0,
+    )
+    result.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+    assert module.filter.grad.abs().max() > 0
+
+
+# ---- adapter ---------------------------------------------------------------------------------------------------------------
+
+
+def test_adapter_is_a_convolution_and_knows_its_variance():
+    adapter, x = Adapter(3, 5), normal(2, 3, 6, 8)
+    x = x - x.mean((2, 3), keepdim=True)
+    known = F.conv2d(x, adapter.weight.double()[:, :, None, None])
+    torch.testing.assert_close(adapter(x), known)
+    covariance = torch.einsum("bchw,bdhw->bcd", x, x) / 48
+    torch.testing.assert_close(adapter.variance(covariance), known.var((2, 3), correction=0))
+    torch.manual_seed(0)
+    assert Adapter(64, 512).weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.05)

@@ -1,0 +1,179 @@
+"""What a person sees: tables that pipe well, pictures whose colours are the labels, figures that are drawn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from freqkd_cli.report.pictures import VOID, colour, comparison
+from freqkd_cli.report.plots import INK, spectrum_figure
+from freqkd_cli.report.tables import Column, render, size
+
+PALETTE = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
+
+
+def test_a_piped_table_is_tab_separated():
+    text = render(
+        ["class", Column("IoU", ".1f")],
+        [["road", 91.26], ["a\tb", None]],
+        title="not shown",
+        terminal=False,
+    )
+    assert text == "class\tIoU\nroad\t91.3\na b\t"
+
+
+def test_a_table_on_a_terminal_is_aligned_and_takes_names_as_they_are():
+    text = render(
+        ["class", Column("IoU", ".1f")],
+        [["[bold]road[/bold]", 91.26], ["sky", 5.0]],
+        title="Scores",
+        terminal=True,
+    )
+    plain = _without_colour(text).splitlines()
+    assert plain[0].strip() == "Scores" and "[bold]road[/bold]" in plain[2]
+    assert plain[2].rstrip().endswith("91.3") and plain[3].rstrip().endswith("5.0")
+    assert len(plain[2].rstrip()) == len(plain[3].rstrip())
+
+
+def _without_colour(text: str) -> str:
+    import re
+
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_row_of_another_length_is_an_error():
+    with pytest.raises(ValueError):
+        render(["a", "b"], [[1]], terminal=False)
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (4_790_000, "4.8 MB"),
+        (12_300, "12.3 kB"),
+        (3_210_000_000, "3.2 GB"),
+    ],
+)
+def test_size(count, text):
+    assert size(count) == text
+
+
+def test_colours_are_the_palettes_and_void_is_apart():
+    labels = np.array([[0, 1, 2], [255, 7, 0]])
+    found = colour(labels, PALETTE)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0], PALETTE)
+    np.testing.assert_array_equal(found[1], [VOID, VOID, PALETTE[0]])
+
+
+def test_comparison_places_panels_and_keeps_their_colours(tmp_path):
+    image = np.full((60, 80, 3), (90, 120, 150), np.uint8)
+    labels = np.zeros((60, 80), np.uint8)
+    labels[:, 40:] = 2
+    student = np.full((15, 20), 1)
+    student[0, 0] = 255
+    rows = [{"image": image, "labels": labels, "student\n40.0 mIoU": student}] * 2
+    comparison(rows, ("a", "b", "c"), PALETTE, tmp_path / "deep" / "p.png", width=160)
+    sheet = np.asarray(Image.open(tmp_path / "deep" / "p.png").convert("RGB")).astype(int)
+    counts = {
+        tuple(c): int((sheet == c).all(-1).sum())
+        for c in ([90, 120, 150], *PALETTE.tolist(), list(VOID))
+    }
+    panel = 160 * 120
+    assert counts[90, 120, 150] == 2 * panel
+    swatch = 15 * 15
+    assert panel - 2 * 160 <= counts[200, 30, 30] - 0 <= panel + swatch
+    assert panel <= counts[30, 30, 200] <= panel + swatch
+    assert 2 * (panel - 8 * 8) <= counts[30, 200, 30] <= 2 * (panel - 8 * 8) + swatch
+    assert 2 * 8 * 8 <= counts[VOID] <= 2 * 8 * 8 + swatch
+    left = np.argwhere((sheet == [90, 120, 150]).all(-1))[:, 1].max()
+    right = np.argwhere((sheet == [30, 200, 30]).all(-1))
+    assert (
+        left
+        < np.argwhere((sheet == [30, 30, 200]).all(-1))[: 120 * 80, 1].min()
+        < right[: 120 * 160, 1].min()
+    )
+
+
+def test_the_legend_holds_only_classes_that_occur(tmp_path):
+    one = np.zeros((32, 32), np.uint8)
+    names = ("a", "b", "c")
+    comparison([{"labels": one}], names, PALETTE, tmp_path / "one.png", width=64)
+    comparison([{"labels": one}], names[:1], PALETTE[:1], tmp_path / "same.png", width=64)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+
+
+def test_a_long_legend_breaks_into_lines_inside_the_sheet(tmp_path):
+    labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    palette = np.stack(
+        [np.arange(24) * 10, 255 - np.arange(24) * 10, np.full(24, 77)], axis=1
+    ).astype(np.uint8)
+    comparison(
+        [{"labels": labels}],
+        [f"a rather long name {n}" for n in range(24)],
+        palette,
+        tmp_path / "p.png",
+        width=300,
+    )
+    sheet = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    assert sheet.shape[1] == 300 + 32
+    for rgb in palette:
+        places = np.argwhere((sheet == rgb).all(-1))
+        assert (
+            len(places) > 50 * 50 and places[:, 0].max() > 16 + 22 + 200
+        )  # in the panel, and below it
+
+
+def document(teacher: bool = True, tap: str = "stage3") -> dict:
+    rho = [0.1, 0.4, 0.7, 1.0, 1.3]
+
+    def found(model: str, height: float) -> dict:
+        return {
+            "model": model,
+            "stride": 16,
+            "rho": rho,
+            "power": [height / r for r in rho],
+            "relative_log_amplitude": [-r for r in rho],
+            "low_energy": 0.25,
+            "high_energy": 0.75,
+        }
+
+    made = {
+        "source": "runs/a",
+        "of": "student",
+        "images": 1,
+        "cutoff": 0.25,
+        "stages": {tap: found("fast_scnn", 1.0)},
+    }
+    return made | ({"teacher": {tap: found("segformer", 3.0)}} if teacher else {})
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_a_spectrum_figure_has_a_line_for_each_model(tmp_path, teacher):
+    spectrum_figure(json.loads(json.dumps(document(teacher))), tmp_path / "s.png")
+    sheet = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
+    inked = {role: (np.abs(sheet - _rgb(ink)).max(-1) < 12).sum() for role, ink in INK.items()}
+    assert inked["student"] > 300
+    assert (inked["teacher"] > 300) == teacher
+
+
+def _rgb(ink: str) -> np.ndarray:
+    return np.array([int(ink[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def test_a_flat_map_is_still_drawn(tmp_path):
+    flat = document(False)
+    flat["stages"]["stage3"] |= {
+        "power": [0.0] * 5,
+        "relative_log_amplitude": [0.0] * 5,
+        "low_energy": None,
+        "high_energy": None,
+    }
+    spectrum_figure(flat, tmp_path / "s.png")
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size[0] > 400

@@ -1,0 +1,103 @@
+"""``compare``: one table for runs that can be compared, names that tell them apart, and refusals where it would lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.models import fast_scnn
+from freqkd_cli.score.comparison import _names
+
+NAMES = ("road", "car", "sky", "tree", "person")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a run on the folder data set in ``root``."""
+
+    def made(name: str, root: str, classes: int = 3, more: str = "") -> Path:
+        if not (tmp_path / root).exists():
+            masks = [layouts.labels(range(classes), number, (64, 64)) for number in range(2)]
+            layouts.folder(tmp_path / root, masks, NAMES[:classes])
+        torch.manual_seed(len(name))
+        save_model(
+            tmp_path / name,
+            fast_scnn.build(classes=classes, width=0.25),
+            id2label=dict(enumerate(NAMES[:classes])),
+        )
+        text = f"version: 1\ndata: {{name: folder, size: [64, 64], root: {tmp_path / root}, workers: 0{more}}}\n"
+        text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+        (tmp_path / name / "recipe.yaml").write_text(recipes.dump(recipes.loads(text)))
+        return tmp_path / name
+
+    return made
+
+
+def test_runs_on_other_data_are_not_compared(run, freqkd, tmp_path):
+    three, five = run("a", "d"), run("b", "d5", 5)
+    code, out, err = freqkd("compare", three, five, "-q")
+    assert (code, out) == (2, "") and "were trained on different data" in err
+    assert f"got  data.root {tmp_path / 'd'} and {tmp_path / 'd5'}" in err and "--data-root" in err
+    code, out, err = freqkd("compare", three, five, "--data-root", tmp_path / "d", "-q")
+    assert (
+        (code, out) == (2, "")
+        and f"{five} and folder have different classes" in err
+        and "got  5 and 3" in err
+    )
+
+
+def test_a_copy_of_the_data_is_named_with_data_root(run, freqkd, tmp_path):
+    one, two = run("a", "d"), run("b", "copy")
+    assert freqkd("compare", one, two, "-q")[0] == 2
+    code, out, err = freqkd("compare", one, two, "--data-root", tmp_path / "copy", "--json", "-q")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)["models"]
+    assert [row["name"] for row in rows] == ["a", "b"] and all(
+        row["images"] == 2 and row["miou"] is not None for row in rows
+    )
+    alone = json.loads(freqkd("eval", one, "--data-root", tmp_path / "copy", "--json", "-q")[1])
+    assert {key: rows[0][key] for key in ("miou", "boundary_iou", "parameters")} == {
+        key: alone[key] for key in ("miou", "boundary_iou", "parameters")
+    }
+
+
+def test_a_link_leads_to_the_same_data(run, freqkd, tmp_path):
+    one = run("a", "d")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    assert freqkd("compare", one, run("b", "link"), "-q")[0] == 0
+
+
+def test_labels_are_looked_at_as_eval_does(run, freqkd, tmp_path):
+    one = run("a", "d")
+    layouts.save(tmp_path / "d/masks/val/p1.png", layouts.labels((0, 1, 9), 1, (64, 64)))
+    code, out, err = freqkd("compare", one, "-q")
+    assert (
+        (code, out) == (1, "")
+        and err == freqkd("eval", one, "-q")[2]
+        and "outside the classes" in err
+    )
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(run, freqkd):
+    code, out, _ = freqkd("compare", run("x/run", "d"), run("y/run", "d"), "--json", "-q")
+    assert code == 0 and [row["name"] for row in json.loads(out)["models"]] == ["x/run", "y/run"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["runs/a", "old/a", "runs/b/"], ["runs/a", "old/a", "runs/b"]),
+        (["p/x/run", "q/x/run"], ["p/x/run", "q/x/run"]),
+        (["runs/a", "./runs/a"], ["a", "a"]),
+        (["runs/teacher"], ["runs/teacher"]),
+    ],
+)
+def test_names_are_as_long_as_needed(runs, names):
+    assert _names([Path(run) for run in runs]) == names

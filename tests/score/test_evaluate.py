@@ -1,0 +1,207 @@
+"""``eval`` against counts that nobody here wrote, on masks that it wrote itself; the command line around it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.app import main
+from freqkd_cli.build.saved import load_model, save_model
+from freqkd_cli.models import fast_scnn
+from freqkd_cli.runtime.precision import choose
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.comparison import compare
+from freqkd_cli.score.evaluate import Pass, as_json, score
+from freqkd_cli.score.label_files import mask_writer
+from freqkd_cli.views.labels import IGNORE
+
+CPU = torch.device("cpu")
+
+
+class Pictures:
+    """Odd sizes, an absent class (3), and one picture that is void all over."""
+
+    classes = ("a", "b", "c", "absent")
+    palette = np.zeros((4, 3), np.uint8)
+    labelled = True
+    sizes = ((64, 64), (61, 75), (64, 64), (97, 66))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def name(self, index: int) -> str:
+        return f"p{index}"
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return self.sizes[index]
+
+    def read(self, index: int):
+        random = np.random.default_rng(index)
+        height, width = self.sizes[index]
+        labels = random.integers(0, 3, (height, width)).astype(np.uint8)
+        labels[random.random((height, width)) < 0.2] = IGNORE
+        if index == 2:
+            labels[:] = IGNORE
+        return random.integers(0, 256, (height, width, 3), dtype=np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    made = fast_scnn.build(classes=4, width=0.25).eval()
+    # class "absent" must not be predicted either, or it has a union
+    made.classifier[-1].bias.data[3] = -1e4
+    return made
+
+
+def test_miou_is_that_of_numpy_and_scikit_learn_on_the_written_masks(model, tmp_path):
+    pictures = Pictures()
+    result = score(
+        model,
+        pictures,
+        choose(CPU, "float32", False),
+        CPU,
+        Pass(batch_size=2),
+        each=mask_writer(tmp_path, pictures),
+    )
+    truth, guess = [], []
+    for index in range(len(pictures)):
+        labels = pictures.read(index)[1]
+        with Image.open(tmp_path / f"p{index}.png") as file:
+            written = np.asarray(file)
+        assert written.shape == labels.shape
+        truth.append(labels[labels != IGNORE])
+        guess.append(written[labels != IGNORE])
+    truth, guess = np.concatenate(truth), np.concatenate(guess)
+    by_hand = []
+    for k in range(3):
+        union = ((truth == k) | (guess == k)).sum()
+        by_hand.append(((truth == k) & (guess == k)).sum() / union)
+    document = as_json(result, pictures.classes)
+    assert document["miou"] == pytest.approx(np.mean(by_hand), abs=1e-12)
+    assert document["miou"] == pytest.approx(
+        jaccard_score(truth, guess, labels=[0, 1, 2], average="macro"), abs=1e-12
+    )
+    assert document["pixel_accuracy"] == pytest.approx((truth == guess).mean(), abs=1e-12)
+    assert document["absent"] == ["absent"] and document["per_class"][3]["iou"] is None
+    assert document["images"] == 4
+
+
+def test_a_split_that_is_void_all_over_has_no_miou(model):
+    class Void(Pictures):
+        sizes = ((64, 64),)
+
+        def read(self, index: int):
+            image, labels = super().read(index)
+            return image, np.full_like(labels, IGNORE)
+
+    result = score(model, Void(), choose(CPU, "float32", False), CPU)
+    assert (
+        result.scores.miou is None
+        and result.scores.pixel_accuracy is None
+        and result.tally.boundary_iou() is None
+    )
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """What ``distill`` leaves, without the training."""
+    text = "version: 1\ndata: {name: scenes, size: [64, 64], held_out: 3, workers: 0}\nstudent: {name: fast_scnn, width: 0.25}\n"
+    text += "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+    folder = tmp_path / "run"
+    torch.manual_seed(0)
+    save_model(folder, fast_scnn.build(classes=12, width=0.25))
+    (folder / "recipe.yaml").write_text(recipes.dump(recipes.loads(text)))
+    return folder
+
+
+def _main(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp_path):
+    assert (
+        _main(
+            "eval", str(run_folder), "--split", "test", "--json", "--masks", str(tmp_path / "masks")
+        )
+        == 0
+    )
+    out = json.loads(capsys.readouterr().out)
+    wanted = {
+        "miou",
+        "pixel_accuracy",
+        "mean_accuracy",
+        "boundary_iou",
+        "per_class",
+        "parameters",
+        "latency_ms",
+        "device",
+        "images",
+        "seconds",
+    }
+    assert wanted <= out.keys()
+    assert len(list((tmp_path / "masks").glob("*.png"))) == out["images"] == 3
+    assert _main("eval", str(run_folder), "--min-miou", "99") == 3
+    assert "below --min-miou" in capsys.readouterr().err
+    assert _main("eval", str(tmp_path / "nothing")) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "{run}"),
+        ("eval", "{run}", "--flip"),
+        ("compare", "{run}"),
+        ("predict", "{run}", "{picture}"),
+    ],
+)
+def test_a_model_that_gives_no_numbers_has_no_score(run_folder, freqkd, tmp_path, words):
+    model = load_model(run_folder)
+    model.classifier[-1].bias.data[7] = float("nan")
+    save_model(run_folder, model)
+    picture = tmp_path / "street.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
+    words = [word.format(run=run_folder, picture=picture) for word in words]
+    code, out, err = freqkd(
+        *words, *(("--out", tmp_path / "out") if words[0] == "predict" else ()), "-q"
+    )
+    assert (code, out) == (1, "") and err.count("error:") == 1 and "are not finite" in err
+    assert str(picture) in err if words[0] == "predict" else "val_" in err
+
+
+def test_the_log_says_what_is_computed_in(run_folder, freqkd):
+    err = freqkd("eval", run_folder, "--device", "cpu")[2]
+    assert (
+        "split val, computing in float32 on cpu\n" in err
+        and "asked for" not in err
+        and "bfloat16" not in err
+    )
+
+
+def test_a_folder_without_a_model_is_said_to_hold_none(freqkd, tmp_path):
+    (tmp_path / "classes.txt").write_text("road\ncar\n")
+    code, _, err = freqkd("eval", tmp_path)
+    assert code == 4 and f"{tmp_path} holds no model" in err and "scenes_teacher" not in err
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = freqkd("eval", tmp_path)
+    assert code == 2 and "does not say on which data" in err
+
+
+def test_runs_stand_side_by_side(run_folder, capsys, tmp_path):
+    found = compare([run_folder, run_folder], Silent(), pictures=2)
+    assert [row["name"] for row in found.rows] == ["run", "run"]  # it is the same one
+    assert len(found.panels) == 2 and all(
+        panel["image"].shape == (64, 64, 3) for panel in found.panels
+    )
+    assert _main("compare", str(run_folder), "--picture", str(tmp_path / "c.png"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["images"] == 3
+    with Image.open(tmp_path / "c.png") as sheet:
+        assert sheet.width > 200

@@ -1,0 +1,210 @@
+"""Label PNGs that ``eval --masks`` and ``predict`` write: nothing that was given is lost, a full disk is one message."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.errors import UsageError
+from freqkd_cli.models import fast_scnn
+from freqkd_cli.runtime.files import write_aside
+from freqkd_cli.score.label_files import require_room, spare
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A run and its data, two pictures a split; those of train and val share their names."""
+    layouts.folder(
+        tmp_path / "d", [layouts.labels(range(3), number, (64, 64)) for number in range(2)]
+    )
+    torch.manual_seed(0)
+    save_model(
+        tmp_path / "run",
+        fast_scnn.build(classes=3, width=0.25),
+        id2label=dict(enumerate(("road", "car", "sky"))),
+    )
+    text = (
+        f"version: 1\ndata: {{name: folder, size: [64, 64], root: {tmp_path / 'd'}, workers: 0}}\n"
+    )
+    text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+    (tmp_path / "run/recipe.yaml").write_text(recipes.dump(recipes.loads(text)))
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_masks_never_replace_files_of_the_data_set(place, freqkd):
+    before = contents(place / "d")
+    (place / "link").symlink_to(place / "d/masks/val")
+    tries = [
+        (folder, "--overwrite")
+        for folder in ("d/masks/val", "d/masks/train", "d/images/val", "link")
+    ]
+    for folder, *more in [("d/masks/val",), *tries]:
+        code, out, err = freqkd("eval", place / "run", "--masks", place / folder, *more, "-q")
+        assert (
+            (code, out) == (2, "")
+            and "would replace files of the data set itself" in err
+            and "need another folder" in err
+        ), folder
+    assert contents(place / "d") == before
+
+
+def test_masks_replace_other_files_only_when_told(place, freqkd):
+    out = place / "out"
+    assert freqkd("eval", place / "run", "--masks", out, "-q")[0] == 0
+    written = contents(out)
+    assert [*written] == ["p0.png", "p1.png"]
+    (out / "p0.png").write_text("old")
+    (out / "mine.txt").write_text("mine")
+    code, _, err = freqkd("eval", place / "run", "--masks", out, "-q")
+    assert (
+        code == 2
+        and "is not empty" in err
+        and "--overwrite" in err
+        and (out / "p0.png").read_text() == "old"
+    )
+    assert freqkd("eval", place / "run", "--masks", out, "--overwrite", "-q")[0] == 0
+    assert contents(out) == written | {"mine.txt": b"mine"}
+    code, _, err = freqkd("eval", place / "run", "--masks", out / "mine.txt", "-q")
+    assert code == 2 and "is a file" in err
+    code, _, err = freqkd("eval", place / "run", "--overwrite", "-q")
+    assert code == 2 and "--masks" in err
+
+
+def test_predict_never_replaces_the_pictures_that_it_reads(place, freqkd):
+    photos = place / "d/images/val"
+    before = contents(photos)
+    code, out, err = freqkd("predict", place / "run", photos, "--out", photos, "--overwrite", "-q")
+    assert (code, out) == (2, "") and "would replace pictures that are to be labelled" in err
+    Image.fromarray(layouts.noise(9)).save(place / "a.jpg")
+    Image.fromarray(layouts.noise(9)).save(place / "a_overlay.png")
+    both = (place / "a.jpg", place / "a_overlay.png")
+    code, _, err = freqkd(
+        "predict", place / "run", *both, "--out", place, "--overwrite", "--labels-only"
+    )
+    assert (
+        code == 2
+        and "would replace pictures" in err
+        and "a_overlay.png" in err
+        and not (place / "legend.json").exists()
+    )
+    assert contents(photos) == before
+
+
+def test_what_is_another_file_may_be_written(tmp_path):
+    (tmp_path / "read.png").write_text("1")
+    (tmp_path / "old.png").write_text("2")
+    spare(
+        "--out",
+        [tmp_path / "old.png", tmp_path / "new.png"],
+        [tmp_path / "read.png", tmp_path / "gone.png"],
+        "these",
+    )
+    (tmp_path / "again.png").symlink_to("read.png")
+    with pytest.raises(UsageError, match=r"--out would replace these\n  got  \S+again\.png"):
+        spare("--out", [tmp_path / "read.png"], [tmp_path / "again.png"], "these")
+
+
+def test_class_numbers_fit_in_a_byte_beside_void():
+    require_room(255)
+    with pytest.raises(
+        UsageError, match="no room for so many classes\n  got  256\n  need at most 255"
+    ):
+        require_room(256)
+
+
+@contextmanager
+def small_files(most: int):
+    """The kernel lets no file grow beyond ``most`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_the_system_does_not_let_grow_is_one_message(place, freqkd):
+    out, photos, sheet = place / "out", place / "d/images/val", place / "sheet.png"
+    old = place / "old.png"
+    old.write_text("old")
+    for words, told in (
+        (("predict", place / "run", photos, "--out", out, "--labels-only"), out / "legend.json"),
+        (("eval", place / "run", "--masks", out, "--overwrite"), out / "p0.png"),
+        (("compare", place / "run", "--picture", sheet), sheet),
+        (("compare", place / "run", "--picture", old), old),
+    ):
+        with small_files(10):
+            code, found, err = freqkd(*words, "-q")
+        assert (code, found, err) == (1, "", f"error: {told}: File too large\n"), words
+    assert contents(out) == {} and not sheet.exists() and old.read_text() == "old"
+
+
+def test_a_file_is_whole_or_as_before(tmp_path):
+    path = tmp_path / "a"
+    write_aside(path, lambda file: file.write(b"first"))
+
+    def full(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError) as caught:
+        write_aside(path, full)
+    assert caught.value.filename == str(path) and caught.value.errno == errno.ENOSPC
+    with pytest.raises(KeyboardInterrupt):
+        write_aside(path, lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert contents(tmp_path) == {"a": b"first"}
+
+
+def test_what_predict_wrote_is_scored(place, freqkd):
+    assert (
+        freqkd("predict", place / "run", place / "d/images/val", "--out", place / "out", "-q")[0]
+        == 0
+    )
+    assert len(list((place / "out").glob("*_overlay.png"))) == 2
+    own = freqkd("eval", place / "run", "--json", "-q")[1]
+    code, found, err = freqkd("eval", place / "run", "--predictions", place / "out", "--json", "-q")
+    assert (code, err) == (0, "") and miou(found) == miou(own)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(place / "out/alone_overlay.png")
+    code, _, err = freqkd("eval", place / "run", "--predictions", place / "out", "-q")
+    assert code == 1 and "1 of no picture of this split: alone_overlay.png" in err
+
+
+def miou(document: str) -> float:
+    return json.loads(document)["miou"]
+
+
+def test_files_may_be_called_as_the_pictures_of_cityscapes(place, freqkd, tmp_path):
+    layouts.cityscapes(tmp_path / "city", splits=("val",))
+    save_model(tmp_path / "big", fast_scnn.build(classes=19, width=0.25))
+    recipe = tmp_path / "city.yaml"
+    recipe.write_text((place / "run/recipe.yaml").read_text())
+    text = f"version: 1\ndata: {{name: cityscapes, size: [64, 96], root: {tmp_path / 'city'}, workers: 0}}\n"
+    recipe.write_text(
+        text
+        + "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+    )
+    towns = sorted((tmp_path / "city/leftImg8bit/val").iterdir())
+    assert freqkd("predict", tmp_path / "big", *towns, "--out", tmp_path / "out", "-q")[0] == 0
+    assert (tmp_path / "out/ulm_000000_000019_leftImg8bit.png").is_file()
+    code, found, err = freqkd("eval", recipe, "--predictions", tmp_path / "out", "--json", "-q")
+    assert (code, err) == (0, "") and miou(found) is not None

@@ -1,0 +1,139 @@
+"""``eval --predictions``: label PNGs of any tool score as a model's own, and every fault of theirs stands in one message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.models import fast_scnn
+
+SIZES = ((64, 96), (61, 75), (64, 64))
+
+
+def pixels(path, form=lambda picture: picture) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(form(picture))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A run, its data with odd sizes and void pixels, and the masks that eval wrote."""
+    root = tmp_path_factory.mktemp("place")
+    for kind in ("images", "masks"):
+        (root / "data" / kind / "val").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        labels = random.integers(0, 3, (height, width)).astype(np.uint8)
+        labels[random.random((height, width)) < 0.2] = 255
+        Image.fromarray(image).save(root / "data/images/val" / f"p{number}.png")
+        Image.fromarray(labels).save(root / "data/masks/val" / f"p{number}.png")
+    (root / "data" / "classes.txt").write_text("road\ncar\nsky\n")
+    torch.manual_seed(0)
+    save_model(
+        root / "run",
+        fast_scnn.build(classes=3, width=0.25),
+        "fast_scnn",
+        dict(enumerate(("road", "car", "sky"))),
+    )
+    text = (
+        f"version: 1\ndata: {{name: folder, size: [64, 96], root: {root / 'data'}, workers: 0}}\n"
+    )
+    text += "student: {name: fast_scnn, width: 0.25}\n"
+    (root / "run/recipe.yaml").write_text(
+        recipes.dump(recipes.loads(text + "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"))
+    )
+    return root
+
+
+@pytest.fixture
+def masks(place, tmp_path, freqkd) -> Path:
+    assert freqkd("eval", place / "run", "--masks", tmp_path / "masks", "-q")[0] == 0
+    return tmp_path / "masks"
+
+
+SCORES = (
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "boundary_iou",
+    "per_class",
+    "absent",
+    "images",
+)
+
+
+def test_evals_own_masks_score_as_eval(place, masks, freqkd, tmp_path):
+    own = json.loads(freqkd("eval", place / "run", "--json", "-q")[1])
+    found = json.loads(
+        freqkd("eval", place / "run/recipe.yaml", "--predictions", masks, "--json", "-q")[1]
+    )
+    assert {key: found[key] for key in SCORES} == {key: own[key] for key in SCORES} and found[
+        "images"
+    ] == 3
+    assert [found[key] for key in ("parameters", "latency_ms", "device", "test_time")] == [None] * 4
+    assert found["model"] == str(masks)
+    palette = tmp_path / "palette"
+    palette.mkdir()
+    for path in masks.iterdir():  # as a palette PNG, and void where the label is void
+        labels = pixels(path).copy()
+        labels[pixels(place / "data/masks/val" / path.name) == 255] = 255
+        indexed = Image.fromarray(labels)
+        indexed.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
+        indexed.save(palette / path.name)
+    again = json.loads(freqkd("eval", place / "run", "--predictions", palette, "--json", "-q")[1])
+    assert {key: again[key] for key in SCORES} == {key: own[key] for key in SCORES}
+    code, out, _ = freqkd("eval", place / "run", "--predictions", masks, "-q")
+    assert code == 0 and "miou" in out and "parameters" not in out
+
+
+def test_every_fault_stands_in_one_message(place, masks, freqkd):
+    (masks / "p0.png").unlink()
+    Image.fromarray(np.full((61, 75), 7, np.uint8)).save(masks / "p1.png")
+    Image.new("L", (10, 20)).save(masks / "p2.png")
+    shutil.copy(masks / "p2.png", masks / "other.png")
+    code, out, err = freqkd("eval", place / "run", "--predictions", masks, "-q")
+    assert (code, out) == (1, "") and err.count("error:") == 1
+    counted = ("p1.png holds 7\n", "p2.png is 20x10, its picture 64x64\n")
+    for told in ("1 missing: p0.png\n", "1 of no picture of this split: other.png\n", *counted):
+        assert told in err, told
+    Image.new("RGB", (75, 61)).save(masks / "p1.png")
+    (masks / "p2.png").write_bytes(b"no picture")
+    code, _, err = freqkd("eval", place / "run", "--predictions", masks, "-q")
+    assert code == 1 and "p1.png has 3 channels" in err and "p2.png cannot be read" in err
+
+
+def test_a_limit_asks_for_the_first_alone(place, masks, freqkd):
+    (masks / "p2.png").unlink()
+    assert (
+        json.loads(
+            freqkd("eval", place / "run", "--predictions", masks, "--limit", 2, "--json", "-q")[1]
+        )["images"]
+        == 2
+    )
+    assert freqkd("eval", place / "run", "--predictions", masks, "-q")[0] == 1
+
+
+@pytest.mark.parametrize("words", [("--flip",), ("--masks", "m"), ("--teacher",)])
+def test_files_have_no_model(place, masks, freqkd, words):
+    code, _, err = freqkd("eval", place / "run", "--predictions", masks, *words)
+    assert code == 2 and "no model is run" in err and words[0] in err
+
+
+def test_a_folder_that_is_not_there_or_empty(place, freqkd, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, told in (("nowhere", "there is no folder"), ("empty", "no PNG in")):
+        code, _, err = freqkd("eval", place / "run", "--predictions", tmp_path / folder)
+        assert code == 4 and told in err
+    assert (
+        freqkd("eval", place / "run", "--predictions", tmp_path / "empty", "--recipe", "nowhere")[0]
+        == 2
+    )

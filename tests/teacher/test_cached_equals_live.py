@@ -1,0 +1,224 @@
+"""For every loss that reads a teacher: a recipe trained from a cache sees the numbers that a live teacher gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from cache_fakes import Notes
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli import registry
+from freqkd_cli.build import assemble
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.errors import CacheMismatch, UsageError
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
+from freqkd_cli.teacher.opening import Form, open_source
+from freqkd_cli.teacher.sources import CachedTeacher, LiveTeacher, NoTeacher
+from freqkd_cli.views.loader import Loader, ViewDataset
+
+LOSSES = """
+  - {name: logit_kl, temperature: 2.0}
+  - {id: kl_coarse, name: logit_kl, grid: student}
+  - {id: plain, name: feature, student: encoder16, teacher: stage2}
+  - {name: attention, student: decoder, teacher: decoder}
+  - {id: low, name: band, student: encoder16, teacher: stage2, band: low, cutoff: 0.5}
+  - {id: high, name: band, student: decoder, teacher: decoder, band: high, distance: l1, filter_side: teacher}
+  - {id: mix, name: band, student: decoder, teacher: stage1, band: mix, high_share: 0.7, represent: attention, distance: cosine}
+  - {name: fam, student: decoder, teacher: decoder, grid: [9, 5]}
+  - {id: spectrum, name: graph_spectrum, student: encoder16, teacher: keys4, k: 4}
+  - {id: object, name: graph_spectrum, student: encoder16, teacher: keys3, k: 4, heads: object, object_heads: 1}
+  - {id: keys, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}
+  - {id: map, name: graph_lowrank, student: encoder16, teacher: stage3, distance: row_kl}
+  - {name: graph_basis, student: encoder16, teacher: keys3, k: 4}
+  - {name: graph_match, student: decoder, teacher: keys4, k: 4, groups: 2}
+  - {id: cut, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4}
+  - {id: smooth, name: graph_laplacian, student: encoder16, teacher: keys4, compare: smoothness, k: 4}
+  - {name: graph_band, student: decoder, teacher: stage4, basis: keys4, band: mix, k: 3}
+"""
+RECIPE = """
+version: 1
+data: {{name: scenes, size: [64, 96], length: 6, views: 2, view_seed: 3, workers: 0, augment: {{scale: [0.75, 1.5], color: 0.2}}}}
+teacher: {{name: segformer, weights: {weights}}}
+student: {{name: fast_scnn, width: 0.25}}
+losses:{losses}
+train: {{epochs: 1, batch_size: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    classes = len(registry.find("datasets", "scenes").classes())
+    sizes = {
+        "channels": [8, 16, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "heads": [1, 1, 2, 2],
+        "decoder": 16,
+    }
+    save_model(folder, registry.find("models", "segformer").build(classes=classes, **sizes).eval())
+    return folder
+
+
+def load(weights: Path, *sets: str, losses: str = LOSSES) -> recipes.Recipe:
+    return recipes.loads(RECIPE.format(weights=weights, losses=losses), "test.yaml", sets)
+
+
+@pytest.fixture(scope="module", params=["taps", "targets"])
+def cached(request, weights, tmp_path_factory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp("caches") / request.param
+    dump_recipe(
+        load(weights), out, Notes(), DumpOptions(Form(content=request.param), shard_bytes=40_000)
+    )
+    return request.param, out
+
+
+def sources(weights: Path, content: str, cache: Path) -> tuple:
+    """Plan, data set, lines, and the same teacher three ways: cached, live rounded, live."""
+    plan = assemble.check(load(weights))
+    dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
+    from_disk = open_source(plan, lines, cache, dataset, "cpu")
+    live = open_source(plan, lines, None, dataset, "cpu")
+    losses = {line.id: line.loss for line in lines}
+    rounded = LiveTeacher(
+        live.model, losses, plan.teacher_taps, round_to="float16", content=content
+    )
+    assert isinstance(from_disk, CachedTeacher) and isinstance(live, LiveTeacher)
+    return plan, dataset, lines, (from_disk, rounded, live)
+
+
+def values(plan, lines, source, student, batch, step: int = 0) -> dict[str, float]:
+    """Every loss of one batch, by id."""
+    targets, found = source.targets(batch, plan.grids), {}
+    with torch.no_grad():
+        taps = student(batch.images, taps=["encoder16", "decoder"])
+        for line in lines:
+            found[line.id] = float(
+                line.loss(
+                    {name: taps[name] for name in line.student_taps}, targets[line.id], batch, step
+                )
+            )
+    return found
+
+
+def test_no_loss_is_left_out():
+    names = {
+        line.split("name: ")[1].split(",")[0].strip("}") for line in LOSSES.strip().splitlines()
+    }
+    assert names == set(registry.names("losses")) - {"cross_entropy"}, (
+        "give the new loss a line above"
+    )
+
+
+def test_cached_equals_live(weights, cached):
+    content, cache = cached
+    plan, dataset, lines, (from_disk, rounded, live) = sources(weights, content, cache)
+    student = assemble.build_student(plan).eval()
+    views = ViewDataset(dataset, plan.view_spec, view_seed=3, views=2)
+    dumped = [[(0, 0), (0, 1), (1, 0), (1, 1)], [(4, 0), (4, 1), (5, 0), (5, 1)]]
+    # In training, draws count on: draw 2 is the stored view 0, draw 5 the stored view 1.
+    mixed = [[(5, 2), (0, 5), (3, 0), (1, 3)], [(2, 4), (4, 7)]]
+    for batches, tolerance in ((dumped, 1e-6), (mixed, 1e-5)):
+        for batch in Loader(views, batches):
+            ours, theirs, exact = (
+                values(plan, lines, source, student, batch) for source in (from_disk, rounded, live)
+            )
+            for id, value in theirs.items():
+                scale = max(1.0, abs(value))
+                assert abs(ours[id] - value) <= tolerance * scale, (id, ours[id], value)
+                assert abs(exact[id] - value) <= 1e-3 * scale, (id, exact[id], value)
+
+
+def test_another_view_is_another_value(weights, cached):
+    """The comparison above can fail."""
+    content, cache = cached
+    plan, dataset, lines, (from_disk, rounded, _) = sources(weights, content, cache)
+    student = assemble.build_student(plan).eval()
+    batch = next(
+        iter(Loader(ViewDataset(dataset, plan.view_spec, view_seed=3, views=2), [[(0, 0), (1, 0)]]))
+    )
+    swapped = dataclasses.replace(batch, views=1 - batch.views)
+    right, wrong = (
+        values(plan, lines, rounded, student, batch),
+        values(plan, lines, from_disk, student, swapped),
+    )
+    assert all(abs(right[id] - wrong[id]) > 1e-4 * abs(right[id]) for id in right)
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_the_command(weights, cached):
+    content, cache = cached
+    plan = assemble.check(
+        load(weights, "losses.low.cutoff=0.4", "data.view_seed=4", "teacher.dtype=bfloat16")
+    )
+    dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
+    with pytest.raises(CacheMismatch) as caught:
+        open_source(plan, lines, cache, dataset, "cpu")
+    message = str(caught.value)
+    assert (
+        "views.view_seed: cached 3, wanted 4" in message
+        and 'teacher.dtype: cached "float32", wanted "bfloat16"' in message
+    )
+    assert ("targets.low.arguments.cutoff: cached 0.5, wanted 0.4" in message) == (
+        content == "targets"
+    )
+    assert f"freqkd teacher-dump test.yaml --out {cache}-new" in message
+    assert ("--content targets" in message) == (content == "targets")
+    if content == "targets":
+        plan = assemble.check(load(weights))
+        lines = assemble.build_lines(plan)
+        low = next(line for line in lines if line.id == "low")
+        low.loss.target_version = (
+            low.loss.target_version + 1
+        )  # another release computes another target
+        with pytest.raises(CacheMismatch, match="targets.low.version: cached 1, wanted 2"):
+            open_source(plan, lines, cache, dataset, "cpu")
+    endless = assemble.check(load(weights, "data.views=0"))
+    with pytest.raises(UsageError, match="--set data.views=2"):
+        open_source(endless, lines, cache, dataset, "cpu")
+
+
+def test_one_cache_serves_other_losses(weights, tmp_path):
+    dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions())
+    other = "\n  - {name: cross_entropy}\n  - {name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.3}"
+    plan = assemble.check(load(weights, "train.seed=9", losses=other))
+    dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
+    source = open_source(plan, lines, tmp_path / "a", dataset, "cpu")
+    assert isinstance(source, CachedTeacher) and source.wanted == ("decoder",)
+    alone = [line for line in lines if line.id == "cross_entropy"]
+    assert isinstance(open_source(plan, alone, None, dataset, "cpu"), NoTeacher)
+    with pytest.raises(UsageError, match="needs no cache"):
+        open_source(plan, alone, tmp_path / "a", dataset, "cpu")
+
+
+def test_verify_on_a_cache_that_is_there(weights, cached):
+    content, cache = cached
+    before = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+    found = dump_recipe(load(weights), cache, Notes(), DumpOptions(verify=5))
+    assert found["verified"] == 5 and found["items"] == 12 and found["cache"] == str(cache)
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+
+
+def test_endless_views_cannot_be_stored(weights, tmp_path):
+    with pytest.raises(UsageError, match="--set data.views=1"):
+        dump_recipe(load(weights, "data.views=0"), tmp_path / "a", Notes(), DumpOptions())
+    assert not (tmp_path / "a").exists()
+
+
+def test_dry_run_writes_nothing_and_foretells_the_size(weights, tmp_path):
+    foretold = dry_run(load(weights), tmp_path / "a", DumpOptions(Form(images=2)))
+    assert not (tmp_path / "a").exists() and foretold["seconds"] is None
+    found = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
+    assert found["items"] == foretold["items"] == 4
+    taps = ["decoder", "keys3", "keys4", "logits", "stage1", "stage2", "stage3", "stage4"]
+    assert found["taps"] == foretold["taps"] == taps
+    assert 0 <= found["bytes"] - foretold["bytes"] < 4000  # the header
+
+
+def test_val_is_stored_whole(weights, tmp_path):
+    found = dump_recipe(
+        load(weights), tmp_path / "a", Notes(), DumpOptions(Form(split="val", images=3), verify=3)
+    )
+    assert found["items"] == 3 and found["views"] == 1 and found["verified"] == 3

@@ -1,0 +1,231 @@
+"""A teacher with other classes: what a class map does to its scores, what losses then compare, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import jaccard_score
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.app import main
+from freqkd_cli.build import assemble
+from freqkd_cli.build.class_map import ClassMap, resolve
+from freqkd_cli.build.objective import Objective
+from freqkd_cli.build.saved import save_model
+from freqkd_cli.errors import CacheMismatch, RecipeError
+from freqkd_cli.models import segformer
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
+from freqkd_cli.teacher.opening import open_source
+from freqkd_cli.teacher.teacher_classes import build_scored_teacher
+from freqkd_cli.train.distillation import distill
+from freqkd_cli.views.loader import Loader, ViewDataset
+
+TINY = {"channels": [8, 8, 16, 16], "heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "decoder": 16}
+NAMES = {0: "street", 1: "side-walk", 2: "sky", 3: "wall", 4: "house", 5: "thing"}
+MAP = "{street: road, side-walk: pavement, 2: sky, wall: building, 4: building}"
+RECIPE = """\
+version: 1
+data: {name: scenes, size: [64, 96], length: 4, held_out: 2, views: 1, workers: 0}
+teacher: {name: segformer, weights: WEIGHTS, class_map: MAP}
+student: {name: fast_scnn, width: 0.25}
+losses:
+  - {name: cross_entropy}
+  - {id: kl, name: logit_kl, temperature: 2.0, grid: student}
+train: {steps: 2, batch_size: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = segformer.build(classes=6, **TINY)
+    with torch.no_grad():  # so that its classes differ from place to place
+        model.net.decode_head.classifier.weight.mul_(30)
+    folder = tmp_path_factory.mktemp("teacher")
+    save_model(folder, model, "segformer", NAMES)
+    return folder
+
+
+@pytest.fixture
+def text(weights):
+    return RECIPE.replace("WEIGHTS", str(weights)).replace("MAP", MAP)
+
+
+def test_merged_classes_have_the_sum_of_their_probabilities():
+    logits = np.random.default_rng(0).normal(0, 3, (2, 6, 4, 5))
+    found = ClassMap(((0,), (3, 4), (2,)), (1, 4, 7), 9)
+    merged = found.merged(torch.from_numpy(logits)).numpy()
+    np.testing.assert_array_equal(merged[:, [0, 2]], logits[:, [0, 2]])
+    np.testing.assert_allclose(merged[:, 1], logsumexp(logits[:, 3:5], axis=1), rtol=1e-12)
+    kept = softmax(logits[:, [0, 3, 4, 2]], axis=1)  # class 1 and class 5 have no say
+    np.testing.assert_allclose(
+        softmax(merged, axis=1),
+        np.stack([kept[:, 0], kept[:, 1] + kept[:, 2], kept[:, 3]], 1),
+        rtol=1e-12,
+    )
+    spread = found.spread(torch.from_numpy(logits))
+    assert spread.shape == (2, 9, 4, 5)
+    np.testing.assert_array_equal(spread[:, [1, 4, 7]].numpy(), merged)
+    shares = spread.softmax(1)
+    assert float(shares[:, [0, 2, 3, 5, 6, 8]].max()) == 0 and bool(shares.isfinite().all())
+
+
+def test_keys_are_names_or_numbers_and_mistakes_come_all_at_once():
+    classes = ("road", "pavement", "sky")
+    found, wrong = resolve(
+        {"street": "road", "1": "pavement", "wall": "pavement"}, NAMES, 6, classes
+    )
+    assert (found.groups, found.covered, wrong) == (((0,), (1, 3)), (0, 1), [])
+    assert found.to_json() == {"0": [0], "1": [1, 3]}
+    said = {"streat": "road", "0": "raod", "street": "sky", "6": "sky", "2": "pavement"}
+    wrong = dict(resolve(said, NAMES, 6, classes)[1])
+    assert "did you mean 'street'" in wrong["streat"] and "from 0 to 5" in wrong["6"]
+    assert wrong["street"] == "is class 0 of the teacher, which '0' names too" and "2" not in wrong
+    assert "did you mean 'road'" in dict(resolve({"0": "raod"}, NAMES, 6, classes)[1])["0"]
+    twice = dict(resolve({"sky": "sky", "0": "road"}, {0: "sky", 1: "sky"}, 2, classes)[1])
+    assert "need its number: 0, 1" in twice["sky"]
+    assert "names no classes" in dict(resolve({"sky": "sky"}, None, 2, classes)[1])["sky"]
+    assert resolve({"3": "sky", "1": "road"}, {0: "3", 1: "a", 2: "b", 3: "c"}, 4, classes)[
+        0
+    ].groups == ((1,), (0,)), "a name goes first"
+
+
+def test_the_loss_compares_the_covered_classes_alone(text):
+    """Against the divergence by hand, from the two models' own logits; an uncovered class is neither pulled nor pushed."""
+    plan = assemble.check(recipes.loads(text))
+    assert plan.compared == (0, 1, 2, 4) and plan.teacher_taps["logits"].channels == 4
+    lines = assemble.build_lines(plan)
+    dataset = assemble.build_dataset(plan.recipe, "train")
+    source = open_source(plan, lines, None, dataset, "cpu")
+    batch = next(iter(Loader(ViewDataset(dataset, plan.view_spec, views=1), [[(0, 0), (1, 0)]])))
+    torch.manual_seed(1)
+    student = assemble.build_student(plan).eval()
+    student.classifier[-1].weight.data.mul_(20)
+    targets = source.targets(batch, plan.grids)
+    assert targets["kl"]["logits"].shape[1] == 4
+    logits: list[torch.Tensor] = []
+    student.register_forward_hook(
+        lambda module, given, out: (
+            (out["logits"].retain_grad(), logits.append(out["logits"])) and None
+        )
+    )
+    only_kl = Objective(
+        student,
+        tuple(line for line in lines if line.id == "kl"),
+        torch.autocast("cpu", enabled=False),
+    )
+    total, _ = only_kl(batch, targets, 0, 1)
+    total.backward()
+
+    with torch.no_grad():
+        raw = assemble.build_teacher(plan.recipe, 12)(batch.images)["logits"]
+    merged = np.stack([raw[:, 0], raw[:, 1], raw[:, 2], logsumexp(raw[:, 3:5].numpy(), axis=1)], 1)
+    grid = plan.grids["logits"]
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(merged), size=grid, mode="bilinear"
+    ).numpy()
+    p = softmax(theirs / 2, axis=1)
+    q = softmax(logits[0].detach().numpy()[:, [0, 1, 2, 4]] / 2, axis=1)
+    assert total.item() == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean(), rel=1e-4)
+    moved = logits[0].grad.abs().sum((0, 2, 3))
+    assert (moved[[0, 1, 2, 4]] > 0).all() and (moved[[3, 5, 6, 7, 8, 9, 10, 11]] == 0).all()
+
+
+def test_cached_equals_live_and_another_map_is_refused(text, tmp_path):
+    recipe = recipes.loads(text)
+    dump_recipe(recipe, tmp_path / "c", Silent(), DumpOptions())
+    plan = assemble.check(recipe)
+    lines, dataset = assemble.build_lines(plan), assemble.build_dataset(recipe, "train")
+    batch = next(iter(Loader(ViewDataset(dataset, plan.view_spec, views=1), [[(2, 0), (3, 0)]])))
+    cached, live = (
+        open_source(plan, lines, cache, dataset, "cpu").targets(batch, plan.grids)
+        for cache in (tmp_path / "c", None)
+    )
+    torch.testing.assert_close(cached["kl"]["logits"], live["kl"]["logits"], rtol=1e-3, atol=1e-2)
+    other = assemble.check(recipes.loads(text.replace("4: building", "4: car")))
+    with pytest.raises(CacheMismatch, match=r"class_map\.4: cached \[3, 4\], wanted \[3\]"):
+        open_source(other, assemble.build_lines(other), tmp_path / "c", dataset, "cpu")
+    summary = distill(recipe, tmp_path / "run", Silent(), cache=tmp_path / "c")
+    assert summary["steps"] == 2
+    assert (
+        recipes.load(tmp_path / "run" / "recipe.yaml").teacher.class_map == recipe.teacher.class_map
+    )
+
+
+def test_mistakes_stand_at_their_line(text):
+    with pytest.raises(RecipeError) as caught:
+        assemble.check(recipes.loads(text.replace("street: road", "street: raod"), "r.yaml"))
+    assert caught.value.problems[0].startswith(
+        "r.yaml:3:"
+    ) and "class_map.street: the data has no class 'raod', did you mean 'road'" in str(caught.value)
+    plan = assemble.check(
+        recipes.loads(text.replace("street: road", "streat: road"), "r.yaml")
+    )  # the teacher's names are in its weights
+    with pytest.raises(
+        RecipeError, match=r"r\.yaml:3:\d+ teacher\.class_map\.streat: .*did you mean 'street'"
+    ):
+        open_source(
+            plan,
+            assemble.build_lines(plan),
+            None,
+            assemble.build_dataset(plan.recipe, "train"),
+            "cpu",
+        )
+    with pytest.raises(RecipeError, match="at least 2"):
+        assemble.check(recipes.loads(text.replace(MAP, "{street: road}")))
+    plan = assemble.check(recipes.loads(text.replace(f", class_map: {MAP}", "")))
+    with pytest.raises(RecipeError, match=r"teacher\.class_map: \{sky: sky, \.\.\.\}"):
+        open_source(
+            plan,
+            assemble.build_lines(plan),
+            None,
+            assemble.build_dataset(plan.recipe, "train"),
+            "cpu",
+        )
+
+
+def test_eval_scores_the_teacher_in_the_datas_classes(text, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "r.yaml"), "--teacher", "--json", "-q"])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    recipe = recipes.loads(text)
+    dataset, teacher = assemble.build_dataset(recipe, "val"), assemble.build_teacher(recipe, 12)
+    truth, guess = [], []
+    for index in range(2):
+        image, labels = dataset.read(index)
+        with torch.no_grad():
+            raw = teacher(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)["logits"].numpy()
+        merged = np.stack([raw[:, 0], raw[:, 1], raw[:, 2], logsumexp(raw[:, 3:5], axis=1)], 1)
+        upsampled = torch.nn.functional.interpolate(
+            torch.from_numpy(merged), size=labels.shape, mode="bilinear"
+        )
+        truth.append(labels[labels != 255])
+        guess.append(np.array([0, 1, 2, 4])[upsampled.argmax(1)[0].numpy()][labels != 255])
+    truth, guess = np.concatenate(truth), np.concatenate(guess)
+    assert len(np.unique(guess)) > 1
+    present = sorted({*truth, *guess})
+    assert found["miou"] == pytest.approx(
+        jaccard_score(truth, guess, labels=present, average="macro"), abs=1e-4
+    )
+    assert build_scored_teacher(recipe, dataset.classes).classes == 12
+
+
+def test_unlabelled_pictures_teach_the_classes_of_the_map(text, tmp_path):
+    from PIL import Image
+
+    pictures = tmp_path / "video" / "images" / "train"
+    pictures.mkdir(parents=True)
+    Image.new("RGB", (96, 64)).save(pictures / "a.png")
+    folder = text.replace(
+        "name: scenes, size: [64, 96], length: 4, held_out: 2",
+        f"name: folder, size: [64, 96], root: {tmp_path / 'video'}",
+    )
+    plan = assemble.check(recipes.loads(folder.replace("  - {name: cross_entropy}\n", "")))
+    assert plan.classes == ("road", "pavement", "sky", "building") and plan.compared is None

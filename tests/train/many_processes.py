@@ -1,0 +1,151 @@
+"""What ``tests/test_processes.py`` has torchrun start: several commands one after another, so that they share one start of Python.
+
+``python many_processes.py FOLDER`` works in FOLDER, which holds ``recipe.yaml`` and what the test left there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from freqkd_cli import app
+from freqkd_cli.runtime import launch
+from freqkd_cli.score import common_ground
+from freqkd_cli.teacher import dump_recipe
+from freqkd_cli.train import whole_batch
+from freqkd_cli.train.loop import Loop
+
+SHARD = 100_000
+"""Bytes of a shard: about five views."""
+
+RANK = launch.rank()
+codes: dict[str, int] = {}
+
+
+def command(name: str, *words: str) -> None:
+    """A command as the console runs it; its exit code is kept under ``name``."""
+    # A failure is told once in a job; each command here is to count as one of its own.
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(len(codes))
+    try:
+        app.main(list(words))
+    except SystemExit as end:
+        codes[name] = int(end.code or 0)
+    sys.stderr.flush()
+
+
+def after_step(number: int, act):
+    """Let ``act(loop)`` happen in this process after a step, and give back the way to undo it."""
+    step = Loop.step
+
+    def acting(self, *args):
+        step(self, *args)
+        if self.training.step == number:
+            act(self)
+
+    Loop.step = acting
+    return lambda: setattr(Loop, "_step", step)
+
+
+def keep_scores() -> None:
+    """Write the integers of every evaluation of the first process to ``matrix.pt``."""
+    score = common_ground.score
+
+    def keeping(*args, **kwargs):
+        result = score(*args, **kwargs)
+        if RANK == 0:
+            torch.save(
+                (result.tally.matrix, result.tally.boundary_iou()),
+                f"matrix-{launch.processes()}.pt",
+            )
+        return result
+
+    common_ground.score = keeping
+
+
+def keep_shares() -> None:
+    """Note what this process's parts of cross_entropy counted."""
+    shares = whole_batch.shares
+
+    def keeping(*args):
+        found = shares(*args)
+        seen.extend(part[0] for part in found if part is not None)
+        return found
+
+    whole_batch.shares = keeping
+
+
+seen: list[float] = []
+
+
+def student_sum(loop: Loop) -> None:
+    total = sum(
+        float(tensor.double().sum()) for tensor in loop.training.objective.state_dict().values()
+    )
+    Path(f"student-{RANK}.json").write_text(json.dumps(total))
+
+
+def main(folder: str) -> None:
+    os.chdir(folder)
+    dump_recipe.DumpOptions = partial(dump_recipe.DumpOptions, shard_bytes=SHARD)
+    keep_scores()
+    many = f"-{launch.processes()}"
+    command(
+        "dump",
+        "teacher-dump",
+        "recipe.yaml",
+        "--out",
+        f"cache{many}",
+        "--dtype",
+        "fp32",
+        "--verify",
+        "2",
+        "--json",
+    )
+    command("eval", "eval", "recipe.yaml", "--teacher", "--masks", f"masks{many}", "--json")
+    keep_shares()
+    command("distill", "distill", "recipe.yaml", "--out", f"run{many}", "--json")
+    if launch.processes() == 1:
+        return
+    Path(f"shares-{RANK}.json").write_text(json.dumps(seen))
+    command(
+        "taken up",
+        "teacher-dump",
+        "recipe.yaml",
+        "--out",
+        "cache-cut",
+        "--dtype",
+        "fp32",
+        "--resume",
+        "--json",
+    )
+    # Only one process is told to stop, after its second step.
+    undo = after_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM) if RANK == 1 else None)
+    command("stopped", "distill", "recipe.yaml", "--out", "run-cut")
+    undo()
+    command("resumed", "distill", "recipe.yaml", "--out", "run-cut", "--resume", "--json")
+    undo = after_step(2, student_sum)
+    live = ("--set", "train.freeze_norm=false", "--set", "train.steps=2")
+    command("live norms", "distill", "recipe.yaml", "--out", "run-live", *live, "--json")
+    undo()
+    command(
+        "uneven", "distill", "recipe.yaml", "--out", "run-uneven", "--set", "train.batch_size=5"
+    )
+    command("zoo", "zoo", "--json")
+    Path(f"codes-{RANK}.json").write_text(json.dumps(codes))
+    if RANK == 1:
+        line = Loop._backward
+        Loop._backward = lambda self, batch, shares, step: line(
+            self, batch, [float("nan")] * 3, step
+        )
+    command("nan", "distill", "recipe.yaml", "--out", "run-nan")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    sys.exit(max(codes.values()))

@@ -1,0 +1,305 @@
+"""Two processes under torchrun do what one does: the same integers, the same tensors, the same weights, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cache_fakes import bytes_of
+from safetensors.torch import load_file
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.errors import Interrupted, UsageError
+from freqkd_cli.runtime import launch
+from freqkd_cli.runtime.processes import ALONE, Processes, first_to_fail, join
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.teacher.dump import _Pass
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
+from freqkd_cli.teacher.opening import Form
+from freqkd_cli.train import whole_batch
+from freqkd_cli.train.distillation import distill
+
+SCRIPT = Path(__file__).with_name("many_processes.py")
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+version: 1
+data: {name: scenes, size: [64, 64], length: 12, held_out: 9, workers: 0, views: 2, augment: {flip: true, isolate: 0.5}}
+teacher: {name: segformer, weights: embedded}
+student: {name: fast_scnn, width: 0.25}
+losses:
+  - {name: cross_entropy, class_weights: [1, 2, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1]}
+  - {name: logit_kl, weight: 0.5}
+  - {id: high, name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.4, weight: 0.5}
+train: {steps: 4, batch_size: 4, lr: 0.02, optimizer: sgd, clip: 5.0, ema: 0.9, freeze_norm: true, precision: float32}
+"""
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+)
+
+
+def two_processes(
+    *words: str, cwd: Path, launcher: tuple[str, ...] = TORCHRUN
+) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", *launcher]
+    return subprocess.run(
+        [*start, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launched(folder):
+    """One process, then two, over the same recipe; a dump that one process began and two take up."""
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        tell = _Pass._tell
+        patch.setattr(
+            _Pass,
+            "_tell",
+            lambda self, number: (
+                tell(self, number),
+                self.stop.append(15) if self.done >= 12 else None,
+            )[0],
+        )
+        options = DumpOptions(Form(dtype="fp32"), shard_bytes=100_000)
+        with pytest.raises(Interrupted):
+            dump_recipe(
+                recipes.load(folder / "recipe.yaml"), folder / "cache-cut", Silent(), options
+            )
+    assert (
+        list((folder / "cache-cut").glob("shard-*"))
+        and not (folder / "cache-cut/index.json").exists()
+    )
+    return two_processes(str(SCRIPT), str(folder), cwd=folder)
+
+
+def codes(folder: Path) -> list[dict[str, int]]:
+    return [json.loads((folder / f"codes-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_eval_counts_the_same_integers(folder, launched):
+    (matrix, boundary), (one, boundary_of_one) = (
+        torch.load(folder / f"matrix-{n}.pt") for n in (2, 1)
+    )
+    assert (
+        matrix.dtype == torch.int64
+        and torch.equal(matrix, one)
+        and matrix.sum() > 9 * 64 * 64 * 0.9
+    )
+    assert (matrix.sum(0) > 0).sum() > 5, "the teacher should predict many classes"
+    assert boundary == boundary_of_one > 0.1
+    masks = [sorted((folder / f"masks-{n}").glob("*.png")) for n in (1, 2)]
+    assert len(masks[0]) == 9 and [path.name for path in masks[0]] == [
+        path.name for path in masks[1]
+    ]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*masks, strict=True))
+
+
+@pytest.mark.parametrize("made", ["cache-2", "cache-cut"])
+def test_dump_holds_the_same_tensors(folder, launched, made):
+    whole, shared = bytes_of(folder / "cache-1"), bytes_of(folder / made)
+    assert whole.keys() == shared.keys() and len(whole) > 3
+    for name in whole:
+        if name.startswith("shard-"):
+            ours, theirs = load_file(folder / made / name), load_file(folder / "cache-1" / name)
+            assert ours.keys() == theirs.keys()
+            assert all(
+                (ours[key] - theirs[key]).abs().max() <= 1e-5 * theirs[key].std() for key in theirs
+            )
+
+
+def test_distill_comes_to_the_same_weights(folder, launched):
+    """At the same global batch, with batch norm frozen, dropout on, unequal void and weighted classes."""
+    shares = [json.loads((folder / f"shares-{rank}.json").read_text()) for rank in range(2)]
+    assert max(abs(a - b) for a, b in zip(*shares, strict=True)) > 0.1, "the void should be unequal"
+    assert all(a + b == pytest.approx(2.0) for a, b in zip(*shares, strict=True))
+    ours, theirs = (load_file(folder / f"run-{n}/state/step-00000004.safetensors") for n in (2, 1))
+    before = load_file(folder / "run-1/state/step-00000003.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert max((ours[name].double() - theirs[name].double()).abs().max() for name in theirs) < 1e-5
+    assert (
+        max((ours[name].double() - before[name].double()).abs().max() for name in theirs) > 1e-3
+    ), "it should have learned"
+
+
+def test_logged_terms_are_those_of_the_whole_batch(folder, launched):
+    (last, _), (of_one, _) = (
+        [json.loads(line) for line in (folder / f"run-{n}/metrics.jsonl").read_text().splitlines()]
+        for n in (2, 1)
+    )
+    assert last["raw"] == pytest.approx(of_one["raw"], rel=1e-5) and last["total"] == pytest.approx(
+        of_one["total"], rel=1e-5
+    )
+
+
+def test_a_signal_to_one_process_stops_all_and_they_go_on(folder, launched):
+    assert [code["stopped"] for code in codes(folder)] == [75, 75] and [
+        code["resumed"] for code in codes(folder)
+    ] == [0, 0]
+    assert (
+        "stopped at step 2 of 4" in launched.stderr and "resuming at step 2 of 4" in launched.stderr
+    )
+    whole, cut = (
+        load_file(folder / f"{run}/last/model.safetensors") for run in ("run-2", "run-cut")
+    )
+    assert all(torch.equal(cut[name], whole[name]) for name in whole)
+    assert (folder / "run-cut/metrics.jsonl").read_bytes() == (
+        folder / "run-2/metrics.jsonl"
+    ).read_bytes()
+
+
+def test_live_batch_norm_leaves_one_student_and_is_told(folder, launched):
+    first, second = (json.loads((folder / f"student-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert launched.stderr.count("batch norm is per process") == 1
+
+
+def test_the_first_process_alone_speaks(folder, launched):
+    assert all(
+        code["dump"] == code["eval"] == code["distill"] == code["taken up"] == code["zoo"] == 0
+        for code in codes(folder)
+    )
+    documents, rest = [], launched.stdout.strip()
+    while rest:
+        document, end = json.JSONDecoder().raw_decode(rest)
+        documents.append(document)
+        rest = rest[end:].strip()
+    *shared, zoo = documents
+    assert [next(iter(document)) for document in shared] == [
+        "cache",
+        "source",
+        "run",
+        "cache",
+        "run",
+        "run",
+    ]
+    assert isinstance(zoo, list) and launched.stderr.count("shards for 2 processes") == 2
+    assert (
+        launched.stderr.count("global batch 4: 2 on each of 2 processes") == 5
+    )  # distill, stopped, resumed, live norms, nan
+
+
+def test_a_batch_that_cannot_be_shared(folder, launched):
+    assert [code["uneven"] for code in codes(folder)] == [2, 2]
+    assert launched.stderr.count("error: the processes cannot share a batch equally") == 1
+    assert "train.batch_size=4 or 6" in launched.stderr and not (folder / "run-uneven").exists()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_one_message(folder, launched):
+    assert launched.returncode == 1
+    assert len(re.findall(r"^error: .*not finite at step 1$", launched.stderr, re.MULTILINE)) == 1
+    assert "another process" not in launched.stderr and "gloo" not in launched.stderr.lower()
+    assert not (folder / "run-nan/summary.json").exists()
+
+
+def test_the_console_under_torchrun(folder):
+    done = two_processes(
+        "-m",
+        "freqkd_cli",
+        "eval",
+        "recipe.yaml",
+        "--teacher",
+        "--limit",
+        "3",
+        "--min-miou",
+        "99.9",
+        cwd=folder,
+    )
+    assert done.returncode == 1 and done.stdout == ""  # a launcher has an exit code of its own
+    assert (
+        done.stderr.count("error: ") == 1
+        and "below --min-miou" in done.stderr
+        and re.search(r"exitcode *: 3", done.stderr)
+    )
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_table_of_two_processes_is_one(folder, launcher):
+    done = two_processes(
+        "-m",
+        "freqkd_cli",
+        "eval",
+        "recipe.yaml",
+        "--teacher",
+        "--limit",
+        "3",
+        cwd=folder,
+        launcher=launcher,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("parameters") == 1 and "Traceback" not in done.stderr
+
+
+def test_passes_of_one_step_are_one_batch(folder, tmp_path):
+    recipe = ("train.steps=2", "student.dropout=0.0", "train.ema=0.0")
+    for name, *sets in (
+        ("one", "train.batch_size=8"),
+        ("two", "train.batch_size=4", "train.accumulate=2"),
+    ):
+        distill(
+            recipes.load(folder / "recipe.yaml", [*recipe, *sets, "data.length=16"]),
+            tmp_path / name,
+            Silent(),
+        )
+    one, two = (load_file(tmp_path / name / "last/model.safetensors") for name in ("one", "two"))
+    assert max((one[name].double() - two[name].double()).abs().max() for name in one) < 1e-5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_noise_of_a_share_is_its_rows_of_the_noise_of_the_batch(layout):
+    x = torch.rand(6, 4, 3, 5).contiguous(memory_format=layout)
+    torch.manual_seed(1)
+    whole = torch.nn.Dropout(0.3)(x)
+    assert (whole == 0).any()
+    for index in range(2):
+        share = whole_batch._Noise(torch.nn.Dropout(0.3), Processes(torch.device("cpu"), index, 2))
+        torch.manual_seed(1)
+        torch.testing.assert_close(
+            share(x[index::2].contiguous(memory_format=layout)), whole[index::2]
+        )
+        assert torch.equal(share.eval()(x), x)
+
+
+def test_one_process_forms_no_group(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would fail
+    assert join("cpu").number == 1 and not torch.distributed.is_initialized()
+    assert launch.rank() == 0 and ALONE.first and first_to_fail()
+    assert ALONE.share(3) == 3 and ALONE.gather(3) == [3] and not ALONE.any(False)
+
+
+def test_each_process_has_a_device_of_its_own(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="--device cpu:0"):
+        join("cpu:0")

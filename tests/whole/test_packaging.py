@@ -1,0 +1,183 @@
+"""What an installation holds: the recipes, the weights, the command, and every library that the code imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from freqkd_cli import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MODULE_OF = {
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "mamba-ssm": "mamba_ssm",
+    "scikit-learn": "sklearn",
+    "pywavelets": "pywt",
+}
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0].lower()
+
+
+def modules(requirements: list[str]) -> set[str]:
+    return {MODULE_OF.get(name, name.replace("-", "_")) for name in map(distribution, requirements)}
+
+
+def imports(folder: Path) -> dict[str, str]:
+    """Top-level module -> one file that imports it, third parties only."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            found |= {name.split(".")[0]: str(path) for name in names}
+    own = {"freqkd_cli", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names | own}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built without a network from a copy of the tree, so that nothing is left in it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("freqkd_cli", "recipes"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tree)
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tree / "dist")]
+    subprocess.run(words, cwd=tree, check=True, capture_output=True)
+    (built,) = (tree / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_every_recipe(unpacked):
+    package = [
+        p for p in (ROOT / "freqkd_cli").rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
+    assert len(package) > 50
+    missing = [p for p in package if not (unpacked / p.relative_to(ROOT)).is_file()]
+    assert missing == []
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        assert (
+            unpacked / "freqkd_cli" / "shipped_recipes" / recipe.name
+        ).read_bytes() == recipe.read_bytes()
+
+
+def test_the_installed_package_finds_its_recipes(unpacked, tmp_path):
+    env = os.environ | {"PYTHONPATH": str(unpacked)}
+    words = [sys.executable, "-m", "freqkd_cli", "recipe"]
+    out = subprocess.run(
+        [*words, "list", "--json"],
+        cwd=tmp_path,
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == sorted(
+        path.stem for path in (ROOT / "recipes").glob("*.yaml")
+    )
+    assert all(Path(row["path"]).is_relative_to(unpacked) and row["question"] for row in rows)
+    subprocess.run(
+        [*words, "copy", rows[0]["name"]],
+        cwd=tmp_path,
+        env=env,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (tmp_path / f"{rows[0]['name']}.yaml").is_file()
+
+
+def test_the_metadata_says_what_the_code_is(unpacked):
+    (info,) = unpacked.glob("*.dist-info")
+    metadata = (info / "METADATA").read_text(encoding="utf-8")
+    assert (
+        f"\nVersion: {__version__}\n" in metadata
+        and "\nName: freqkd\n" in metadata
+        and "License-Expression: Apache-2.0" in metadata
+    )
+    assert "freqkd = freqkd_cli.app:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
+    assert (
+        yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+        == __version__
+    )
+
+
+def test_every_import_of_the_package_is_a_dependency():
+    declared = modules(PROJECT["project"]["dependencies"]) | modules(
+        PROJECT["project"]["optional-dependencies"]["mamba"]
+    )
+    used = imports(ROOT / "freqkd_cli")
+    # what these bring themselves: pydantic its core, torch and transformers the hub's client
+    brought = {"pydantic_core", "huggingface_hub"}
+    assert {name: path for name, path in used.items() if name not in declared | brought} == {}
+
+
+def test_every_import_of_the_tests_is_in_the_dev_group():
+    declared = modules(PROJECT["project"]["dependencies"]) | modules(
+        PROJECT["dependency-groups"]["dev"]
+    )
+    ours = {"tests", *(path.stem for path in (ROOT / "tests" / "helpers").glob("*.py"))}
+    used = imports(ROOT / "tests")
+    assert {name: path for name, path in used.items() if name not in declared | ours} == {}
+
+
+def test_lower_bounds_are_not_above_what_is_promised():
+    promised = {
+        "torch": (2, 11),
+        "torchvision": (0, 26),
+        "transformers": (5, 17),
+        "accelerate": (1, 15),
+    }
+    bounds = dict(line.split(">=") for line in PROJECT["project"]["dependencies"])
+    for name, highest in promised.items():
+        assert tuple(map(int, bounds[name].split("."))) <= highest
+    assert all(">=" in line for line in PROJECT["project"]["dependencies"])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
+@pytest.mark.parametrize("target", ["quickstart", "test", "lint", "clean"])
+def test_the_makefile_knows_its_targets(target):
+    told = subprocess.run(
+        ["make", "-n", target, "VENV=/nowhere/venv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "/nowhere/venv" in told.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
+def test_the_ci_script_is_executable_and_sound():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True, timeout=60)
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8")
