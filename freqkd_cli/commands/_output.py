@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from freqkd_cli.errors import UsageError
-from freqkd_cli.runtime import launch
+from freqkd_cli.runtime.launch import rank
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
     """Write the result to standard output: one JSON document, or what ``table(result)`` makes of it; the first process alone does."""
-    if launch.rank() != 0:
+    if rank() != 0:
         return
     text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False) if as_json else table(result)
     if text:
