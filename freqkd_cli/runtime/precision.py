@@ -1,10 +1,11 @@
-"""Which number format and memory layout a run computes in.
+"""Device, precision and memory format of a run.
 
 ``auto`` follows the hardware alone, so the same machine always chooses the same.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -12,21 +13,25 @@ import torch
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.memory import keep_freed_memory
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Compute:
-    """What a run computes in, and why, in words for the log."""
+    """Precision and memory format of a run; ``reason`` explains both in the log."""
 
     dtype: torch.dtype
     channels_last: bool
     reason: str
 
     def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the autocast context of the student's forward pass."""
         return torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16
         )
 
     def layout(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return images ``[B, C, H, W]`` in the memory format of the run."""
         return (
             tensor.contiguous(memory_format=torch.channels_last) if self.channels_last else tensor
         )
@@ -35,30 +40,52 @@ class Compute:
 def choose(device: torch.device, precision: str, channels_last: bool | str) -> Compute:
     """Resolve ``train.precision`` and ``train.channels_last``.
 
-    bf16 pays where the processor multiplies it natively (AVX512-BF16, AMX, or a GPU that says so); elsewhere it is emulated, and slower
-    than float32. channels_last saves the re-ordering around depth-wise convolutions on CPUs and feeds tensor cores on GPUs.
+    ``auto`` is bfloat16 on a GPU that has it and float32 everywhere else. channels_last feeds the
+    tensor cores of a GPU and saves reordering around depth-wise convolutions on a CPU.
+
+    A CPU never computes in bfloat16 with channels_last. oneDNN then reads uninitialized memory in
+    the weight gradient of a dilated depth-wise convolution, such as Fast-SCNN's (torch 2.14 with
+    AVX512-BF16: not finite, or off by up to 1e27). float32 and contiguous images are right.
+    bfloat16 also gains nothing there. Medians of a cross-entropy step on two such cores:
+
+    ========== ========================= ======================= =====================
+    student    float32 and channels_last bfloat16, channels_last bfloat16, contiguous
+    ========== ========================= ======================= =====================
+    Fast-SCNN  407 ms                    449 ms                  637 ms
+    VMamba     936 ms                    1112 ms                 1126 ms
+    ========== ========================= ======================= =====================
+
+    Raises:
+        UsageError: the recipe asks for bfloat16 and channels_last on a CPU.
     """
-    _ready(device)
+    _prepare(device)
     native, why = _native_bfloat16(device)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
-    last = channels_last is True or channels_last == "auto"
-    asked = "" if precision == "auto" else " (asked for)"
+    wrong_gradients = bfloat16 and device.type == "cpu"
+    if wrong_gradients and channels_last is True:
+        raise UsageError(
+            "train.precision: bfloat16 with train.channels_last: true gives wrong gradients on a CPU",
+            tip="--set train.channels_last=auto, or --set train.precision=float32",
+            key="train.channels_last",
+        )
+    last = channels_last is True or (channels_last == "auto" and not wrong_gradients)
+    requested = "" if precision == "auto" else " (requested)"
     name = "bfloat16 autocast" if bfloat16 else "float32"
     return Compute(
         torch.bfloat16 if bfloat16 else torch.float32,
         last,
-        f"{name}{asked}{', channels_last' if last else ''}; {device.type}: {why}",
+        f"{name}{requested}{', channels_last' if last else ''}; {device.type}: {why}",
     )
 
 
 def for_scores(device: torch.device) -> Compute:
-    """What models are scored and shown in: float32 whatever the hardware multiplies, so that a machine does not change a score."""
-    _ready(device)
+    """Return the precision of scores: float32 everywhere, so that scores of machines agree."""
+    _prepare(device)
     return Compute(torch.float32, True, f"float32 on {device}")
 
 
-def _ready(device: torch.device) -> None:
-    # Numbers below 1e-38 cost a processor a hundred times the others, and a network has many where a channel is about to die.
+def _prepare(device: torch.device) -> None:
+    # Numbers below 1e-38 cost a CPU a hundred times the others. A channel about to die has many.
     torch.set_flush_denormal(True)
     if device.type == "cpu":
         keep_freed_memory()
@@ -68,35 +95,24 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return native, "the GPU has bfloat16" if native else "the GPU has no bfloat16"
-    if device.type == "cpu":
-        features = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(
-            features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16")
-        )
-        return (
-            native,
-            "the processor multiplies bfloat16"
-            if native
-            else "the processor only emulates bfloat16",
-        )
-    return False, "bfloat16 is left off here"
+    return False, "float32 is faster here" if device.type == "cpu" else "bfloat16 is off here"
 
 
 def pick_device(name: str | None) -> torch.device:
-    """``--device``, or the first accelerator there is, or the CPU.
+    """Return the device that ``--device`` names, else the first CUDA GPU, else the CPU.
+
+    MPS is used only when it is named. Graph losses and mIoU need float64, which it lacks.
 
     Raises:
-        UsageError: there is no such device on this machine.
+        UsageError: this machine has no such device.
     """
     if name:
-        return _named(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+        return _named_device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _named(name: str) -> torch.device:
-    here = {
+def _named_device(name: str) -> torch.device:
+    available = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
@@ -105,13 +121,18 @@ def _named(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or (device.index or 0) >= here.get(device.type, 0):
+    if device is None or (device.index or 0) >= available.get(device.type, 0):
         listed = [
             kind if number == 1 else f"{kind}:0 to {kind}:{number - 1}"
-            for kind, number in here.items()
+            for kind, number in available.items()
             if number
         ]
         raise UsageError(
-            "there is no such device here", got=f"--device {name}", need=" or ".join(listed)
+            "this machine has no such device",
+            got=f"--device {name}",
+            need=" or ".join(listed),
+            key="device",
         )
+    if device.type == "mps":
+        log.warning("--device mps is untested: it has no float64, which graph losses need")
     return device

@@ -551,7 +551,7 @@ def test_a_device_that_is_not_here(freqkd, name):
     refused(
         freqkd("distill", recipe(), "--out", "a", "--device", name),
         2,
-        "there is no such device here",
+        "this machine has no such device",
         f"--device {name}",
         "need cpu",
     )
@@ -567,7 +567,7 @@ def test_a_device_that_is_not_here(freqkd, name):
             ["--set", "train.freeze_student=true", "--set", "losses.high.weight=0"],
             "train.freeze_student leaves nothing to train",
         ),
-        (["--device", "nope"], "there is no such device here"),
+        (["--device", "nope"], "this machine has no such device"),
         (["--set", "student.weights=nowhere"], "nowhere is no folder"),
         (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
     ],
