@@ -171,14 +171,11 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
 
 
 def _tell(text: str) -> None:
-    """Say what went wrong; of several processes, the first to which something happened does."""
+    """Print an error to stderr; one of several processes puts its rank before it."""
     if launch.processes() == 1:
         print(text, file=sys.stderr)
         return
-    from freqkd_cli.runtime.processes import first_to_fail
-
-    if first_to_fail():
-        print(text, file=sys.__stderr__, flush=True)
+    print(f"[rank {launch.rank()}] {text}", file=sys.__stderr__, flush=True)
 
 
 def exit_code(error: Exception) -> int | None:

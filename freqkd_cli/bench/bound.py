@@ -1,4 +1,4 @@
-"""What bounds a training step, in one sentence that also says what would help."""
+"""One sentence about what bounds a training step and what would help."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ GROUPS = {
     "data": "waiting for data",
     "teacher": "the teacher's forward pass",
     "cache": "reading the cache",
-    "target": "the losses' teacher halves",
+    "target": "the losses' targets",
     "student.forward": "the student's forward pass",
     "student.backward": "the student's backward pass",
     "forward": "the losses' forward pass",
     "backward": "the losses' backward pass",
     "optimizer": "the optimizer",
     "average": "the averaged weights",
-    "rest": "everything between",
+    "rest": "everything else",
 }
-"""A part's name, or what stands after its last dot -> what a sentence calls all such parts together."""
-WORTH_SAYING = 0.1
-"""Share of a step."""
+"""Name of a part, or what follows its last dot -> name of all such parts in a sentence."""
+
+LARGE_SHARE = 0.1
+"""Share of a step from which a group of parts is named."""
 
 
 def bound(parts: Sequence[dict[str, Any]], data: Data) -> str:
-    """One sentence: what takes most of the step, what else counts, what would help; waiting for data is always told."""
+    """Return the largest group of parts, other large ones, and advice; data is always named."""
     shares = dict.fromkeys(GROUPS.values(), 0.0)
     for part in parts:
         shares[GROUPS.get(part["name"]) or GROUPS[part["name"].rpartition(".")[2]]] += part["share"]
-    first, *others = sorted(shares, key=lambda name: -shares[name])
-    others = [name for name in others if shares[name] >= WORTH_SAYING or name == GROUPS["data"]]
+    largest, *others = sorted(shares, key=lambda name: -shares[name])
+    others = [name for name in others if shares[name] >= LARGE_SHARE or name == GROUPS["data"]]
+    clauses = [f"{largest}: {shares[largest]:.0%} of the step"]
+    clauses += [f"{name}: {shares[name]:.0%}" for name in others]
     text = "; ".join(
-        [f"{first}: {shares[first]:.0%} of the step" + _advice(first, shares[first], data)]
-        + [f"{name}: {shares[name]:.0%}" + _advice(name, shares[name], data) for name in others]
+        clause + _advice(name, shares[name], data)
+        for clause, name in zip(clauses, [largest, *others], strict=True)
     )
     return text[0].upper() + text[1:]
 
 
 def _advice(name: str, share: float, data: Data) -> str:
-    if share < WORTH_SAYING:
+    if share < LARGE_SHARE:
         return ""
     if name == GROUPS["data"]:
         return f", try data.workers={data.workers + 1}"

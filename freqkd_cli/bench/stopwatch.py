@@ -1,8 +1,12 @@
-"""Where the time of a training step goes: marks set around the engine's own objects from outside, so what is measured is what runs.
+"""Time and operations of the parts of a training step.
 
-Marks use hooks of torch's modules, tensors and optimisers. Every moment between two marks is laid to one part, so the parts of a step add
-up to the step. Autograd runs operations in the reverse order of their making, so the backward pass goes through the losses from the last
+Parts are the ranges of ``runtime/ranges.py`` in the step's own code, and hooks of torch on modules,
+tensors and optimizers. Every moment belongs to one part, so the parts of a step add up to the step.
+Autograd runs operations in reverse order, so a backward pass goes through the losses from the last
 to the first, and then through the student.
+
+``torch.profiler`` shows the same ranges, but it cannot split the backward pass by loss, and on a CPU
+it records every operation of a step.
 """
 
 from __future__ import annotations
@@ -16,43 +20,76 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from freqkd_cli.teacher.sources import CachedTeacher, LiveTeacher
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.views.batch import Batch
 
 REST = "rest"
-"""What lies between the named parts: moving a batch to the device, the sum of the losses, the log."""
+"""Time between the named parts: copies to the device, the sum of the losses, the log."""
+
+BACKWARD = "backward"
+"""The range of the backward pass, which tensor hooks split into parts."""
 
 
 class Stopwatch:
     """Seconds and floating-point operations of the parts of a step.
 
+    It listens to :class:`named_range`. Nested ranges count once, for the inner part.
+
     Args:
-        wait: called before the clock is read, so that work queued on a device belongs to the part that queued it; None on a CPU.
+        wait: called before the clock is read, so that work queued on a device counts for the part
+            that queued it; None on a CPU.
     """
 
     def __init__(self, wait: Callable[[], None] | None = None) -> None:
-        self.wait = wait
+        self.wait, self.thread = wait, threading.get_ident()
         self.start()
 
     def start(self, counter: FlopCounterMode | None = None) -> None:
-        """Forget all parts; the next one begins now. With ``counter`` the parts' operations are kept as well."""
+        """Forget all parts and start the clock; ``counter`` also counts operations by part."""
         self.seconds: dict[str, float] = {}
         self.operations: dict[str, int] = {}
         self.counter, self.counted = counter, 0
-        self.inner: list[tuple[str, int, float, int]] = []
-        self.now = self._read()
+        self.open_parts = [REST]
+        self.lanes: dict[int, list[tuple[str, float]]] = {}
+        self.now = self._read_clock()
 
-    def lap(self, part: str) -> None:
-        """Lay the time since the last mark to ``part``, less what calls ``within`` it took."""
-        now, counted = self._read(), self._count()
-        seconds, operations = now - self.now, counted - self.counted
-        threads = len({thread for _, thread, *_ in self.inner})
-        for inner, _, taken, done in self.inner:
-            self._add(inner, taken / threads, done)
-            seconds, operations = seconds - taken / threads, operations - done
-        self.inner.clear()
-        self._add(part, seconds, operations)
+    def enter(self, name: str) -> None:
+        """Start a part; the parts around it pause."""
+        if threading.get_ident() != self.thread:
+            self.lanes.setdefault(threading.get_ident(), []).append((name, -self._read_clock()))
+            return
+        self.lap()
+        self.open_parts.append(REST if name == BACKWARD else name)
+
+    def exit(self, name: str) -> None:
+        """End the part that was started last."""
+        if threading.get_ident() != self.thread:
+            started = self.lanes[threading.get_ident()].pop()[1]
+            self.lanes[threading.get_ident()].append((name, started + self._read_clock()))
+            return
+        self.lap()
+        self.open_parts.pop()
+
+    def switch(self, name: str) -> None:
+        """End the innermost part and start another in its place."""
+        if name != self.open_parts[-1]:
+            self.lap()
+            self.open_parts[-1] = name
+
+    def lap(self, part: str | None = None) -> None:
+        """Add the time since the last lap to ``part``, or else to the innermost part.
+
+        Ranges of other threads ran during that time. They share it equally.
+        """
+        now = self._read_clock()
+        counted = 0 if self.counter is None else self.counter.get_total_flops()
+        seconds = now - self.now
+        for name, taken in (entry for entries in self.lanes.values() for entry in entries):
+            self._add(name, taken / len(self.lanes), 0)
+            seconds -= taken / len(self.lanes)
+        self.lanes.clear()
+        self._add(part or self.open_parts[-1], seconds, counted - self.counted)
         self.now, self.counted = now, counted
 
     def _add(self, part: str, seconds: float, operations: int) -> None:
@@ -60,139 +97,68 @@ class Stopwatch:
         if self.counter is not None:
             self.operations[part] = self.operations.get(part, 0) + operations
 
-    def _count(self) -> int:
-        return 0 if self.counter is None else self.counter.get_total_flops()
-
-    def _read(self) -> float:
+    def _read_clock(self) -> float:
         if self.wait is not None:
             self.wait()
         return time.perf_counter()
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; the time until one is there is the part ``data``."""
+    def timed_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the same batches; the time until each is ready is the part ``data``."""
         while True:
-            self.lap(REST)
+            self.enter("data")
             batch = next(batches)
-            self.lap("data")
+            self.exit("data")
             yield batch
-
-    def around(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """``call``, its time laid to ``part``."""
-
-        def timed(*words: Any, **named: Any) -> Any:
-            self.lap(REST)
-            found = call(*words, **named)
-            self.lap(part)
-            return found
-
-        return timed
-
-    def within(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """``call``, laid to ``part`` by the lap that it runs in; threads side by side share the clock."""
-
-        def timed(*words: Any, **named: Any) -> Any:
-            start, counted = self._read(), self._count()
-            found = call(*words, **named)
-            self.inner.append(
-                (part, threading.get_ident(), self._read() - start, self._count() - counted)
-            )
-            return found
-
-        return timed
 
 
 @contextmanager
 def watched(loop: Loop, watch: Stopwatch) -> Iterator[None]:
-    """Marks in all parts of ``loop``; they are gone afterwards.
+    """Let ``watch`` time the parts of ``loop``'s steps; nothing stays behind afterwards.
 
-    Parts: ``data``, ``teacher`` or ``cache``, ``losses.ID.target``, ``student.forward``, ``losses.ID.forward``, ``losses.ID.backward``,
-    ``student.backward``, ``optimizer``, ``average``, ``rest``. Of a cache of targets, the targets are part of ``cache``.
+    Parts: ``data``, ``teacher`` or ``cache``, ``losses.ID.target``, ``student.forward``,
+    ``losses.ID.forward``, ``losses.ID.backward``, ``student.backward``, ``optimizer``, ``average``,
+    ``rest``. Targets that come from a cache are part of ``cache``.
     """
-    training, source = loop.training, loop.source
-    with ExitStack() as marks:
-        if isinstance(source, LiveTeacher):
-            _replace(marks, source, "targets", watch.around(source.targets, "teacher"))
-        if isinstance(source, CachedTeacher):
-            _replace(marks, source.cache, "read", watch.around(source.cache.read, "cache"))
-        backward = _Backward(watch)
-        _forward(marks, training.objective.student, watch, "student.forward", backward.student)
+    training = loop.training
+    with ExitStack() as hooks:
+
+        def hold(handle: Any) -> None:
+            hooks.callback(handle.remove)
+
+        def time_forward(module: nn.Module, part: str, mark: Callable[[Any], None]) -> None:
+            def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                watch.exit(part)
+                mark(output)
+
+            hold(module.register_forward_pre_hook(lambda *_: watch.enter(part)))
+            hold(module.register_forward_hook(after))
+
+        time_forward(training.objective.student, "student.forward", _student_marks(watch))
         for line in training.objective.lines:
-            if line.teacher_taps:
-                kind = watch.within if isinstance(source, LiveTeacher) else watch.around
-                _replace(
-                    marks, line.loss, "target", kind(line.loss.target, f"losses.{line.id}.target")
-                )
-            _forward(marks, line.loss, watch, f"losses.{line.id}.forward", backward.of(line.id))
-        _replace(marks, loop, "differentiate", backward.around(loop.differentiate))
-        marks.enter_context(
-            _hook(training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimizer")))
-        )
-        if training.average:
-            _replace(
-                marks, training.average, "update", watch.around(training.average.update, "average")
-            )
+            time_forward(line.loss, f"losses.{line.id}.forward", _loss_marks(watch, line.id))
+        step_end = training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimizer"))
+        hold(step_end)
+        named_range.watch = watch
+        hooks.callback(setattr, named_range, "watch", None)
         yield
 
 
-class _Backward:
-    """The backward pass, parted where gradients reach the losses' values and the student's outputs."""
+def _loss_marks(watch: Stopwatch, id: str) -> Callable[[Tensor], None]:
+    """Mark a loss's value: its gradient comes just before the backward pass of the loss."""
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch, self.part = watch, REST
+    def mark(value: Tensor) -> None:
+        if value.requires_grad:
+            value.register_hook(lambda _: watch.switch(f"losses.{id}.backward"))
 
-    def begin(self, part: str) -> None:
-        if part != self.part:
-            self.watch.lap(self.part)
-            self.part = part
+    return mark
 
-    def of(self, id: str) -> Callable[[Tensor], None]:
-        """Marks a loss's value: its gradient comes just before the loss's own operations are run backwards."""
 
-        def mark(value: Tensor) -> None:
-            if value.requires_grad:
-                value.register_hook(lambda _: self.begin(f"losses.{id}.backward"))
+def _student_marks(watch: Stopwatch) -> Callable[[dict[str, Tensor]], None]:
+    """Mark the student's outputs: their gradients are complete when every loss is done."""
 
-        return mark
-
-    def student(self, outputs: dict[str, Tensor]) -> None:
-        """Marks the student's outputs: their gradients are whole when every loss is done."""
+    def mark(outputs: dict[str, Tensor]) -> None:
         for output in outputs.values():
             if output.requires_grad:
-                output.register_hook(lambda _: self.begin("student.backward"))
+                output.register_hook(lambda _: watch.switch("student.backward"))
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*words: Any, **named: Any) -> None:
-            call(*words, **named)
-            self.begin(REST)
-
-        return timed
-
-
-def _forward(
-    marks: ExitStack,
-    module: nn.Module,
-    watch: Stopwatch,
-    part: str,
-    with_output: Callable[[Any], None] | None = None,
-) -> None:
-    def after(_module: nn.Module, _given: Any, output: Any) -> None:
-        watch.lap(part)
-        if with_output is not None:
-            with_output(output)
-
-    marks.enter_context(_hook(module.register_forward_pre_hook(lambda *_: watch.lap(REST))))
-    marks.enter_context(_hook(module.register_forward_hook(after)))
-
-
-@contextmanager
-def _hook(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _replace(marks: ExitStack, owner: Any, name: str, call: Callable[..., Any]) -> None:
-    """Put ``call`` before the method ``name`` of one object, until the marks are taken away."""
-    owner.__dict__[name] = call
-    marks.callback(owner.__dict__.pop, name)
+    return mark

@@ -1,21 +1,26 @@
-"""What a cache was made from, as plain JSON, compared field by field."""
+"""The fingerprint of a cache: the fields that decide its numbers, and their comparison.
+
+A cache is refused here, in :meth:`Fingerprint.require`. The fields that a recipe needs come from
+``teacher/recipe_cache.py``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.errors import CacheMismatch
-from freqkd_cli.views.view import ViewSpec
+from freqkd_cli.runtime.files import sha256
+
+if TYPE_CHECKING:  # `cache info` reads fingerprints without torch
+    from torch import nn
+
+    from freqkd_cli.views.view import ViewSpec
 
 LIBRARIES = (
     "torch",
@@ -26,24 +31,41 @@ LIBRARIES = (
     "pillow",
 )
 
-# Where a model's weights came from does not matter: their hash does.
-_PLACES = frozenset({"weights", "encoder_weights"})
+# The origin of a model's weights does not matter, because their hash is compared.
+_WEIGHT_SOURCES = frozenset({"weights", "encoder_weights"})
+
+_NOT_COMPARED = "teacher.licence_note"
+"""It says how the weights may be used; their hash is compared."""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field in which two fingerprints differ, by its dotted name; None where it is missing."""
+
+    field: str
+    cached: Any
+    wanted: Any
+
+    def line(self, place: str = "wanted") -> str:
+        """Return the difference as one line of a message."""
+        return f"{self.field}: cached {_short(self.cached)}, {place} {_short(self.wanted)}"
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fields that decide a cache's numbers.
+    """The fields that decide a cache's numbers, as a tree of JSON values.
 
-    ``fields`` is a tree of JSON values. Compared strictly, but a cache may hold more than is wanted: further taps, further loss targets,
-    further images. ``versions`` only warn.
+    A cache may contain more than a recipe needs: more taps, more targets, more images. Every other
+    difference refuses the cache, but library versions only warn.
     """
 
     fields: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "fields", json.loads(json.dumps(dict(self.fields)))
-        )  # tuples become lists, as after reading
+        # Tuples become lists, as after reading from a file.
+        object.__setattr__(self, "fields", json.loads(json.dumps(dict(self.fields))))
 
     @property
     def content(self) -> str:
@@ -53,49 +75,46 @@ class Fingerprint:
     def storage(self) -> str:
         return str(self.fields.get("storage"))
 
-    def differences(self, wanted: Fingerprint) -> list[str]:
-        """One line for each field in which this cache cannot serve ``wanted``: the field, cached and wanted value."""
+    def differences(self, wanted: Fingerprint) -> list[Difference]:
+        """Return the fields in which this cache cannot serve ``wanted``, without versions."""
         return [
-            f"{field}: cached {_short(cached)}, wanted {_short(want)}"
-            for field, cached, want in self._compare(wanted)
-            if not field.startswith("versions.")
+            difference
+            for difference in self._compare(wanted)
+            if not difference.field.startswith("versions.")
         ]
 
     def warnings(self, wanted: Fingerprint) -> list[str]:
-        """The same for fields that do not forbid the use: library versions."""
+        """Return one line for each library version that differs."""
         return [
-            f"{field}: cached {_short(cached)}, here {_short(want)}"
-            for field, cached, want in self._compare(wanted)
-            if field.startswith("versions.")
+            difference.line("here")
+            for difference in self._compare(wanted)
+            if difference.field.startswith("versions.")
         ]
 
-    def _compare(self, wanted: Fingerprint) -> Iterator[tuple[str, Any, Any]]:
-        mine, theirs = dict(_leaves(self.fields)), dict(_leaves(wanted.fields))
-        for field in dict.fromkeys([*theirs, *mine]):
-            cached, want = mine.get(field), theirs.get(field)
-            if not (cached == want and (field in mine) == (field in theirs)) and not _serves(
-                field, cached, want, wanted.fields
-            ):
-                yield field, cached, want
+    def _compare(self, wanted: Fingerprint) -> Iterator[Difference]:
+        cached_fields, wanted_fields = dict(_leaves(self.fields)), dict(_leaves(wanted.fields))
+        for field in dict.fromkeys([*wanted_fields, *cached_fields]):
+            cached = cached_fields.get(field, _MISSING)
+            need = wanted_fields.get(field, _MISSING)
+            if field == _NOT_COMPARED or cached == need:
+                continue
+            if not _serves(field, cached, need, wanted.fields):
+                yield Difference(field, *(None if x is _MISSING else x for x in (cached, need)))
 
     def require(self, wanted: Fingerprint, *, where: Path, command: str) -> list[str]:
-        """Check that this cache fits; gives the warnings.
+        """Check that this cache serves ``wanted``; return warnings.
 
         Args:
             command: the command that makes the right cache, for the message.
 
         Raises:
-            CacheMismatch: with every field that differs.
+            CacheMismatch: names every field that differs.
         """
-        wrong = self.differences(wanted)
-        if wrong:
+        differences = self.differences(wanted)
+        if differences:
+            lines = (f"  {difference.line()}" for difference in differences)
             raise CacheMismatch(
-                "\n".join(
-                    [
-                        f"the cache {where} was made for something else; these fields differ:",
-                        *(f"  {line}" for line in wrong),
-                    ]
-                ),
+                "\n".join([f"the cache {where} does not fit: these fields differ:", *lines]),
                 tip=command,
             )
         return self.warnings(wanted)
@@ -109,12 +128,12 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
             yield f"{path}{key}", value
 
 
-def _serves(field: str, cached: Any, want: Any, wanted: Mapping[str, Any]) -> bool:
-    """Whether a cache may have more in this field than is wanted."""
-    if field == "taps" and isinstance(cached, list) and isinstance(want, list):
-        return all(tap in cached for tap in want)
-    if field == "images" and isinstance(cached, int) and isinstance(want, int):
-        return want <= cached
+def _serves(field: str, cached: Any, need: Any, wanted: Mapping[str, Any]) -> bool:
+    """Return whether the cache only has more in this field than is needed."""
+    if field == "taps" and isinstance(cached, list) and isinstance(need, list):
+        return set(need) <= set(cached)
+    if field == "images" and isinstance(cached, int) and isinstance(need, int):
+        return need <= cached
     parts = field.split(".")
     return (
         parts[0] == "targets"
@@ -129,18 +148,18 @@ def _short(value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a teacher's numbers may depend on."""
-    found = {}
+    """Return the versions of the libraries that a teacher's numbers may depend on."""
+    installed = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the model's state, in the order of the names."""
+    """Return the SHA-256 of names, shapes, dtypes and bytes of the model's state, by name."""
     from torch import uint8
 
     digest = hashlib.sha256()
@@ -152,32 +171,38 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def teacher_identity(model: nn.Module, *, name: str, dtype: str) -> dict[str, Any]:
-    """Architecture, arguments, preprocessing and the hash of the weights. Call it before the weights are cast to ``dtype``."""
+    """Return architecture, arguments, normalization, weight hash and licence note of a teacher.
+
+    Call it before the weights are cast to ``dtype``. The licence note is only there where the model
+    has one.
+    """
     arguments = {
         key: value
         for key, value in dict(getattr(model, "recipe_arguments", {})).items()
-        if key not in _PLACES
+        if key not in _WEIGHT_SOURCES
     }
-    preprocessing = {
+    normalization = {
         name: getattr(model, name).detach().float().flatten().tolist()
         for name in ("mean", "std")
         if hasattr(model, name)
     }
+    note = getattr(model, "licence_note", None)
     return {
         "name": name,
         "arguments": arguments,
         "weights_sha256": weights_sha256(model),
-        **preprocessing,
+        **normalization,
         "dtype": dtype,
+        **({"licence_note": note} if note else {}),
     }
 
 
 def views_identity(spec: ViewSpec, *, view_seed: int, stored: int) -> dict[str, Any]:
-    """The stored views: K of them for each image, or ``stored`` = 0 for the view ``whole`` alone."""
+    """Return the stored views: ``stored`` per image, or the view ``whole`` where it is 0."""
     if stored == 0:
         return {"kind": "whole", "teacher_sees": spec.teacher_sees}
     fields = asdict(spec)
-    if spec.teacher_sees == "clean":  # these never reach the teacher, and do not move the geometry
+    if spec.teacher_sees == "clean":  # colors never reach the teacher, nor move the geometry
         fields.pop("color")
         fields.pop("blur")
     return {"kind": "drawn", "stored": stored, "view_seed": view_seed, **fields}
@@ -190,43 +215,18 @@ def loss_identity(
     taps: Sequence[str],
     grids: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
-    """What shapes one loss's targets. An argument that names a file stands for the file's bytes."""
-    kept = {key: _content(arguments[key]) for key in target_arguments if key in arguments}
+    """Return what shapes the targets of one loss; a ``Path`` counts by the bytes of its file."""
     return {
         "name": name,
-        "arguments": kept,
+        "arguments": {
+            key: _content(arguments[key]) for key in target_arguments if key in arguments
+        },
         "taps": list(taps),
         "grids": {tap: list(grid) for tap, grid in sorted(grids.items())},
     }
 
 
 def _content(value: Any) -> Any:
-    if isinstance(value, (str, Path)) and str(value) and Path(value).is_file():
-        return f"sha256:{hashlib.sha256(Path(value).read_bytes()).hexdigest()}"
+    if isinstance(value, Path) and value.is_file():
+        return f"sha256:{sha256(value)}"
     return str(value) if isinstance(value, Path) else value
-
-
-def dump_command(
-    recipe: str,
-    out: str,
-    *,
-    sets: Sequence[str] = (),
-    options: Mapping[str, str] = MappingProxyType({}),
-    content: str = "taps",
-    dtype: str = "fp16",
-    split: str = "train",
-) -> str:
-    """The ``freqkd teacher-dump`` line that makes a cache, ready to be pasted; ``options`` are further ones by name."""
-    words = ["freqkd", "teacher-dump", recipe, "--out", out]
-    for assignment in sets:
-        words += ["--set", assignment]
-    for option, value in options.items():
-        words += [option, value]
-    for option, value, default in (
-        ("--content", content, "taps"),
-        ("--dtype", dtype, "fp16"),
-        ("--split", split, "train"),
-    ):
-        if value != default:
-            words += [option, value]
-    return shlex.join(words)

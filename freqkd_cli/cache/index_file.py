@@ -1,27 +1,27 @@
-"""What is written beside a cache's shards: ``index.json`` of a finished cache, ``journal.jsonl`` of one in the making."""
+"""``index.json``, which describes a finished cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from freqkd_cli.cache.checksum import AGAIN_WHOLE
 from freqkd_cli.cache.fingerprint import Fingerprint
-from freqkd_cli.errors import CacheDamaged, CacheMismatch, UsageError
+from freqkd_cli.errors import CacheDamaged, UsageError
 from freqkd_cli.runtime.files import write_synced
 
 FORMAT, VERSION = "freqkd-cache", 1
 INDEX, JOURNAL = "index.json", "journal.jsonl"
 MAX_BYTES = 2**28
-"""Of an index; a shard takes about 500 bytes in it, and 10 for each of its items."""
+"""Largest index that is read. A shard takes about 500 bytes in it, and 10 for each of its items."""
 
 Item = tuple[int, int]
-"""(index of the image, number of the view); view -1 is the view ``whole``."""
+"""(number of the image, number of the view); view -1 is the view ``whole``."""
 
 Dtype = Literal["F16", "BF16", "F32", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL"]
 Batches = tuple[tuple[Item, ...], ...]
@@ -32,15 +32,19 @@ class _Strict(BaseModel):
 
 
 class StoredTensor(_Strict):
-    """How one name is stored: shape without the batch, None where it differs between items; complex numbers have a last axis of 2."""
+    """How the tensors of one name are stored.
+
+    ``shape`` has no batch axis, and None where sizes differ between items. Complex numbers have a
+    last axis of 2.
+    """
 
     dtype: Dtype
     shape: tuple[Annotated[int, Field(ge=0, le=2**31)] | None, ...]
     complex: bool = False
 
 
-class Made(BaseModel):
-    """The fields of a fingerprint that programs read; it may say more."""
+class FingerprintFields(BaseModel):
+    """The fields of a fingerprint that programs read; it may have more."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
@@ -56,7 +60,7 @@ class Made(BaseModel):
 
 
 class Shard(_Strict):
-    """One finished shard and the items in it, in order."""
+    """One finished shard; ``items`` are in the order in which they were stored."""
 
     file: Annotated[str, Field(pattern=r"^shard-\d{5,8}\.safetensors$")]
     bytes: Annotated[int, Field(gt=0)]
@@ -66,16 +70,16 @@ class Shard(_Strict):
 
 
 class Index(_Strict):
-    """The whole of ``index.json``, without its own checksum."""
+    """The content of ``index.json``, without its checksum."""
 
     format: Literal["freqkd-cache"]
     version: Literal[1]
-    fingerprint: Made
+    fingerprint: FingerprintFields
     tensors: dict[str, StoredTensor]
     shards: tuple[Shard, ...]
 
     @property
-    def made_from(self) -> Fingerprint:
+    def full_fingerprint(self) -> Fingerprint:
         return Fingerprint(self.fingerprint.model_dump(exclude_unset=True))
 
 
@@ -83,191 +87,118 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def key(item: Item, name: str) -> str:
-    """The name of one item's tensor in its shard."""
+def tensor_key(item: Item, name: str) -> str:
+    """Return the name of one item's tensor in its shard."""
     return f"{item[0]}/{'whole' if item[1] < 0 else item[1]}/{name}"
 
 
 def write_index(folder: Path, fingerprint: Fingerprint, shards: Sequence[Shard]) -> None:
-    """The last file of a dump: with it the cache is finished."""
+    """Write ``index.json``, the last file of a dump, which makes the cache a finished one."""
+    descriptions = merge_descriptions(shards)
     body = {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint.fields,
-        "tensors": {name: tensor.model_dump() for name, tensor in merged(shards).items()},
+        "tensors": {name: tensor.model_dump() for name, tensor in descriptions.items()},
         "shards": [shard.model_dump() for shard in shards],
     }
-    text = json.dumps({**body, "sha256": _seal(body)}, separators=(",", ":")) + "\n"
+    text = json.dumps({**body, "sha256": seal(body)}, separators=(",", ":")) + "\n"
     write_synced(folder / INDEX, lambda file: file.write(text.encode()))
 
 
-def merged(shards: Sequence[Shard]) -> dict[str, StoredTensor]:
-    """One description per name for all shards.
+def merge_descriptions(shards: Sequence[Shard]) -> dict[str, StoredTensor]:
+    """Return one description per tensor name for all shards.
 
     Raises:
         CacheDamaged: two shards disagree on a dtype or on the number of axes.
     """
-    found: dict[str, StoredTensor] = {}
+    merged: dict[str, StoredTensor] = {}
     for shard in shards:
         for name, tensor in shard.tensors.items():
-            before = found.get(name, tensor)
-            if (before.dtype, before.complex, len(before.shape)) != (
-                tensor.dtype,
-                tensor.complex,
-                len(tensor.shape),
-            ):
+            before = merged.get(name, tensor)
+            kinds = [(t.dtype, t.complex, len(t.shape)) for t in (before, tensor)]
+            if kinds[0] != kinds[1]:
                 raise CacheDamaged(
-                    f"{shard.file} stores {name} otherwise than the shards before",
+                    f"{shard.file} stores {name} in another form than the shards before it",
                     got=tensor,
                     need=before,
                 )
-            shape = tuple(
-                a if a == b else None for a, b in zip(before.shape, tensor.shape, strict=True)
-            )
-            found[name] = before.model_copy(update={"shape": shape})
-    return found
+            sizes = zip(before.shape, tensor.shape, strict=True)
+            shape = tuple(a if a == b else None for a, b in sizes)
+            merged[name] = before.model_copy(update={"shape": shape})
+    return merged
 
 
-def _seal(body: dict[str, Any]) -> str:
+def seal(body: dict[str, Any]) -> str:
+    """Return the checksum of a JSON object."""
     return hashlib.sha256(
         json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a finished cache.
+    """Return the index of a finished cache.
 
     Raises:
-        UsageError: there is no cache, or it is unfinished.
-        CacheDamaged: the index is no index, was edited, or names the same item twice.
+        UsageError: there is no cache, it is unfinished, or its format is newer.
+        CacheDamaged: the index is not readable, was edited, or names an item twice.
     """
     path = folder / INDEX
     if not path.is_file():
         if (folder / JOURNAL).is_file():
             raise UsageError(
                 f"the cache {folder} is unfinished",
-                tip="run its `freqkd teacher-dump` command again with --resume",
+                tip="rerun its `freqkd teacher-dump` command with --resume",
             )
         raise UsageError(
             f"there is no cache in {folder}",
             need=f"a folder with {INDEX}",
             tip="make one with `freqkd teacher-dump`",
         )
+    raw = _read_raw(path)
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version and raw.get("format") == FORMAT and isinstance(version, int) and version > VERSION:
+        raise UsageError(
+            f"the cache {folder} was made by a newer freqkd",
+            got=f"version {version}",
+            need=f"version {VERSION}",
+        )
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CacheDamaged(
-                f"{path} is too large for the index of a cache",
-                got=f"{path.stat().st_size} bytes",
-                need=f"{MAX_BYTES}",
-            )
-        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-        if (
-            isinstance(raw, dict)
-            and raw.get("format") == FORMAT
-            and isinstance(raw.get("version"), int)
-            and raw["version"] > VERSION
-        ):
-            raise UsageError(
-                f"the cache {folder} was made by a newer freqkd",
-                got=f"version {raw['version']}",
-                need=f"version {VERSION}",
-            )
         index = Index.model_validate(raw)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise CacheDamaged(
-            f"{path} is not the index of a cache: {place}: {first['msg']}",
-            got=str(first["input"])[:100],
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CacheDamaged(f"{path} is not the index of a cache: {error}") from error
+        raise _damaged(path, f"{place}: {first['msg']}", got=str(first["input"])[:100]) from error
     items = [item for shard in index.shards for item in shard.items]
-    if len(set(items)) != len(items) or len({shard.file for shard in index.shards}) != len(
-        index.shards
-    ):
-        raise CacheDamaged(f"{path} names an item or a shard twice")
-    if raw.pop("sha256", None) != _seal(raw):
-        raise CacheDamaged(
-            f"{path} was changed after it was written", tip="make the cache again with --overwrite"
-        )
+    files = [shard.file for shard in index.shards]
+    if len(set(items)) != len(items) or len(set(files)) != len(files):
+        raise _damaged(path, "an item or a shard occurs twice")
+    if raw.pop("sha256", None) != seal(raw):
+        raise _damaged(path, "it was changed after it was written")
     return index
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is written twice")
-    return found
+def _read_raw(path: Path) -> Any:
+    """Return the JSON value of an index file."""
+    if path.is_symlink():
+        raise _damaged(path, "it is a symbolic link", need="a plain file")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise _damaged(path, "it is too large", got=f"{size} bytes", need=f"{MAX_BYTES}")
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
 
 
-class Journal:
-    """One line for the plan, then one for each finished shard, synced; what a killed dump is taken up from."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
-
-    def start(self, plan: dict[str, Any]) -> None:
-        write_synced(
-            self.path, lambda file: file.write(json.dumps({"plan": plan}).encode() + b"\n")
-        )
-
-    def add(self, number: int, shard: Shard) -> None:
-        # Unbuffered, so that a line is one write and those of several processes cannot mix.
-        with open(self.path, "ab", buffering=0) as file:
-            # The line break comes first as well: a line that a full disk cut short must not swallow this one.
-            row = {"number": number, "shard": shard.model_dump(mode="json")}
-            file.write(b"\n" + json.dumps({**row, "sha256": _seal(row)}).encode() + b"\n")
-            os.fsync(file.fileno())
-
-    def read(self) -> tuple[dict[str, Any] | None, dict[int, Shard]]:
-        """The plan (None where there is none) and the shards written so far; lines cut short or changed are passed over."""
-        plan, shards = None, {}
-        for row in self._rows():
-            if isinstance(row.get("plan"), dict):
-                plan = row["plan"]
-            elif row.pop("sha256", None) == _seal(row):
-                shards[row["number"]] = Shard.model_validate(row["shard"])
-        return plan, shards
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        if not self.path.is_file():
-            return
-        for line in self.path.read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                yield row
+def _damaged(path: Path, problem: str, **parts: Any) -> CacheDamaged:
+    return CacheDamaged(f"{path} is not the index of a cache: {problem}", tip=AGAIN_WHOLE, **parts)
 
 
-def same_plan(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with a dump that was started with another plan.
-
-    Raises:
-        CacheMismatch: with every field that differs.
-    """
-    before, now = Fingerprint(old), Fingerprint(new)
-    # In both directions: a started cache with more taps would be another cache.
-    wrong = dict.fromkeys(
-        [*before.differences(now), *(_turned(line) for line in now.differences(before))]
-    )
-    if wrong:
-        raise CacheMismatch(
-            "\n".join(
-                [
-                    f"the unfinished cache {folder} was started with other settings:",
-                    *(f"  {line}" for line in wrong),
-                ]
-            ),
-            tip="give the settings it was started with, or --overwrite to begin again",
-        )
-
-
-def _turned(line: str) -> str:
-    field, _, rest = line.partition(": cached ")
-    cached, _, wanted = rest.rpartition(", wanted ")
-    return f"{field}: cached {wanted}, wanted {cached}"
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return unique

@@ -1,4 +1,7 @@
-"""A cache as ``freqkd cache`` shows it: what it holds, which recipes it fits, and whether it is as it was written."""
+"""What ``freqkd cache`` shows: the content of a cache, the recipes it fits, and its damage.
+
+Reading the index needs no torch, so ``cache info`` starts quickly.
+"""
 
 from __future__ import annotations
 
@@ -6,71 +9,70 @@ import time
 from pathlib import Path
 from typing import Any
 
+from freqkd_cli.cache.checksum import AGAIN_WHOLE, check_file
 from freqkd_cli.cache.index_file import (
     INDEX,
     JOURNAL,
-    Journal,
-    Made,
+    FingerprintFields,
     Shard,
     StoredTensor,
-    merged,
+    merge_descriptions,
     read_index,
 )
-from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.cache.shards import check_file
+from freqkd_cli.cache.journal import Journal
 from freqkd_cli.errors import CacheDamaged
 
-NOT_DRAWN = frozenset({"kind", "stored", "size", "view_seed", "teacher_sees"})
-"""Fields of the views that are keys of ``data`` itself, not of ``data.augment``."""
+NOT_AUGMENT = frozenset({"kind", "stored", "size", "view_seed", "teacher_sees"})
+"""Fields of the views that are keys of ``data``, not of ``data.augment``."""
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What ``cache info --json`` prints; of an unfinished cache what is written so far. Shards are not read.
+    """Return what ``cache info --json`` prints, of an unfinished cache what is written so far.
 
     Raises:
         UsageError: there is no cache.
-        CacheDamaged: its index, or the plan of an unfinished one, cannot be read.
+        CacheDamaged: its index, or the plan of an unfinished cache, cannot be read.
     """
     finished = (folder / INDEX).is_file()
-    made, shards, planned = _finished(folder) if finished else _unfinished(folder)
+    fields, shards, planned = _finished(folder) if finished else _unfinished(folder)
     items = {item for shard in shards for item in shard.items}
     return {
         "cache": str(folder),
         "finished": finished,
-        "content": made.content,
-        "dtype": made.storage,
-        "tensors": [_tensor(name, tensor) for name, tensor in merged(shards).items()],
+        "content": fields.content,
+        "dtype": fields.storage,
+        "tensors": [_tensor(name, tensor) for name, tensor in merge_descriptions(shards).items()],
         "items": len(items),
-        "images": made.images,
-        "views": made.views.get("stored") or "whole",
+        "images": fields.images,
+        "views": fields.views.get("stored") or "whole",
         "bytes": sum(shard.bytes for shard in shards),
         "shards": len(shards),
         "shards_planned": planned,
-        "teacher_sha256": made.teacher.get("weights_sha256"),
-        "fits": _fits(made),
-        "versions": made.versions,
+        "teacher_sha256": fields.teacher.get("weights_sha256"),
+        "licence_note": fields.teacher.get("licence_note"),
+        "fits": _fits(fields),
+        "versions": fields.versions,
     }
 
 
-def _finished(folder: Path) -> tuple[Made, list[Shard], int]:
+def _finished(folder: Path) -> tuple[FingerprintFields, list[Shard], int]:
     index = read_index(folder)
     return index.fingerprint, list(index.shards), len(index.shards)
 
 
-def _unfinished(folder: Path) -> tuple[Made, list[Shard], int]:
+def _unfinished(folder: Path) -> tuple[FingerprintFields, list[Shard], int]:
     if not (folder / JOURNAL).is_file():
-        read_index(folder)  # says that there is no cache
+        read_index(folder)  # raises: there is no cache
     plan, written = Journal(folder).read()
     try:
         return (
-            Made.model_validate(plan),
+            FingerprintFields.model_validate(plan),
             [written[number] for number in sorted(written)],
-            int(plan["layout"]["shards"]),
-        )  # type: ignore[index]
+            int(plan["layout"]["shards"]),  # type: ignore[index]
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CacheDamaged(
-            f"the plan of the unfinished cache {folder} cannot be read",
-            tip="begin again with --overwrite",
+            f"the plan of the unfinished cache {folder} cannot be read", tip=AGAIN_WHOLE
         ) from error
 
 
@@ -83,56 +85,55 @@ def _tensor(name: str, tensor: StoredTensor) -> dict[str, Any]:
     }
 
 
-def _fits(made: Made) -> dict[str, Any]:
-    """Recipe key -> what a recipe must say there to be served; of taps and images it may want fewer."""
+def _fits(fields: FingerprintFields) -> dict[str, Any]:
+    """Return the recipe keys and values that this cache serves; fewer taps and images fit too."""
+    teacher, views = fields.teacher, fields.views
     keys = {
-        "data.name": made.data.get("name"),
-        "teacher.name": made.teacher.get("name"),
-        "teacher.dtype": made.teacher.get("dtype"),
+        "data.name": fields.data.get("name"),
+        "teacher.name": teacher.get("name"),
+        "teacher.dtype": teacher.get("dtype"),
     }
-    keys |= {
-        f"teacher.{key}": value
-        for key, value in (made.teacher.get("arguments") or {}).items()
-        if key != "classes"
-    }
-    drawn = made.views.get("kind") == "drawn"
-    own = {
-        "views": made.views.get("stored"),
-        **{key: made.views.get(key) for key in ("view_seed", "size", "teacher_sees")},
-    }
-    keys |= {f"data.{key}": value for key, value in own.items() if drawn and value is not None}
-    keys |= {
-        f"data.augment.{key}": value for key, value in made.views.items() if key not in NOT_DRAWN
-    }
-    return keys | (
-        {"losses": sorted(made.targets)} if made.targets else {"teacher taps": made.taps}
-    )
+    arguments = (teacher.get("arguments") or {}).items()
+    keys |= {f"teacher.{key}": value for key, value in arguments if key != "classes"}
+    if views.get("kind") == "drawn":
+        drawn = {"views": views.get("stored")}
+        drawn |= {key: views.get(key) for key in ("view_seed", "size", "teacher_sees")}
+        keys |= {f"data.{key}": value for key, value in drawn.items() if value is not None}
+    keys |= {f"data.augment.{key}": views[key] for key in views if key not in NOT_AUGMENT}
+    if fields.targets:
+        return keys | {"losses": sorted(fields.targets)}
+    return keys | {"teacher taps": fields.taps}
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check every shard; what ``cache verify --json`` prints. ``damaged`` lists files and what is wrong with each.
+    """Check every shard; return what ``cache verify --json`` prints.
+
+    ``damaged`` lists files and what is wrong with each.
 
     Raises:
         UsageError: there is no cache, or it is unfinished.
     """
+    from freqkd_cli.cache.reader import CacheReader
+
     started = time.monotonic()
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "cache": str(folder),
         "ok": True,
         "shards": 0,
         "bytes": 0,
         "damaged": [],
     }
+    damaged = result["damaged"]
     try:
         index = read_index(folder)
-        found |= {"shards": len(index.shards), "bytes": sum(shard.bytes for shard in index.shards)}
+        result |= {"shards": len(index.shards), "bytes": sum(shard.bytes for shard in index.shards)}
         for shard in index.shards:
             try:
                 check_file(folder, shard.file, shard.bytes, shard.sha256)
             except CacheDamaged as error:
-                found["damaged"].append({"file": shard.file, "problem": error.what})
-        if not found["damaged"]:
-            CacheReader(folder)  # the headers too are as the index says
+                damaged.append({"file": shard.file, "problem": error.what})
+        if not damaged:
+            CacheReader(folder)  # the headers of the shards match the index
     except CacheDamaged as error:
-        found["damaged"].append({"file": INDEX, "problem": error.what})
-    return found | {"ok": not found["damaged"], "seconds": round(time.monotonic() - started, 2)}
+        damaged.append({"file": INDEX, "problem": error.what})
+    return result | {"ok": not damaged, "seconds": round(time.monotonic() - started, 2)}

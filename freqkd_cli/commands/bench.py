@@ -1,4 +1,4 @@
-"""``freqkd bench``: what a training step costs, part by part."""
+"""``freqkd bench``: measure the cost of a training step, part by part."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def run(
     recipe: RecipeArgument,
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live."),
+        typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache."),
     ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, metavar="N", help="Steps that are measured.")
+        int, typer.Option("--steps", min=1, metavar="N", help="Number of measured steps.")
     ] = 10,
     against_ce: Annotated[
         bool,
         typer.Option(
-            help="Also take turns with a step of cross-entropy alone, and with the bare teacher."
+            help="Also measure a step of cross-entropy alone and the bare teacher, in turn."
         ),
     ] = True,
     sets: Sets = None,
@@ -42,59 +42,61 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Say what a training step costs and what bounds it.
+    """Measure the cost of a training step and what bounds it.
 
-    Times are medians with their quartiles; the parts of a step add up to it. Operations are those of convolutions, matrix products,
-    Fourier transforms and scans: a multiply-add counts 2, the student's backward pass as two of its forward passes. Memory is the peak of
-    this process on a CPU, of tensors on a GPU. Nothing is written.
+    Times are medians with quartiles, and the parts of a step add up to it. Operations are those of
+    convolutions, matrix products, Fourier transforms and scans. A multiply-add counts 2, and the
+    student's backward pass counts as two forward passes. Memory is the peak of this process on a
+    CPU, and of tensors on a GPU. Nothing is written.
 
         freqkd bench fastscnn_basic --steps 15
     """
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.bench.measure import Options, bench
+    from freqkd_cli.bench.measure import bench
+    from freqkd_cli.bench.measured_loop import BenchOptions
     from freqkd_cli.report.progress_bars import progress
 
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root)})
     warn(loaded.warnings)
     print_result(
-        bench(loaded, Options(cache, steps, against_ce, device), progress(verbose - quiet)),
+        bench(loaded, BenchOptions(cache, steps, against_ce, device), progress(verbose - quiet)),
         as_json,
         _table,
     )
-
-
-def _table(found: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
-
-    head = ("part", "ms", "quartiles", "share", "GFLOP", "GFLOP/s")
-    rows = [_row(part["name"], part["ms"], part["share"], part["gflop"]) for part in found["parts"]]
-    rows.append(_row("step", found["step_ms"], 1.0, found["gflop"]))
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    data = found["data"]
-    facts = [
-        ("images a second", f"{found['images_per_second']:g}"),
-        ("peak memory", size(found["memory_bytes"])),
-        (
-            "a batch of data",
-            f"reading {data['read_ms']:.0f} ms, views {data['views_ms']:.0f} ms in one process; data.workers {data['workers']}",
-        ),
-        (
-            "measured",
-            f"{found['steps']} steps of {found['batch_size']} views of {'x'.join(map(str, found['size']))}, {threads}",
-        ),
-        *(
-            (said, _ratio(found["ratios"][name]))
-            for name, said in RATIOS.items()
-            if name in found["ratios"]
-        ),
-    ]
-    return f"{columns([head, *rows])}\n\n{columns(facts)}\n\n{found['bound']}."
 
 
 RATIOS = {
     "over_ce": "step / CE-only step",
     "over_teacher_and_ce": "step / (bare teacher + CE-only step)",
 }
+
+
+def _table(result: dict[str, Any]) -> str:
+    from freqkd_cli.report.tables import size
+
+    head = ("part", "ms", "quartiles", "share", "GFLOP", "GFLOP/s")
+    rows = [
+        _row(part["name"], part["ms"], part["share"], part["gflop"]) for part in result["parts"]
+    ]
+    rows.append(_row("step", result["step_ms"], 1.0, result["gflop"]))
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
+    shape, data = "x".join(map(str, result["size"])), result["data"]
+    facts = [
+        ("images per second", f"{result['images_per_second']:g}"),
+        ("peak memory", size(result["memory_bytes"])),
+        (
+            "one batch, one process",
+            f"read {data['read_ms']:.0f} ms, views {data['views_ms']:.0f} ms; "
+            f"data.workers {data['workers']}",
+        ),
+        (
+            "measured",
+            f"{result['steps']} steps of {result['batch_size']} views of {shape}, {threads}",
+        ),
+    ]
+    ratios = result["ratios"]
+    facts += [(label, _ratio(ratios[key])) for key, label in RATIOS.items() if key in ratios]
+    return f"{columns([head, *rows])}\n\n{columns(facts)}\n\n{result['bound']}."
 
 
 def _row(name: str, ms: dict[str, float], share: float, gflop: float) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``freqkd teacher-dump``: run the teacher once and keep what the losses read."""
+"""``freqkd teacher-dump``: cache the teacher's outputs for a recipe."""
 
 from __future__ import annotations
 
@@ -34,23 +34,21 @@ def run(
     data_root: DataRoot = None,
     content: Annotated[
         Literal["taps", "targets"],
-        typer.Option(
-            help="taps serve many recipes; targets are smaller and fit these losses only."
-        ),
+        typer.Option(help="taps fit many recipes; targets are smaller and fit only these losses."),
     ] = "taps",
     dtype: Annotated[
         Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")
     ] = "fp16",
     split: Annotated[
         Literal["train", "val", "test"],
-        typer.Option(help="train: data.views of each image; else the whole one."),
+        typer.Option(help="train: data.views views per image; val, test: whole images."),
     ] = "train",
     verify: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Compare N views with the live teacher; exit 3 where they differ.",
+            help="Compare N views with the live teacher; exit code 3 if they differ.",
         ),
     ] = 0,
     limit: Limit = None,
@@ -63,9 +61,10 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Run the teacher once and keep what the losses read.
+    """Cache the teacher's outputs for a recipe.
 
-    It sees each of the data.views views of every image. What is kept goes to freqkd distill --cache.
+    The teacher runs once on each of the data.views views of every image. Pass the cache to
+    freqkd distill --cache. With --dry-run, print items, size and expected duration.
 
         freqkd teacher-dump fastscnn_basic --out caches/a --verify 16
     """
@@ -73,11 +72,12 @@ def run(
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.teacher import dump_recipe
-    from freqkd_cli.teacher.opening import Form
+    from freqkd_cli.teacher.recipe_cache import Form
 
     if resume and overwrite:
         raise UsageError(
-            "--resume goes on with what is there, --overwrite throws it away",
+            "--resume completes a cache, --overwrite replaces it",
+            got="both",
             tip="give one of them",
         )
     check_parents("--out", out)

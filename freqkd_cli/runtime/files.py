@@ -1,9 +1,10 @@
-"""Files that are whole or not there, and errors that say which file they are about."""
+"""Files that are complete or absent, checksums, and errors that name the file they are about."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,23 +12,27 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SUFFIX = ".part"
-"""A file of this ending is unfinished, and nobody reads it."""
+"""Ending of an unfinished file; nothing reads it."""
 
 
 def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = False) -> None:
-    """Write a file under another name, then rename it: under ``path`` there is the whole file or what was there before.
+    """Write a file under a temporary name, then rename it, so that ``path`` is never half written.
+
+    A symbolic link at ``path`` or at the temporary name is replaced, never followed.
 
     Args:
         body: writes to the open file.
-        sync: have it on the disk before the rename, see :func:`write_synced`.
+        sync: put the data on the disk before the rename, see :func:`write_synced`.
 
     Raises:
-        OSError: the disk is full, permission is gone; it names ``path``, and the unfinished file is removed where that is possible.
+        OSError: the disk is full or permission is missing. It names ``path``, and the unfinished
+            file is removed where possible.
     """
     aside = path.with_name(path.name + SUFFIX)
     with naming(path):
         try:
-            with open(aside, "wb") as file:
+            aside.unlink(missing_ok=True)
+            with open(aside, "xb") as file:
                 body(file)
                 if sync:
                     file.flush()
@@ -40,7 +45,7 @@ def write_aside(path: Path, body: Callable[[BinaryIO], Any], *, sync: bool = Fal
 
 
 def write_synced(path: Path, body: Callable[[BinaryIO], Any]) -> None:
-    """:func:`write_aside` for what must outlive a power cut: on the disk before it has its name, and its name too.
+    """Write a file as :func:`write_aside` does, so that it also survives a power cut.
 
     Raises:
         OSError: as :func:`write_aside`.
@@ -50,7 +55,7 @@ def write_synced(path: Path, body: Callable[[BinaryIO], Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut."""
+    """Put the renames in ``folder`` on the disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -58,8 +63,14 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file (about 1 GiB/s on one core)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table aside, its folder made where there is none; the first row holds the columns' names.
+    """Write a table and make its folder where it is missing; the first row is the header.
 
     Raises:
         OSError: as :func:`write_aside`.
@@ -72,7 +83,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError of the body say that it is about ``path``, where it names no file: one of a full disk does not."""
+    """Name ``path`` in an OSError of the body that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:

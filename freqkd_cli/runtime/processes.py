@@ -1,16 +1,14 @@
-"""The processes that a launcher started for one job, and the few things that they do together.
+"""The processes that a launcher started for one job, and the operations that they do together.
 
-Losses, models and the loop's arithmetic know nothing of them: a batch is shared out by ``views/loader.py``, and what must be whole again
-goes through here. One process forms no group and imports nothing for it.
+Losses, models and the training loop do not depend on them. ``views/loader.py`` splits a batch over
+the processes, and results of the whole batch are put together here. A single process forms no group.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -24,15 +22,15 @@ from freqkd_cli.runtime.precision import pick_device
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the others. Every method must be called by all of them, in the same order.
+    """This process among the others. All processes must call every method, in the same order.
 
     Attributes:
-        device: where this process computes.
-        index: its number, 0 for the one that writes what there is once.
-        number: how many there are.
+        device: the device of this process.
+        index: its rank; rank 0 writes the files that exist once.
+        number: the number of processes.
 
     Raises:
-        FreqKDError: in every method, another process is gone.
+        FreqKDError: in every method, another process has ended.
     """
 
     device: torch.device
@@ -44,29 +42,29 @@ class Processes:
         return self.index == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over the processes, on the device of ``tensor``."""
+        """Return the sum over the processes, on the device of ``tensor``."""
         if self.number == 1:
             return tensor
         total = tensor.to(self.device, copy=True)
-        with _others():
+        with _peer_errors():
             dist.all_reduce(total)
         return total.to(tensor.device)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Return when all processes have called this."""
         self.any(False)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in one process at least."""
+        """Return whether ``flag`` is true in at least one process."""
         return bool(self.sum(torch.tensor(int(flag))))
 
     @torch.no_grad()
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Put the mean over the processes in place of float tensors, all of them in one message."""
+        """Replace float tensors by their mean over the processes, in one message."""
         if self.number == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-        with _others():
+        with _peer_errors():
             dist.all_reduce(flat)
         for tensor, mean in zip(
             tensors, (flat / self.number).split([tensor.numel() for tensor in tensors]), strict=True
@@ -74,77 +72,62 @@ class Processes:
             tensor.copy_(mean.view(tensor.shape))
 
     def share(self, value: Any) -> Any:
-        """What the first process has; the others' values are not looked at."""
+        """Return the value of rank 0; the values of other ranks are ignored."""
         if self.number == 1:
             return value
         box = [value if self.first else None]
-        with _others():
+        with _peer_errors():
             dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in order."""
+        """Return the values of all processes, in order of rank."""
         if self.number == 1:
             return [value]
-        found: list[Any] = [None] * self.number
-        with _others():
-            dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.number
+        with _peer_errors():
+            dist.all_gather_object(values, value)
+        return values
 
 
 ALONE = Processes(torch.device("cpu"))
 
 
 def join(name: str | None) -> Processes:
-    """The processes of this job, each on a device of its own: ``--device``, or the best there is.
+    """Return the processes of this job, each with its own device: ``--device``, or the best one.
 
     Raises:
-        UsageError: there is no such device, or there are fewer than processes.
+        UsageError: the device is missing, or there are fewer GPUs than processes.
     """
     device = pick_device(name)
     if launch.processes() == 1:
         return Processes(device)
-    if device.index is not None:
+    if device.index is not None or device.type not in ("cpu", "cuda"):
         raise UsageError(
-            "each process takes a device of its own",
+            "each process needs its own device",
             got=f"--device {name}",
-            tip=f"--device {device.type}",
+            need="cpu or cuda, without a number",
+            key="device",
         )
-    if device.type == "cuda" and launch.local_rank() >= torch.cuda.device_count():
-        raise UsageError(
-            "there are more processes than GPUs on this machine",
-            need=f"at most {torch.cuda.device_count()}",
-        )
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device.type == "cpu")
-    return Processes(
-        device if device.type == "cpu" else state.device, state.process_index, state.num_processes
-    )
-
-
-def first_to_fail() -> bool:
-    """Whether this process is the one to say what went wrong: the first that asks. Others fail of the same, or of its end."""
-    if launch.processes() == 1:
-        return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    try:
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=5),
-        )
-        return store.add(f"freqkd/failed/{attempt}", 1) == 1
-    except (KeyError, ValueError, RuntimeError):  # nobody keeps the list: one message a machine
-        return launch.local_rank() == 0
+    if device.type == "cuda":
+        if launch.local_rank() >= torch.cuda.device_count():
+            raise UsageError(
+                "there are more processes than GPUs on this machine",
+                need=f"at most {torch.cuda.device_count()}",
+            )
+        device = torch.device("cuda", launch.local_rank())
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(device, dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def _others() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
+    """Turn an error of the connection into one message."""
     try:
         yield
     except RuntimeError as error:
         raise FreqKDError(
-            "another process of this job has ended", tip="what the launcher says of it"
+            "another process of this job has ended", tip="read the error of that process"
         ) from error

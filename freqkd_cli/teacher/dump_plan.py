@@ -1,27 +1,31 @@
-"""What a dump is to hold: which views of which pictures, in which batches and shards, and how many bytes that will be."""
+"""The plan of a dump: which views of which images, in which batches and shards, and how many bytes."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from freqkd_cli.cache.reader import CachePlan, Fingerprint, Item
-from freqkd_cli.cache.shards import store
+from freqkd_cli.cache.fingerprint import Fingerprint
+from freqkd_cli.cache.index_file import Item
+from freqkd_cli.cache.journal import CachePlan
+from freqkd_cli.cache.shards import STORAGE_DTYPES, store
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.teacher.sources import DTYPES, Content, LiveTeacher
+from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.teacher.targets import Content
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import Loader, Pictures, ViewDataset
 from freqkd_cli.views.steps import WHOLE
 from freqkd_cli.views.view import ViewSpec
 
 SHARD_BYTES = 128 * 2**20
-"""Size that a shard does not exceed, unless one batch alone does."""
+"""Largest size of a shard, unless a single batch is larger."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,21 @@ class Job:
     """What is to be cached.
 
     Attributes:
-        teacher: the live teacher, which knows the losses.
-        pictures: the split.
+        teacher: the live teacher, with the losses that read it.
+        split: the split.
         spec: how views are drawn.
-        view_seed: their key.
-        views: stored views per picture (K); 0 = the view ``whole`` instead.
+        view_seed: their seed.
+        views: stored views per image; 0 = the view ``whole`` instead.
         student_taps: the student's taps by name; targets are made for their grids.
-        fingerprint: what the cache is made from.
-        images: the first so many pictures of the split.
+        fingerprint: the fingerprint of the cache.
+        images: number of images, from the first.
         batch_size: items in one teacher pass.
-        device: where the teacher lies.
+        device: the device of the teacher.
         workers: loader processes.
     """
 
     teacher: LiveTeacher
-    pictures: Pictures
+    split: Pictures
     spec: ViewSpec
     view_seed: int
     views: int
@@ -61,14 +65,14 @@ class Job:
     @property
     def dataset(self) -> ViewDataset:
         return ViewDataset(
-            self.pictures,
+            self.split,
             self.spec if self.views else None,
             view_seed=self.view_seed,
             views=self.views,
         )
 
     def batches(self) -> Iterator[list[Item]]:
-        """Every item once, in batches of one size, in an order that nothing but the data decides."""
+        """Yield every item once, in batches of one size, in an order that only the data decides."""
         waiting: dict[tuple[int, int], list[Item]] = {}
         for item in self._items():
             group = waiting.setdefault(self.size(item), [])
@@ -82,7 +86,7 @@ class Job:
         return itertools.product(range(self.images), draws)
 
     def size(self, item: Item) -> tuple[int, int]:
-        """Height and width of an item's view."""
+        """Return height and width of an item's view."""
         if self.views:
             return self.spec.size
         view = self.dataset.view(item)
@@ -91,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a dump will write, from one picture that was run. ``names`` are those of the tensors of each item."""
+    """Size of a dump, from one item that was run; ``names`` are the tensors of each item."""
 
     items: int
     bytes: int
@@ -99,11 +103,15 @@ class Estimate:
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.items} views, {self.bytes / 2**20:.1f} MiB in {self.shards} shard{'s' * (self.shards != 1)}"
+        shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
+        return f"{self.items} views, {self.bytes / 2**20:.1f} MiB in {shards}"
 
 
 def rows(job: Job, batch: Batch) -> dict[str, Tensor]:
-    """What one batch adds to the cache, not yet rounded: tap -> ``[B, ...]``, or ``loss_id.tensor`` for targets."""
+    """Return what one batch adds to the cache, not rounded: name -> ``[B, ...]``.
+
+    Names are those of taps, or ``loss_id.tensor`` for targets.
+    """
     if job.content == "taps":
         return job.teacher.taps(batch)
     grids = {name: tap.grid(*batch.images.shape[-2:]) for name, tap in job.student_taps.items()}
@@ -114,31 +122,46 @@ def rows(job: Job, batch: Batch) -> dict[str, Tensor]:
 
 
 def plan(job: Job, shard_bytes: int = SHARD_BYTES) -> tuple[CachePlan, Estimate]:
-    """Decide which items go to which shard, from the size of one item that is run here.
+    """Assign items to shards, from the size of one item that is run here.
 
     Raises:
         UsageError: there is nothing to store.
     """
     if job.images < 1:
-        raise UsageError("there are no pictures to dump")
+        raise UsageError("there are no images to dump")
     first = next(job._items())
-    found = rows(job, next(iter(Loader(job.dataset, [[first]]))).to(job.device))
-    if not found:
+    tensors = rows(job, next(iter(Loader(job.dataset, [[first]]))).to(job.device))
+    if not tensors:
         raise UsageError("no loss of this recipe reads the teacher, so there is nothing to store")
-    stored = [store(tensor, DTYPES[job.fingerprint.storage])[0] for tensor in found.values()]
-    per_pixel = sum(tensor.numel() * tensor.element_size() for tensor in stored) / math.prod(
-        job.size(first)
-    )
+    storage = STORAGE_DTYPES[job.fingerprint.storage]
+    item_bytes = sum(store(tensor, storage)[0].nbytes for tensor in tensors.values())
+    bytes_per_pixel = item_bytes / math.prod(job.size(first))
     shards: list[list[tuple[Item, ...]]] = []
     total, room = 0, 0
     for batch in job.batches():
-        need = math.ceil(per_pixel * math.prod(job.size(batch[0]))) * len(batch)
-        if not shards or need > room:
+        needed = math.ceil(bytes_per_pixel * math.prod(job.size(batch[0]))) * len(batch)
+        if not shards or needed > room:
             shards.append([])
             room = shard_bytes
         shards[-1].append(tuple(batch))
-        room -= need
-        total += need
+        room -= needed
+        total += needed
     cache_plan = CachePlan(job.fingerprint, tuple(tuple(shard) for shard in shards))
     items = sum(len(batch) for shard in shards for batch in shard)
-    return cache_plan, Estimate(items, total, len(shards), tuple(found))
+    return cache_plan, Estimate(items, total, len(shards), tuple(tensors))
+
+
+def estimate_seconds(job: Job, items: int) -> float:
+    """Return the expected duration of a dump, from one batch that is loaded and run here.
+
+    Call it after :func:`plan`, which warms the teacher up. Writing overlaps with the teacher.
+    """
+    batch_items = next(job.batches())
+    started = time.monotonic()
+    batch = next(iter(Loader(job.dataset, [batch_items])))
+    loaded = time.monotonic()
+    for tensor in rows(job, batch.to(job.device)).values():
+        tensor.cpu()
+    loading, teacher = loaded - started, time.monotonic() - loaded
+    per_batch = max(loading / job.workers, teacher) if job.workers else loading + teacher
+    return per_batch * items / len(batch_items)

@@ -1,34 +1,37 @@
-"""``teacher-dump`` for a recipe: its parts are built here, ``engine/dump_plan.py`` and ``engine/dump.py`` do the work on them."""
+"""``freqkd teacher-dump``: build a recipe's parts, then dump, verify or estimate."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
+from freqkd_cli.cache.cache_folder import Mode, check_folder
 from freqkd_cli.cache.index_file import INDEX
 from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.cache.writer import Mode, check_folder
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import RecipeError, UsageError
 from freqkd_cli.runtime.memory import keep_freed_memory
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress, Silent
-from freqkd_cli.teacher.dump import dump, result
-from freqkd_cli.teacher.dump_plan import SHARD_BYTES, Job, plan
-from freqkd_cli.teacher.opening import Form, command_for, fingerprint
-from freqkd_cli.teacher.sources import LiveTeacher
+from freqkd_cli.teacher.dump import dump, summary
+from freqkd_cli.teacher.dump_plan import SHARD_BYTES, Job, estimate_seconds, plan
+from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.teacher.recipe_cache import Form, distill_command, needed_fingerprint, require_fit
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes
 from freqkd_cli.teacher.verification import verify
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """What ``teacher-dump`` may be told beside the recipe. ``verify`` is the number of views to check, 0 = none."""
+    """Options of ``teacher-dump``; ``verify`` is the number of views to check, 0 = none."""
 
     form: Form = Form()
     device: str | None = None
@@ -37,17 +40,73 @@ class DumpOptions:
     shard_bytes: int = SHARD_BYTES
 
 
-def _job(recipe: Recipe, options: DumpOptions, processes: Processes, progress: Progress) -> Job:
-    """Build what a dump needs, the teacher last, because it takes longest."""
+def dump_recipe(
+    recipe: Recipe, out: Path, progress: Progress, options: DumpOptions
+) -> dict[str, Any]:
+    """Make the cache of a recipe, or only check a finished one where ``verify`` is set.
+
+    Raises:
+        FreqKDError: as :func:`freqkd_cli.teacher.dump.dump` and
+            :func:`freqkd_cli.teacher.verification.verify` do.
+    """
+    processes = join(options.device)
+    if processes.share(options.verify and options.mode == "new" and (out / INDEX).is_file()):
+        return _check_existing(recipe, out, progress, options, processes)
+    if processes.first:
+        check_folder(out, options.mode)
+    job = _build_job(recipe, options, processes, progress)
+    result = dump(
+        job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes, processes=processes
+    )
+    if options.verify and processes.first:
+        result |= _verified(job, CacheReader(out), options.verify, progress)
+    if options.form.split == "train":
+        log.info("Next: %s", distill_command(recipe, out))
+    return result
+
+
+def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
+    """Return size and expected duration of a dump, from one batch. Nothing is written.
+
+    It is refused where the dump would be refused.
+    """
+    check_folder(out, options.mode)
+    job = _build_job(recipe, options, join(options.device), Silent())
+    _, estimate = plan(job, options.shard_bytes)
+    seconds = estimate_seconds(job, estimate.items)
+    shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
+    return {
+        "cache": str(out),
+        "items": estimate.items,
+        "views": job.views or 1,
+        "bytes": estimate.bytes,
+        "taps": list(estimate.names),
+        "seconds": round(seconds, 1),
+        "images_per_second": round(estimate.items / seconds, 2),
+        "writes": [
+            str(out / "index.json"),
+            f"{shards} of at most {options.shard_bytes / 2**20:.0f} MiB, "
+            f"{estimate.bytes / 2**20:.1f} MiB in all",
+        ],
+    }
+
+
+def _build_job(
+    recipe: Recipe, options: DumpOptions, processes: Processes, progress: Progress
+) -> Job:
+    """Build the parts of a dump, the slow teacher last."""
     if recipe.teacher is None:
-        raise RecipeError("the recipe has no teacher to dump", tip="add a `teacher:` section")
+        raise RecipeError(
+            "the recipe has no teacher to dump", tip="add a `teacher:` section", key="teacher"
+        )
     checked = assemble.check(recipe, fetch=True)
     if options.form.split == "train" and recipe.data.views == 0:
         raise UsageError(
             "endless views cannot be stored",
             got="data.views 0",
-            need="a number of views of each image",
+            need="a number of views per image",
             tip="--set data.views=1",
+            key="data.views",
         )
     dataset = assemble.build_dataset(recipe, options.form.split)
     if processes.first:
@@ -58,91 +117,47 @@ def _job(recipe: Recipe, options: DumpOptions, processes: Processes, progress: P
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     class_map = check_teacher_classes(checked, teacher)
     teacher.ready(processes.device)
-    identity = fingerprint(checked, lines, teacher, dataset, options.form)
-    losses = {line.id: line.loss.to(processes.device).eval() for line in lines}
+    fingerprint = needed_fingerprint(checked, lines, teacher, dataset, options.form)
+    live = LiveTeacher(
+        teacher.to(processes.device),
+        {line.id: line.loss.to(processes.device).eval() for line in lines},
+        checked.teacher_taps,
+        dtype=recipe.teacher.dtype,
+        class_map=class_map,
+    )
     return Job(
-        teacher=LiveTeacher(
-            teacher.to(processes.device),
-            losses,
-            checked.teacher_taps,
-            dtype=recipe.teacher.dtype,
-            class_map=class_map,
-        ),
-        pictures=dataset,
+        teacher=live,
+        split=dataset,
         spec=checked.view_spec,
         view_seed=recipe.data.view_seed,
         views=recipe.data.views if options.form.split == "train" else 0,
         student_taps=checked.student_taps,
-        fingerprint=identity,
-        images=identity.fields["images"],
+        fingerprint=fingerprint,
+        images=fingerprint.fields["images"],
         batch_size=recipe.train.batch_size,
         device=processes.device,
         workers=recipe.data.workers,
     )
 
 
-def dump_recipe(
-    recipe: Recipe, out: Path, progress: Progress, options: DumpOptions
-) -> dict[str, Any]:
-    """``teacher-dump``: make the cache, or, with ``verify`` on a finished one, only check it.
-
-    Raises:
-        FreqKDError: as :func:`freqkd_cli.teacher.dump.dump` and :func:`freqkd_cli.teacher.verification.verify` do.
-    """
-    processes = join(options.device)
-    if processes.share(options.verify and options.mode == "new" and (out / INDEX).is_file()):
-        return _check_existing(recipe, out, progress, options, processes)
-    if processes.first:
-        check_folder(out, options.mode)
-    job = _job(recipe, options, processes, progress)
-    found = dump(
-        job, out, progress, mode=options.mode, shard_bytes=options.shard_bytes, processes=processes
-    )
-    if options.verify and processes.first:
-        found |= _verified(job, CacheReader(out), options.verify, progress)
-    return found
-
-
 def _check_existing(
     recipe: Recipe, out: Path, progress: Progress, options: DumpOptions, processes: Processes
 ) -> dict[str, Any]:
-    if not processes.first:  # a check of some views is work for one
+    if not processes.first:  # one process is enough to check some views
         return {}
     reader = CacheReader(out)
-    form = Form.of(
-        reader, options.form.split, options.form.images or reader.fingerprint.fields.get("images")
-    )
-    job = _job(recipe, replace(options, form=form), processes, progress)
-    command = command_for(recipe, out, replace(form, images=options.form.images))
-    for warning in reader.fingerprint.require(job.fingerprint, where=out, command=command):
-        progress.note(f"warning: {out}: {warning}")
-    return result(reader, written=0, seconds=0.0) | _verified(job, reader, options.verify, progress)
+    images = options.form.images
+    form = Form.of(reader, options.form.split, images or reader.fingerprint.fields.get("images"))
+    job = _build_job(recipe, replace(options, form=form), processes, progress)
+    require_fit(reader, job.fingerprint, recipe, replace(form, images=images))
+    verified = _verified(job, reader, options.verify, progress)
+    return summary(reader, written=0, seconds=0.0) | verified
 
 
 def _verified(job: Job, reader: CacheReader, number: int, progress: Progress) -> dict[str, Any]:
-    found = verify(job, reader, number, progress)
+    verified = verify(job, reader, number, progress)
     progress.note(
-        f"verified {found.items} views against the live teacher: the largest difference is {found.worst:.0%} of what is allowed"
+        f"verified {verified.items} views against the live teacher: the largest difference is "
+        f"{verified.worst:.0%} of the tolerance"
     )
-    return {"verified": found.items}
-
-
-def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
-    """What :func:`dump_recipe` would write, from one picture; nothing is written. Refused for what the dump would be refused for."""
-    check_folder(out, options.mode)
-    job = _job(recipe, options, join(options.device), Silent())
-    _, estimate = plan(job, options.shard_bytes)
-    shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
-    return {
-        "cache": str(out),
-        "items": estimate.items,
-        "views": job.views or 1,
-        "bytes": estimate.bytes,
-        "taps": list(estimate.names),
-        "seconds": None,
-        "images_per_second": None,
-        "writes": [
-            str(out / "index.json"),
-            f"{shards} of {options.shard_bytes / 2**20:.0f} MiB at most",
-        ],
-    }
+    return {"verified": verified.items}

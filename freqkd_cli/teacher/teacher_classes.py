@@ -1,4 +1,4 @@
-"""A teacher's classes beside those of the data: whether they are the same, and the recipe's map where they are not."""
+"""Compare the teacher's classes with those of the data, and map them where a recipe says how."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ if TYPE_CHECKING:
 
 
 def class_map(recipe: Recipe, teacher: nn.Module, classes: Sequence[str]) -> ClassMap | None:
-    """The recipe's ``teacher.class_map`` for a teacher that was built; None where the recipe has none.
+    """Return the recipe's ``teacher.class_map`` for a built teacher, or None where it has none.
 
     Raises:
-        RecipeError: with the line of every class that is not there, or is named twice.
+        RecipeError: names the line of every class that is missing or named twice.
     """
     if recipe.teacher is None or recipe.teacher.class_map is None:
         return None
-    found, wrong = resolve(
+    mapping, problems = resolve(
         recipe.teacher.class_map, getattr(teacher, "id2label", None), teacher.classes, classes
     )
-    if wrong:
-        raise recipe.error([(recipe_facts.map_key(key), text) for key, text in wrong])
-    return found
+    if problems:
+        raise recipe.error([(recipe_facts.map_key(key), text) for key, text in problems])
+    return mapping
 
 
 def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
-    """The recipe's teacher in the data's classes where the recipe maps them, else as it is.
+    """Return the recipe's teacher, with the data's classes where the recipe maps them.
 
     Raises:
         WeightsMissing, RecipeError: as :func:`freqkd_cli.build.assemble.build_teacher` and :func:`class_map`.
     """
     teacher = assemble.build_teacher(recipe, len(classes))
-    found = class_map(recipe, teacher, classes)
-    return teacher if found is None else Mapped(teacher, found)
+    mapping = class_map(recipe, teacher, classes)
+    return teacher if mapping is None else Mapped(teacher, mapping)
 
 
 def same_classes(model: nn.Module, classes: Sequence[str]) -> bool:
-    """Whether a model has these classes in this order; spelling in capitals and of blanks, and a model without names, are let pass."""
+    """Return whether a model has these classes in this order.
+
+    Capitals and separators are ignored, and a model without class names passes.
+    """
     names = _names(model)
     return model.classes == len(classes) and (
         not names or [*map(_plain, names)] == [*map(_plain, classes)]
@@ -52,7 +55,7 @@ def same_classes(model: nn.Module, classes: Sequence[str]) -> bool:
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:
-    """Class names of a model in their order; none where they are made up."""
+    """Return the class names of a model in order; empty where they are placeholders."""
     known = getattr(model, "id2label", None) or {}
     names = tuple(known[number] for number in sorted(known))
     return (
@@ -61,20 +64,20 @@ def _names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    return (
-        name.strip().lower().replace("_", " ").replace("-", " ")
-    )  # NVIDIA's names for ADE20K hold "bed "
+    # NVIDIA's names for ADE20K contain "bed " with a trailing space.
+    return name.strip().lower().replace("_", " ").replace("-", " ")
 
 
 def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap | None:
-    """Refuse a teacher with other classes where a loss compares class scores and the recipe maps none; the map, where it has one.
+    """Refuse a teacher with other classes where a loss compares class scores; return the class map.
 
     Raises:
-        RecipeError: numbers or names of the classes differ, or the map names classes that are not there.
+        RecipeError: numbers or names of the classes differ and the recipe maps none, or the map
+            names classes that are missing.
     """
-    found = class_map(plan.recipe, teacher, plan.classes)
+    mapping = class_map(plan.recipe, teacher, plan.classes)
     names = _names(teacher)
-    same = found is not None or same_classes(teacher, plan.classes)
+    same = mapping is not None or same_classes(teacher, plan.classes)
     readers = [
         line.id
         for line in plan.recipe.losses
@@ -83,18 +86,22 @@ def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap |
     ]
     if not same and readers:
         raise RecipeError(
-            f"the teacher's classes are not the data set's, and {', '.join(readers)} compares class scores",
+            "the teacher's classes are not the data set's, and "
+            f"{', '.join(readers)} compares class scores",
             got=f"{teacher.classes} classes: {_some(names) or 'unnamed'}",
             need=f"{len(plan.classes)} classes: {_some(plan.classes)}",
-            tip=f"teacher.class_map: {{{_shared(names, plan.classes)}}}; or leave that loss out; or fine-tune the teacher on these classes",
+            tip=f"teacher.class_map: {{{_shared(names, plan.classes)}}}; or leave that loss out; "
+            "or fine-tune the teacher on these classes",
+            key="teacher.class_map",
         )
-    return found
+    return mapping
 
 
 def _shared(names: Sequence[str], classes: Sequence[str]) -> str:
-    """A class map to start from: the names that both have, as far as they fit on a line."""
-    theirs = {_plain(name): name for name in names}
-    pairs = [f"{theirs[_plain(name)]}: {name}" for name in classes if _plain(name) in theirs]
+    """Return the start of a class map: the names that both have, as many as fit on a line."""
+    teacher_names = {_plain(name): name for name in names}
+    shared = (name for name in classes if _plain(name) in teacher_names)
+    pairs = [f"{teacher_names[_plain(name)]}: {name}" for name in shared]
     return ", ".join(
         [*pairs[:4], "..."] if pairs else ["teacher class, by name or number: data class", "..."]
     )

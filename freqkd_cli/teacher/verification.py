@@ -1,4 +1,4 @@
-"""Compare rows of a cache with what the live teacher says now."""
+"""Compare rows of a cache with the live teacher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from freqkd_cli.cache.reader import CacheReader, Item, spoken
+from freqkd_cli.cache.index_file import Item
+from freqkd_cli.cache.reader import CacheReader, item_text
 from freqkd_cli.errors import CheckFailed
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.teacher.dump_plan import Job, rows
@@ -18,10 +19,12 @@ ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
 """Largest relative error of rounding to a storage type."""
 
 SLACK = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
-"""What another batch, thread count or processor may change in a teacher of this dtype, as a share of the row's standard deviation."""
+"""Allowed effect of another batch, thread count or processor on a teacher of this dtype, as a share
+of the row's standard deviation."""
 
 TF32_SLACK = SLACK["float16"]
-"""The same for a float32 teacher on a GPU, whose convolutions round their inputs to float16's 10 bits, each batch size in its own way."""
+"""The same for a float32 teacher on a GPU: its convolutions round their inputs to 10 bits, as
+float16 does, and differently for each batch size."""
 
 SMALLEST = {"float16": 2.0**-25, "bfloat16": 0.0, "float32": 0.0}
 """Half of the smallest number above 0, where features can be as small."""
@@ -29,41 +32,41 @@ SMALLEST = {"float16": 2.0**-25, "bfloat16": 0.0, "float32": 0.0}
 
 @dataclass(frozen=True)
 class Verified:
-    """``items`` rows were compared; ``worst`` is the largest difference as a share of what is allowed, at most 1."""
+    """``items`` rows were compared; ``worst`` is the largest difference over the tolerance, <= 1."""
 
     items: int
     worst: float
 
 
 def verify(job: Job, reader: CacheReader, number: int, progress: Progress) -> Verified:
-    """Run the live teacher on ``number`` items of the cache and compare, every tap.
+    """Run the live teacher on ``number`` items of the cache and compare every tap.
 
     Raises:
-        CheckFailed: a row differs by more than rounding; the message names the item, the tap and the difference.
+        CheckFailed: a row differs by more than rounding; names item, tap and difference.
         CacheDamaged: a shard does not match its checksum.
     """
     items = select(reader.items, number)
-    wanted = set(items)
+    selected = set(items)
     job = replace(job, images=1 + max(index for index, _ in items))
     batches = [
-        kept for batch in job.batches() if (kept := [item for item in batch if item in wanted])
+        kept for batch in job.batches() if (kept := [item for item in batch if item in selected])
     ]
     progress.begin("verify", len(items))
     done, worst = 0, 0.0
-    for asked, batch in zip(batches, Loader(job.dataset, batches, job.workers), strict=True):
+    for batch_items, batch in zip(batches, Loader(job.dataset, batches, job.workers), strict=True):
         live = rows(job, batch.to(job.device))
         names = [name for name in live if name in reader.names]
-        cached = reader.read(asked, names, job.device)
+        cached = reader.read(batch_items, names, job.device)
         for name in names:
-            worst = max(worst, _compare(name, cached[name], live[name], asked, job))
-        done += len(asked)
+            worst = max(worst, _compare(name, cached[name], live[name], batch_items, job))
+        done += len(batch_items)
         progress.advance(done)
     progress.end()
     return Verified(done, worst)
 
 
 def _compare(name: str, cached: Tensor, live: Tensor, items: Sequence[Item], job: Job) -> float:
-    """The largest difference as a share of what is allowed."""
+    """Return the largest difference, as a share of the tolerance."""
     if cached.shape != live.shape:
         raise CheckFailed(
             f"{name} has another shape in the cache",
@@ -74,33 +77,29 @@ def _compare(name: str, cached: Tensor, live: Tensor, items: Sequence[Item], job
         cached, live = torch.view_as_real(cached), torch.view_as_real(live)
     cached, live = (x.double().reshape(len(items), -1) for x in (cached, live))
     difference = (cached - live).abs()
-    allowed = _allowed(
-        live, job.fingerprint.storage, _slack(job.teacher.dtype, torch.device(job.device).type)
-    )
-    # A row of zeros allows no difference and shows none: 0 / 0 is no failure. Neither is a difference that is no number allowed.
-    share = torch.where(difference == 0, 0.0, difference / allowed).nan_to_num(nan=torch.inf)
+    slack = _slack(job.teacher.dtype, torch.device(job.device).type)
+    tolerance = _tolerance(live, job.fingerprint.storage, slack)
+    # A row of zeros has no tolerance and no difference: 0 / 0 is no failure. NaN is one.
+    share = torch.where(difference == 0, 0.0, difference / tolerance).nan_to_num(nan=torch.inf)
     worst = float(share.max()) if share.numel() else 0.0
     if worst > 1:
         row, column = divmod(int(share.argmax()), share.shape[1])
         raise CheckFailed(
-            f"the cache is not what the teacher says: {name}, {spoken(items[row])}",
+            f"the cache differs from the teacher: {name}, {item_text(items[row])}",
             got=f"a difference of {float(difference[row, column]):.3g}",
-            need=f"at most {float(allowed[row, column]):.3g}",
+            need=f"at most {float(tolerance[row, column]):.3g}",
             tip="make the cache again with --overwrite",
         )
     return worst
 
 
 def _slack(dtype: str, device: str) -> float:
-    return (
-        TF32_SLACK
-        if (dtype, device) == ("float32", "cuda") and torch.backends.cudnn.allow_tf32
-        else SLACK[dtype]
-    )
+    tf32 = (dtype, device) == ("float32", "cuda") and torch.backends.cudnn.allow_tf32
+    return TF32_SLACK if tf32 else SLACK[dtype]
 
 
-def _allowed(live: Tensor, storage: str, slack: float) -> Tensor:
-    """What rounding to ``storage`` and another order of additions may change, element by element."""
+def _tolerance(live: Tensor, storage: str, slack: float) -> Tensor:
+    """Return what rounding and another order of additions may change, element by element."""
     spread = live.std(1, correction=0, keepdim=True).maximum(
         live.abs().amax(1, keepdim=True) * 1e-3
     )
@@ -108,7 +107,7 @@ def _allowed(live: Tensor, storage: str, slack: float) -> Tensor:
 
 
 def select(items: Iterable[Item], number: int) -> list[Item]:
-    """A sample without repetition that is the same every time, in order."""
+    """Return a sorted sample without repetition, the same every time."""
     import numpy as np
 
     ordered = sorted(items)

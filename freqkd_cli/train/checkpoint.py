@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from freqkd_cli.cache.shards import sha256, write_shard
 from freqkd_cli.errors import CheckpointDamaged
-from freqkd_cli.runtime.files import write_synced
+from freqkd_cli.runtime.files import sha256, write_synced
+from freqkd_cli.runtime.tensor_file import write_tensors
 
 FORMAT = 2
 KEPT = 2
@@ -37,7 +37,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
-    _, checksum = write_shard(
+    _, checksum = write_tensors(
         path, {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     )
     body = {"format": FORMAT, "step": step, "tensors_sha256": checksum, **facts}

@@ -18,7 +18,6 @@ LIBRARIES = (
     "torch",
     "torchvision",
     "transformers",
-    "accelerate",
     "safetensors",
     "segmentation-models-pytorch",
     "numpy",

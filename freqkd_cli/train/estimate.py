@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from freqkd_cli.runtime.operations import forward_flops, parameters
-from freqkd_cli.teacher.sources import LiveTeacher
+from freqkd_cli.teacher.live import LiveTeacher
 
 if TYPE_CHECKING:
     from freqkd_cli.train.loop import Loop

@@ -20,8 +20,9 @@ from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.precision import Compute
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.score.evaluate import Pass, score
-from freqkd_cli.teacher.sources import Source
+from freqkd_cli.teacher.targets import Source
 from freqkd_cli.train import checkpoint, run_folder, whole_batch
 from freqkd_cli.train.non_finite import not_finite
 from freqkd_cli.train.run_log import RunLog, Unwritten
@@ -167,7 +168,8 @@ class Loop:
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)
         if training.average:
-            training.average.update(training.objective.student)
+            with named_range("average"):
+                training.average.update(training.objective.student)
         training.step += 1
         self._log(step, rate, sums)
 
@@ -182,12 +184,9 @@ class Loop:
             raise not_finite(
                 self.training.objective, terms, laid_out, targets, self.setting.dataset, at
             )
-        self.differentiate(total / self.train.accumulate)
+        with named_range("backward"):
+            (total / self.train.accumulate).backward()
         return terms | {"total": total.detach()}
-
-    def differentiate(self, loss: Tensor) -> None:
-        """The backward pass; a method, so that ``bench`` can time it from outside."""
-        loss.backward()
 
     def _log(self, step: int, rate: float, terms: dict[str, Tensor]) -> None:
         training = self.training

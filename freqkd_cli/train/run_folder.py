@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqkd_cli.cache.lock import LOCK, Lock
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.runtime.files import SUFFIX, write_synced
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.lock import LOCK, WriteLock
 from freqkd_cli.train.checkpoint import write_json
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
     return object_or_none(out / "summary.json")
 
 
-def lock(out: Path) -> Lock:
+def lock(out: Path) -> WriteLock:
     """The right to write to ``out``; a context manager.
 
     Raises:
         UsageError: another process writes to it.
     """
     (out / "state").mkdir(parents=True, exist_ok=True)
-    return Lock(out / "state", f"the run {out}")
+    return WriteLock(out / "state", f"the run {out}")
 
 
 def prepare(out: Path, recipe: Recipe, *, overwrite: bool) -> None:

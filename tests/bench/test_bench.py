@@ -20,7 +20,7 @@ from freqkd_cli.bench.measure import Options, bench
 from freqkd_cli.bench.stopwatch import Stopwatch, watched
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
-from freqkd_cli.teacher.opening import Form
+from freqkd_cli.teacher.recipe_cache import Form
 
 RECIPE = """
 version: 1

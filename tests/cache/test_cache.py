@@ -1,4 +1,4 @@
-"""A cache folder: what it is made from, who may write to it, and every way in which it is refused."""
+"""A cache folder: its fingerprint, its one writer, and every way in which it is refused."""
 
 from __future__ import annotations
 
@@ -12,16 +12,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from cache_fakes import SPEC, Notes, Pictures, Teacher, bytes_of, make_job
-from safetensors.torch import load_file, save_file
+from cache_fakes import SPEC, Images, Notes, Teacher, bytes_of, make_job
+from safetensors.torch import load_file
 
+from freqkd_cli import recipe as recipes
 from freqkd_cli.cache import index_file, shards, writer
-from freqkd_cli.cache.fingerprint import dump_command, loss_identity, views_identity, weights_sha256
-from freqkd_cli.cache.reader import CacheReader, CacheWriter, Fingerprint
-from freqkd_cli.cache.shards import check_file
+from freqkd_cli.cache.checksum import check_file
+from freqkd_cli.cache.fingerprint import (
+    Fingerprint,
+    loss_identity,
+    teacher_identity,
+    views_identity,
+    weights_sha256,
+)
+from freqkd_cli.cache.journal import Journal
+from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, UsageError
+from freqkd_cli.runtime.files import sha256
+from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_plan import plan
+from freqkd_cli.teacher.recipe_cache import Form, distill_command, dump_command
 from freqkd_cli.views.view import ViewSpec
 
 SMALL = 12_000
@@ -40,19 +52,19 @@ def use(folder: Path) -> None:
 
 
 def edit_index(folder: Path, change, *, sealed: bool = True) -> None:
-    """Edit index.json, with a right checksum of its own where ``sealed``, so that the check behind it is reached."""
+    """Edit index.json; ``sealed`` renews its own checksum, so that later checks are reached."""
     raw = json.loads((folder / "index.json").read_text())
     raw.pop("sha256")
-    seal = index_file._seal(raw)
+    seal = index_file.seal(raw)
     change(raw)
-    raw["sha256"] = index_file._seal(raw) if sealed else seal
+    raw["sha256"] = index_file.seal(raw) if sealed else seal
     (folder / "index.json").write_text(json.dumps(raw))
 
 
 # --- shards ---
 
 
-def test_shard_file_equals_the_library(tmp_path):
+def test_tensors_of_a_shard_survive(tmp_path):
     tensors = {
         "0/0/a": torch.randn(3, 5),
         "0/0/b": torch.arange(7),
@@ -61,18 +73,26 @@ def test_shard_file_equals_the_library(tmp_path):
         "1/0/d": torch.zeros(0, 4),
         "1/0/e": torch.randn(6, 4).half().T,
     }
-    size, checksum = shards.write_shard(tmp_path / "ours", tensors)
-    found = load_file(tmp_path / "ours")
-    assert set(found) == set(tensors)
+    size, checksum = write_tensors(tmp_path / "shard", tensors)
+    loaded = load_file(tmp_path / "shard")
+    assert set(loaded) == set(tensors)
     assert all(
-        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        torch.equal(loaded[name], tensor) and loaded[name].dtype == tensor.dtype
         for name, tensor in tensors.items()
     )
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "theirs")
-    assert size == (tmp_path / "ours").stat().st_size and checksum == shards.sha256(
-        tmp_path / "ours"
-    )
-    assert len(list(tmp_path.iterdir())) == 2
+    assert size == (tmp_path / "shard").stat().st_size
+    assert checksum == sha256(tmp_path / "shard")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_tensors_that_share_memory_are_all_written(tmp_path):
+    """Two losses may have the same tap as their target, which safetensors alone refuses."""
+    whole = torch.randn(4, 6)
+    tensors = {"a": whole, "b": whole, "c": whole[1:3], "d": whole[2:], "e": torch.zeros(0, 6)}
+    tensors |= {f"row{i}": row for i, row in enumerate(whole.unbind(0))}
+    write_tensors(tmp_path / "shard", tensors)
+    loaded = load_file(tmp_path / "shard")
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_complex_numbers_survive():
@@ -121,7 +141,7 @@ def test_a_damaged_shard_is_refused_before_its_first_row(cache):
 def test_truncated_shard_is_refused_at_opening(cache, keep):
     shard = cache / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:keep])
-    with pytest.raises(CacheDamaged, match="another size"):
+    with pytest.raises(CacheDamaged, match="size of the shard"):
         CacheReader(cache)
 
 
@@ -196,16 +216,16 @@ def test_an_index_that_lies_is_refused(cache, lie, sealed):
 def test_an_index_and_shards_that_lie_together_about_the_dtype_are_refused(cache, dtype):
     """The shard itself is of another type than the fingerprint says, every checksum right."""
     reader = CacheReader(cache)
-    found = []
+    written = []
     for shard in reader.index.shards:
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(cache / shard.file).items()}
-        size, checksum = shards.write_shard(cache / shard.file, tensors)
+        size, checksum = write_tensors(cache / shard.file, tensors)
         lie = {
             name: tensor.model_copy(update={"dtype": shards.DTYPES[dtype]})
             for name, tensor in shard.tensors.items()
         }
-        found.append(shard.model_copy(update={"bytes": size, "sha256": checksum, "tensors": lie}))
-    index_file.write_index(cache, reader.fingerprint, found)
+        written.append(shard.model_copy(update={"bytes": size, "sha256": checksum, "tensors": lie}))
+    index_file.write_index(cache, reader.fingerprint, written)
     with pytest.raises(CacheDamaged, match="contradicts itself"):
         CacheReader(cache)
 
@@ -222,7 +242,7 @@ def test_a_header_that_claims_absurd_shapes_is_refused(cache):
     (cache / shard.file).write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     update = {
         "bytes": (cache / shard.file).stat().st_size,
-        "sha256": shards.sha256(cache / shard.file),
+        "sha256": sha256(cache / shard.file),
     }
     index_file.write_index(
         cache, reader.fingerprint, [shard.model_copy(update=update), *reader.index.shards[1:]]
@@ -234,9 +254,90 @@ def test_a_header_that_claims_absurd_shapes_is_refused(cache):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format": "freqkd-cache"}', "[" * 100_000, "\x00\xff"]
 )
-def test_an_index_that_is_none_is_refused(cache, text):
+def test_an_index_that_cannot_be_read_is_refused_with_the_option(cache, text):
     (cache / "index.json").write_text(text)
-    with pytest.raises(CacheDamaged):
+    with pytest.raises(CacheDamaged, match="--overwrite"):
+        CacheReader(cache)
+
+
+def test_resume_refuses_a_truncated_index_and_keeps_the_files(cache):
+    """Without checksums no shard can be kept, and another recipe's cache must not be lost."""
+    index = (cache / "index.json").read_bytes()
+    (cache / "index.json").write_bytes(index[: len(index) // 2])
+    before = bytes_of(cache)
+    with pytest.raises(CacheDamaged, match="not the index.*\n.*--overwrite"):
+        dump(make_job(), cache, Notes(), mode="resume", shard_bytes=SMALL)
+    assert bytes_of(cache) == before
+    dump(make_job(), cache, Notes(), mode="overwrite", shard_bytes=SMALL)
+    use(cache)
+
+
+def test_resume_replaces_a_truncated_index_where_the_journal_is_there(cache, tmp_path):
+    index = index_file.read_index(cache)
+    journal = Journal(cache)
+    journal.start(plan(make_job(), SMALL)[0].to_json())
+    for number, shard in enumerate(index.shards):
+        journal.add(number, shard)
+    whole = (cache / "index.json").read_bytes()
+    (cache / "index.json").write_bytes(whole[:100])
+    notes = Notes()
+    dump(make_job(), cache, notes, mode="resume", shard_bytes=SMALL)
+    assert (cache / "index.json").read_bytes() == whole and not journal.path.exists()
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "index.json",
+        "journal.jsonl",
+        "shard-00000.safetensors",
+        "index.json.part",
+        "journal.jsonl.part",
+        "shard-00000.safetensors.part",
+    ],
+)
+def test_a_link_in_the_folder_is_never_followed(tmp_path, mode, name):
+    """What a link points to stays as it is, whether the link is refused or replaced."""
+    with CacheWriter(tmp_path / "a", plan(make_job(), SMALL)[0]):
+        pass
+    (tmp_path / "mine").mkdir()
+    victim = tmp_path / "mine" / "file"
+    path = tmp_path / "a" / name
+    if path.exists():
+        path.rename(victim)
+    else:
+        victim.write_text("years of work")
+    before = victim.read_bytes()
+    path.symlink_to(victim)
+    try:
+        dump(make_job(), tmp_path / "a", Notes(), mode=mode, shard_bytes=SMALL)
+    except CacheDamaged:
+        assert (mode, name) == ("resume", "index.json")
+    else:
+        use(tmp_path / "a")
+        assert not any(file.is_symlink() for file in (tmp_path / "a").iterdir())
+    assert victim.read_bytes() == before
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "file").write_text("years of work")
+    (tmp_path / "a" / ".lock").symlink_to(tmp_path / "file")
+    with pytest.raises(UsageError, match="symbolic link"):
+        dump(make_job(), tmp_path / "a", Notes())
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
+def test_an_index_or_a_folder_behind_a_link(cache, tmp_path):
+    (tmp_path / "link").symlink_to(cache)
+    use(tmp_path / "link")
+    (cache / "index.json").rename(tmp_path / "index.json")
+    (cache / "index.json").symlink_to(tmp_path / "index.json")
+    with pytest.raises(CacheDamaged, match="symbolic link"):
         CacheReader(cache)
 
 
@@ -278,7 +379,7 @@ def test_a_second_writer_in_this_process_is_refused(tmp_path):
     cache_plan, _ = plan(make_job(), SMALL)
     with CacheWriter(tmp_path / "a", cache_plan):
         with (
-            pytest.raises(UsageError, match="this very process"),
+            pytest.raises(UsageError, match="written by this process"),
             CacheWriter(tmp_path / "a", cache_plan, "overwrite"),
         ):
             pass
@@ -289,7 +390,7 @@ def test_a_second_writer_in_this_process_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["new", "resume", "overwrite"])
 def test_strange_folders_are_left_alone(tmp_path, mode):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="no dump wrote"):
+    with pytest.raises(UsageError, match="teacher-dump did not write"):
         dump(make_job(), tmp_path, Notes(), mode=mode)
     with pytest.raises(UsageError, match="is a file"):
         dump(make_job(), tmp_path / "thesis.tex", Notes(), mode=mode)
@@ -306,15 +407,15 @@ def test_overwrite_keeps_what_is_not_its_own(cache):
 
 
 def test_full_disk_is_one_message_and_can_be_resumed(tmp_path, monkeypatch):
-    write, calls = shards.write_shard, []
+    calls = []
 
     def full(path, tensors):
         calls.append(path)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, tensors)
+        return write_tensors(path, tensors)
 
-    monkeypatch.setattr(writer, "write_shard", full)
+    monkeypatch.setattr(writer, "write_tensors", full)
     with pytest.raises(
         FreqKDError, match="cannot be written: No space left on device\n.*--resume"
     ) as caught:
@@ -327,7 +428,7 @@ def test_full_disk_is_one_message_and_can_be_resumed(tmp_path, monkeypatch):
 
 
 def test_a_write_that_the_system_refuses(tmp_path):
-    """No stand-in here: the kernel itself refuses to let a file grow past the limit, in the middle of a shard."""
+    """The kernel itself refuses to let a file grow past the limit, in the middle of a shard."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -362,7 +463,7 @@ def test_every_field_that_differs_is_listed(cache):
         teacher=Teacher(1, gain=2.0),
         spec=spec,
         views=3,
-        pictures=Pictures(7, mixed=True),
+        images=Images(7, mixed=True),
         dtype="bfloat16",
     ).fingerprint
     command = "freqkd teacher-dump recipes/x.yaml --out caches/new"
@@ -392,16 +493,16 @@ def test_a_cache_may_hold_more_than_is_wanted(cache):
     cached = CacheReader(cache).fingerprint
     assert cached.differences(Fingerprint({**cached.fields, "taps": ["stage2"], "images": 4})) == []
     assert cached.differences(Fingerprint({**cached.fields, "taps": ["stage2", "logits"]})) != []
-    assert cached.differences(Fingerprint({**cached.fields, "images": 60})) == [
-        "images: cached 6, wanted 60"
-    ]
+    (images,) = cached.differences(Fingerprint({**cached.fields, "images": 60}))
+    assert images.line() == "images: cached 6, wanted 60"
 
 
 def test_a_target_cache_with_another_cutoff_is_refused(tmp_path):
     dump(make_job(content="targets"), tmp_path / "a", Notes())
     cached = CacheReader(tmp_path / "a").fingerprint
     wanted = make_job(content="targets", cutoff=0.25).fingerprint
-    assert cached.differences(wanted) == ["targets.wave.arguments.cutoff: cached 0.5, wanted 0.25"]
+    (cutoff,) = cached.differences(wanted)
+    assert cutoff.line() == "targets.wave.arguments.cutoff: cached 0.5, wanted 0.25"
     fewer = {**cached.fields, "targets": {"copy": cached.fields["targets"]["copy"]}}
     assert (
         cached.differences(Fingerprint(fewer)) == []
@@ -430,7 +531,7 @@ def test_weights_hash_sees_one_bit_and_a_name():
     assert weights_sha256(torch.nn.ModuleDict({"a": torch.nn.ReLU(), "b": Teacher()})) != before
 
 
-def test_colours_that_the_teacher_does_not_see_do_not_count():
+def test_colors_that_the_teacher_does_not_see_do_not_count():
     clean = [
         views_identity(ViewSpec((32, 64), color=c, teacher_sees="clean"), view_seed=0, stored=2)
         for c in (0.0, 0.5)
@@ -449,7 +550,7 @@ def test_a_fitted_file_counts_by_its_bytes(tmp_path):
         identities.append(
             loss_identity(
                 "x",
-                {"prompts": str(tmp_path / "prompts"), "weight": 3},
+                {"prompts": tmp_path / "prompts", "weight": 3},
                 ("prompts",),
                 ("stage1",),
                 {"a": (2, 3)},
@@ -458,11 +559,33 @@ def test_a_fitted_file_counts_by_its_bytes(tmp_path):
     assert identities[0] != identities[1] and "weight" not in identities[0]["arguments"]
 
 
-def test_the_command_can_be_pasted():
-    found = dump_command(
-        "my recipe.yaml", "caches/b", sets=["data.views=4"], content="targets", dtype="bf16"
-    )
-    assert (
-        found
-        == "freqkd teacher-dump 'my recipe.yaml' --out caches/b --set data.views=4 --content targets --dtype bf16"
-    )
+def test_a_name_that_is_also_a_file_counts_as_a_name(tmp_path, monkeypatch):
+    """A file ``stage4`` in the working folder changed the fingerprint of a tap's name."""
+    monkeypatch.chdir(tmp_path)
+    identities = []
+    for _ in range(2):
+        identities.append(loss_identity("x", {"basis": "stage4"}, ("basis",), (), {}))
+        (tmp_path / "stage4").write_text("notes")
+    assert identities[0] == identities[1] and identities[0]["arguments"] == {"basis": "stage4"}
+
+
+def test_the_licence_note_of_a_teacher_is_recorded_and_not_compared():
+    teacher = Teacher()
+    plain = Fingerprint({"teacher": teacher_identity(teacher, name="fake", dtype="float32")})
+    teacher.licence_note = "not for commercial use"
+    noted = Fingerprint({"teacher": teacher_identity(teacher, name="fake", dtype="float32")})
+    assert noted.fields["teacher"]["licence_note"] == "not for commercial use"
+    assert plain.differences(noted) == noted.differences(plain) == []
+
+
+def test_the_commands_can_be_pasted():
+    text = "version: 1\ndata: {name: scenes, size: [64, 64]}\nstudent: {name: fast_scnn}\n"
+    text += "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
+    sets = ["data.views=4"]
+    recipe = recipes.loads(text, "my recipe.yaml", sets, {"data.root": "d"}, parts=False)
+    given = "'my recipe.yaml' --set data.views=4 --data-root d"
+    command = dump_command(recipe, Path("caches/b"), Form("targets", "bf16", images=3))
+    end = "--out caches/b --limit 3 --content targets --dtype bf16"
+    assert command == f"freqkd teacher-dump {given} {end}"
+    command = distill_command(recipe, Path("caches/b"))
+    assert command == f"freqkd distill {given} --cache caches/b --out 'runs/my recipe'"

@@ -1,4 +1,4 @@
-"""A teacher, pictures and losses that are small enough for tests of caches and real enough to differ where they should."""
+"""A small teacher, images and losses for tests of caches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from freqkd_cli.features.loss import Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_plan import Job
-from freqkd_cli.teacher.sources import LiveTeacher
+from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.views.view import ViewSpec
 
 TEACHER_TAPS = {
@@ -33,7 +33,7 @@ SPEC = ViewSpec((32, 64), scale=(0.8, 1.5), flip=True, color=0.3)
 
 
 class Teacher(nn.Module):
-    """Two convolutions and a head; counts its forward passes."""
+    """Two convolutions and a head; ``passes`` counts forward passes."""
 
     def __init__(self, seed: int = 0, gain: float = 1.0) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class Teacher(nn.Module):
         x = ((images - self.mean) / self.std).to(self.mean.dtype)
         stage1 = self.first(x).relu() * self.gain
         stage2 = self.norm(self.second(stage1))
-        found = {"stage1": stage1, "stage2": stage2, "logits": self.head(stage2)}
-        return {name: found[name] for name in ("logits", *taps)}
+        outputs = {"stage1": stage1, "stage2": stage2, "logits": self.head(stage2)}
+        return {name: outputs[name] for name in ("logits", *taps)}
 
 
-class Pictures:
-    """Noise with structure, by number; every third one is larger where ``mixed``."""
+class Images:
+    """Random blocks of color by number; every third image is larger where ``mixed``."""
 
     labelled = True
 
@@ -107,7 +107,7 @@ class Copy(Loss):
 
 
 class Spectrum(Copy):
-    """The target holds complex numbers, whole numbers and one number a row."""
+    """Its target has complex numbers, integers and one number per row."""
 
     target_arguments = ("cutoff",)
 
@@ -155,7 +155,7 @@ def make_job(
     content: str = "taps",
     storage: str = "float16",
     views: int = 2,
-    pictures: Pictures | None = None,
+    images: Images | None = None,
     teacher: Teacher | None = None,
     spec: ViewSpec = SPEC,
     dtype: str = "float32",
@@ -163,8 +163,8 @@ def make_job(
     workers: int = 0,
     cutoff: float = 0.5,
 ) -> Job:
-    """A dump of six pictures, twelve items, by default."""
-    pictures, model, parts = pictures or Pictures(), teacher or Teacher(), losses()
+    """Return a dump of six images and twelve items by default."""
+    images, model, parts = images or Images(), teacher or Teacher(), losses()
     parts["wave"] = Spectrum(cutoff=cutoff)
     identity = teacher_identity(model, name="fake", dtype=dtype)
     live = LiveTeacher(model, parts, TEACHER_TAPS, dtype=dtype)
@@ -173,9 +173,9 @@ def make_job(
         "storage": storage,
         "teacher": identity,
         "taps": list(live.wanted),
-        "images": len(pictures),
+        "images": len(images),
         "views": views_identity(spec, view_seed=5, stored=views),
-        "data": pictures.manifest(),
+        "data": images.manifest(),
         "versions": versions(),
     }
     if content == "targets":
@@ -183,34 +183,34 @@ def make_job(
         fields["targets"] = {
             id: loss_identity(
                 id,
-                said,
+                loss_arguments,
                 parts[id].target_arguments,
-                live.reads[id],
+                live.taps_by_loss[id],
                 {"encoder": grids()["encoder"]},
             )
-            for id, said in arguments.items()
+            for id, loss_arguments in arguments.items()
         }
     return Job(
         teacher=live,
-        pictures=pictures,
+        split=images,
         spec=spec,
         view_seed=5,
         views=views,
         student_taps=STUDENT_TAPS,
         fingerprint=Fingerprint(fields),
-        images=len(pictures),
+        images=len(images),
         batch_size=batch_size,
         workers=workers,
     )
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache but its lock."""
+    """Return the bytes of every file of a cache except its lock."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 class Notes(Silent):
-    """Keeps what was said."""
+    """Progress that keeps its notes in ``said``."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -224,7 +224,7 @@ __all__ = [
     "STUDENT_TAPS",
     "TEACHER_TAPS",
     "Notes",
-    "Pictures",
+    "Images",
     "Teacher",
     "bytes_of",
     "grids",

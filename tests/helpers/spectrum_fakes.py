@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from freqkd_cli.cache.fingerprint import teacher_identity
-from freqkd_cli.cache.reader import CachePlan, Fingerprint
+from freqkd_cli.cache.fingerprint import Fingerprint, teacher_identity
+from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.datasets import scenes
 from freqkd_cli.spectrum.radial import pictures

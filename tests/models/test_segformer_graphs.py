@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from cache_fakes import SPEC, Copy, Pictures, make_job
+from cache_fakes import SPEC, Copy, Images, make_job
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from freqkd_cli import registry
-from freqkd_cli.cache.fingerprint import teacher_identity
-from freqkd_cli.cache.reader import CacheReader, Fingerprint
+from freqkd_cli.cache.fingerprint import Fingerprint, teacher_identity
+from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CheckFailed, RecipeError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models import _segformer_graphs, segformer
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_plan import rows
-from freqkd_cli.teacher.sources import LiveTeacher
+from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.verification import verify
 from freqkd_cli.views.loader import Loader
 
@@ -333,8 +333,8 @@ class Keep(Copy):
 
 def job_of(model: segformer.SegFormer, *, views: int, storage: str = "float32"):
     """A dump of graphs, nodes and a context of six pictures, a third of them larger."""
-    pictures = Pictures(6, mixed=True)
-    fake = make_job(views=views, pictures=pictures, storage=storage, batch_size=2, spec=SPEC)
+    images = Images(6, mixed=True)
+    fake = make_job(views=views, images=images, storage=storage, batch_size=2, spec=SPEC)
     available = {tap.name: tap for tap in segformer.taps(classes=5, **SIZES)}
     losses = {name: Keep(name) for name in ("attention1", "attention4", "keys3", "context2")}
     live = LiveTeacher(copy.deepcopy(model), losses, available)

@@ -1,4 +1,4 @@
-"""For every loss that reads a teacher: a recipe trained from a cache sees the numbers that a live teacher gives."""
+"""Every loss that reads a teacher gets the same numbers from a cache and from a live teacher."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from freqkd_cli import registry
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import CacheMismatch, UsageError
+from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
-from freqkd_cli.teacher.opening import Form, open_source
-from freqkd_cli.teacher.sources import CachedTeacher, LiveTeacher, NoTeacher
+from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.teacher.opening import open_source
+from freqkd_cli.teacher.recipe_cache import Form
+from freqkd_cli.teacher.targets import NoTeacher
 from freqkd_cli.views.loader import Loader, ViewDataset
 
 LOSSES = """
@@ -77,7 +80,7 @@ def cached(request, weights, tmp_path_factory) -> tuple[str, Path]:
 
 
 def sources(weights: Path, content: str, cache: Path) -> tuple:
-    """Plan, data set, lines, and the same teacher three ways: cached, live rounded, live."""
+    """Plan, dataset, lines, and three sources of one teacher: cached, live rounded, live."""
     plan = assemble.check(load(weights))
     dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
     from_disk = open_source(plan, lines, cache, dataset, "cpu")
@@ -92,16 +95,16 @@ def sources(weights: Path, content: str, cache: Path) -> tuple:
 
 def values(plan, lines, source, student, batch, step: int = 0) -> dict[str, float]:
     """Every loss of one batch, by id."""
-    targets, found = source.targets(batch, plan.grids), {}
+    targets, losses = source.targets(batch, plan.grids), {}
     with torch.no_grad():
         taps = student(batch.images, taps=["encoder16", "decoder"])
         for line in lines:
-            found[line.id] = float(
+            losses[line.id] = float(
                 line.loss(
                     {name: taps[name] for name in line.student_taps}, targets[line.id], batch, step
                 )
             )
-    return found
+    return losses
 
 
 def test_no_loss_is_left_out():
@@ -123,12 +126,12 @@ def test_cached_equals_live(weights, cached):
     mixed = [[(5, 2), (0, 5), (3, 0), (1, 3)], [(2, 4), (4, 7)]]
     for batches, tolerance in ((dumped, 1e-6), (mixed, 1e-5)):
         for batch in Loader(views, batches):
-            ours, theirs, exact = (
+            stored, expected, exact = (
                 values(plan, lines, source, student, batch) for source in (from_disk, rounded, live)
             )
-            for id, value in theirs.items():
+            for id, value in expected.items():
                 scale = max(1.0, abs(value))
-                assert abs(ours[id] - value) <= tolerance * scale, (id, ours[id], value)
+                assert abs(stored[id] - value) <= tolerance * scale, (id, stored[id], value)
                 assert abs(exact[id] - value) <= 1e-3 * scale, (id, exact[id], value)
 
 
@@ -196,8 +199,8 @@ def test_one_cache_serves_other_losses(weights, tmp_path):
 def test_verify_on_a_cache_that_is_there(weights, cached):
     content, cache = cached
     before = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
-    found = dump_recipe(load(weights), cache, Notes(), DumpOptions(verify=5))
-    assert found["verified"] == 5 and found["items"] == 12 and found["cache"] == str(cache)
+    result = dump_recipe(load(weights), cache, Notes(), DumpOptions(verify=5))
+    assert result["verified"] == 5 and result["items"] == 12 and result["cache"] == str(cache)
     assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == before
 
 
@@ -207,18 +210,26 @@ def test_endless_views_cannot_be_stored(weights, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_dry_run_writes_nothing_and_foretells_the_size(weights, tmp_path):
-    foretold = dry_run(load(weights), tmp_path / "a", DumpOptions(Form(images=2)))
-    assert not (tmp_path / "a").exists() and foretold["seconds"] is None
-    found = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
-    assert found["items"] == foretold["items"] == 4
+def test_dry_run_writes_nothing_and_estimates_size_and_time(weights, tmp_path):
+    estimate = dry_run(load(weights), tmp_path / "a", DumpOptions(Form(images=2)))
+    assert not (tmp_path / "a").exists()
+    assert estimate["seconds"] > 0 and estimate["images_per_second"] > 0
+    assert "MiB in all" in estimate["writes"][1]
+    result = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
+    assert result["items"] == estimate["items"] == 4
     taps = ["decoder", "keys3", "keys4", "logits", "stage1", "stage2", "stage3", "stage4"]
-    assert found["taps"] == foretold["taps"] == taps
-    assert 0 <= found["bytes"] - foretold["bytes"] < 4000  # the header
+    assert result["taps"] == estimate["taps"] == taps
+    assert 0 <= result["bytes"] - estimate["bytes"] < 4000  # the header
+
+
+def test_a_dump_names_the_next_command(weights, tmp_path, caplog):
+    caplog.set_level("INFO", logger="freqkd_cli")
+    dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
+    assert f"Next: freqkd distill test.yaml --cache {tmp_path}/a --out runs/test" in caplog.text
 
 
 def test_val_is_stored_whole(weights, tmp_path):
-    found = dump_recipe(
+    result = dump_recipe(
         load(weights), tmp_path / "a", Notes(), DumpOptions(Form(split="val", images=3), verify=3)
     )
-    assert found["items"] == 3 and found["views"] == 1 and found["verified"] == 3
+    assert result["items"] == 3 and result["views"] == 1 and result["verified"] == 3

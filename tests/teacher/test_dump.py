@@ -1,4 +1,4 @@
-"""A dump, killed and resumed, checked against the live teacher, and refused where its numbers would not fit."""
+"""Dumps: killed and resumed, verified against the live teacher, refused on overflow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cache_fakes import Notes, Pictures, Teacher, bytes_of, make_job
+from cache_fakes import Images, Notes, Teacher, bytes_of, make_job
 from safetensors.torch import load_file
 
-from freqkd_cli.cache import index_file, inspection, shards
+from freqkd_cli.cache import index_file, inspection
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CacheMismatch, CheckFailed, FreqKDError, Interrupted, UsageError
+from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_plan import plan
 from freqkd_cli.teacher.verification import SLACK, TF32_SLACK, _slack, select, verify
@@ -29,7 +30,7 @@ SMALL = 12_000
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked process; minus the signal that ended it, or 0, or 1 for an exception."""
+    """Run ``work`` in a forked process; return 0, 1 for an exception, or minus the signal."""
     child = os.fork()
     if child == 0:
         try:
@@ -41,8 +42,8 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def dump_until(out: Path, last: int) -> None:
-    """Go on with a dump of ten pictures and kill this process in the teacher's pass after the ``last``."""
-    job = make_job(batch_size=2, pictures=Pictures(10))
+    """Resume a dump of ten images and kill this process after teacher pass ``last``."""
+    job = make_job(batch_size=2, images=Images(10))
     taps = job.teacher.taps
 
     def dying(batch):
@@ -65,7 +66,7 @@ def test_result_and_rows(tmp_path):
         (i, v) for i in range(6) for v in range(2)
     ]
     assert "12 views" in notes.said[0] and any(text.startswith("about ") for text in notes.said)
-    views = ViewDataset(job.pictures, job.spec, view_seed=5, views=2)
+    views = ViewDataset(job.split, job.spec, view_seed=5, views=2)
     batch = collate([views[item] for item in ((4, 1), (0, 0))])
     live, cached = job.teacher.taps(batch), reader.read([(4, 1), (0, 0)], ["stage2", "stage1"])
     for name in ("stage1", "stage2"):
@@ -125,7 +126,7 @@ def test_killed_dump_resumed_equals_undisturbed(tmp_path):
 
 
 def dump_until_call(out: Path, call: int) -> None:
-    """Go on with a dump and kill this process at its ``call``-th sync or rename."""
+    """Resume a dump and kill this process at its ``call``-th sync or rename."""
     calls = itertools.count(1)
 
     def counted(real):
@@ -150,9 +151,8 @@ def test_dump_killed_ten_times_where_it_writes_equals_undisturbed(tmp_path):
             in_child(lambda call=call: dump_until_call(tmp_path / "killed", call))
             == -signal.SIGKILL
         )
-        if (
-            tmp_path / "killed" / "index.json"
-        ).exists():  # finished too early: lose a shard, so that there is something to do again
+        if (tmp_path / "killed" / "index.json").exists():
+            # Finished too early: remove a shard, so that there is work left.
             (tmp_path / "killed" / "shard-00001.safetensors").unlink(missing_ok=True)
     assert in_child(lambda: dump_until(tmp_path / "killed", 10_000)) == 0
     assert bytes_of(tmp_path / "killed") == whole
@@ -228,7 +228,7 @@ def test_resume_of_a_finished_cache_does_nothing(tmp_path):
     assert (
         bytes_of(tmp_path / "a") == before
         and job.teacher.model.passes == 1
-        and "finished already" in notes.said[-1]
+        and "already finished" in notes.said[-1]
     )
     assert result["items"] == 12 and result["images_per_second"] is None
     with pytest.raises(CacheMismatch, match="teacher.weights_sha256"):
@@ -240,7 +240,7 @@ def test_resume_of_a_finished_cache_does_nothing(tmp_path):
 
 
 def test_whole_views_of_mixed_sizes(tmp_path):
-    job = make_job(views=0, pictures=Pictures(7, mixed=True), batch_size=2)
+    job = make_job(views=0, images=Images(7, mixed=True), batch_size=2)
     dump(job, tmp_path / "a", Notes(), shard_bytes=SMALL)
     reader = CacheReader(tmp_path / "a")
     assert sorted(reader.items) == [(i, -1) for i in range(7)]
@@ -250,7 +250,7 @@ def test_whole_views_of_mixed_sizes(tmp_path):
     assert verify(job, reader, 7, Notes()).items == 7
 
 
-def test_half_precision_overflow_is_told(tmp_path):
+def test_half_precision_overflow_is_refused(tmp_path):
     job = make_job(teacher=Teacher(gain=1e6))
     with pytest.raises(FreqKDError, match="stage1, image 0, view 0.*\n.*\n.*65504\n.*--dtype bf16"):
         dump(job, tmp_path / "a", Notes())
@@ -263,7 +263,7 @@ def test_half_precision_overflow_is_told(tmp_path):
     assert result["items"] == 12
 
 
-def test_not_finite_teacher_is_told(tmp_path):
+def test_a_teacher_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FreqKDError, match="not finite at stage1"):
         dump(
             make_job(teacher=Teacher(gain=float("nan")), storage="float32"), tmp_path / "a", Notes()
@@ -275,28 +275,28 @@ def test_not_finite_teacher_is_told(tmp_path):
 def test_verify_accepts_what_was_dumped(tmp_path, content, storage):
     job = make_job(content=content, storage=storage)
     dump(job, tmp_path / "a", Notes(), shard_bytes=SMALL)
-    found = verify(
+    verified = verify(
         make_job(content=content, storage=storage, batch_size=5),
         CacheReader(tmp_path / "a"),
         9,
         Notes(),
     )
-    assert found.items == 9 and 0 <= found.worst <= 1
+    assert verified.items == 9 and 0 <= verified.worst <= 1
 
 
 def swap_views(folder: Path, image: int) -> None:
-    """Exchange two views of one picture and make the cache consistent again, as a program with a wrong key would have written it."""
+    """Exchange two views of one image, with consistent checksums, as a wrong key would do."""
     reader = CacheReader(folder)
-    found = []
+    swapped = []
     for shard in reader.index.shards:
         tensors = load_file(folder / shard.file)
         for name in ("stage1", "stage2"):
             a, b = f"{image}/0/{name}", f"{image}/1/{name}"
             if a in tensors and b in tensors:
                 tensors[a], tensors[b] = tensors[b], tensors[a]
-        size, checksum = shards.write_shard(folder / shard.file, tensors)
-        found.append(shard.model_copy(update={"bytes": size, "sha256": checksum}))
-    index_file.write_index(folder, reader.fingerprint, found)
+        size, checksum = write_tensors(folder / shard.file, tensors)
+        swapped.append(shard.model_copy(update={"bytes": size, "sha256": checksum}))
+    index_file.write_index(folder, reader.fingerprint, swapped)
 
 
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
@@ -309,9 +309,8 @@ def test_verify_catches_two_swapped_views(tmp_path, storage):
     swap_views(tmp_path / "a", 3)
     job = make_job(storage=storage, spec=ViewSpec((32, 64), flip=True, scale=(0.9, 1.1)))
     reader = CacheReader(tmp_path / "a")
-    assert inspection.verify(tmp_path / "a")[
-        "ok"
-    ]  # every checksum holds, so only the teacher can tell
+    # Every checksum is right, so only the live teacher shows the difference.
+    assert inspection.verify(tmp_path / "a")["ok"]
     with pytest.raises(CheckFailed, match="stage1, image 3, view") as caught:
         verify(job, reader, 12, Notes())
     assert caught.value.exit_code == 3

@@ -1,29 +1,31 @@
-"""A live teacher and a cache of it give the same targets; the teacher stays as it was."""
+"""A live teacher and its cache give the same targets, and the teacher does not change."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cache_fakes import SPEC, TEACHER_TAPS, Notes, Pictures, Teacher, grids, losses, make_job
+from cache_fakes import SPEC, TEACHER_TAPS, Images, Notes, Teacher, grids, losses, make_job
 from torch import nn
 
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CacheMismatch, RecipeError
+from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.dump import dump
-from freqkd_cli.teacher.sources import CachedTeacher, LiveTeacher, NoTeacher
+from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.teacher.targets import NoTeacher
 from freqkd_cli.views.loader import Loader, ViewDataset
 from freqkd_cli.views.view import ViewSpec
 
 
 def batches(epochs: int = 3, size: int = 3, spec: ViewSpec = SPEC):
-    """What a training sees: draws 0, 1, 2 of views that are stored twice, in another order than they were dumped in."""
+    """Draws 0, 1 and 2 of views of which two are stored, in another order than in the dump."""
     items = [
         [(index, epoch) for index in order]
         for epoch in range(epochs)
         for order in ([4, 0, 2], [5, 3, 1])
     ]
     return Loader(
-        ViewDataset(Pictures(), spec, view_seed=5, views=2), [item[:size] for item in items]
+        ViewDataset(Images(), spec, view_seed=5, views=2), [item[:size] for item in items]
     )
 
 
@@ -34,19 +36,21 @@ def test_cached_equals_live(tmp_path, content, storage):
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
     live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS, round_to=storage, content=content)
     for batch in batches():
-        ours, theirs = cached.targets(batch, grids()), live.targets(batch, grids())
-        assert list(ours) == list(theirs) == ["copy", "wave", "labels"] and ours["labels"] == {}
-        assert (
-            ours["wave"]["spectrum"].dtype is torch.complex64
-            and ours["wave"]["largest"].dtype is torch.int64
-        )
-        for id, target in theirs.items():
-            assert list(ours[id]) == list(target)
+        from_cache, from_live = cached.targets(batch, grids()), live.targets(batch, grids())
+        assert list(from_cache) == list(from_live) == ["copy", "wave", "labels"]
+        assert from_cache["labels"] == {}
+        assert from_cache["wave"]["spectrum"].dtype is torch.complex64
+        assert from_cache["wave"]["largest"].dtype is torch.int64
+        for id, target in from_live.items():
+            assert list(from_cache[id]) == list(target)
             for name, tensor in target.items():
-                # Another composition of the batch moves the last bit of a convolution, and that may round the other way.
+                # Another batch changes the last bit of a convolution, which may round differently.
                 step = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 1e-5}[storage]
                 torch.testing.assert_close(
-                    ours[id][name], tensor, rtol=2 * step, atol=step * float(tensor.abs().max())
+                    from_cache[id][name],
+                    tensor,
+                    rtol=2 * step,
+                    atol=step * float(tensor.abs().max()),
                 )
 
 
@@ -58,14 +62,14 @@ def test_cached_equals_live_to_the_bit_at_equal_batches(tmp_path, content, stora
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
     live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS, round_to=storage, content=content)
     for batch in Loader(job.dataset, list(job.batches())):
-        ours, theirs = cached.targets(batch, grids()), live.targets(batch, grids())
-        for id in theirs:
-            for name in theirs[id]:
-                assert torch.equal(ours[id][name], theirs[id][name]), (id, name)
+        from_cache, from_live = cached.targets(batch, grids()), live.targets(batch, grids())
+        for id in from_live:
+            for name in from_live[id]:
+                assert torch.equal(from_cache[id][name], from_live[id][name]), (id, name)
 
 
 def test_swapped_rows_are_not_equal(tmp_path):
-    """The comparison above can fail: another view of the same picture is far away."""
+    """The comparison above can fail: another view of the same image is far away."""
     dump(make_job(), tmp_path / "a", Notes())
     reader = CacheReader(tmp_path / "a")
     one, other = (reader.read([(3, view)], ["stage2"])["stage2"] for view in (0, 1))
@@ -76,9 +80,8 @@ def test_clean_teacher_images_are_used(tmp_path):
     spec = ViewSpec((32, 64), color=1.0, teacher_sees="clean")
     dump(make_job(spec=spec, storage="float32"), tmp_path / "a", Notes())
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
-    first, second = (
-        list(batches(3, spec=spec))[i] for i in (0, 4)
-    )  # draws 0 and 2: the same stored view, other colours
+    # Draws 0 and 2: the same stored view in other colors.
+    first, second = (list(batches(3, spec=spec))[i] for i in (0, 4))
     assert not torch.equal(first.images, second.images) and torch.equal(first.views, second.views)
     live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS)
     for batch in (first, second):
@@ -91,7 +94,7 @@ def test_clean_teacher_images_are_used(tmp_path):
 def test_one_pass_for_the_taps_of_all_losses():
     model = Teacher()
     live = LiveTeacher(model, losses(), TEACHER_TAPS)
-    live.targets(next(iter(batches(size=2))), grids())  # two pictures are one part
+    live.targets(next(iter(batches(size=2))), grids())  # two images are one part
     assert model.passes == 1 and live.wanted == ("stage1", "stage2")
 
 
@@ -101,13 +104,13 @@ def test_parts_of_a_batch_side_by_side_are_the_batch():
     torch.set_num_threads(2)
     try:
         live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS)
-        found = live.taps(batch)
+        taps = live.taps(batch)
     finally:
         torch.set_num_threads(threads)
     with torch.no_grad():
-        expected = whole(batch.images, taps=list(found))
-    assert len(batch) == 3 and live.model.passes == 0, "copies ran, in threads of their own"
-    for name, tap in found.items():
+        expected = whole(batch.images, taps=list(taps))
+    assert len(batch) == 3 and live.model.passes == 0, "copies ran in their own threads"
+    for name, tap in taps.items():
         torch.testing.assert_close(tap, expected[name])
 
 
@@ -171,6 +174,6 @@ def test_a_cache_without_a_tap_or_a_target_is_refused(tmp_path):
 def test_a_view_that_was_not_stored_is_refused(tmp_path):
     dump(make_job(), tmp_path / "a", Notes())
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
-    endless = Loader(ViewDataset(Pictures(), SPEC, view_seed=5, views=0), [[(2, 7)]])
+    endless = Loader(ViewDataset(Images(), SPEC, view_seed=5, views=0), [[(2, 7)]])
     with pytest.raises(CacheMismatch, match="image 2, view 7"):
         cached.targets(next(iter(endless)), grids())

@@ -22,7 +22,7 @@ from freqkd_cli.datasets import scenes
 from freqkd_cli.errors import CacheMismatch, RecipeError, TrainingFailed, UsageError
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
-from freqkd_cli.teacher.opening import Form
+from freqkd_cli.teacher.recipe_cache import Form
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """

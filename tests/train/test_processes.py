@@ -21,7 +21,7 @@ from freqkd_cli.runtime.processes import ALONE, Processes, first_to_fail, join
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump import _Pass
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
-from freqkd_cli.teacher.opening import Form
+from freqkd_cli.teacher.recipe_cache import Form
 from freqkd_cli.train import whole_batch
 from freqkd_cli.train.distillation import distill
 

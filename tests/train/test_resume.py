@@ -18,8 +18,8 @@ from cache_fakes import Notes
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
-from freqkd_cli.cache.lock import LOCK
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
+from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.train import checkpoint, run_folder
 from freqkd_cli.train.distillation import distill

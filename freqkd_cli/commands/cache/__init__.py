@@ -1,1 +1,1 @@
-"""Look at caches of a teacher, and check them."""
+"""Inspect and check teacher caches."""

@@ -1,4 +1,4 @@
-"""``freqkd cache info``: what a cache holds, and for which recipes."""
+"""``freqkd cache info``: show the content of a cache and the recipes it fits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a cache.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a cache holds and which recipes it fits.
+    """Show the content of a cache and the recipes it fits.
 
-    Teacher, taps or targets with their shapes, number type, images, views, bytes, and the keys that a recipe must agree with.
-    An unfinished cache is shown as far as it is written. Shards are not read; freqkd cache verify does that.
+    Prints the teacher, the taps or targets with shapes and types, images, views, size, and the
+    recipe keys that must match. Shards are not read; freqkd cache verify does that.
 
         freqkd cache info caches/a
     """
@@ -28,44 +28,34 @@ def run(
     print_result(describe(folder), as_json, _table)
 
 
-def _table(found: dict[str, Any]) -> str:
-    size = (
-        f"{found['bytes'] / 2**20:.1f} MiB in {found['shards']} shard{'s' * (found['shards'] != 1)}"
-    )
-    state = (
-        "finished"
-        if found["finished"]
-        else f"unfinished: {found['shards']} of {found['shards_planned']} shards"
-    )
-    views = (
-        "the whole view"
-        if found["views"] == "whole"
-        else f"{found['views']} view{'s' * (found['views'] != 1)}"
-    )
+def _table(cache: dict[str, Any]) -> str:
+    shards = f"{cache['shards']} shard{'s' * (cache['shards'] != 1)}"
+    unfinished = f"unfinished: {cache['shards']} of {cache['shards_planned']} shards"
+    views = f"{cache['views']} view{'s' * (cache['views'] != 1)} per image"
     rows = [
-        ("cache", found["cache"]),
-        ("state", state),
-        ("holds", f"{found['content']} in {found['dtype']}, {found['items']:,} items, {size}"),
-        ("images", f"{found['images']:,}, {views} of each"),
-        ("weights", f"sha256 {str(found['teacher_sha256'])[:16]}"),
+        ("cache", cache["cache"]),
+        ("state", "finished" if cache["finished"] else unfinished),
+        ("content", f"{cache['content']} in {cache['dtype']}, {cache['items']:,} items"),
+        ("size", f"{cache['bytes'] / 2**20:.1f} MiB in {shards}"),
+        ("images", f"{cache['images']:,}"),
+        ("views", "the whole image" if cache["views"] == "whole" else views),
+        ("weights", f"sha256 {str(cache['teacher_sha256'])[:16]}"),
     ]
-    tensors = [
-        (
-            row["name"],
-            f"[{', '.join('any' if n is None else str(n) for n in row['shape'])}]",
-            row["dtype"],
-        )
-        for row in found["tensors"]
-    ]
+    if cache["licence_note"]:
+        rows.append(("licence", cache["licence_note"]))
+    tensors = [(row["name"], _shape(row["shape"]), row["dtype"]) for row in cache["tensors"]]
     fits = [
         (key, value if isinstance(value, str) else _plain(value))
-        for key, value in found["fits"].items()
+        for key, value in cache["fits"].items()
     ]
-    return "\n".join(
-        [columns(rows), "", columns(tensors, "  "), "", "fits recipes with", columns(fits, "  ")]
-    )
+    tables = [columns(rows), columns(tensors, "  "), "fits recipes with", columns(fits, "  ")]
+    return "\n\n".join(tables[:2]) + "\n\n" + "\n".join(tables[2:])
+
+
+def _shape(sizes: list[int | None]) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in sizes)}]"
 
 
 def _plain(value: Any) -> str:
-    """A value as a recipe writes it, a list without its brackets."""
+    """Return a value as a recipe writes it, and a list without brackets."""
     return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)

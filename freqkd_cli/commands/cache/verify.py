@@ -1,4 +1,4 @@
-"""``freqkd cache verify``: whether a cache is as it was written."""
+"""``freqkd cache verify``: check the checksums of a cache."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ def run(
 ) -> None:
     """Check the checksum of every shard of a cache.
 
-    Exit code 3 where one is damaged, or the index is. The cache's own teacher-dump command with --resume makes damaged shards again.
-    Whether the numbers are still the teacher's is what freqkd teacher-dump --verify N tells.
+    Exit code 3 if a shard or the index is damaged. Rerun the cache's teacher-dump command with
+    --resume to replace damaged shards. To compare the numbers with the teacher, use
+    freqkd teacher-dump --verify N.
 
         freqkd cache verify caches/a
     """
+    from freqkd_cli.cache.checksum import AGAIN, AGAIN_WHOLE
     from freqkd_cli.cache.inspection import verify
-    from freqkd_cli.cache.shards import AGAIN
 
-    found = verify(folder)
-    print_result(found, as_json, _table)
-    if not found["ok"]:
-        lines = "".join(f"\n  {row['problem']}" for row in found["damaged"])
-        tip = (
-            "make the cache again with --overwrite"
-            if found["damaged"][0]["file"] == "index.json"
-            else AGAIN
+    result = verify(folder)
+    print_result(result, as_json, _table)
+    if not result["ok"]:
+        lines = "".join(f"\n  {row['problem']}" for row in result["damaged"])
+        index = result["damaged"][0]["file"] == "index.json"
+        raise CheckFailed(
+            f"the cache {folder} is damaged{lines}", tip=AGAIN_WHOLE if index else AGAIN
         )
-        raise CheckFailed(f"the cache {folder} is damaged{lines}", tip=tip)
 
 
-def _table(found: dict[str, Any]) -> str:
-    if not found["ok"]:
+def _table(result: dict[str, Any]) -> str:
+    if not result["ok"]:
         return ""
-    return f"{found['cache']}: ok, {found['shards']} shard{'s' * (found['shards'] != 1)}, {found['bytes'] / 2**20:.1f} MiB"
+    shards = f"{result['shards']} shard{'s' * (result['shards'] != 1)}"
+    return f"{result['cache']}: ok, {shards}, {result['bytes'] / 2**20:.1f} MiB"

@@ -1,0 +1,168 @@
+"""The cache that a recipe needs: its fingerprint, its check, and the command that makes it.
+
+``cache/fingerprint.py`` compares the fingerprint here with that of a cache, and refuses the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from freqkd_cli import registry
+from freqkd_cli.build import assemble
+from freqkd_cli.build.objective import Line
+from freqkd_cli.cache.fingerprint import (
+    Fingerprint,
+    loss_identity,
+    teacher_identity,
+    versions,
+    views_identity,
+)
+from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.errors import UsageError
+from freqkd_cli.features.taps import stored_as
+from freqkd_cli.recipe.sections import STDIN
+from freqkd_cli.teacher.targets import Content, union
+from freqkd_cli.teacher.teacher_classes import check_teacher_classes, class_map
+
+if TYPE_CHECKING:
+    from freqkd_cli.images.dataset import Dataset
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+STORAGE = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""``--dtype`` -> the float type on disk."""
+
+OPTIONS = {"data.root": "--data-root", "train.seed": "--seed"}
+"""Recipe keys that have an option of their own."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The options of a dump beside the recipe; ``images`` limits their number, None = all."""
+
+    content: Content = "taps"
+    dtype: str = "fp16"
+    split: str = "train"
+    images: int | None = None
+
+    @classmethod
+    def of(cls, reader: CacheReader, split: str = "train", images: int | None = None) -> Form:
+        """Return the form of an existing cache."""
+        dtypes = {long: short for short, long in STORAGE.items()}
+        return cls(reader.content, dtypes[reader.storage], split, images)  # type: ignore[arg-type]
+
+
+def open_cache(
+    plan: assemble.Plan, lines: Sequence[Line], folder: Path, dataset: Dataset
+) -> CacheReader:
+    """Return the open cache, after its fingerprint was compared with the one the recipe needs.
+
+    Raises:
+        CacheMismatch, UsageError, CacheDamaged: the cache cannot be used.
+    """
+    reader = CacheReader(folder)
+    stored = reader.fingerprint.fields.get("views", {}).get("stored")
+    if plan.recipe.data.views == 0:
+        raise UsageError(
+            "the recipe draws endless views, but a cache has a fixed number of them",
+            got="data.views 0",
+            need=f"data.views {stored}",
+            tip=f"--set data.views={stored}",
+            key="data.views",
+        )
+    teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
+    check_teacher_classes(plan, teacher)
+    form = Form.of(reader)
+    require_fit(reader, needed_fingerprint(plan, lines, teacher, dataset, form), plan.recipe, form)
+    return reader
+
+
+def require_fit(reader: CacheReader, needed: Fingerprint, recipe: Recipe, form: Form) -> None:
+    """Check that a cache has the fingerprint that is needed; log other library versions.
+
+    Raises:
+        CacheMismatch: names every field that differs and the command that makes the right cache.
+    """
+    command = dump_command(recipe, Path(f"{reader.folder}-new"), form)
+    for warning in reader.fingerprint.require(needed, where=reader.folder, command=command):
+        log.warning("%s: %s", reader.folder, warning)
+
+
+def needed_fingerprint(
+    plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, dataset: Dataset, form: Form
+) -> Fingerprint:
+    """Return the fingerprint of a cache for this recipe. ``teacher`` is not cast yet."""
+    recipe = plan.recipe
+    assert recipe.teacher is not None
+    stored = recipe.data.views if form.split == "train" else 0
+    fields: dict[str, Any] = {
+        "content": form.content,
+        "storage": STORAGE[form.dtype],
+        "teacher": teacher_identity(teacher, name=recipe.teacher.name, dtype=recipe.teacher.dtype),
+        "taps": list(union(_stored_taps(plan, line) for line in lines)),
+        "views": views_identity(plan.view_spec, view_seed=recipe.data.view_seed, stored=stored),
+        "data": dataset.manifest(),
+        "images": min(len(dataset), form.images or len(dataset)),
+        "versions": versions(),
+    }
+    mapping = class_map(recipe, teacher, plan.classes)
+    if mapping is not None and "logits" in fields["taps"]:
+        fields["class_map"] = mapping.to_json()
+    if form.content == "targets":
+        fields["targets"] = {line.id: _target(plan, line) for line in lines if line.teacher_taps}
+    return Fingerprint(fields)
+
+
+def _stored_taps(plan: assemble.Plan, line: Line) -> list[str]:
+    return [stored_as(name, plan.teacher_taps) for name in line.teacher_taps]
+
+
+def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
+    """Return what shapes the targets of one loss."""
+    spec = next(spec for spec in plan.recipe.losses if spec.id == line.id)
+    arguments = registry.arguments("losses", spec.name)(**spec.arguments).model_dump()
+    identity = loss_identity(
+        spec.name,
+        arguments,
+        line.loss.target_arguments,
+        taps=_stored_taps(plan, line),
+        grids={name: plan.grids[name] for name in line.student_taps},
+    )
+    return {**identity, "version": line.loss.target_version}
+
+
+def dump_command(recipe: Recipe, out: Path, form: Form) -> str:
+    """Return the ``freqkd teacher-dump`` line that makes a cache, quoted for a shell."""
+    words = ["freqkd", "teacher-dump", *_recipe_words(recipe), "--out", str(out)]
+    if form.images is not None:
+        words += ["--limit", str(form.images)]
+    for option in ("content", "dtype", "split"):
+        if getattr(form, option) != getattr(Form(), option):
+            words += [f"--{option}", getattr(form, option)]
+    return shlex.join(words)
+
+
+def distill_command(recipe: Recipe, cache: Path) -> str:
+    """Return the ``freqkd distill`` line that trains from a cache, quoted for a shell."""
+    run = Path("runs") / ("recipe" if recipe.source == STDIN else Path(recipe.source).stem)
+    words = [*_recipe_words(recipe), "--cache", str(cache), "--out", str(run)]
+    return shlex.join(["freqkd", "distill", *words])
+
+
+def _recipe_words(recipe: Recipe) -> list[str]:
+    """Return the recipe and everything that was given beside it."""
+    words = ["-" if recipe.source == STDIN else recipe.source]
+    for assignment in recipe.sets:
+        words += ["--set", assignment]
+    for key, option in OPTIONS.items():
+        if key in recipe.options:
+            words += [option, str(recipe.options[key])]
+    return words
