@@ -1,4 +1,4 @@
-"""Measure the cost of a recipe's training step, part by part, with the training loop of ``distill``."""
+"""Measure the cost of a training step, part by part, with the training loop of ``distill``."""
 
 from __future__ import annotations
 

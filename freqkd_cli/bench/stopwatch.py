@@ -5,8 +5,8 @@ tensors and optimizers. Every moment belongs to one part, so the parts of a step
 Autograd runs operations in reverse order, so a backward pass goes through the losses from the last
 to the first, and then through the student.
 
-``torch.profiler`` shows the same ranges, but it cannot split the backward pass by loss, and on a CPU
-it records every operation of a step.
+``torch.profiler`` shows the same ranges, but it cannot split the backward pass by loss, and it
+records every operation of a step.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Stopwatch:
         now = self._read_clock()
         counted = 0 if self.counter is None else self.counter.get_total_flops()
         seconds = now - self.now
-        for name, taken in (entry for entries in self.lanes.values() for entry in entries):
-            self._add(name, taken / len(self.lanes), 0)
-            seconds -= taken / len(self.lanes)
+        for name, duration in (entry for entries in self.lanes.values() for entry in entries):
+            self._add(name, duration / len(self.lanes), 0)
+            seconds -= duration / len(self.lanes)
         self.lanes.clear()
         self._add(part or self.open_parts[-1], seconds, counted - self.counted)
         self.now, self.counted = now, counted

@@ -1,4 +1,4 @@
-"""Write a cache folder shard by shard. A killed writer leaves an unfinished cache, never a wrong one."""
+"""Write a cache shard by shard. A killed writer leaves an unfinished cache, never a wrong one."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class CacheWriter:
     def put(
         self, number: int, rows: Mapping[str, Sequence[Tensor]], complex_names: Collection[str] = ()
     ) -> None:
-        """Start to write one shard in the background: name -> one stored row per item, on the CPU."""
+        """Start to write one shard in the background: name -> one stored CPU row per item."""
         self.wait()
         self._pending = self._pool.submit(self._write, number, rows, frozenset(complex_names))
 

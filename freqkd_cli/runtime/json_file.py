@@ -1,4 +1,4 @@
-"""JSON objects from files: one that work cannot go on without, and one that may be missing."""
+"""Read JSON objects from files, required ones and optional ones."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from freqkd_cli.errors import WeightsMissing
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a file holds.
+    """Return the JSON object in a file.
 
     Raises:
-        WeightsMissing: the file is absent or no JSON object.
+        WeightsMissing: the file is missing or contains no JSON object.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise WeightsMissing(f"{path} is not there") from error
+        raise WeightsMissing(f"{path} is missing") from error
     except (ValueError, RecursionError, OSError) as error:
         raise WeightsMissing(f"{path} cannot be read", got=error, need="a JSON object") from error
-    if not isinstance(held, dict):
+    if not isinstance(value, dict):
         raise WeightsMissing(
-            f"{path} cannot be read", got=type(held).__name__, need="a JSON object"
+            f"{path} cannot be read", got=type(value).__name__, need="a JSON object"
         )
-    return held
+    return value
 
 
 def object_or_none(path: Path) -> dict[str, Any] | None:
-    """The object that a file holds; None where it is absent or damaged: for what can be written again, or is told as not recorded."""
+    """Return the JSON object in a file, or None where it is missing or damaged."""
     try:
         return read_object(path)
     except WeightsMissing:

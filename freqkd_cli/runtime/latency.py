@@ -1,4 +1,4 @@
-"""How long one image takes: the median of repeated forward passes, in milliseconds."""
+"""Latency of one image: the median of repeated forward passes, in milliseconds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def median_ms(
     warm_up: int = 3,
     wait: Callable[[], None] | None = None,
 ) -> float:
-    """Median milliseconds of ``call()`` after ``warm_up`` calls that do not count.
+    """Return the median milliseconds of ``call()`` after ``warm_up`` calls that do not count.
 
-    ``wait`` is called before the clock is read, so that work still queued on a device is inside the time.
+    ``wait`` is called before the clock is read, so that work queued on a device is included.
     """
     times = []
     for number in range(warm_up + runs):
@@ -37,7 +37,7 @@ def median_ms(
 def by_turns_ms(
     calls: Mapping[str, Callable[[], Any]], *, runs: int, warm_up: int = 1
 ) -> dict[str, float]:
-    """Median milliseconds of each call, taken by turns, so that what else the machine does falls on all of them alike."""
+    """Return the median milliseconds of each call, run in turn so that other load affects all."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm_up + runs):
         for name, call in calls.items():
@@ -45,16 +45,17 @@ def by_turns_ms(
             call()
             if number >= warm_up:
                 times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 @torch.inference_mode()
 def measure_latency(
     model: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu", runs: int = 20
 ) -> float:
-    """Median milliseconds of ``model`` on one image of ``size`` (H, W), batch 1, float32, eval mode, on torch's present thread count.
+    """Return the median milliseconds of ``model`` on one float32 image of ``size`` (H, W).
 
-    The model is moved to ``device`` and left there; its mode is restored.
+    The model runs in eval mode with torch's current thread count. It is moved to ``device`` and
+    stays there; its mode is restored.
     """
     device = torch.device(device)
     was_training = model.training
@@ -68,7 +69,7 @@ def measure_latency(
 
 
 def threads() -> int:
-    """Threads that a CPU latency was measured with; a latency without this number says little."""
+    """Return the thread count of a CPU latency, without which it cannot be compared."""
     return torch.get_num_threads()
 
 
@@ -76,7 +77,10 @@ def threads() -> int:
 def latency_table(
     calls: Mapping[str, Callable[[Tensor], Any]], sizes: Sequence[tuple[int, int]], runs: int
 ) -> dict[str, Any]:
-    """Median milliseconds of one image at every size (H, W), all calls by turns, on the CPU; no rows where ``runs`` is 0."""
+    """Return the median milliseconds of one image at every size (H, W) on the CPU.
+
+    All calls run in turn; there are no rows where ``runs`` is 0.
+    """
     rows = []
     for size in sizes if runs else ():
         image = torch.full((1, 3, *size), 0.5)

@@ -1,6 +1,6 @@
-"""The one channel of warnings and log lines: Python's logging, written to standard error.
+"""Warnings and log lines: Python's logging, written to stderr.
 
-Any file logs with ``logging.getLogger(__name__)``; nothing else prints a warning.
+Every file logs with ``logging.getLogger(__name__)``, and nothing else prints a warning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class _Labelled(logging.Formatter):
-    """Messages as they are; warnings and errors start with the name of their level."""
+    """Leaves messages unchanged; warnings and errors start with the name of their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -25,7 +25,7 @@ class _StandardError(logging.StreamHandler):
 
 
 def log_to_stderr(verbosity: int = 0) -> None:
-    """Send the program's log to stderr: -2 errors, -1 also warnings, 0 also progress, 1 everything."""
+    """Send the log to stderr: -2 errors, -1 also warnings, 0 also progress, 1 everything."""
     logger = logging.getLogger("freqkd_cli")
     for old in list(logger.handlers):
         logger.removeHandler(old)

@@ -1,8 +1,8 @@
-"""How many floating-point operations a computation takes: matrix products and convolutions, Fourier transforms, selective scans.
+"""Count floating-point operations: convolutions, matrix products, Fourier transforms and scans.
 
-A multiply-add counts 2. Norms, activations, resizing and other work that is one or two operations a number are left out, as everywhere.
-A transform of n numbers counts 5 n log2 n, half of that where one side is real. A scan counts what it takes step after step, each
-exponential and softplus as one operation; forms that do more work to run in parallel are not charged for it.
+A multiply-add counts 2. Norms, activations and resizing, with one or two operations per number,
+are not counted, as usual. A transform of n numbers counts 5 n log2 n, half of it where one
+side is real. A scan counts its sequential form; an exponential or a softplus is one operation.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def _complex(
-    given: Sequence[int], axes: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+    shape: Sequence[int], axes: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
     return round(5 * math.prod(out_shape) * math.log2(math.prod(out_shape[i] for i in axes)))
 
 
-def _from_real(given: Sequence[int], axes: Sequence[int], *_: Any, **__: Any) -> int:
-    return round(2.5 * math.prod(given) * math.log2(math.prod(given[i] for i in axes)))
+def _from_real(shape: Sequence[int], axes: Sequence[int], *_: Any, **__: Any) -> int:
+    return round(2.5 * math.prod(shape) * math.log2(math.prod(shape[i] for i in axes)))
 
 
 def _to_real(
-    given: Sequence[int], axes: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+    shape: Sequence[int], axes: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
     return _from_real(out_shape, axes)
 
@@ -41,10 +41,10 @@ _TRANSFORMS = {
 
 
 class Operations(FlopCounterMode):
-    """torch's counter, which sees matrix products, convolutions and attention, and what it does not see.
+    """torch's counter of matrix products, convolutions and attention, with further operations.
 
-    A module tells of its own forward pass, ``uncounted(*given) -> int``, where torch has no kernel for it; twice that stands for its
-    backward pass and is not counted here.
+    A module without torch kernels counts its own forward pass in ``uncounted(*inputs) -> int``. Its
+    backward pass, twice that, is not counted here.
     """
 
     def __init__(self) -> None:
@@ -59,21 +59,21 @@ class Operations(FlopCounterMode):
         self._hook.remove()
         super().__exit__(*error)
 
-    def _add(self, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-        told = getattr(module, "uncounted", None)
-        if told is not None:
-            self.flop_counts["Global"][type(module).__name__] += told(*given)
+    def _add(self, module: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+        uncounted = getattr(module, "uncounted", None)
+        if uncounted is not None:
+            self.flop_counts["Global"][type(module).__name__] += uncounted(*inputs)
 
 
 def parameters(model: nn.Module) -> int:
-    """Trainable and frozen parameters of what is deployed: without auxiliary heads, which run in training alone, and without buffers."""
+    """Return the number of deployed parameters, without auxiliary heads and buffers."""
     return sum(
         p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary.")
     )
 
 
 def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
-    """Operations of one forward pass on one image of (H, W). ``model`` may be on the meta device."""
+    """Return the operations of one forward pass on one image (H, W); meta devices are allowed."""
     device = next(model.parameters()).device
     with Operations() as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, *size, device=device))

@@ -64,7 +64,8 @@ def choose(device: torch.device, precision: str, channels_last: bool | str) -> C
     wrong_gradients = bfloat16 and device.type == "cpu"
     if wrong_gradients and channels_last is True:
         raise UsageError(
-            "train.precision: bfloat16 with train.channels_last: true gives wrong gradients on a CPU",
+            "bfloat16 with channels_last gives wrong gradients on a CPU",
+            got="train.precision: bfloat16, train.channels_last: true",
             tip="--set train.channels_last=auto, or --set train.precision=float32",
             key="train.channels_last",
         )

@@ -1,7 +1,7 @@
 """The processes that a launcher started for one job, and the operations that they do together.
 
 Losses, models and the training loop do not depend on them. ``views/loader.py`` splits a batch over
-the processes, and results of the whole batch are put together here. A single process forms no group.
+the processes, and results of the whole batch are joined here. A single process forms no group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long work tells of itself. The engine speaks to this protocol; ``report/progress.py`` draws it."""
+"""Progress reporting. Long work calls this protocol, and ``report/progress_bars.py`` draws it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A listener. Everything it shows goes to stderr."""
+    """Receives progress; its output goes to stderr."""
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """A stretch of ``total`` units starts, ``done`` of them already behind."""
+        """Start a bar of ``total`` units, of which ``done`` are complete."""
 
     def advance(self, done: int, text: str = "") -> None:
-        """``done`` units are behind in all; ``text`` says how it goes."""
+        """Set the number of complete units; ``text`` is shown beside the bar."""
 
     def end(self) -> None:
-        """The stretch is over."""
+        """End the bar."""
 
 
 class Silent:
-    """Says nothing; for Python callers and tests."""
+    """Prints nothing; for Python callers and tests."""
 
     def note(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Work side by side on a CPU, a thread each, where torch would take one piece after the other."""
+"""Run work in several threads on a CPU, where torch would run one piece after the other."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ import torch
 T = TypeVar("T")
 
 
-def side_by_side(number: int, work: Callable[[int], T]) -> list[T]:
-    """``work(0)`` to ``work(number - 1)``, without gradients, each in a thread that gets its share of torch's threads.
+def run_in_threads(number: int, work: Callable[[int], T]) -> list[T]:
+    """Return ``work(0)`` to ``work(number - 1)``, each run in its own thread.
 
-    Inference mode goes along; autocast is the work's own affair: it does not reach another thread.
+    torch's threads are split between them.
+
+    Gradients are off, and inference mode is that of the caller. Autocast does not reach other
+    threads, so ``work`` must start it.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    def run(which: int) -> T:
+    def run(index: int) -> T:
         torch.set_num_threads(max(1, threads // number))
         torch.set_flush_denormal(
             True
-        )  # as engine/precision.py does for the main thread: this too is set by thread
+        )  # set per thread, as runtime/precision.py does for the main one
         with torch.inference_mode(inference), torch.no_grad():
-            return work(which)
+            return work(index)
 
     try:
         return list(pool(number).map(run, range(number)))
@@ -36,11 +39,14 @@ def side_by_side(number: int, work: Callable[[int], T]) -> list[T]:
 
 
 def pool(threads: int) -> ThreadPoolExecutor:
-    """The calling thread's own pool of this many, made at its first use."""
+    """Return the calling thread's own pool of this size, made at its first use."""
     return _pool(os.getpid(), threading.get_ident(), threads)
 
 
 @lru_cache(maxsize=32)
 def _pool(process: int, caller: int, threads: int) -> ThreadPoolExecutor:
-    """One a caller, so that lanes do not wait for one another, and one a process: a forked child does not inherit its parent's threads."""
+    """Return one pool per caller, so that lanes never wait for each other, and one per process.
+
+    A forked child does not inherit its parent's threads.
+    """
     return ThreadPoolExecutor(threads, thread_name_prefix="freqkd")

@@ -1,4 +1,4 @@
-"""The plan of a dump: which views of which images, in which batches and shards, and how many bytes."""
+"""The plan of a dump: which views of which images, in which shards, and how many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's half of the losses: what a source of it offers, and how losses make it from taps."""
+"""The teacher's half of the losses: the protocol of its sources, and how taps become targets."""
 
 from __future__ import annotations
 

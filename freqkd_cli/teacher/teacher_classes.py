@@ -36,7 +36,7 @@ def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
     """Return the recipe's teacher, with the data's classes where the recipe maps them.
 
     Raises:
-        WeightsMissing, RecipeError: as :func:`freqkd_cli.build.assemble.build_teacher` and :func:`class_map`.
+        WeightsMissing, RecipeError: as ``assemble.build_teacher`` and :func:`class_map` do.
     """
     teacher = assemble.build_teacher(recipe, len(classes))
     mapping = class_map(recipe, teacher, classes)

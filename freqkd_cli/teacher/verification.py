@@ -32,7 +32,7 @@ SMALLEST = {"float16": 2.0**-25, "bfloat16": 0.0, "float32": 0.0}
 
 @dataclass(frozen=True)
 class Verified:
-    """``items`` rows were compared; ``worst`` is the largest difference over the tolerance, <= 1."""
+    """Number of compared rows, and the largest difference as a share of the tolerance."""
 
     items: int
     worst: float

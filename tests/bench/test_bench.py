@@ -1,4 +1,4 @@
-"""A bench lays every moment of a step to the part that spent it, measures the steps that distill runs, and says what bounds them."""
+"""``freqkd bench``: every moment of a step counts for one part, and the steps are distill's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.app import build_app
-from freqkd_cli.bench import measure as room
 from freqkd_cli.bench.bound import bound
-from freqkd_cli.bench.measure import Options, bench
+from freqkd_cli.bench.measure import bench
+from freqkd_cli.bench.measured_loop import BenchOptions, measured_loop
 from freqkd_cli.bench.stopwatch import Stopwatch, watched
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.recipe_cache import Form
+from freqkd_cli.train.loop import Loop
 
 RECIPE = """
 version: 1
@@ -34,8 +36,10 @@ losses:
 train: {epochs: 1, batch_size: 2, clip: 1.0, ema: 0.9}
 """
 LIVE = [
-    "rest data teacher losses.logit_kl.target losses.high.target student.forward losses.cross_entropy.forward losses.logit_kl.forward",
-    "losses.high.forward losses.high.backward losses.logit_kl.backward losses.cross_entropy.backward student.backward optimizer average",
+    "rest data teacher losses.logit_kl.target losses.high.target",
+    "student.forward losses.cross_entropy.forward losses.logit_kl.forward losses.high.forward",
+    "losses.high.backward losses.logit_kl.backward losses.cross_entropy.backward",
+    "student.backward optimizer average",
 ]
 
 
@@ -45,17 +49,17 @@ def path(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def watched_step(loop: room.Loop) -> dict[str, float]:
+def watched_step(loop: Loop) -> dict[str, float]:
     watch = Stopwatch()
     with closing(loop.batches()) as loaded, watched(loop, watch):
         watch.start()
-        loop.step(watch.waiting(loaded))
+        loop.step(watch.timed_batches(loaded))
         watch.lap("rest")
     return watch.seconds
 
 
 class Slow(torch.autograd.Function):
-    """Changes nothing; the backward pass takes its time."""
+    """The identity, with a slow backward pass."""
 
     @staticmethod
     def forward(ctx, x, seconds):
@@ -73,21 +77,21 @@ def slowed(owner, name: str, seconds: float, backward: float = 0.0) -> None:
 
     def slow(*words, **named):
         time.sleep(seconds)
-        found = call(*words, **named)
+        output = call(*words, **named)
         if not backward:
-            return found
-        if isinstance(found, dict):
+            return output
+        if isinstance(output, dict):
             return {
                 key: Slow.apply(value, backward) if key == "decoder" else value
-                for key, value in found.items()
+                for key, value in output.items()
             }
-        return Slow.apply(found, backward)
+        return Slow.apply(output, backward)
 
     setattr(owner, name, slow)
 
 
-def test_time_that_is_known_is_laid_to_the_part_that_spent_it(path):
-    loop = room._loop(recipes.load(path), Options(), None)
+def test_planted_time_counts_for_the_part_that_took_it(path):
+    loop = measured_loop(recipes.load(path), BenchOptions(), None)
     watched_step(loop)
     objective = loop.training.objective
     entropy, divergence, high = objective.losses.values()
@@ -111,34 +115,39 @@ def test_time_that_is_known_is_laid_to_the_part_that_spent_it(path):
         "average": 1.1,
     }
     assert set(slow) == set(" ".join(LIVE).split())
-    # A busy processor may add to any part; what is planted in one is missing there if it was laid to another.
+    # A busy processor may add to any part, but planted time cannot be missing from its part.
     for part, seconds in planted.items():
         assert slow[part] >= seconds, part
 
 
-def test_marks_change_no_bit_and_are_gone_afterwards(path):
-    plain, marked = (room._loop(recipes.load(path), Options(), None) for _ in range(2))
+def test_measuring_changes_no_bit_and_leaves_no_hook(path):
+    plain, marked = (measured_loop(recipes.load(path), BenchOptions(), None) for _ in range(2))
     watched_step(marked)
     with closing(plain.batches()) as batches:
         plain.step(batches)
-    ours, theirs = (loop.training.objective.state_dict() for loop in (plain, marked))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    states = [loop.training.objective.state_dict() for loop in (plain, marked)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     modules = [*marked.training.objective.modules(), *marked.source.model.modules()]
     assert not any(
         module._forward_hooks or module._forward_pre_hooks
         for module in modules
         if not isinstance(module, nn.ModuleDict)
     )
-    assert not any("target" in line.loss.__dict__ for line in marked.training.objective.lines)
-    assert (
-        "differentiate" not in marked.__dict__
-        and not marked.training.optimizer._optimizer_step_post_hooks
-    )
+    assert named_range.watch is None
+    assert not marked.training.optimizer._optimizer_step_post_hooks
+
+
+def test_a_profiler_shows_the_ranges_of_a_step(path):
+    loop = measured_loop(recipes.load(path), BenchOptions(), None)
+    with closing(loop.batches()) as batches, torch.profiler.profile() as profile:
+        loop.step(batches)
+    names = {event.key for event in profile.key_averages() if event.key.startswith("freqkd/")}
+    assert names >= {"freqkd/teacher", "freqkd/losses.high.target", "freqkd/backward"}
 
 
 def test_the_document_adds_up_live_and_cached(path, tmp_path):
     recipe = recipes.load(path)
-    live = bench(recipe, Options(steps=2), Silent())
+    live = bench(recipe, BenchOptions(steps=2), Silent())
     parts = {part["name"]: part for part in live["parts"]}
     assert sum(part["share"] for part in live["parts"]) == pytest.approx(1)
     assert (
@@ -160,7 +169,7 @@ def test_the_document_adds_up_live_and_cached(path, tmp_path):
     assert not (tmp_path / "bench").exists()
 
     dump_recipe(recipe, tmp_path / "cache", Silent(), DumpOptions(form=Form("taps", "fp16")))
-    cached = bench(recipe, Options(cache=tmp_path / "cache", steps=2), Silent())
+    cached = bench(recipe, BenchOptions(cache=tmp_path / "cache", steps=2), Silent())
     names = {part["name"] for part in cached["parts"]}
     assert (
         "cache" in names
@@ -173,40 +182,51 @@ def test_cross_entropy_alone_is_compared_with_nothing(path):
     recipe = recipes.load(
         path, ["losses.logit_kl.weight=0", "losses.high.weight=0", "train.accumulate=2"]
     )
-    found = bench(
-        replace(recipe, losses=recipe.losses[:1], teacher=None), Options(steps=1), Silent()
+    result = bench(
+        replace(recipe, losses=recipe.losses[:1], teacher=None), BenchOptions(steps=1), Silent()
     )
     assert (
-        found["ratios"] == {}
-        and found["source"] == "none"
-        and found["step_ms"]["low"] == found["step_ms"]["high"]
+        result["ratios"] == {}
+        and result["source"] == "none"
+        and result["step_ms"]["low"] == result["step_ms"]["high"]
     )
+
+
+STUDENT = {"student.backward": 0.6, "teacher": 0.37, "data": 0.03}
 
 
 @pytest.mark.parametrize(
-    "shares, views, said",
+    "shares, views, expected",
     [
-        ({"student.backward": 0.6, "teacher": 0.37, "data": 0.03}, 2, "The student's backward pass: 60% of the step; the teacher"),
-        ({"student.backward": 0.6, "teacher": 0.37, "data": 0.03}, 2, "37%, a cache would save it; waiting for data: 3%"),
-        ({"teacher": 0.9, "rest": 0.1}, 0, "The teacher's forward pass: 90% of the step, a cache would save it (with data.views above 0)"),
-        ({"data": 0.8, "losses.a.target": 0.1, "losses.b.target": 0.1}, 2, "80% of the step, try data.workers=1; the losses' teacher"),
+        (STUDENT, 2, "The student's backward pass: 60% of the step; the teacher"),
+        (STUDENT, 2, "37%, a cache would save it; waiting for data: 3%"),
+        (
+            {"teacher": 0.9, "rest": 0.1},
+            0,
+            "The teacher's forward pass: 90% of the step, a cache would save it "
+            "(with data.views above 0)",
+        ),
+        (
+            {"data": 0.8, "losses.a.target": 0.1, "losses.b.target": 0.1},
+            2,
+            "80% of the step, try data.workers=1; the losses' targets",
+        ),
     ],
-)  # fmt: skip
-def test_one_sentence_says_what_bounds_the_step(path, shares, views, said):
+)
+def test_one_sentence_about_what_bounds_the_step(path, shares, views, expected):
     data = recipes.load(path, [f"data.views={views}"]).data
-    assert said in bound([{"name": name, "share": share} for name, share in shares.items()], data)
+    assert expected in bound(
+        [{"name": name, "share": share} for name, share in shares.items()], data
+    )
 
 
 def test_the_command_prints_a_table_or_one_document(path):
     words = ["bench", str(path), "--steps", "1"]
     result = CliRunner().invoke(build_app(), [*words, "--no-against-ce", "--json"])
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert (
-        found["ratios"] == {}
-        and found["threads"] == torch.get_num_threads()
-        and found["device"] == "cpu"
-    )
+    document = json.loads(result.stdout)
+    assert document["ratios"] == {} and document["device"] == "cpu"
+    assert document["threads"] == torch.get_num_threads()
     result = CliRunner().invoke(build_app(), [*words])
     assert (
         result.exit_code == 0

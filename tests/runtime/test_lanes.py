@@ -1,4 +1,4 @@
-"""Parts of a batch side by side give what the whole batch gives, and leave the process as it was."""
+"""Lanes give the result of the whole batch, and leave the process unchanged."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_weights_that_change_in_place_are_seen():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 72)])
-def test_hooks_of_neighbours_do_not_meet(size):
-    """The graphs of a SegFormer are read by hooks on its blocks: the sharpest trial of passes side by side."""
+def test_hooks_of_other_lanes_do_not_fire(size):
+    """Graphs of a SegFormer are read by hooks on its blocks, the hardest case for lanes."""
     torch.manual_seed(0)
     model = segformer.build(classes=4, variant="mini").eval()
     images, taps = torch.rand(8, 3, *size), ["stage2", "context3", "attention2", "keys3", "keys4"]
@@ -70,7 +70,7 @@ def test_a_failure_reaches_the_caller_and_nothing_stays_changed():
     assert lanes.each(4, work) == [0, 2]
 
 
-def test_inference_mode_goes_along():
+def test_inference_mode_reaches_the_lanes():
     model, x = nn.Linear(4, 5), torch.randn(8, 4)
     with torch.inference_mode():
         assert all(y.is_inference() for y in Lanes(model).each(8, lambda lane, part: lane(x[part])))

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, unless its user tunes the C library already."""
+"""Freed memory stays with the process, and memory that runs out is recognized."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from freqkd_cli.runtime.memory import out_of_memory
 
 FAULTS = """
 import resource, sys
@@ -44,3 +47,19 @@ def test_large_blocks_are_mapped_once():
 
 def test_the_users_own_setting_wins():
     assert run("keep", MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+def test_memory_that_runs_out_on_a_cpu_is_recognized():
+    """torch's own error, which has no class of its own on a CPU."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+
+
+def test_other_errors_about_memory_are_recognized():
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    wrapped = ValueError("an image cannot be read")
+    wrapped.__cause__ = MemoryError()
+    assert out_of_memory(wrapped)
+    assert not out_of_memory(RuntimeError("shapes do not match")) and not out_of_memory(OSError())

@@ -40,11 +40,11 @@ def test_a_scan_counts_what_its_recurrence_takes() -> None:
 
 
 def test_nothing_stays_behind() -> None:
-    class Told(nn.Identity):
+    class Counted(nn.Identity):
         def uncounted(self, x: torch.Tensor) -> int:
             return 5
 
-    module = Told()
+    module = Counted()
     with Operations() as counter:
         module(torch.ones(1))
     module(torch.ones(1))
@@ -53,7 +53,7 @@ def test_nothing_stays_behind() -> None:
 
 @pytest.mark.parametrize(("variant", "published"), [("tiny", 4.9), ("small", 8.7)])
 def test_backbones_take_what_was_published(variant: str, published: float) -> None:
-    """GFLOPs of the authors' table (224x224) count a multiply-add once, and 9 for a scan's state and step."""
+    """The authors' table (224x224) counts a multiply-add once, and 9 for each state of a scan."""
     with torch.device("meta"):
         backbone = vmamba.build(classes=19, variant=variant).backbone
     flops = forward_flops(backbone, (224, 224))
@@ -67,17 +67,17 @@ def test_backbones_take_what_was_published(variant: str, published: float) -> No
     )
 
 
-def test_the_zoo_tells_counts_and_latency() -> None:
+def test_the_zoo_shows_counts_and_latency() -> None:
     row = {
         "name": "vmamba",
         "variants": ["nano", "micro"],
         "arguments": [{"name": "encoder_weights"}],
     }
-    found = zoo._counts(row, latency=False)
-    assert found["count_size"] == [512, 1024]
-    assert found["flops"] == {name: 2 * macs for name, macs in found["macs"].items()}
-    assert found["flops"]["nano"] < found["flops"]["micro"]
-    assert "latency_ms" not in found
+    counts = zoo._counts(row, latency=False)
+    assert counts["count_size"] == [512, 1024]
+    assert counts["flops"] == {name: 2 * macs for name, macs in counts["macs"].items()}
+    assert counts["flops"]["nano"] < counts["flops"]["micro"]
+    assert "latency_ms" not in counts
     timed = zoo._counts({"name": "fast_scnn", "variants": [], "arguments": []}, latency=True)
     assert timed["latency_ms"][""] > 0
     assert "ms" in zoo._counted([{"name": "fast_scnn", **timed}]).splitlines()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -28,22 +29,27 @@ LOSSES = """
   - {id: plain, name: feature, student: encoder16, teacher: stage2}
   - {name: attention, student: decoder, teacher: decoder}
   - {id: low, name: band, student: encoder16, teacher: stage2, band: low, cutoff: 0.5}
-  - {id: high, name: band, student: decoder, teacher: decoder, band: high, distance: l1, filter_side: teacher}
-  - {id: mix, name: band, student: decoder, teacher: stage1, band: mix, high_share: 0.7, represent: attention, distance: cosine}
+  - {id: high, name: band, student: decoder, teacher: decoder, band: high, distance: l1,
+     filter_side: teacher}
+  - {id: mix, name: band, student: decoder, teacher: stage1, band: mix, high_share: 0.7,
+     represent: attention, distance: cosine}
   - {name: fam, student: decoder, teacher: decoder, grid: [9, 5]}
   - {id: spectrum, name: graph_spectrum, student: encoder16, teacher: keys4, k: 4}
-  - {id: object, name: graph_spectrum, student: encoder16, teacher: keys3, k: 4, heads: object, object_heads: 1}
+  - {id: object, name: graph_spectrum, student: encoder16, teacher: keys3, k: 4, heads: object,
+     object_heads: 1}
   - {id: keys, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}
   - {id: map, name: graph_lowrank, student: encoder16, teacher: stage3, distance: row_kl}
   - {name: graph_basis, student: encoder16, teacher: keys3, k: 4}
   - {name: graph_match, student: decoder, teacher: keys4, k: 4, groups: 2}
   - {id: cut, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4}
-  - {id: smooth, name: graph_laplacian, student: encoder16, teacher: keys4, compare: smoothness, k: 4}
+  - {id: smooth, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4,
+     compare: smoothness}
   - {name: graph_band, student: decoder, teacher: stage4, basis: keys4, band: mix, k: 3}
 """
 RECIPE = """
 version: 1
-data: {{name: scenes, size: [64, 96], length: 6, views: 2, view_seed: 3, workers: 0, augment: {{scale: [0.75, 1.5], color: 0.2}}}}
+data: {{name: scenes, size: [64, 96], length: 6, views: 2, view_seed: 3, workers: 0,
+  augment: {{scale: [0.75, 1.5], color: 0.2}}}}
 teacher: {{name: segformer, weights: {weights}}}
 student: {{name: fast_scnn, width: 0.25}}
 losses:{losses}
@@ -108,9 +114,7 @@ def values(plan, lines, source, student, batch, step: int = 0) -> dict[str, floa
 
 
 def test_no_loss_is_left_out():
-    names = {
-        line.split("name: ")[1].split(",")[0].strip("}") for line in LOSSES.strip().splitlines()
-    }
+    names = set(re.findall(r"name: (\w+)", LOSSES))
     assert names == set(registry.names("losses")) - {"cross_entropy"}, (
         "give the new loss a line above"
     )
@@ -185,7 +189,8 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_command(weights, cached):
 
 def test_one_cache_serves_other_losses(weights, tmp_path):
     dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions())
-    other = "\n  - {name: cross_entropy}\n  - {name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.3}"
+    other = "\n  - {name: cross_entropy}\n  - {name: band, student: decoder, teacher: decoder, "
+    other += "band: high, cutoff: 0.3}"
     plan = assemble.check(load(weights, "train.seed=9", losses=other))
     dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
     source = open_source(plan, lines, tmp_path / "a", dataset, "cpu")

@@ -1,4 +1,4 @@
-"""A teacher with other classes: what a class map does to its scores, what losses then compare, and what is refused."""
+"""A teacher with other classes: class maps, the losses that use them, and refusals."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def text(weights):
 
 def test_merged_classes_have_the_sum_of_their_probabilities():
     logits = np.random.default_rng(0).normal(0, 3, (2, 6, 4, 5))
-    found = ClassMap(((0,), (3, 4), (2,)), (1, 4, 7), 9)
-    merged = found.merged(torch.from_numpy(logits)).numpy()
+    mapping = ClassMap(((0,), (3, 4), (2,)), (1, 4, 7), 9)
+    merged = mapping.merged(torch.from_numpy(logits)).numpy()
     np.testing.assert_array_equal(merged[:, [0, 2]], logits[:, [0, 2]])
     np.testing.assert_allclose(merged[:, 1], logsumexp(logits[:, 3:5], axis=1), rtol=1e-12)
-    kept = softmax(logits[:, [0, 3, 4, 2]], axis=1)  # class 1 and class 5 have no say
+    kept = softmax(logits[:, [0, 3, 4, 2]], axis=1)  # classes 1 and 5 do not count
     np.testing.assert_allclose(
         softmax(merged, axis=1),
         np.stack([kept[:, 0], kept[:, 1] + kept[:, 2], kept[:, 3]], 1),
         rtol=1e-12,
     )
-    spread = found.spread(torch.from_numpy(logits))
+    spread = mapping.spread(torch.from_numpy(logits))
     assert spread.shape == (2, 9, 4, 5)
     np.testing.assert_array_equal(spread[:, [1, 4, 7]].numpy(), merged)
     shares = spread.softmax(1)
@@ -77,15 +77,16 @@ def test_merged_classes_have_the_sum_of_their_probabilities():
 
 def test_keys_are_names_or_numbers_and_mistakes_come_all_at_once():
     classes = ("road", "pavement", "sky")
-    found, wrong = resolve(
+    mapping, problems = resolve(
         {"street": "road", "1": "pavement", "wall": "pavement"}, NAMES, 6, classes
     )
-    assert (found.groups, found.covered, wrong) == (((0,), (1, 3)), (0, 1), [])
-    assert found.to_json() == {"0": [0], "1": [1, 3]}
-    said = {"streat": "road", "0": "raod", "street": "sky", "6": "sky", "2": "pavement"}
-    wrong = dict(resolve(said, NAMES, 6, classes)[1])
-    assert "did you mean 'street'" in wrong["streat"] and "from 0 to 5" in wrong["6"]
-    assert wrong["street"] == "is class 0 of the teacher, which '0' names too" and "2" not in wrong
+    assert (mapping.groups, mapping.covered, problems) == (((0,), (1, 3)), (0, 1), [])
+    assert mapping.to_json() == {"0": [0], "1": [1, 3]}
+    pairs = {"streat": "road", "0": "raod", "street": "sky", "6": "sky", "2": "pavement"}
+    problems = dict(resolve(pairs, NAMES, 6, classes)[1])
+    assert "did you mean 'street'" in problems["streat"] and "from 0 to 5" in problems["6"]
+    assert problems["street"] == "is class 0 of the teacher, which '0' names too"
+    assert "2" not in problems
     assert "did you mean 'road'" in dict(resolve({"0": "raod"}, NAMES, 6, classes)[1])["0"]
     twice = dict(resolve({"sky": "sky", "0": "road"}, {0: "sky", 1: "sky"}, 2, classes)[1])
     assert "need its number: 0, 1" in twice["sky"]
@@ -96,7 +97,7 @@ def test_keys_are_names_or_numbers_and_mistakes_come_all_at_once():
 
 
 def test_the_loss_compares_the_covered_classes_alone(text):
-    """Against the divergence by hand, from the two models' own logits; an uncovered class is neither pulled nor pushed."""
+    """Compare with the divergence by hand; classes outside the map get no gradient."""
     plan = assemble.check(recipes.loads(text))
     assert plan.compared == (0, 1, 2, 4) and plan.teacher_taps["logits"].channels == 4
     lines = assemble.build_lines(plan)
@@ -126,10 +127,10 @@ def test_the_loss_compares_the_covered_classes_alone(text):
         raw = assemble.build_teacher(plan.recipe, 12)(batch.images)["logits"]
     merged = np.stack([raw[:, 0], raw[:, 1], raw[:, 2], logsumexp(raw[:, 3:5].numpy(), axis=1)], 1)
     grid = plan.grids["logits"]
-    theirs = torch.nn.functional.interpolate(
+    resized = torch.nn.functional.interpolate(
         torch.from_numpy(merged), size=grid, mode="bilinear"
     ).numpy()
-    p = softmax(theirs / 2, axis=1)
+    p = softmax(resized / 2, axis=1)
     q = softmax(logits[0].detach().numpy()[:, [0, 1, 2, 4]] / 2, axis=1)
     assert total.item() == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean(), rel=1e-4)
     moved = logits[0].grad.abs().sum((0, 2, 3))
@@ -157,7 +158,7 @@ def test_cached_equals_live_and_another_map_is_refused(text, tmp_path):
     )
 
 
-def test_mistakes_stand_at_their_line(text):
+def test_mistakes_name_their_line(text):
     with pytest.raises(RecipeError) as caught:
         assemble.check(recipes.loads(text.replace("street: road", "street: raod"), "r.yaml"))
     assert caught.value.problems[0].startswith(
@@ -194,7 +195,7 @@ def test_eval_scores_the_teacher_in_the_datas_classes(text, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["eval", str(tmp_path / "r.yaml"), "--teacher", "--json", "-q"])
     assert ended.value.code == 0
-    found = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
     recipe = recipes.loads(text)
     dataset, teacher = assemble.build_dataset(recipe, "val"), assemble.build_teacher(recipe, 12)
     truth, guess = [], []
@@ -211,18 +212,18 @@ def test_eval_scores_the_teacher_in_the_datas_classes(text, tmp_path, capsys):
     truth, guess = np.concatenate(truth), np.concatenate(guess)
     assert len(np.unique(guess)) > 1
     present = sorted({*truth, *guess})
-    assert found["miou"] == pytest.approx(
+    assert document["miou"] == pytest.approx(
         jaccard_score(truth, guess, labels=present, average="macro"), abs=1e-4
     )
     assert build_scored_teacher(recipe, dataset.classes).classes == 12
 
 
-def test_unlabelled_pictures_teach_the_classes_of_the_map(text, tmp_path):
+def test_unlabelled_images_have_the_classes_of_the_map(text, tmp_path):
     from PIL import Image
 
-    pictures = tmp_path / "video" / "images" / "train"
-    pictures.mkdir(parents=True)
-    Image.new("RGB", (96, 64)).save(pictures / "a.png")
+    images = tmp_path / "video" / "images" / "train"
+    images.mkdir(parents=True)
+    Image.new("RGB", (96, 64)).save(images / "a.png")
     folder = text.replace(
         "name: scenes, size: [64, 96], length: 4, held_out: 2",
         f"name: folder, size: [64, 96], root: {tmp_path / 'video'}",

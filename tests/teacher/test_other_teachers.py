@@ -1,4 +1,4 @@
-"""Teachers that other people trained: folders that transformers wrote, in the names and files of older versions, and smp models."""
+"""Teachers from other sources: folders of transformers, also of old versions, and smp models."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ IMAGES = torch.rand(2, 3, 70, 101, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
-    """A folder as transformers writes it, and its model. Twelve classes, so that their numbers sort differently as words."""
+def transformers_folder(tmp_path_factory):
+    """A folder as transformers writes it, and its model; of 12 classes, "10" sorts before "2"."""
     from transformers import (
         SegformerConfig,
         SegformerForSemanticSegmentation,
@@ -44,7 +44,7 @@ def theirs(tmp_path_factory):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    folder = tmp_path_factory.mktemp("theirs")
+    folder = tmp_path_factory.mktemp("transformers")
     model.save_pretrained(folder)
     SegformerImageProcessor(
         image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], do_resize=False
@@ -53,37 +53,41 @@ def theirs(tmp_path_factory):
 
 
 def old_folder(
-    path: Path, theirs: Path, *, dtype: torch.dtype = torch.float32, **preprocessor: object
+    path: Path,
+    transformers_folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **preprocessor: object,
 ) -> Path:
-    """The folder as version 4 left it: a pickled state dict, numbers of classes sorted as words, a feature extractor."""
+    """The folder as version 4 wrote it: pickled, classes sorted as words, a feature extractor."""
     path.mkdir()
     state = {
         key: value.to(dtype) if value.is_floating_point() else value
-        for key, value in load_file(theirs / "model.safetensors").items()
+        for key, value in load_file(transformers_folder / "model.safetensors").items()
     }
     assert "segformer.encoder.block.0.0.attention.self.query.weight" in state
     torch.save(state, path / "pytorch_model.bin")
-    config = json.loads((theirs / "config.json").read_text())
+    config = json.loads((transformers_folder / "config.json").read_text())
     config["id2label"] = dict(sorted(config["id2label"].items()))
     assert list(config["id2label"])[:3] == ["0", "1", "10"]
     (path / "config.json").write_text(
         json.dumps(config | {"transformers_version": "4.18.0", "reshape_last_stage": True})
     )
-    said = {
+    settings = {
         "feature_extractor_type": "SegformerFeatureExtractor",
         "do_normalize": True,
         "size": 512,
         "do_resize": True,
     }
-    said |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
-    (path / "preprocessor_config.json").write_text(json.dumps(said | preprocessor))
+    settings |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    (path / "preprocessor_config.json").write_text(json.dumps(settings | preprocessor))
     return path
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_an_old_folder_answers_as_transformers_own_model(theirs, tmp_path, dtype):
-    folder, model = theirs
+def test_an_old_folder_gives_the_logits_of_transformers(transformers_folder, tmp_path, dtype):
+    folder, model = transformers_folder
     loaded = segformer.build(
         classes=3, weights=str(old_folder(tmp_path / "old", folder, dtype=dtype))
     ).eval()
@@ -102,7 +106,7 @@ def test_an_old_folder_answers_as_transformers_own_model(theirs, tmp_path, dtype
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "said",
+    "settings",
     [
         {},
         {"do_rescale": False, "image_mean": [100.0, 110.0, 120.0], "image_std": [50.0, 60.0, 70.0]},
@@ -115,14 +119,15 @@ def test_an_old_folder_answers_as_transformers_own_model(theirs, tmp_path, dtype
         {"do_normalize": False},
     ],
 )
-def test_pictures_are_prepared_as_their_processor_does(theirs, tmp_path, said):
+def test_images_are_prepared_as_by_their_processor(transformers_folder, tmp_path, settings):
     from transformers import SegformerImageProcessor
 
-    folder, model = theirs
+    folder, model = transformers_folder
     pixels = (IMAGES * 255).round().to(torch.uint8)
-    old = old_folder(tmp_path / "old", folder, **said)
+    old = old_folder(tmp_path / "old", folder, **settings)
     processor = SegformerImageProcessor(
-        **{"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "do_resize": False} | said
+        **{"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "do_resize": False}
+        | settings
     )
     prepared = processor(
         images=list(pixels.numpy()), return_tensors="pt", input_data_format="channels_first"
@@ -139,8 +144,8 @@ def test_pictures_are_prepared_as_their_processor_does(theirs, tmp_path, said):
     )
 
 
-def test_a_mean_that_is_none_is_refused(theirs, tmp_path):
-    folder = old_folder(tmp_path / "old", theirs[0], image_mean=[0.5])
+def test_a_mean_of_one_number_is_refused(transformers_folder, tmp_path):
+    folder = old_folder(tmp_path / "old", transformers_folder[0], image_mean=[0.5])
     with pytest.raises(
         WeightsMissing, match=r"preprocessor_config\.json .* three numbers|says no mean"
     ):
@@ -150,8 +155,8 @@ def test_a_mean_that_is_none_is_refused(theirs, tmp_path):
 @pytest.mark.parametrize(
     "std", [[float("nan"), 1.0, 1.0], [float("inf"), 1.0, 1.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
 )
-def test_a_deviation_that_nothing_can_be_divided_by_is_refused(theirs, tmp_path, std):
-    folder = old_folder(tmp_path / "old", theirs[0], image_std=std)
+def test_a_deviation_that_cannot_divide_is_refused(transformers_folder, tmp_path, std):
+    folder = old_folder(tmp_path / "old", transformers_folder[0], image_std=std)
     with pytest.raises(
         WeightsMissing,
         match="says no mean and std\n.*\n  need three numbers each, std and factor above 0",
@@ -160,19 +165,22 @@ def test_a_deviation_that_nothing_can_be_divided_by_is_refused(theirs, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("key", "told"), [("reduce_labels", True), ("do_reduce_labels", True), ("reduce_labels", False)]
+    ("key", "reduced"),
+    [("reduce_labels", True), ("do_reduce_labels", True), ("reduce_labels", False)],
 )
-def test_reduced_labels_are_reported(theirs, tmp_path, caplog, key, told):
-    said = {key: told}
+def test_reduced_labels_are_reported(transformers_folder, tmp_path, caplog, key, reduced):
+    settings = {key: reduced}
     with caplog.at_level(logging.WARNING):
-        segformer.build(classes=3, weights=str(old_folder(tmp_path / "old", theirs[0], **said)))
+        segformer.build(
+            classes=3, weights=str(old_folder(tmp_path / "old", transformers_folder[0], **settings))
+        )
     assert (
         "trained with reduced labels: its class 0 is value 1 of the masks" in caplog.text
-    ) == told
+    ) == reduced
 
 
-def test_a_missing_key_is_named(theirs, tmp_path):
-    folder = old_folder(tmp_path / "old", theirs[0])
+def test_a_missing_key_is_named(transformers_folder, tmp_path):
+    folder = old_folder(tmp_path / "old", transformers_folder[0])
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     del state["decode_head.linear_c.2.proj.bias"]
     torch.save(state, folder / "pytorch_model.bin")
@@ -214,7 +222,7 @@ def test_an_smp_teacher_from_a_state_dict_of_the_library(tmp_path, wrapped, kind
     torch.testing.assert_close(up, made((images - 0.5) / 0.5), atol=1e-5, rtol=1e-4)
 
 
-def test_an_smp_folder_of_ours_brings_names_and_classes(tmp_path):
+def test_an_smp_folder_of_freqkd_brings_names_and_classes(tmp_path):
     made = smp.build(classes=4, encoder=SMALL, mean=[0.1, 0.2, 0.3])
     save_model(tmp_path / "m", made, "smp", dict(enumerate("abcd")))
     loaded = smp.build(classes=9, encoder=SMALL, weights=str(tmp_path / "m"))

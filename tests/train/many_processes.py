@@ -1,6 +1,6 @@
-"""What ``tests/test_processes.py`` has torchrun start: several commands one after another, so that they share one start of Python.
+"""Several commands one after another in one process of torchrun, for ``test_processes.py``.
 
-``python many_processes.py FOLDER`` works in FOLDER, which holds ``recipe.yaml`` and what the test left there.
+``python many_processes.py FOLDER`` runs in FOLDER, which contains ``recipe.yaml``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ codes: dict[str, int] = {}
 
 
 def command(name: str, *words: str) -> None:
-    """A command as the console runs it; its exit code is kept under ``name``."""
-    # A failure is told once in a job; each command here is to count as one of its own.
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(len(codes))
+    """Run a command as the console does, and keep its exit code under ``name``."""
     try:
         app.main(list(words))
     except SystemExit as end:
@@ -40,7 +38,7 @@ def command(name: str, *words: str) -> None:
 
 
 def after_step(number: int, act):
-    """Let ``act(loop)`` happen in this process after a step, and give back the way to undo it."""
+    """Call ``act(loop)`` in this process after a step; return a function that undoes this."""
     step = Loop.step
 
     def acting(self, *args):
@@ -69,13 +67,13 @@ def keep_scores() -> None:
 
 
 def keep_shares() -> None:
-    """Note what this process's parts of cross_entropy counted."""
+    """Keep this process's shares of cross_entropy."""
     shares = whole_batch.shares
 
     def keeping(*args):
-        found = shares(*args)
-        seen.extend(part[0] for part in found if part is not None)
-        return found
+        parts = shares(*args)
+        seen.extend(part[0] for part in parts if part is not None)
+        return parts
 
     whole_batch.shares = keeping
 
@@ -114,7 +112,7 @@ def main(folder: str) -> None:
         return
     Path(f"shares-{RANK}.json").write_text(json.dumps(seen))
     command(
-        "taken up",
+        "dump resumed",
         "teacher-dump",
         "recipe.yaml",
         "--out",
@@ -124,7 +122,7 @@ def main(folder: str) -> None:
         "--resume",
         "--json",
     )
-    # Only one process is told to stop, after its second step.
+    # Only one process is asked to stop, after its second step.
     undo = after_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM) if RANK == 1 else None)
     command("stopped", "distill", "recipe.yaml", "--out", "run-cut")
     undo()
