@@ -214,19 +214,28 @@ def loss_identity(
     target_arguments: Sequence[str],
     taps: Sequence[str],
     grids: Mapping[str, tuple[int, int]],
+    file_arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what shapes the targets of one loss; a ``Path`` counts by the bytes of its file."""
+    """Return what shapes the targets of one loss.
+
+    Args:
+        file_arguments: names of the arguments that are files; they count by their bytes.
+    """
+    kept = {
+        key: _content(arguments[key]) if key in file_arguments else arguments[key]
+        for key in target_arguments
+        if key in arguments
+    }
     return {
         "name": name,
-        "arguments": {
-            key: _content(arguments[key]) for key in target_arguments if key in arguments
-        },
+        "arguments": kept,
         "taps": list(taps),
         "grids": {tap: list(grid) for tap, grid in sorted(grids.items())},
     }
 
 
-def _content(value: Any) -> Any:
-    if isinstance(value, Path) and value.is_file():
-        return f"sha256:{sha256(value)}"
-    return str(value) if isinstance(value, Path) else value
+def _content(file: str | Path | None) -> str | None:
+    """Return the hash of a file's bytes, or its name where there is no such file."""
+    if file is None or not Path(file).is_file():
+        return None if file is None else str(file)
+    return f"sha256:{sha256(Path(file))}"

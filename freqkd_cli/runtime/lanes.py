@@ -27,7 +27,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from freqkd_cli.runtime.threads import run_in_threads
+from freqkd_cli.runtime.threads import side_by_side
 
 SMALLEST, LARGEST = 2, 4
 """Images of a part. For a batch of one, torch uses another layout at 1.3 times the cost per image;
@@ -66,7 +66,7 @@ class Lanes:
             with torch.no_grad():
                 return [work(self.model, part) for part in parts]
         self._make_copies(lanes)
-        results = run_in_threads(
+        results = side_by_side(
             lanes, lambda lane: [work(self._copies[lane], part) for part in parts[lane::lanes]]
         )
         return [results[number % lanes][number // lanes] for number in range(len(parts))]

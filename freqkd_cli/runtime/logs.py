@@ -1,6 +1,6 @@
-"""Warnings and log lines: Python's logging, written to stderr.
+"""The one channel of warnings and log lines: Python's logging, written to standard error.
 
-Every file logs with ``logging.getLogger(__name__)``, and nothing else prints a warning.
+Any file logs with ``logging.getLogger(__name__)``; nothing else prints a warning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class _Labelled(logging.Formatter):
-    """Leaves messages unchanged; warnings and errors start with the name of their level."""
+    """Messages as they are; warnings and errors start with the name of their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

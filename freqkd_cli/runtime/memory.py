@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from functools import cache
 
 MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX = -4, -1, -8
 """Numbers of glibc's ``mallopt``."""
 
-_MESSAGES = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
-"""Parts of the messages of torch's plain RuntimeErrors about memory."""
+_MESSAGES = ("allocate memory", "not enough memory", "out of memory", "bad alloc", "bad_alloc")
+"""Parts of the messages of plain RuntimeErrors about memory, of torch and onnxruntime."""
 
 
 @cache
@@ -39,13 +40,15 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on a CPU or a GPU.
 
     torch raises ``OutOfMemoryError`` for a GPU, but a plain ``RuntimeError`` for a CPU, which only
-    its message identifies. Causes are checked too.
+    its message identifies. The causes of an error are checked too.
     """
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, MemoryError) or type(current).__name__ == "OutOfMemoryError":
             return True
-        message = str(current)
+        if isinstance(current, OSError) and current.errno == errno.ENOMEM:
+            return True
+        message = str(current).lower()
         if isinstance(current, RuntimeError) and any(part in message for part in _MESSAGES):
             return True
         current = current.__cause__

@@ -14,7 +14,7 @@ import torch
 T = TypeVar("T")
 
 
-def run_in_threads(number: int, work: Callable[[int], T]) -> list[T]:
+def side_by_side(number: int, work: Callable[[int], T]) -> list[T]:
     """Return ``work(0)`` to ``work(number - 1)``, each run in its own thread.
 
     torch's threads are split between them.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from freqkd_cli.errors import TrainingFailed
-from freqkd_cli.runtime.threads import run_in_threads
+from freqkd_cli.runtime.threads import side_by_side
 from freqkd_cli.spectral.graph import affinity
 
 End = Literal["largest", "smallest"]
@@ -141,6 +141,6 @@ def _side_by_side(work: Callable[[Tensor], Modes], x: Tensor) -> Modes:
     if x.device.type != "cpu" or lanes < 2 or min(x.shape[-2:]) < WORTH_A_THREAD:
         return work(x)
     parts = whole.tensor_split(lanes)
-    values, vectors = zip(*run_in_threads(lanes, lambda lane: work(parts[lane])), strict=True)
+    values, vectors = zip(*side_by_side(lanes, lambda lane: work(parts[lane])), strict=True)
     joined = None if vectors[0] is None else torch.cat(vectors).unflatten(0, x.shape[:-2])
     return torch.cat(values).unflatten(0, x.shape[:-2]), joined

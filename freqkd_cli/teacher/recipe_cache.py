@@ -135,13 +135,14 @@ def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
         line.loss.target_arguments,
         taps=_stored_taps(plan, line),
         grids={name: plan.grids[name] for name in line.student_taps},
+        file_arguments=getattr(line.loss, "file_arguments", ()),
     )
     return {**identity, "version": line.loss.target_version}
 
 
 def dump_command(recipe: Recipe, out: Path, form: Form) -> str:
     """Return the ``freqkd teacher-dump`` line that makes a cache, quoted for a shell."""
-    words = ["freqkd", "teacher-dump", *_recipe_words(recipe), "--out", str(out)]
+    words = ["freqkd", "teacher-dump", _source(recipe), "--out", str(out), *_given(recipe)]
     if form.images is not None:
         words += ["--limit", str(form.images)]
     for option in ("content", "dtype", "split"):
@@ -152,14 +153,19 @@ def dump_command(recipe: Recipe, out: Path, form: Form) -> str:
 
 def distill_command(recipe: Recipe, cache: Path) -> str:
     """Return the ``freqkd distill`` line that trains from a cache, quoted for a shell."""
-    run = Path("runs") / ("recipe" if recipe.source == STDIN else Path(recipe.source).stem)
-    words = [*_recipe_words(recipe), "--cache", str(cache), "--out", str(run)]
+    source = _source(recipe)
+    run = Path("runs") / ("recipe" if source == "-" else Path(source).stem)
+    words = [source, "--cache", str(cache), "--out", str(run), *_given(recipe)]
     return shlex.join(["freqkd", "distill", *words])
 
 
-def _recipe_words(recipe: Recipe) -> list[str]:
-    """Return the recipe and everything that was given beside it."""
-    words = ["-" if recipe.source == STDIN else recipe.source]
+def _source(recipe: Recipe) -> str:
+    return "-" if recipe.source == STDIN else recipe.source
+
+
+def _given(recipe: Recipe) -> list[str]:
+    """Return what was given beside the recipe's file."""
+    words = []
     for assignment in recipe.sets:
         words += ["--set", assignment]
     for key, option in OPTIONS.items():

@@ -550,10 +550,11 @@ def test_a_fitted_file_counts_by_its_bytes(tmp_path):
         identities.append(
             loss_identity(
                 "x",
-                {"prompts": tmp_path / "prompts", "weight": 3},
+                {"prompts": str(tmp_path / "prompts"), "weight": 3},
                 ("prompts",),
                 ("stage1",),
                 {"a": (2, 3)},
+                file_arguments=("prompts",),
             )
         )
     assert identities[0] != identities[1] and "weight" not in identities[0]["arguments"]
@@ -583,9 +584,10 @@ def test_the_commands_can_be_pasted():
     text += "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     sets = ["data.views=4"]
     recipe = recipes.loads(text, "my recipe.yaml", sets, {"data.root": "d"}, parts=False)
-    given = "'my recipe.yaml' --set data.views=4 --data-root d"
     command = dump_command(recipe, Path("caches/b"), Form("targets", "bf16", images=3))
-    end = "--out caches/b --limit 3 --content targets --dtype bf16"
-    assert command == f"freqkd teacher-dump {given} {end}"
+    given = "--set data.views=4 --data-root d"
+    start = "freqkd teacher-dump 'my recipe.yaml' --out caches/b"
+    assert command == f"{start} {given} --limit 3 --content targets --dtype bf16"
     command = distill_command(recipe, Path("caches/b"))
-    assert command == f"freqkd distill {given} --cache caches/b --out 'runs/my recipe'"
+    start = "freqkd distill 'my recipe.yaml' --cache caches/b --out 'runs/my recipe'"
+    assert command == f"{start} {given}"

@@ -373,7 +373,7 @@ def test_graphs_and_nodes_are_cached_as_they_are_live(
         (4, 2, 2) if views else (4, 6, 6),
     ) in shapes
     torch.manual_seed(9)
-    with pytest.raises(CheckFailed, match="the cache is not what the teacher says"):
+    with pytest.raises(CheckFailed, match="the cache differs from the teacher"):
         verify(
             job_of(sharpened(copy.deepcopy(model)), views=views, storage=storage),
             reader,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_memory_that_runs_out_on_a_cpu_is_recognized():
 
 def test_other_errors_about_memory_are_recognized():
     assert out_of_memory(MemoryError())
+    assert out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     wrapped = ValueError("an image cannot be read")
     wrapped.__cause__ = MemoryError()

@@ -99,7 +99,7 @@ def test_every_thread_has_a_part(monkeypatch):
 
 def test_small_matrices_stay_in_one_thread(monkeypatch):
     monkeypatch.setattr(eigen, "WORTH_A_THREAD", 6)
-    monkeypatch.setattr(eigen, "run_in_threads", None)
+    monkeypatch.setattr(eigen, "side_by_side", None)
     assert outermost(symmetric(8, 5, 5), 2).shape == (8, 2)
 
 
