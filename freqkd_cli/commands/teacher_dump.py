@@ -76,8 +76,7 @@ def run(
 
     if resume and overwrite:
         raise UsageError(
-            "--resume completes a cache, --overwrite replaces it",
-            got="both",
+            "--resume completes the cache in --out, --overwrite replaces it",
             tip="give one of them",
         )
     check_parents("--out", out)

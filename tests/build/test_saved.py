@@ -152,7 +152,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="no folder"):
         freqkd_cli.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsMissing, match="config.json is not there"):
+    with pytest.raises(WeightsMissing, match="config.json is missing"):
         load_model(tmp_path / "empty")
     folder = tmp_path / "model"
     save_model(folder, fast_scnn.build(classes=3, width=0.25))

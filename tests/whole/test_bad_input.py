@@ -421,7 +421,7 @@ def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
         refused(freqkd(command, text, "--out", "mine"), 2, "mine")
         refused(freqkd(command, text, "--out", "mine", "--overwrite"), 2, "mine")
         refused(
-            freqkd(command, text, "--out", "mine", "--resume", "--overwrite"), 2, "--resume goes on"
+            freqkd(command, text, "--out", "mine", "--resume", "--overwrite"), 2, "give one of them"
         )
         refused(
             freqkd(command, text, "--out", text),
@@ -431,7 +431,7 @@ def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
     assert os.listdir("mine") == ["notes.txt"]
     before = {path.name: path.read_bytes() for path in cache.iterdir()}
     refused(
-        freqkd("teacher-dump", text, "--out", cache), 2, "it holds a finished cache", "--verify"
+        freqkd("teacher-dump", text, "--out", cache), 2, "it contains a finished cache", "--verify"
     )
     refused(freqkd("distill", text, "--out", cache, "--overwrite"), 2, "holds what no run wrote")
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
