@@ -52,11 +52,9 @@ def bench(recipe: Recipe, options: BenchOptions, progress: Progress) -> dict[str
     steps, operations = _steps(loop, options.steps, progress)
     memory = _memory(setting.device)
     totals = [sum(step.values()) for step in steps]
-    median = statistics.median(totals)
+    median, gflop = statistics.median(totals), sum(operations.values()) / 1e9
     parts = _parts(steps, operations)
-    data = {"workers": recipe.data.workers, **_data(loop)}
-    images = train.batch_size * train.accumulate
-    result = {
+    return {
         "recipe": recipe.source,
         "source": loop.source.name,
         "steps": options.steps,
@@ -64,18 +62,18 @@ def bench(recipe: Recipe, options: BenchOptions, progress: Progress) -> dict[str
         "accumulate": train.accumulate,
         "size": list(recipe.data.size),
         "step_ms": spread(totals, 1e3),
-        "images_per_second": round(images / median, 2),
-        "gflop": round(sum(operations.values()) / 1e9, 2),
-        "gflops_per_second": round(sum(operations.values()) / 1e9 / median, 2),
+        "images_per_second": round(train.batch_size * train.accumulate / median, 2),
+        "gflop": round(gflop, 2),
+        "gflops_per_second": round(gflop / median, 2),
         "parts": parts,
         "memory_bytes": memory,
-        "data": data,
+        "data": {"workers": recipe.data.workers, **_data(loop)},
         "ratios": ratios(loop, recipe, options, progress) if options.against_ce else {},
         "device": str(setting.device),
         "compute": setting.compute.reason,
         "threads": torch.get_num_threads(),
+        "bound": bound(parts, recipe.data),
     }
-    return result | {"bound": bound(parts, recipe.data)}
 
 
 def _steps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -87,8 +87,15 @@ def run(
     mode = "resume" if resume else "overwrite" if overwrite else "new"
     options = dump_recipe.DumpOptions(Form(content, dtype, split, limit), device, mode, verify)
     if dry_run:
-        print_result(dump_recipe.dry_run(loaded, out, options), as_json, facts)
+        print_result(dump_recipe.dry_run(loaded, out, options), as_json, _table)
     else:
         print_result(
-            dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options), as_json, facts
+            dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options),
+            as_json,
+            _table,
         )
+
+
+def _table(result: dict[str, Any]) -> str:
+    size = {"size": f"{result['bytes'] / 2**20:.1f} MiB"} if "bytes" in result else {}
+    return facts({key: value for key, value in (result | size).items() if key != "bytes"})

@@ -1,1 +1,1 @@
-"""Device, precision, processes, threads, memory, files, logs and progress of a process."""
+"""Device, precision, processes, threads, memory, files, locks, logs and progress."""

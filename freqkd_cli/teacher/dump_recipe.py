@@ -95,19 +95,9 @@ def _build_job(
     recipe: Recipe, options: DumpOptions, processes: Processes, progress: Progress
 ) -> Job:
     """Build the parts of a dump, the slow teacher last."""
-    if recipe.teacher is None:
-        raise RecipeError(
-            "the recipe has no teacher to dump", tip="add a `teacher:` section", key="teacher"
-        )
+    _require_teacher_and_views(recipe, options.form)
     checked = assemble.check(recipe, fetch=True)
-    if options.form.split == "train" and recipe.data.views == 0:
-        raise UsageError(
-            "endless views cannot be stored",
-            got="data.views 0",
-            need="a number of views per image",
-            tip="--set data.views=1",
-            key="data.views",
-        )
+    assert recipe.teacher is not None
     dataset = assemble.build_dataset(recipe, options.form.split)
     if processes.first:
         diagnosis.require(dataset, options.form.split, progress)
@@ -138,6 +128,22 @@ def _build_job(
         device=processes.device,
         workers=recipe.data.workers,
     )
+
+
+def _require_teacher_and_views(recipe: Recipe, form: Form) -> None:
+    """Refuse a recipe without teacher, or with endless training views."""
+    if recipe.teacher is None:
+        raise RecipeError(
+            "the recipe has no teacher to dump", tip="add a `teacher:` section", key="teacher"
+        )
+    if form.split == "train" and recipe.data.views == 0:
+        raise UsageError(
+            "endless views cannot be stored",
+            got="data.views 0",
+            need="a number of views per image",
+            tip="--set data.views=1",
+            key="data.views",
+        )
 
 
 def _check_existing(

@@ -105,6 +105,36 @@ def test_complex_numbers_survive():
     )
 
 
+def test_a_cache_with_shards_in_another_order_opens_and_resumes(cache):
+    """Versions before safetensors' own writer ordered tensors by item; shards say so themselves."""
+    before = CacheReader(cache).read([(4, 1), (0, 0)], ["stage2"])["stage2"]
+    reader = CacheReader(cache)
+    rewritten = []
+    for shard in reader.index.shards:
+        tensors = load_file(cache / shard.file)
+        names = [f"{i}/{v}/{name}" for i, v in shard.items for name in ("stage2", "stage1")]
+        body = {name: tensors[name].numpy().tobytes() for name in names}
+        header, offset = {}, 0
+        for name in names:
+            span = [offset, offset := offset + len(body[name])]
+            shape = list(tensors[name].shape)
+            header[name] = {"dtype": "F16", "shape": shape, "data_offsets": span}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        path = cache / shard.file
+        path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(body.values()))
+        update = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        rewritten.append(shard.model_copy(update=update))
+    index_file.write_index(cache, reader.fingerprint, rewritten)
+    after = CacheReader(cache).read([(4, 1), (0, 0)], ["stage2"])["stage2"]
+    assert torch.equal(after, before)
+    kept = (cache / "shard-00000.safetensors").read_bytes()
+    (cache / "shard-00001.safetensors").unlink()
+    dump(make_job(), cache, Notes(), mode="resume", shard_bytes=SMALL)
+    assert (cache / "shard-00000.safetensors").read_bytes() == kept
+    use(cache)
+
+
 # --- damage ---
 
 
