@@ -81,7 +81,7 @@ def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
         "views": job.views or 1,
         "bytes": estimate.bytes,
         "taps": list(estimate.names),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "images_per_second": round(estimate.items / seconds, 2),
         "writes": [
             str(out / "index.json"),
