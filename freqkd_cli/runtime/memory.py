@@ -29,3 +29,15 @@ def keep_freed_memory() -> bool:
         )
     except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
         return False
+
+
+OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad alloc", "bad_alloc")
+"""Parts of the messages of torch's allocators, which on a CPU raise a plain RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a CPU or on a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY)
