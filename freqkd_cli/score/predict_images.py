@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,13 @@ from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.averaging import Averaging
 from freqkd_cli.score.input_images import Input, gather
-from freqkd_cli.score.label_files import OVERLAY, check_class_count, protect
-from freqkd_cli.score.prediction_files import Draw, PredictionFiles
+from freqkd_cli.score.label_files import check_class_count, protect
+from freqkd_cli.score.prediction_files import (
+    Draw,
+    PredictionFiles,
+    labels_path,
+    overlay_path,
+)
 from freqkd_cli.score.video_files import require_library
 from freqkd_cli.score.written_files import WrittenFiles
 
@@ -134,12 +139,10 @@ def _check_targets(inputs: Sequence[Input], options: Options, written: WrittenFi
 
 
 def _targets(entry: Input, options: Options) -> list[Path]:
-    """The files of an image, or the overlay of a video and the folder of its frames."""
+    """The files of an input; the number of a video's frames is unknown, so those that are there."""
     name = options.out / entry.name
-    labels = name if entry.video else name.with_name(f"{name.name}.png")
-    suffix = ".mp4" if entry.video else ".png"
-    overlay = name.with_name(f"{name.name}{OVERLAY}{suffix}")
-    return [labels, overlay] if options.draw else [labels]
+    labels = sorted(name.glob("[0-9]*.png")) if entry.video else [labels_path(name)]
+    return [*labels, overlay_path(name, entry.video)] if options.draw else labels
 
 
 def legend_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
@@ -159,7 +162,7 @@ def legend_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
 
 def _palette(source: Path) -> Any:
     """The colors of the data set that a run was trained on; its images need not be there."""
-    recipe: Mapping[str, Any] | Any = source / "recipe.yaml"
+    recipe = source / "recipe.yaml"
     name = recipes.load(recipe, parts=False).data.name if recipe.is_file() else None
     if name not in registry.names("datasets"):
         return None

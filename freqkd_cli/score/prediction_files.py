@@ -33,6 +33,16 @@ classes and not only those that occur."""
 NO_MEMORY = "memory ran out; try --slide 512,512 to label it in windows, or a smaller copy"
 
 
+def labels_path(name: Path) -> Path:
+    """The label PNG of an image whose files are called ``name``."""
+    return name.with_name(f"{name.name}.png")
+
+
+def overlay_path(name: Path, video: bool) -> Path:
+    """The overlay of an image or a video whose files are called ``name``."""
+    return name.with_name(f"{name.name}{OVERLAY}{'.mp4' if video else '.png'}")
+
+
 class PredictionFiles:
     """Labels inputs one after the other and writes their files.
 
@@ -117,9 +127,9 @@ class PredictionFiles:
         """Write an image's files and add its row."""
         name = self.options.out / entry.name
         row = {"image": str(entry.path), "size": list(labels.shape)}
-        row["labels"] = str(self._write_labels(name.with_name(f"{name.name}.png"), labels))
+        row["labels"] = str(self._write_labels(labels_path(name), labels))
         if self.options.draw:
-            path = name.with_name(f"{name.name}{OVERLAY}.png")
+            path = overlay_path(name, video=False)
             overlay = self.options.draw(image, labels, self.legend)
             self.written.write(path, lambda file: overlay.save(file, "PNG"))
             row["overlay"] = str(path)
@@ -144,7 +154,7 @@ class PredictionFiles:
                     yield np.asarray(draw(image, labels, self.legend, every=True))
 
         if draw:
-            path = folder.with_name(f"{folder.name}{OVERLAY}.mp4")
+            path = overlay_path(folder, video=True)
             self.written.write(path, write_video(frame_rate(entry.path), overlays))
             row["overlay"] = str(path)
         else:

@@ -51,7 +51,7 @@ def frames(path: Path, limit: int = 0) -> Iterator[np.ndarray]:
                 turns = round(frame.rotation / 90) % 4
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
     except (av.error.FFmpegError, OSError) as error:
-        raise DataBroken(f"cannot read {path}", got=error) from error
+        raise DataBroken(f"cannot read {path}", got=error.strerror or error) from error
 
 
 def frame_rate(path: Path) -> Fraction:
@@ -67,7 +67,7 @@ def frame_rate(path: Path) -> Fraction:
             rate = streams[0].average_rate if streams else None
             return rate or Fraction(DEFAULT_RATE)
     except (av.error.FFmpegError, OSError) as error:
-        raise DataBroken(f"cannot read {path}", got=error) from error
+        raise DataBroken(f"cannot read {path}", got=error.strerror or error) from error
 
 
 class VideoWriter:
@@ -92,6 +92,7 @@ class VideoWriter:
         self.container.mux(self.stream.encode(frame))
 
     def close(self) -> None:
+        """Write the frames that are left, and the end of the file."""
         if self.stream is not None:
             self.container.mux(self.stream.encode())
         self.container.close()
