@@ -47,8 +47,9 @@ def run(
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.comparison import compare
 
-    image = image or picture
     check_file("--image", image, ".png")
+    check_file("--picture", picture, ".png")
+    image = image or picture
     result = compare(
         runs,
         progress(verbose - quiet),
