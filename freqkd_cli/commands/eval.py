@@ -142,7 +142,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.2f}"
+    return "absent" if value is None else f"{value:6.2f}"
 
 
 def _cost(result: dict[str, Any]) -> list[tuple[str, ...]]:

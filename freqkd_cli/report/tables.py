@@ -53,22 +53,24 @@ def render(
             "\t".join(" ".join(cell.split()) for cell in row)
             for row in [[head.name for head in heads], *cells]
         )
+    numeric = [
+        all(isinstance(value, int | float | None) for value in c) for c in zip(*values, strict=True)
+    ]
+    return _drawn([head.name for head in heads], cells, numeric or [False] * len(heads), title)
+
+
+def _drawn(
+    headings: Sequence[str], cells: Sequence[list[str]], numeric: Sequence[bool], title: str | None
+) -> str:
+    """The table as Rich draws it on a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    style = {
-        "title_justify": "left",
-        "title_style": "bold",
-        "header_style": "bold",
-        "box": None,
-        "pad_edge": False,
-        "padding": (0, 2, 0, 0),
-    }
-    table = Table(title=title, **style)
-    for number, head in enumerate(heads):
-        numeric = all(isinstance(row[number], int | float | None) for row in values)
-        table.add_column(head.name, justify="right" if numeric else "left")
+    style = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
+    for heading, right in zip(headings, numeric, strict=True):
+        table.add_column(heading, justify="right" if right else "left")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a class name are no markup
     console = Console(force_terminal=True)

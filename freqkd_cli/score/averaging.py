@@ -3,7 +3,7 @@
 The default everywhere else is one pass over the whole image. What is averaged are softmax
 probabilities:
 
-- The image is padded as for a plain pass (grey, at the bottom and right, to multiples of 32). The
+- The image is padded as for a plain pass (gray, at the bottom and right, to multiples of 32). The
   model sees it at every scale, as it is and mirrored.
 - The logits are upsampled to the size that the model saw (bilinear, align_corners False) and turned
   into probabilities. Those of windows are averaged where windows overlap.

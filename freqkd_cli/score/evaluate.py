@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -95,15 +95,7 @@ def score(
     empty = total.empty()
     indices = range(min(settings.limit or len(dataset), len(dataset)))
     done, started = 0, time.monotonic()
-    batches = whole_batches(
-        dataset,
-        settings.batch_size or batch_size_for,
-        settings.workers,
-        indices=indices,
-        process=processes.index,
-        processes=processes.number,
-    )
-    for batch in batches:
+    for batch in _batches(dataset, settings, indices, processes):
         counted = lanes.each(len(batch), _Count(batch, dataset, compute, device, empty))
         for _, tally in counted:
             total.join(tally)
@@ -116,6 +108,20 @@ def score(
             progress(min(done * processes.number, len(indices)))
     total.sum_over(processes)
     return Result(total, len(indices), time.monotonic() - started)
+
+
+def _batches(
+    dataset: Dataset, settings: Pass, indices: range, processes: Processes
+) -> Iterable[Batch]:
+    """The batches of this process."""
+    return whole_batches(
+        dataset,
+        settings.batch_size or batch_size_for,
+        settings.workers,
+        indices=indices,
+        process=processes.index,
+        processes=processes.number,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from freqkd_cli.errors import DataMissing
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES
 
+LARGE = 2**24
+"""Pixels above which an image is labelled after the others."""
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
@@ -53,6 +58,27 @@ def gather(paths: Iterable[Path], skipped: Path) -> list[Input]:
             raise DataMissing(f"{path} does not exist", need="an image, a video, or a folder")
     named = {entry.path: Input(entry.path, entry.name.with_suffix("")) for entry in inputs}
     return list(named.values())
+
+
+def large_last(inputs: Iterable[Input]) -> list[Input]:
+    """The inputs in their order, with large images at the end.
+
+    The system may end a process that runs out of memory; the other images are labelled by then.
+    """
+    return sorted(inputs, key=lambda entry: _pixels(entry) > LARGE)
+
+
+def _pixels(entry: Input) -> int:
+    """Pixels of an image by its header; 0 for a video and for a file that cannot be read."""
+    if entry.video:
+        return 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(entry.path) as image:
+                return image.width * image.height
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0
 
 
 def _files(folder: Path, skipped: Path) -> Iterator[Path]:

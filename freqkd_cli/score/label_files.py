@@ -1,4 +1,4 @@
-"""Label PNGs as output: a pixel holds its class number, as a grey value or palette index."""
+"""Label PNGs as output: a pixel holds its class number, as a gray value or palette index."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _dataset_files(recipe: Recipe, root: Path | None) -> Iterable[Path]:
 
 
 def mask_writer(folder: Path, dataset: Dataset) -> Callable[[int, Tensor], None]:
-    """A function that writes predicted labels as grey PNGs, named by the images' stems.
+    """A function that writes predicted labels as gray PNGs, named by the images' stems.
 
     Call :func:`check_masks` before.
     """
@@ -112,7 +112,7 @@ def write_labels(
     """Write ``[H, W]`` uint8 class numbers as a PNG.
 
     Args:
-        palette: ``[K, 3]`` uint8 RGB for indices of a palette; None for grey values.
+        palette: ``[K, 3]`` uint8 RGB for indices of a palette; None for gray values.
     """
     image = Image.fromarray(labels)
     if palette is not None:

@@ -1,6 +1,6 @@
 """Label images and videos of no data set: label PNGs, overlays, and a legend of the classes.
 
-An image is shown upright (its EXIF orientation is applied). Grey becomes RGB, transparency is
+An image is shown upright (its EXIF orientation is applied). Gray becomes RGB, transparency is
 dropped, and only the first of several frames is used. It is padded, run and upsampled as in an
 evaluation, so an image of a data set gets the labels that ``eval --masks`` writes.
 """
@@ -22,7 +22,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.averaging import Averaging
-from freqkd_cli.score.input_images import Input, gather
+from freqkd_cli.score.input_images import Input, gather, large_last
 from freqkd_cli.score.label_files import check_class_count, protect
 from freqkd_cli.score.prediction_files import (
     Draw,
@@ -62,15 +62,11 @@ class Options:
 def predict(
     source: Path, images: Iterable[Path], options: Options, progress: Progress
 ) -> dict[str, Any]:
-    """Label images and videos, and write ``legend.json``.
+    """Label images and videos, write ``legend.json``; the document of ``predict --json``.
 
     An image becomes ``NAME.png`` (palette PNG, index = class) and ``NAME_overlay.png``. A video
     becomes a folder ``NAME`` with a PNG per frame, and ``NAME_overlay.mp4``. A file that cannot be
     read, or that does not fit into memory, is listed in ``unreadable``; the others are labelled.
-
-    Returns:
-        The document of ``predict --json``: out, model, legend, classes, files, images, unreadable,
-        device, seconds.
 
     Raises:
         WeightsMissing, DataMissing: there is no model, no such image, or a folder without images.
@@ -91,7 +87,7 @@ def predict(
     text = (json.dumps(legend, indent=2) + "\n").encode()
     written.write(options.out / LEGEND, lambda file: file.write(text))
     files = PredictionFiles(model.to(device).eval(), legend, options, written)
-    _run(files, inputs, progress)
+    _run(files, large_last(inputs), progress)
     return {
         "out": str(options.out),
         "model": str(source),

@@ -29,7 +29,7 @@ def score_files(
 ) -> Result:
     """Score the PNGs of ``folder`` and its subfolders, one per image and named by its stem.
 
-    Grey values or palette indices are class numbers. The overlays that ``freqkd predict`` writes
+    Gray values or palette indices are class numbers. The overlays that ``freqkd predict`` writes
     beside its label PNGs are skipped.
 
     Args:
@@ -58,13 +58,7 @@ def score_files(
             wrong += [problem] if problem else []
         if progress is not None:
             progress(index + 1)
-    problems = {
-        "missing": missing,
-        "of no image of this split": unknown,
-        "with a stem that occurs twice": repeated,
-        "that cannot be counted": wrong,
-    }
-    _require_none(folder, problems, classes)
+    _require_none(folder, missing, unknown, repeated, wrong, classes)
     return Result(tally, len(scored), time.monotonic() - started)
 
 
@@ -91,17 +85,27 @@ def _files(folder: Path, dataset: Dataset) -> tuple[dict[str, Path], list[str]]:
     return files, repeated
 
 
-def _require_none(folder: Path, problems: dict[str, list[str]], classes: int) -> None:
+def _require_none(
+    folder: Path,
+    missing: list[str],
+    unknown: list[str],
+    repeated: list[str],
+    wrong: list[str],
+    classes: int,
+) -> None:
     """
     Raises:
         DataBroken: with all problems of the files, by kind.
     """
-    lines = []
-    for kind, files in problems.items():
-        if files:
-            between = "\n    " if kind == "that cannot be counted" else ", "
-            start = between if between != ", " else " "
-            lines.append(f"{len(files)} {kind}:{start}{_some(files, between)}")
+    kinds = {
+        "missing": missing,
+        "of no image of this split": unknown,
+        "with a stem that occurs twice": repeated,
+    }
+    lines = [f"{len(names)} {kind}: {_some(names, ', ')}" for kind, names in kinds.items() if names]
+    if wrong:
+        below = "\n    "
+        lines.append(f"{len(wrong)} that cannot be counted:{below}{_some(wrong, below)}")
     if lines:
         values = f"values 0 .. {classes - 1} wherever the label counts"
         raise DataBroken(

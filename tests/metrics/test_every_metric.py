@@ -1,4 +1,4 @@
-"""The contract that every file of the drawer ``metrics`` keeps, and what a new file gets from it."""
+"""The contract of every file in the drawer ``metrics``, and where a new file appears."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ from freqkd_cli.score.tally import Tally
 def split(
     classes: int, sizes: list[tuple[int, int]], seed: int = 0, used: int | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Predictions that are right two times in three, labels with void; only the first ``used`` classes occur."""
+    """Predictions that are right for two pixels of three, and labels with void.
+
+    Only the first ``used`` classes occur.
+    """
     rng = np.random.default_rng(seed)
     images = []
     for size in sizes:
@@ -134,7 +137,7 @@ def test_numbers_outside_the_classes_are_refused(prediction, labels):
 
 
 def eroded_away(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The authors' boundary region: the mask, framed by background, without its erosions by a 3x3 square."""
+    """The authors' boundary region: the mask without its erosions by a 3x3 square."""
     framed = np.pad(mask, 1)
     return (
         mask & ~scipy.ndimage.binary_erosion(framed, np.ones((3, 3)), iterations=pixels)[1:-1, 1:-1]

@@ -30,7 +30,7 @@ def model():
 
 @torch.no_grad()
 def one_pass(model, image: np.ndarray) -> np.ndarray:
-    """Probabilities ``[K, H, W]`` of ``[H, W, 3]`` in [0, 1]: one pass, torch's resize, scipy's softmax."""
+    """Probabilities ``[K, H, W]`` of an image in [0, 1]: torch's resize, scipy's softmax."""
     logits = model(torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float())["logits"]
     return softmax(
         interpolate(logits, size=image.shape[:2], mode="bilinear", align_corners=False)[0]
@@ -200,7 +200,8 @@ def test_options_that_cannot_be_used_are_refused(words, message):
 
 
 def test_eval_lists_what_was_averaged(tmp_path, capsys):
-    text = "version: 1\ndata: {name: scenes, size: [64, 96], held_out: 2, workers: 0}\nstudent: {name: fast_scnn, width: 0.25}\n"
+    text = "version: 1\ndata: {name: scenes, size: [64, 96], held_out: 2, workers: 0}\n"
+    text += "student: {name: fast_scnn, width: 0.25}\n"
     save_model(tmp_path / "run", fast_scnn.build(classes=12, width=0.25))
     (tmp_path / "run" / "recipe.yaml").write_text(
         recipes.dump(recipes.loads(text + "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"))

@@ -1,4 +1,4 @@
-"""``compare``: one table for runs with the same data, distinct names, and refusals of all others."""
+"""``compare``: one table for runs with the same data, distinct names, and what is refused."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def test_a_split_that_is_void_all_over_has_no_miou(model):
 @pytest.fixture
 def run_folder(tmp_path):
     """What ``distill`` leaves, without the training."""
-    text = "version: 1\ndata: {name: scenes, size: [64, 64], held_out: 3, workers: 0}\nstudent: {name: fast_scnn, width: 0.25}\n"
+    text = "version: 1\ndata: {name: scenes, size: [64, 64], held_out: 3, workers: 0}\n"
+    text += "student: {name: fast_scnn, width: 0.25}\n"
     text += "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
     folder = tmp_path / "run"
     torch.manual_seed(0)
@@ -180,6 +181,17 @@ def test_the_log_names_the_precision(run_folder, freqkd):
         and "asked for" not in err
         and "bfloat16" not in err
     )
+
+
+def test_the_table_is_in_percent_and_the_next_step_is_logged(run_folder, freqkd):
+    _, out, err = freqkd("eval", run_folder)
+    assert f"Next: freqkd predict {run_folder} " in err
+    document = json.loads(freqkd("eval", run_folder, "--json", "-q")[1])
+    rows = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if line)
+    for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy"):
+        heading = "mIoU" if name == "miou" else name.replace("_iou", " IoU").replace("_", " ")
+        assert rows[heading] == f"{100 * document[name]:.2f}" and document[name] <= 1
+    assert out.splitlines()[0].split() == ["class", "IoU", "accuracy", "boundary", "IoU"]
 
 
 def test_a_folder_without_a_model_is_reported(freqkd, tmp_path):

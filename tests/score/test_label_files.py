@@ -1,4 +1,4 @@
-"""Label PNGs of ``eval --masks`` and ``predict``: no file of others is lost, a full disk is one message."""
+"""Label PNGs of ``eval --masks`` and ``predict``: no file of others is lost."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from freqkd_cli.runtime.files import write_aside
 from freqkd_cli.score.label_files import check_class_count, protect
 from freqkd_cli.score.written_files import LISTING, WrittenFiles
 
+TRAINING = """student: {name: fast_scnn, width: 0.25}
+losses: [{name: cross_entropy}]
+train: {steps: 1}
+"""
+
 
 @pytest.fixture
 def place(tmp_path) -> Path:
@@ -39,7 +44,7 @@ def place(tmp_path) -> Path:
     text = (
         f"version: 1\ndata: {{name: folder, size: [64, 64], root: {tmp_path / 'd'}, workers: 0}}\n"
     )
-    text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+    text += TRAINING
     (tmp_path / "run/recipe.yaml").write_text(recipes.dump(recipes.loads(text)))
     return tmp_path
 
@@ -259,11 +264,9 @@ def test_files_may_be_named_like_the_images_of_cityscapes(place, freqkd, tmp_pat
     save_model(tmp_path / "big", fast_scnn.build(classes=19, width=0.25))
     recipe = tmp_path / "city.yaml"
     recipe.write_text((place / "run/recipe.yaml").read_text())
-    text = f"version: 1\ndata: {{name: cityscapes, size: [64, 96], root: {tmp_path / 'city'}, workers: 0}}\n"
-    recipe.write_text(
-        text
-        + "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
-    )
+    root = tmp_path / "city"
+    text = f"version: 1\ndata: {{name: cityscapes, size: [64, 96], root: {root}, workers: 0}}\n"
+    recipe.write_text(text + TRAINING)
     towns = sorted((tmp_path / "city/leftImg8bit/val").iterdir())
     assert freqkd("predict", tmp_path / "big", *towns, "--out", tmp_path / "out", "-q")[0] == 0
     assert (tmp_path / "out/ulm_000000_000019_leftImg8bit.png").is_file()

@@ -15,7 +15,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.datasets import camvid
 from freqkd_cli.models import fast_scnn
-from freqkd_cli.score import prediction_files
+from freqkd_cli.score import input_images, prediction_files
 
 CLASSES = camvid.CLASSES
 
@@ -48,7 +48,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @torch.no_grad()
 def labels_by_hand(folder: Path, image: np.ndarray) -> np.ndarray:
-    """Padded with grey to multiples of 32, upsampled with torch's own interpolation, cropped."""
+    """Padded with gray to multiples of 32, upsampled with torch's own interpolation, cropped."""
     height, width = image.shape[:2]
     shown = torch.full((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), 0.5)
     shown[..., :height, :width] = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))
@@ -105,7 +105,8 @@ def test_images_of_a_data_set_get_the_labels_that_eval_writes(model_folder, freq
         Image.new("L", size[::-1]).save(tmp_path / f"data/testannot/p{number}.png")
     run = tmp_path / "run"
     save_model(run, load_model(model_folder))
-    text = f"version: 1\ndata: {{name: camvid, size: [64, 64], root: {tmp_path / 'data'}, workers: 0}}\n"
+    root = tmp_path / "data"
+    text = f"version: 1\ndata: {{name: camvid, size: [64, 64], root: {root}, workers: 0}}\n"
     text += "student: {name: fast_scnn, width: 0.25}\n"
     (run / "recipe.yaml").write_text(
         recipes.dump(recipes.loads(text + "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"))
@@ -320,6 +321,24 @@ def test_an_image_that_does_not_fit_into_memory_does_not_stop_the_others(
     assert "large.png" in names_in(tmp_path / "out")
 
 
+def test_large_images_are_labelled_last(model_folder, freqkd, tmp_path, monkeypatch):
+    """The system may kill a process whose memory runs out; the other images are done by then."""
+    forward = fast_scnn.FastSCNN.forward
+
+    def killed(self, images):
+        if images.shape[-1] > 64:
+            raise SystemExit(137)
+        return forward(self, images)
+
+    monkeypatch.setattr(fast_scnn.FastSCNN, "forward", killed)
+    monkeypatch.setattr(input_images, "LARGE", 64 * 64)
+    for name, side in (("a", 32), ("b", 96), ("c", 64)):
+        Image.fromarray(noise(side, side)).save(tmp_path / f"{name}.png")
+    words = ("predict", model_folder, tmp_path, "--out", tmp_path / "out", "--labels-only", "-q")
+    assert freqkd(*words)[0] == 137
+    assert names_in(tmp_path / "out") == ["a.png", "c.png", "legend.json"]
+
+
 def test_memory_for_reading_an_image_may_run_out(model_folder, freqkd, tmp_path, monkeypatch):
     read = prediction_files.read_upright
 
@@ -343,7 +362,8 @@ def test_windows_give_the_labels_of_eval_in_windows(model_folder, freqkd, tmp_pa
     Image.fromarray(noise(90, 130)).save(tmp_path / "data/test/p.png")
     Image.new("L", (130, 90)).save(tmp_path / "data/testannot/p.png")
     recipe = tmp_path / "camvid.yaml"
-    text = f"version: 1\ndata: {{name: camvid, size: [64, 64], root: {tmp_path / 'data'}, workers: 0}}\n"
+    root = tmp_path / "data"
+    text = f"version: 1\ndata: {{name: camvid, size: [64, 64], root: {root}, workers: 0}}\n"
     text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\n"
     recipe.write_text(text + "train: {steps: 1}\n")
     windows = ("--slide", "64,96", "--stride", "40,50", "-q")

@@ -1,4 +1,4 @@
-"""``eval --predictions``: label PNGs of any program score like a model, all faults in one message."""
+"""``eval --predictions``: label PNGs score like a model, and all faults are in one message."""
 
 from __future__ import annotations
 
