@@ -39,9 +39,12 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Score runs and their teacher on the same images. The table is in percent.
+    """Score runs and their teacher on the same images.
 
-    freqkd compare runs/ce runs/basic --image comparison.png
+    The table is in percent, JSON holds fractions. With --image, images of the whole split are drawn,
+    whatever --limit.
+
+        freqkd compare runs/ce runs/basic --image comparison.png
     """
     from freqkd_cli.report.comparison_image import comparison
     from freqkd_cli.report.progress_bars import progress

@@ -84,7 +84,7 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Score a model on a split: mIoU and other metrics, parameters, latency.
+    """Score a model on a split: mIoU, parameters, latency.
 
     The mIoU is that of one confusion matrix over the split. Logits are upsampled to the labels' own
     size before the argmax. Classes that are neither labelled nor predicted are left out of the mean
