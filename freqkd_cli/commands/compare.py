@@ -41,8 +41,8 @@ def run(
 ) -> None:
     """Score runs and their teacher on the same images.
 
-    The table is in percent, JSON holds fractions. With --image, images of the whole split are drawn,
-    whatever --limit.
+    The table is in percent, JSON holds fractions. With --image, images of the whole split are
+    drawn, whatever --limit.
 
         freqkd compare runs/ce runs/basic --image comparison.png
     """
