@@ -15,7 +15,7 @@ from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.decode import FileDataset
 from freqkd_cli.images.pairs import some
-from freqkd_cli.score.written_files import WrittenFiles
+from freqkd_cli.runtime.written_files import WrittenFiles
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset

@@ -19,8 +19,10 @@ from freqkd_cli import registry
 from freqkd_cli.build.saved import load_model
 from freqkd_cli.datasets import folder as plain_folder
 from freqkd_cli.errors import UsageError
+from freqkd_cli.images.video_files import require_library
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.written_files import WrittenFiles
 from freqkd_cli.score.averaging import Averaging
 from freqkd_cli.score.input_images import Input, gather, large_last
 from freqkd_cli.score.label_files import check_class_count, protect
@@ -30,8 +32,6 @@ from freqkd_cli.score.prediction_files import (
     labels_path,
     overlay_path,
 )
-from freqkd_cli.score.video_files import require_library
-from freqkd_cli.score.written_files import WrittenFiles
 
 if TYPE_CHECKING:
     from torch import nn

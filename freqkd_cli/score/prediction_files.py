@@ -12,13 +12,13 @@ from PIL import Image
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.decode import read_upright
+from freqkd_cli.images.video_files import frame_rate, frames, write_video
 from freqkd_cli.runtime.memory import is_out_of_memory
+from freqkd_cli.runtime.written_files import WrittenFiles
 from freqkd_cli.score.evaluate import batch_size_for
 from freqkd_cli.score.input_images import Input
 from freqkd_cli.score.label_files import OVERLAY, write_labels
 from freqkd_cli.score.predicted_labels import Predictor
-from freqkd_cli.score.video_files import frame_rate, frames, write_video
-from freqkd_cli.score.written_files import WrittenFiles
 from freqkd_cli.views.view import whole
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import UsageError
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.files import write_aside
+from freqkd_cli.runtime.written_files import LISTING, WrittenFiles
 from freqkd_cli.score.label_files import check_class_count, protect
-from freqkd_cli.score.written_files import LISTING, WrittenFiles
 
 TRAINING = """student: {name: fast_scnn, width: 0.25}
 losses: [{name: cross_entropy}]

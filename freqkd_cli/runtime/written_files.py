@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from freqkd_cli.errors import UsageError
-from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.files import write_aside
 
 LISTING = ".freqkd.sha256"
@@ -63,7 +62,7 @@ class WrittenFiles:
         if others:
             raise UsageError(
                 f"{option} would replace files that freqkd did not write",
-                got=some(map(str, others)),
+                got=", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else ""),
                 need="another folder",
                 tip="remove these files if you do not need them",
                 key=_key(option),
