@@ -17,14 +17,15 @@ from typing import Any, get_type_hints
 
 from freqkd_cli.errors import UnknownName
 
-DRAWERS = ("models", "losses", "datasets")
-SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set"}
+DRAWERS = ("models", "losses", "datasets", "metrics")
+SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set", "metrics": "metric"}
 
 # Keywords of build() that the program fills in, so a recipe does not name them as arguments of the part.
 FILLED_IN: dict[str, frozenset[str]] = {
     "models": frozenset({"classes"}),
     "losses": frozenset(),
     "datasets": frozenset({"split", "root", "size"}),
+    "metrics": frozenset({"classes"}),
 }
 
 

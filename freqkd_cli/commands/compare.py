@@ -1,7 +1,8 @@
-"""``freqkd compare``: runs side by side, in a table and in a picture."""
+"""``freqkd compare``: runs side by side, in a table and in an image."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,9 @@ import typer
 
 from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Split, Verbose
 from freqkd_cli.commands._output import check_file, print_result
+from freqkd_cli.commands._scoring import BatchSize
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -16,13 +20,18 @@ def run(
         list[Path],
         typer.Argument(metavar="RUN", help="Folders that freqkd distill wrote, on the same data."),
     ],
-    picture: Annotated[
+    image: Annotated[
         Path | None,
         typer.Option(
-            "--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG."
+            "--image",
+            metavar="FILE",
+            help="Draw the predictions beside the labels into this PNG, for images spread over "
+            "the split.",
         ),
     ] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", hidden=True)] = None,
     split: Split = "val",
+    batch_size: BatchSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,
     device: Device = None,
@@ -30,60 +39,51 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Score runs on the same images, their teacher beside them.
+    """Score runs and their teacher on the same images.
 
-    freqkd compare runs/ce runs/basic --picture comparison.png
+    The table is in percent, JSON holds fractions. With --image, images of the whole split are
+    drawn, whatever --limit.
+
+        freqkd compare runs/ce runs/basic --image comparison.png
     """
-    from freqkd_cli.report.pictures import comparison
+    from freqkd_cli.report.comparison_image import comparison
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.comparison import compare
 
+    check_file("--image", image, ".png")
     check_file("--picture", picture, ".png")
-    listener = progress(verbose - quiet)
-    found = compare(
-        runs, listener, split=split, limit=limit or 0, data_root=data_root, device=device
+    image = image or picture
+    result = compare(
+        runs,
+        progress(verbose - quiet),
+        split=split,
+        limit=limit or 0,
+        images=4 if image else 0,
+        data_root=data_root,
+        device=device,
+        batch_size=batch_size,
     )
-    if picture:
-        comparison(found.panels, found.classes, found.palette, picture)
-        listener.note(f"written: {picture}")
-    print_result({"split": split, "models": found.rows, "picture": picture}, as_json, _table)
+    if image:
+        comparison(result.panels, result.classes, result.palette, image)
+    print_result({"split": split, "models": result.rows, "picture": image}, as_json, _table)
+    log.info("Next: freqkd spectrum %s --stage 3, or freqkd export RUN --format onnx", runs[-1])
 
 
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import Column, render
+    from freqkd_cli.score.tally import numbers
 
-    heads = [
-        "",
-        Column("mIoU", ".2f"),
-        Column("boundary IoU", ".2f"),
-        Column("parameters", ",d"),
-        Column("ms an image", ".1f"),
-    ]
+    models, shown = result["models"], numbers()
+    headings = [Column(number.heading, ".2f") for number in shown.values()]
+    headings = ["", *headings, Column("parameters", ",d"), Column("ms per image", ".1f")]
     rows = [
         [
             row["name"],
-            _percent(row["miou"]),
-            _percent(row["boundary_iou"]),
+            *(number.printed(row[name]) for name, number in shown.items()),
             row["parameters"],
             row["latency_ms"],
         ]
-        for row in result["models"]
+        for row in models
     ]
-    note = f"picture: {result['picture']}" if result["picture"] else ""
-    return "\n".join(
-        filter(
-            None,
-            (
-                render(
-                    heads,
-                    rows,
-                    title=f"{result['models'][0]['images']} images, split {result['split']}",
-                ),
-                note,
-            ),
-        )
-    )
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+    table = render(headings, rows, title=f"{models[0]['images']} images, split {result['split']}")
+    return f"{table}\nimage: {result['picture']}" if result["picture"] else table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,10 @@ from freqkd_cli.commands._options import (
     Verbose,
 )
 from freqkd_cli.commands._output import columns, print_result
+from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
 
 MANY_PROCESSES = True
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -28,46 +31,35 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A run, a model's folder (with --recipe), or a recipe (with --teacher or --predictions).",
+            help="A run, a model's folder (with --recipe), or a recipe (with --teacher or "
+            "--predictions).",
         ),
     ],
     split: Split = "val",
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe", metavar="RECIPE", help="Whose data to use, where the source does not say."
-        ),
+        typer.Option("--recipe", metavar="RECIPE", help="Recipe that defines the data."),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             "--predictions",
             metavar="DIR",
-            help="Score these label PNGs, named as the images, and run no model.",
+            help="Score the label PNGs in this folder, named like the images. Runs no model.",
         ),
     ] = None,
     flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirrored picture.")
+        bool, typer.Option("--flip", help="Average with the image mirrored left to right.")
     ] = False,
     scales: Annotated[
         str | None,
-        typer.Option("--scales", metavar="S,S", help="Average over zooms, such as 0.75,1.0,1.25."),
-    ] = None,
-    slide: Annotated[
-        str | None,
         typer.Option(
-            "--slide",
-            metavar="H,W",
-            help="Run in windows of this size (multiples of 32) and average overlaps.",
+            "--scales", metavar="S,S", help="Average over scaled images, such as 0.75,1.0,1.25."
         ),
     ] = None,
-    stride: Annotated[
-        str | None,
-        typer.Option(
-            "--stride", metavar="H,W", help="From window to window; half a window by default."
-        ),
-    ] = None,
+    slide: Slide = None,
+    stride: Stride = None,
     masks: Annotated[
         Path | None,
         typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs."),
@@ -80,9 +72,10 @@ def run(
             min=0,
             max=100,
             metavar="PERCENT",
-            help="Exit 3 below this mIoU, in percent.",
+            help="Exit with code 3 if the mIoU is below this, in percent.",
         ),
     ] = None,
+    batch_size: BatchSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,
     sets: Sets = None,
@@ -91,60 +84,73 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Score a model: mIoU, boundary IoU, parameters, latency.
+    """Score a model on a split: mIoU, parameters, latency.
 
-    The mIoU is that of one confusion matrix over the split. Logits are upsampled to the labels' own size before the argmax; classes with an
-    empty union are left out of the mean and named. One pass over the whole picture, unless --flip, --scales or --slide ask for more; then
-    softmax probabilities are averaged, and the result says so (test_time).
+    The mIoU is that of one confusion matrix over the split. Logits are upsampled to the labels' own
+    size before the argmax. Classes that are neither labelled nor predicted are left out of the mean
+    and listed. Tables are in percent, JSON holds fractions.
+
+    The default is one pass over the whole image. With --flip, --scales or --slide, softmax
+    probabilities are averaged, and the result lists what was averaged (test_time).
 
         freqkd eval runs/basic --split test --masks out/masks
     """
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
-    from freqkd_cli.score.evaluate_source import Options, evaluate
+    from freqkd_cli.score.eval_source import Options, evaluate
 
-    least = None if min_miou is None else min_miou / 100
-    averaging = parse(flip, scales, slide, stride)
     options = Options(
-        split,
-        teacher,
-        recipe,
-        masks,
-        overwrite,
-        limit or 0,
-        least,
-        data_root,
-        device,
-        tuple(sets or ()),
-        predictions,
-        averaging,
+        split=split,
+        teacher=teacher,
+        recipe=recipe,
+        masks=masks,
+        overwrite=overwrite,
+        limit=limit or 0,
+        min_miou=None if min_miou is None else min_miou / 100,
+        data_root=data_root,
+        device=device,
+        sets=tuple(sets or ()),
+        predictions=predictions,
+        averaging=parse(flip, scales, slide, stride),
+        batch_size=batch_size,
     )
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
+    if Path(source).is_dir() and not teacher and not predictions:
+        log.info(
+            "Next: freqkd predict %s PHOTOS --out out/photos, or freqkd export %s --format onnx",
+            source,
+            source,
+        )
 
 
-def _table(found: dict[str, Any]) -> str:
-    def percent(value: float | None) -> str:
-        return "absent" if value is None else f"{100 * value:.2f}"
+def _table(result: dict[str, Any]) -> str:
+    """One row per class, then one per number of the split."""
+    from freqkd_cli.score.tally import numbers, numbers_per_class
 
-    rows: list[tuple[str, Any]] = [(row["name"], percent(row["iou"])) for row in found["per_class"]]
-    rows += [("", "")] + [
-        (name.replace("_", " "), percent(found[name]))
-        for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy")
-    ]
-    rows.append(("images", str(found["images"])))
-    if found["test_time"]:
-        rows.append(("test time", found["test_time"]["text"]))
-    return columns(rows + (_cost(found) if found["parameters"] is not None else []))
+    shown = numbers_per_class()
+    rows: list[tuple[str, ...]] = [("class", *(number.heading for number in shown.values()))]
+    for row in result["per_class"]:
+        cells = (_text(number.printed(row[name])) for name, number in shown.items())
+        rows.append((row["name"], *cells))
+    rows.append(("",))
+    for name, number in numbers().items():
+        rows.append((number.heading, _text(number.printed(result[name]))))
+    rows.append(("images", str(result["images"])))
+    if result["test_time"]:
+        rows.append(("test time", result["test_time"]["text"]))
+    return columns(rows + (_cost(result) if result["parameters"] is not None else []))
 
 
-def _cost(found: dict[str, Any]) -> list[tuple[str, Any]]:
+def _text(value: float | None) -> str:
+    return "absent" if value is None else f"{value:6.2f}"
+
+
+def _cost(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """What only a model has."""
-    height, width = found["latency_size"]
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    height, width = result["latency_size"]
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
+    where = f"{height}x{width}, {result['device']}, {threads}"
     return [
-        ("parameters", f"{found['parameters']:,}"),
-        (
-            f"ms an image, {height}x{width}, {found['device']}, {threads}",
-            f"{found['latency_ms']:.1f}",
-        ),
+        ("parameters", f"{result['parameters']:,}"),
+        (f"ms per image, {where}", f"{result['latency_ms']:.1f}"),
     ]

@@ -1,71 +1,106 @@
-"""``freqkd predict``: labels of pictures, as colour overlays and label PNGs."""
+"""``freqkd predict``: label images and videos, as label PNGs and color overlays."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import Device, Json, Overwrite, Quiet, Verbose
+from freqkd_cli.commands._options import Device, Json, Limit, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import columns, print_result
+from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
+
+log = logging.getLogger(__name__)
 
 
 def run(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="SOURCE", help="A run, or a folder with a model of freqkd's or a SegFormer."
-        ),
+        typer.Argument(metavar="SOURCE", help="A run, or the folder of a model or a SegFormer."),
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES", help="Images, videos, or folders of them with their subfolders."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where the PNGs and legend.json go.")
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the PNGs and legend.json.")
     ],
     alpha: Annotated[
         float,
-        typer.Option("--alpha", min=0, max=1, metavar="SHARE", help="Of the colour in an overlay."),
+        typer.Option(
+            "--alpha", min=0, max=1, metavar="SHARE", help="Share of the color in an overlay."
+        ),
     ] = 0.5,
-    labels_only: Annotated[bool, typer.Option("--labels-only", help="No overlays.")] = False,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="Write no overlays.")] = False,
+    legend: Annotated[
+        bool, typer.Option("--legend/--no-legend", help="List the classes below an overlay.")
+    ] = True,
+    slide: Slide = None,
+    stride: Stride = None,
+    batch_size: BatchSize = None,
+    limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = None,
     as_json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Label pictures: a colour overlay and a label PNG each.
+    """Label images: a label PNG and a color overlay each.
 
-    NAME.png holds class numbers as palette indices, NAME_overlay.png shows them over the picture, legend.json names the classes and their
-    colours. Pictures are turned upright as their EXIF data says. Those that cannot be read are told at the end, with exit code 1.
+    NAME.png holds class numbers as palette indices. NAME_overlay.png shows them over the image.
+    legend.json lists the classes and their colors. Images of a folder keep their path inside it.
+    They are turned upright by their EXIF data. A video becomes a folder of label PNGs and
+    NAME_overlay.mp4; this needs the extra: pip install 'freqkd[video]'.
+
+    Files that cannot be read, or do not fit into memory, are listed at the end, with exit code 1.
 
         freqkd predict runs/basic photos/ --out out/photos
     """
-    from freqkd_cli.errors import DataBroken
+    import functools
+
+    from freqkd_cli.report.overlay_image import overlay
     from freqkd_cli.report.progress_bars import progress
-    from freqkd_cli.score.label_images import Options, predict
+    from freqkd_cli.score.averaging import parse
+    from freqkd_cli.score.predict_images import Options, predict
 
-    found = predict(
-        source,
-        images,
-        Options(out, alpha, labels_only, overwrite, device),
-        progress(verbose - quiet),
+    draw = None if labels_only else functools.partial(overlay, alpha=alpha, strip=legend)
+    options = Options(
+        out=out,
+        draw=draw,
+        overwrite=overwrite,
+        device=device,
+        limit=limit or 0,
+        batch_size=batch_size,
+        averaging=parse(False, None, slide, stride),
     )
-    print_result(found, as_json, _table)
-    if found["unreadable"]:
-        number, total = len(found["unreadable"]), found["images"] + len(found["unreadable"])
-        lines = "\n".join(f"  {row['image']}: {row['why']}" for row in found["unreadable"])
-        others = "; the others are done" if found["images"] else ""
-        raise DataBroken(f"{number} of {total} pictures could not be read{others}\n{lines}")
+    result = predict(source, images, options, progress(verbose - quiet))
+    print_result(result, as_json, _table)
+    if result["unreadable"]:
+        raise _not_labelled(result)
+    log.info("Next: freqkd export %s --format onnx (for use outside Python)", source)
 
 
-def _table(found: dict[str, Any]) -> str:
-    names = ", ".join(row["name"] for row in found["classes"])
+def _not_labelled(result: dict[str, Any]) -> Exception:
+    """The error that lists the inputs without labels."""
+    from freqkd_cli.errors import DataBroken
+
+    rows, labelled = result["unreadable"], result["images"]
+    lines = "\n".join(f"  {row['image']}: {row['why']}" for row in rows)
+    others = "; the others are labelled" if labelled else ""
+    total = labelled + len(rows)
+    return DataBroken(f"{len(rows)} of {total} images could not be labelled{others}\n{lines}")
+
+
+def _table(result: dict[str, Any]) -> str:
+    names = ", ".join(row["name"] for row in result["classes"])
     rows = [
-        ("images", str(found["images"])),
-        ("out", found["out"]),
-        ("legend", found["legend"]),
+        ("images", str(result["images"])),
+        ("out", result["out"]),
+        ("legend", result["legend"]),
         ("classes", names),
     ]
     return columns(rows)

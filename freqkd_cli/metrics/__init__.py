@@ -1,1 +1,1 @@
-"""Workroom: what is counted in a split, and the scores that are made of it."""
+"""Metrics by file name: each file offers the numbers that `eval`, `compare` and the log report."""

@@ -1,1 +1,1 @@
-"""What a person sees: tables, plots, pictures, progress."""
+"""Output for people: tables, plots, images, progress bars."""

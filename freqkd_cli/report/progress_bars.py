@@ -28,7 +28,7 @@ class Lines:
             self.note(f"{self.what} {done}/{self.total}  {text}".rstrip() + self._left(done, now))
 
     def _left(self, done: int, now: float) -> str:
-        """The time left at the speed so far, where it can be told."""
+        """The time left at the speed so far, if it is known."""
         if not self.first < done < self.total:
             return ""
         seconds = round((now - self.start) / (done - self.first) * (self.total - done))
@@ -40,21 +40,15 @@ class Lines:
 
 
 class Quiet(Lines):
-    """Warnings alone, or nothing at all."""
-
-    def __init__(self, warnings: bool) -> None:
-        super().__init__()
-        self.warnings = warnings
+    """Nothing. Warnings go through Python's logging."""
 
     def advance(self, done: int, text: str = "") -> None: ...
 
-    def note(self, text: str) -> None:
-        if self.warnings and text.startswith("warning:"):
-            super().note(text)
+    def note(self, text: str) -> None: ...
 
 
 class Bars:
-    """A Rich bar with what the work says of itself and the time left."""
+    """A Rich bar with the text of the work and the time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -97,7 +91,7 @@ class Bars:
 
 
 def progress(verbosity: int = 0) -> Lines | Bars:
-    """The listener that fits where stderr goes; ``verbosity`` -1 leaves warnings, below it nothing is left but errors."""
+    """The display that suits stderr; nothing below verbosity 0."""
     if verbosity < 0:
-        return Quiet(warnings=verbosity == -1)
+        return Quiet()
     return Bars() if sys.stderr.isatty() else Lines()

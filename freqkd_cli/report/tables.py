@@ -1,4 +1,4 @@
-"""Small tables for stdout: drawn by Rich on a terminal, tab-separated elsewhere, so a pipe gets data and not boxes."""
+"""Small tables for stdout: drawn by Rich on a terminal, tab-separated when piped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def by_stage(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
-    """Of a document of ``freqkd spectrum``: stage or tap, and (role, numbers) of each side that has it."""
+    """The stages (or taps) of a ``freqkd spectrum`` document, with (role, numbers) of each side."""
     sides = [(document["of"], document["stages"]), ("teacher", document.get("teacher", {}))]
     names = dict.fromkeys(name for _, side in sides for name in side)
     return [(name, [(role, side[name]) for role, side in sides if name in side]) for name in names]
@@ -23,7 +23,7 @@ class Column:
     form: str = ""
 
     def text(self, value: Any) -> str:
-        """A cell; None is an empty one."""
+        """A cell; empty for None."""
         if value is None:
             return ""
         return format(value, self.form) if self.form and not isinstance(value, str) else str(value)
@@ -38,11 +38,12 @@ def render(
 ) -> str:
     """A table as text.
 
-    On a terminal numbers are flush right and ``title`` stands above. Elsewhere the first line holds the headings and there is no title;
-    cells are parted by tabs, and a tab or line break inside a cell becomes a space.
+    On a terminal, numbers are flush right and ``title`` is printed above. Elsewhere the first line
+    has the headings and there is no title. Cells are separated by tabs, and a tab or line break
+    inside a cell becomes a space.
 
     Args:
-        terminal: which of the two; whether stdout is a terminal, unless said.
+        terminal: whether to write for a terminal; None = if stdout is one.
     """
     heads = [column if isinstance(column, Column) else Column(column) for column in columns]
     values = [list(row) for row in rows]
@@ -52,22 +53,24 @@ def render(
             "\t".join(" ".join(cell.split()) for cell in row)
             for row in [[head.name for head in heads], *cells]
         )
+    numeric = [
+        all(isinstance(value, int | float | None) for value in c) for c in zip(*values, strict=True)
+    ]
+    return _drawn([head.name for head in heads], cells, numeric or [False] * len(heads), title)
+
+
+def _drawn(
+    headings: Sequence[str], cells: Sequence[list[str]], numeric: Sequence[bool], title: str | None
+) -> str:
+    """The table as Rich draws it on a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    style = {
-        "title_justify": "left",
-        "title_style": "bold",
-        "header_style": "bold",
-        "box": None,
-        "pad_edge": False,
-        "padding": (0, 2, 0, 0),
-    }
-    table = Table(title=title, **style)
-    for number, head in enumerate(heads):
-        numeric = all(isinstance(row[number], int | float | None) for row in values)
-        table.add_column(head.name, justify="right" if numeric else "left")
+    style = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
+    for heading, right in zip(headings, numeric, strict=True):
+        table.add_column(heading, justify="right" if right else "left")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a class name are no markup
     console = Console(force_terminal=True)
@@ -77,10 +80,10 @@ def render(
 
 
 def size(count: int) -> str:
-    """Bytes for people: ``4.8 MB`` (powers of ten)."""
+    """Bytes for people, such as ``4.6 MiB``: powers of 1024."""
     amount = float(count)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
+        amount /= 1024
+    return f"{amount:.1f} GiB"

@@ -1,9 +1,14 @@
-"""Optional averaging at test time: mirrored, at several scales, in windows. The default everywhere else is one pass over the whole picture.
+"""Optional averaging at test time: mirrored, at several scales, in windows.
 
-What is averaged are softmax probabilities. The picture is padded as for a plain pass (grey, at the bottom and right, to multiples of 32)
-and shown at every scale, as it is and mirrored. Each time the logits are upsampled to the size that was shown (bilinear, align_corners
-False) and turned into probabilities; those of windows are averaged where windows overlap; the map is then mirrored back and resized
-(bilinear, align_corners False) to the padded picture. All maps count the same.
+The default everywhere else is one pass over the whole image. What is averaged are softmax
+probabilities:
+
+- The image is padded as for a plain pass (gray, at the bottom and right, to multiples of 32). The
+  model sees it at every scale, as it is and mirrored.
+- The logits are upsampled to the size that the model saw (bilinear, align_corners False) and turned
+  into probabilities. Those of windows are averaged where windows overlap.
+- The map is mirrored back and resized (bilinear, align_corners False) to the padded image. All maps
+  have the same weight.
 """
 
 from __future__ import annotations
@@ -17,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd_cli.errors import UsageError
-from freqkd_cli.views.upsample import upsampled
+from freqkd_cli.views.upsample import most_likely, require_finite, upsampled
 
 MULTIPLE = 32
-"""Sides that are shown are multiples of this, so that every grid of a model covers the whole of them."""
+"""Sides of windows and scaled images are multiples of this, so that every grid covers them."""
 WINDOW = f"H,W, both multiples of {MULTIPLE}, such as 256,256"
-ZOOMS = "numbers from 0.1 to 8, such as 0.75,1.0,1.25"
+SCALES = "numbers from 0.1 to 8, each once, such as 0.75,1.0,1.25"
+STRIDE = "H,W in pixels, such as 128,128"
 
 Size = tuple[int, int]
 
@@ -32,9 +38,10 @@ class Averaging:
     """What is averaged.
 
     Attributes:
-        flip: each picture is mirrored left to right as well.
-        scales: zooms; sides are rounded to multiples of 32.
-        window: (H, W) of the windows that a picture is cut into, or None for the whole picture; a smaller picture is one window.
+        flip: also the image mirrored left to right.
+        scales: of the image; sides are rounded to multiples of 32.
+        window: (H, W) of the windows that an image is cut into, or None for the whole image. An
+            image that is smaller is one window.
         stride: pixels from one window to the next.
     """
 
@@ -45,80 +52,69 @@ class Averaging:
 
     @property
     def plain(self) -> bool:
-        """Whether it is one pass over the whole picture."""
+        """Whether it is one pass over the whole image."""
         return self == Averaging()
 
     def to_json(self) -> dict[str, Any] | None:
         """``test_time`` of a result; None for a plain pass."""
         if self.plain:
             return None
-        sides = {
-            "window": self.window and list(self.window),
-            "stride": self.stride and list(self.stride),
-        }
         return {
             "text": str(self),
             "flip": self.flip,
             "scales": list(self.scales),
-            **sides,
+            "window": self.window and list(self.window),
+            "stride": self.stride and list(self.stride),
             "averaged": "softmax probabilities",
         }
 
     def __str__(self) -> str:
         parts = ["flip"] if self.flip else []
-        parts += (
-            [f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"]
-            if self.scales != (1.0,)
-            else []
-        )
+        if self.scales != (1.0,):
+            parts.append(f"scales {' '.join(f'{scale:g}' for scale in self.scales)}")
         if self.window and self.stride:
             parts.append("windows {}x{} every {}x{}".format(*self.window, *self.stride))
-        return (
-            f"{', '.join(parts)}; mean of softmax probabilities"
-            if parts
-            else "one pass over the whole picture"
-        )
+        if not parts:
+            return "one pass over the whole image"
+        return f"{', '.join(parts)}; mean of softmax probabilities"
 
 
 def parse(flip: bool, scales: str | None, window: str | None, stride: str | None) -> Averaging:
-    """The options ``--flip --scales --slide --stride``; a stride is half a window unless said.
+    """Read the options ``--flip --scales --slide --stride``; the default stride is half a window.
 
     Raises:
         UsageError: no numbers, numbers out of range, or a stride without windows.
     """
-    zooms = (1.0,) if scales is None else tuple(_numbers("--scales", scales, float, 0))
-    if not all(0.1 <= zoom <= 8 for zoom in zooms) or len(set(zooms)) < len(zooms):
-        raise UsageError("--scales are zooms, each once", got=scales, need=ZOOMS)
+    factors = (1.0,) if scales is None else tuple(_numbers("--scales", scales, float, 0, SCALES))
+    if not all(0.1 <= factor <= 8 for factor in factors) or len(set(factors)) < len(factors):
+        raise UsageError("--scales has numbers that cannot be used", got=scales, need=SCALES)
     if stride is not None and window is None:
-        raise UsageError("--stride is the step of windows, and there are none", tip="--slide H,W")
+        raise UsageError(
+            "--stride needs windows", got=f"--stride {stride} without --slide", need="--slide H,W"
+        )
     sides = None if window is None else _size("--slide", window, WINDOW)
     if sides and any(side < MULTIPLE or side % MULTIPLE for side in sides):
-        raise UsageError(
-            "windows have sides that every grid divides", got=f"--slide {window}", need=WINDOW
-        )
+        raise UsageError("--slide has sides that cannot be used", got=window, need=WINDOW)
     half = (sides[0] // 2, sides[1] // 2) if sides else None
-    steps = half if stride is None else _size("--stride", stride, "H,W in pixels, such as 128,128")
-    if (
-        sides
-        and steps
-        and not all(1 <= step <= side for step, side in zip(steps, sides, strict=True))
-    ):
+    steps = half if stride is None else _size("--stride", stride, STRIDE)
+    pairs = zip(steps, sides, strict=True) if steps and sides else ()
+    if not all(1 <= step <= side for step, side in pairs):
         raise UsageError(
-            "windows must meet",
+            "--stride must not be larger than the window",
             got=f"--stride {stride} --slide {window}",
-            need="a stride from 1 to the window's side",
+            need="1 up to the window's side",
         )
-    return Averaging(flip, zooms, sides, steps)
+    return Averaging(flip, factors, sides, steps)
 
 
-def _numbers(option: str, text: str, kind: type, count: int, need: str = ZOOMS) -> list[Any]:
+def _numbers(option: str, text: str, kind: type, count: int, need: str) -> list[Any]:
     try:
-        found = [kind(part) for part in text.split(",")]
+        numbers = [kind(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or (count and len(found) != count):
+        numbers = []
+    if not numbers or (count and len(numbers) != count):
         raise UsageError(f"{option} cannot be read", got=text or "nothing", need=need)
-    return found
+    return numbers
 
 
 def _size(option: str, text: str, need: str) -> Size:
@@ -127,55 +123,90 @@ def _size(option: str, text: str, need: str) -> Size:
 
 
 class Averaged(nn.Module):
-    """A model whose ``logits`` are the logarithm of averaged probabilities, at the size of the images; scored as any other."""
+    """A model whose ``logits`` are the logarithm of averaged probabilities, at the images' size.
 
-    def __init__(self, model: nn.Module, how: Averaging) -> None:
+    It is scored like any other model.
+    """
+
+    def __init__(self, model: nn.Module, averaging: Averaging) -> None:
         super().__init__()
-        self.model, self.how = model, how
+        self.model, self.averaging = model, averaging
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``[B, 3, H, W]`` RGB in [0, 1] -> ``{"logits": [B, K, H, W]}``."""
-        size = tuple(images.shape[-2:])
+        size = (images.shape[-2], images.shape[-1])
         total, count = torch.zeros((), device=images.device), 0
-        for scale in self.how.scales:
-            shown = _zoomed(images, scale)
-            for mirrored in (False, True) if self.how.flip else (False,):
-                seen = self._seen(shown.flip(-1) if mirrored else shown)
-                total = total + upsampled(seen.flip(-1) if mirrored else seen, (size[0], size[1]))
+        for scale in self.averaging.scales:
+            scaled = _scaled(images, scale)
+            for mirrored in (False, True) if self.averaging.flip else (False,):
+                shares = self._shares(scaled.flip(-1) if mirrored else scaled)
+                total = total + upsampled(shares.flip(-1) if mirrored else shares, size)
                 count += 1
-        # What no map thinks possible has a share of 0; its logarithm is kept a number, as every other logit is.
+        # A probability of 0 would have no finite logarithm, which a score refuses.
         return {"logits": (total / count).clamp_min_(torch.finfo(torch.float32).tiny).log_()}
 
-    def _seen(self, shown: Tensor) -> Tensor:
-        """Probabilities of pictures as they are shown, at their size."""
+    def _shares(self, images: Tensor) -> Tensor:
+        """Probabilities at the size of the images."""
+        size, averaging = (images.shape[-2], images.shape[-1]), self.averaging
         total: Tensor | None = None
-        count = shown.new_zeros(shown.shape[-2:])
-        for rows, columns in windows(
-            (shown.shape[-2], shown.shape[-1]), self.how.window, self.how.stride
-        ):
-            part = shown[..., rows, columns]
-            found = upsampled(self.model(part)["logits"], (part.shape[-2], part.shape[-1])).softmax(
-                1
-            )
+        count = images.new_zeros(size)
+        for rows, columns in windows(size, averaging.window, averaging.stride):
+            shares = _shares_of(self.model(images[..., rows, columns])["logits"], rows, columns)
             if total is None:
-                total = found.new_zeros(*found.shape[:2], *shown.shape[-2:])
-            total[..., rows, columns] += found
+                total = shares.new_zeros(*shares.shape[:2], *size)
+            total[..., rows, columns] += shares
             count[rows, columns] += 1
         assert total is not None
         return total / count
 
 
+def labels_in_windows(
+    model: nn.Module, image: Tensor, window: Size, stride: Size, name: str
+) -> Tensor:
+    """Labels ``[1, H, W]`` of an image ``[1, 3, H, W]`` of any size, from averaged windows.
+
+    They are those of :class:`Averaged` with the same windows. Only one row of windows is held in
+    memory: K times the window's height times the image's width.
+
+    Raises:
+        FreqKDError: the logits of the image, called ``name``, are not finite.
+    """
+    height, width = image.shape[-2:]
+    tops = _starts(height, window[0], stride[0])
+    band, first, labels = None, 0, []  # the sums of probabilities from row ``first`` on
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        rows = slice(top, min(height, top + window[0]))
+        for left in _starts(width, window[1], stride[1]):
+            columns = slice(left, min(width, left + window[1]))
+            logits = model(image[..., rows, columns])["logits"]
+            require_finite(logits, [name])
+            shares = _shares_of(logits, rows, columns)
+            if band is None:
+                band = shares.new_zeros(*shares.shape[:2], 0, width)
+            band = F.pad(band, (0, 0, 0, rows.stop - first - band.shape[-2]))
+            band[..., top - first : rows.stop - first, columns] += shares
+        assert band is not None
+        # A pixel's number of windows is the same for all classes: the largest sum decides.
+        labels.append(most_likely(band[..., : following - first, :]))
+        band, first = band[..., following - first :, :], following
+    return torch.cat(labels, dim=1)
+
+
+def _shares_of(logits: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Probabilities at the size of a window."""
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    return upsampled(logits, size).softmax(1)
+
+
 def windows(size: Size, window: Size | None, stride: Size | None) -> Iterator[tuple[slice, slice]]:
-    """Windows that cover a picture; the last of a row or a column is moved back to end with it."""
+    """Windows that cover an image; the last of a row or column is moved back to end with it."""
     if window is None or stride is None:
         yield slice(0, size[0]), slice(0, size[1])
         return
     for top in _starts(size[0], window[0], stride[0]):
         for left in _starts(size[1], window[1], stride[1]):
-            yield (
-                slice(top, min(size[0], top + window[0])),
-                slice(left, min(size[1], left + window[1])),
-            )
+            bottom, right = min(size[0], top + window[0]), min(size[1], left + window[1])
+            yield slice(top, bottom), slice(left, right)
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
@@ -183,8 +214,11 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _zoomed(images: Tensor, scale: float) -> Tensor:
-    """Images at another scale: bilinear, antialiased where they shrink, sides rounded to multiples of 32."""
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    """Images at another scale, their sides rounded to multiples of 32.
+
+    Bilinear, antialiased where they shrink.
+    """
     if scale == 1:
         return images
     size = [max(1, round(side * scale / MULTIPLE)) * MULTIPLE for side in images.shape[-2:]]

@@ -1,7 +1,8 @@
-"""Runs side by side: the same images, the same count, one table and one picture."""
+"""Runs side by side: scored on the same images in the same way, with predictions to draw."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,25 +17,36 @@ from freqkd_cli.errors import UsageError, WeightsMissing
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.score.common_ground import Ground
+from freqkd_cli.score.predicted_labels import predicted
+from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
 
+log = logging.getLogger(__name__)
+
 TEACHER = "teacher"
 """Its name in the table."""
+
+Panels = dict[str, np.ndarray]
+"""Of one image: heading -> image or label map, in the order of the columns."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``rows``: one JSON object per model, the teacher last. ``panels``: for each picture, heading -> image or label map."""
+    """Scores and predictions of several models.
+
+    Attributes:
+        rows: one JSON object per model, the teacher last.
+        panels: of each image that is drawn.
+    """
 
     rows: list[dict[str, Any]]
-    panels: list[dict[str, np.ndarray]]
+    panels: list[Panels]
     classes: tuple[str, ...]
     palette: np.ndarray
 
@@ -45,114 +57,110 @@ def compare(
     *,
     split: str = "val",
     limit: int = 0,
-    pictures: int = 4,
+    images: int = 4,
     data_root: Path | None = None,
     device: str | None = None,
+    batch_size: int | None = None,
 ) -> Comparison:
     """Score several runs, and the teacher of the first that has one, on the same images.
 
+    Args:
+        limit: score only the first images, 0 = all.
+        images: number of images in ``panels``, spread over the whole split whatever the limit.
+
     Raises:
-        WeightsMissing: a folder is no run.
-        UsageError: runs on different data, which no table can compare, or of other classes than the data.
-        DataBroken: the labels are not what the recipe says.
+        WeightsMissing: a folder is not a run.
+        UsageError: the runs have different data, or other classes than the data.
+        DataBroken: the labels do not match the recipe.
     """
-    recipes_of = {run: _recipe(run) for run in runs}
-    _require_same_data(recipes_of, data_root)
-    ground = Ground.of(recipes_of[runs[0]], split, data_root, limit)
+    run_recipes = {run: _recipe(run) for run in runs}
+    _require_same_data(run_recipes, data_root)
+    scored = ScoredSplit.open(run_recipes[runs[0]], split, data_root, limit, batch_size)
     processes = Processes(pick_device(device))
-    subjects: list[tuple[str, nn.Module]] = []
+    models: list[tuple[str, nn.Module]] = []
     for run, name in zip(runs, _names(runs), strict=True):
-        subjects.append((name, load_model(run)))
-        ground.require(subjects[-1][1], str(run), progress, "data with the model's classes")
-    subjects += _teacher(recipes_of.values(), ground, progress)
-    ground.look(progress)
-    for _, model in subjects:
+        models.append((name, load_model(run)))
+        scored.check_classes(models[-1][1], str(run), "use data with the model's classes")
+    models += _teacher(run_recipes.values(), scored)
+    scored.check_labels(progress)
+    for _, model in models:
         model.ready(processes.device)
-    panels = {index: _truth(ground.dataset, index) for index in _spread(ground.images, pictures)}
-    rows = [_row(name, model, ground, panels, progress, processes) for name, model in subjects]
-    return Comparison(rows, list(panels.values()), ground.dataset.classes, ground.dataset.palette)
+    dataset = scored.dataset
+    panels = {number: _truth(dataset, number) for number in _spread(len(dataset), images)}
+    rows = [_row(name, model, scored, panels, progress, processes) for name, model in models]
+    return Comparison(rows, list(panels.values()), dataset.classes, dataset.palette)
 
 
-def _teacher(
-    of: Iterable[Recipe], ground: Ground, progress: Progress
-) -> list[tuple[str, nn.Module]]:
-    """The teacher of the first recipe that has one, under its name in the table; none where its classes are not the data's."""
-    taught = next((recipe for recipe in of if recipe.teacher), None)
-    if taught is None:
+def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[tuple[str, nn.Module]]:
+    """The teacher of the first recipe that has one, if it has the classes of the data."""
+    recipe = next((recipe for recipe in run_recipes if recipe.teacher), None)
+    if recipe is None:
         return []
-    teacher = build_scored_teacher(taught, ground.dataset.classes)
-    if teacher.classes == len(ground.dataset.classes):
+    teacher = build_scored_teacher(recipe, scored.dataset.classes)
+    classes = len(scored.dataset.classes)
+    if teacher.classes == classes:
         return [(TEACHER, teacher)]
-    progress.note(
-        f"the teacher has {teacher.classes} classes and the data {len(ground.dataset.classes)}, so it is left out"
-    )
+    text = "the teacher has %d classes and the data %d, so the teacher is left out"
+    log.info(text, teacher.classes, classes)
     return []
 
 
 def _row(
     name: str,
     model: nn.Module,
-    ground: Ground,
-    panels: Mapping[int, dict[str, np.ndarray]],
+    scored: ScoredSplit,
+    panels: Mapping[int, Panels],
     progress: Progress,
     processes: Processes,
 ) -> dict[str, Any]:
-    """A model's row; its predictions of the pictures in ``panels`` (by number) are added there."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(index: int, prediction: Tensor) -> None:
-        if index in panels:
-            kept[index] = prediction
-
-    result = ground.score(model, name, progress, processes, each=keep)
-    miou = result.scores.miou
-    for index, panel in panels.items():
-        panel[f"{name}\n{100 * miou:.1f} mIoU" if miou is not None else name] = (
-            kept[index].numpy().astype(np.uint8)
-        )
-    scores = {
-        "miou": miou,
-        "boundary_iou": result.tally.boundary_iou(),
-        "pixel_accuracy": result.scores.pixel_accuracy,
-    }
-    return {"name": name, **scores, **ground.cost(model, processes), "images": result.images}
+    """A model's row; its predictions of the images in ``panels`` (by number) are added there."""
+    result = scored.score(model, name, progress, processes)
+    values = result.values
+    miou = values["miou"]
+    heading = name if miou is None else f"{name}\n{100 * miou:.1f} mIoU"
+    for number, panel in panels.items():
+        panel[heading] = predicted(model, panel["image"], scored.dataset.name(number))
+    return {"name": name, **values, **scored.cost(model, processes), "images": result.images}
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The last part of every path, with as many before it as tell the runs apart, from one another and from the teacher."""
-    whole = [Path(os.path.abspath(run)).parts for run in runs]
+    """The shortest ends of the runs' paths that differ from one another and from the teacher."""
+    parts = [Path(os.path.abspath(run)).parts for run in runs]
     names: list[str] = []
-    for number in range(1, max(map(len, whole)) + 1):
-        names = [str(Path(*parts[-number:])) for parts in whole]
-        if len({*names, TEACHER}) == len({*whole}) + 1:
+    for number in range(1, max(map(len, parts)) + 1):
+        names = [str(Path(*path[-number:])) for path in parts]
+        if len({*names, TEACHER}) == len({*parts}) + 1:
             break
     return names
 
 
 def _recipe(run: Path) -> Recipe:
     if not (run / "recipe.yaml").is_file():
-        raise WeightsMissing(f"{run} is no run", need="a folder that freqkd distill wrote")
+        raise WeightsMissing(f"{run} is not a run", need="a folder that freqkd distill wrote")
     return recipes.load(run / "recipe.yaml")
 
 
-def _require_same_data(recipes_of: Mapping[Path, Recipe], root: Path | None) -> None:
+def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) -> None:
     """
     Raises:
-        UsageError: two runs were trained on different data, with what differs.
+        UsageError: two runs were trained on different data; the message has what differs.
     """
-    (first, recipe), *others = recipes_of.items()
-    ours = _data(recipe, root)
+    (first, recipe), *others = run_recipes.items()
+    wanted = _data(recipe, root)
     for run, other in others:
-        theirs = _data(other, root)
-        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        data = _data(other, root)
+        keys = [key for key in {**wanted, **data} if wanted.get(key) != data.get(key)]
         if keys:
-            got = "; ".join(f"data.{key} {ours.get(key)} and {theirs.get(key)}" for key in keys)
-            tip = "--data-root DIR, to score them on one folder" if keys == ["root"] else None
-            raise UsageError(f"{first} and {run} were trained on different data", got=got, tip=tip)
+            raise UsageError(
+                f"{first} and {run} were trained on different data",
+                got="; ".join(f"data.{key} {wanted.get(key)} and {data.get(key)}" for key in keys),
+                need="runs with the same held-out images",
+                tip="--data-root DIR scores them on one folder" if keys == ["root"] else None,
+            )
 
 
 def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    """What decides the held-out images; lengths and views of the training split may differ."""
+    """What decides the held-out images; length and views of the training split may differ."""
     folder = root or recipe.data.root
     arguments = {key: value for key, value in recipe.data.arguments.items() if key != "length"}
     return {
@@ -163,8 +171,8 @@ def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
     }
 
 
-def _truth(dataset: Dataset, index: int) -> dict[str, np.ndarray]:
-    image, labels = dataset.read(index)
+def _truth(dataset: Dataset, number: int) -> Panels:
+    image, labels = dataset.read(number)
     return {"image": image} if labels is None else {"image": image, "labels": labels}
 
 

@@ -1,99 +1,107 @@
-"""What is counted in a split: every labelled pixel once, by its label, its prediction and whether it lies in a boundary region."""
+"""All metrics of the drawer over one split: counted image by image, read as named numbers."""
 
 from __future__ import annotations
 
-import torch
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from freqkd_cli.errors import ShapeError
-from freqkd_cli.metrics.boundary import boundary_region, distance
-from freqkd_cli.score.scores import Scores, mean_of, ratios, scores
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli import registry
+
+if TYPE_CHECKING:
+    from freqkd_cli.metrics._metric import Counts, Metric, Number
+    from freqkd_cli.runtime.processes import Processes
+
+MAIN = "iou"
+"""The metric that tables and documents show first."""
 
 
 class Tally:
-    """Counts of a split, picture by picture: one confusion matrix, and boundary IoU from the same pass.
-
-    Boundary IoU is that of ``metrics/boundary.py``: one intersection and one union per class, summed over the split.
+    """The metrics of a split. Those that can read the same counts share them.
 
     Args:
         classes: K.
-        boundary: count boundary regions too.
-
-    Attributes:
-        table: int64 ``[4, K, K]``: 2 * (in the prediction's boundary region) + (in the label's), label, prediction.
+        cheap: only the metrics that are cheap enough for every validation during training.
     """
 
-    def __init__(self, classes: int, *, boundary: bool = True) -> None:
-        self.classes, self.boundary = classes, boundary
-        self.table = torch.zeros(4, classes, classes, dtype=torch.int64)
+    def __init__(self, classes: int, *, cheap: bool = False) -> None:
+        self.classes = classes
+        self.metrics: dict[str, Metric] = {
+            name: registry.find("metrics", name).build(classes=classes)
+            for name in metric_names(cheap=cheap)
+        }
+        self.counts = _share(self.metrics.values())
 
     def add(self, prediction: Tensor, labels: Tensor) -> Tally:
-        """Count pictures of one size, without padding, and return the tally.
+        """Count images of one size, without padding, and return the tally.
 
         Args:
-            prediction: whole numbers ``[..., H, W]`` on the CPU, 0 .. K - 1 wherever the label is counted.
-            labels: whole numbers of the same shape; 255 is left out, whatever was predicted there.
+            prediction: whole numbers ``[..., H, W]`` on the CPU, 0 .. K - 1 at counted pixels.
+            labels: whole numbers of the same shape; 255 is left out, whatever is predicted there.
 
         Raises:
-            ShapeError: shapes that differ, or a counted number outside the classes.
+            ShapeError: the shapes differ, or a counted number is outside the classes.
         """
-        if prediction.shape != labels.shape or labels.ndim < 2:
-            got = f"{tuple(prediction.shape)} and {tuple(labels.shape)}"
-            raise ShapeError(
-                "prediction and labels are not pictures of one size",
-                got=got,
-                need="[..., H, W] twice",
-            )
-        known = labels != IGNORE
-        truth, guess = (
-            torch.where(known, values.to(torch.int64), 0) for values in (labels, prediction)
-        )
-        for what, values in (("labels", truth), ("predictions", guess)):
-            low, high = (
-                (int(value) for value in torch.aminmax(values)) if values.numel() else (0, 0)
-            )
-            if low < 0 or high >= self.classes:
-                raise ShapeError(
-                    f"{what} outside the classes",
-                    got=f"{low} .. {high}",
-                    need=f"0 .. {self.classes - 1}, or 255",
-                )
-        kind = self._kind(known, truth, guess) if self.boundary else 0
-        # Void pixels get a number of their own: picking the others out would cost four times as much.
-        cells = torch.where(
-            known, (kind * self.classes + truth) * self.classes + guess, self.table.numel()
-        )
-        self.table += torch.bincount(cells.flatten(), minlength=self.table.numel() + 1)[
-            :-1
-        ].reshape(self.table.shape)
+        for counts in self.counts:
+            counts.add(prediction, labels)
         return self
 
-    def _kind(self, known: Tensor, truth: Tensor, guess: Tensor) -> Tensor:
-        pixels = distance(*truth.shape[-2:])
-        ours, theirs = (
-            boundary_region(torch.where(known, values, IGNORE), pixels) for values in (guess, truth)
-        )
-        return (2 * ours.view(torch.uint8) + theirs.view(torch.uint8)).to(torch.int64)
+    def empty(self) -> Tally:
+        """A tally of the same metrics that has counted nothing."""
+        fresh = copy.deepcopy(self)
+        for counts in fresh.counts:
+            counts.table.zero_()
+        return fresh
 
     def join(self, other: Tally) -> None:
-        """Add what another one counted."""
-        self.table += other.table
+        """Add the counts of another tally of the same metrics."""
+        for counts, more in zip(self.counts, other.counts, strict=True):
+            counts.table += more.table
 
-    @property
-    def matrix(self) -> Tensor:
-        """The confusion matrix, int64 ``[K, K]``: row = label, column = prediction."""
-        return self.table.sum(0)
+    def sum_over(self, processes: Processes) -> None:
+        """Put the counts of all processes together, in each of them."""
+        for counts in self.counts:
+            counts.table = processes.sum(counts.table)
 
-    def scores(self) -> Scores:
-        return scores(self.matrix)
+    def values(self) -> dict[str, float | None]:
+        """The numbers of all metrics, by name."""
+        return {k: v for metric in self.metrics.values() for k, v in metric.values().items()}
 
-    def boundary_per_class(self) -> list[float | None]:
-        """IoU of the boundary regions of every class, None where their union is empty."""
-        inside = self.table[3].diagonal()
-        union = self.table[2:].sum((0, 1)) + self.table[1::2].sum((0, 2)) - inside
-        return ratios(inside.to(torch.float64), union.to(torch.float64))
+    def per_class(self) -> dict[str, list[float | None]]:
+        """The numbers per class of all metrics, by name."""
+        return {k: v for metric in self.metrics.values() for k, v in metric.per_class().items()}
 
-    def boundary_iou(self) -> float | None:
-        """Mean over the classes with a non-empty union; None where there is none, or where boundaries were not counted."""
-        return mean_of(self.boundary_per_class()) if self.boundary else None
+
+def metric_names(*, cheap: bool = False) -> list[str]:
+    """The metrics of the drawer, the main one first; with ``cheap`` those of a training alone."""
+    names = sorted(registry.names("metrics"), key=lambda name: (name != MAIN, name))
+    return [name for name in names if not cheap or registry.find("metrics", name).CHEAP]
+
+
+def numbers() -> Mapping[str, Number]:
+    """Name -> title and unit of the numbers of all metrics, in the order of tables."""
+    return _declared("NUMBERS")
+
+
+def numbers_per_class() -> Mapping[str, Number]:
+    """Name -> title and unit of the numbers per class, in the order of tables."""
+    return _declared("PER_CLASS")
+
+
+def _declared(data: str) -> dict[str, Number]:
+    items = [registry.find("metrics", name) for name in metric_names()]
+    return {key: number for item in items for key, number in getattr(item, data, {}).items()}
+
+
+def _share(metrics: Iterable[Metric]) -> list[Counts]:
+    """Let metrics read one count where that of one covers that of the other; the counts left."""
+    metrics, kept = list(metrics), []
+    for metric in metrics:
+        if not any(counts.covers(metric.counts) for counts in kept):
+            kept = [counts for counts in kept if not metric.counts.covers(counts)]
+            kept.append(metric.counts)
+    for metric in metrics:
+        metric.counts = next(counts for counts in kept if counts.covers(metric.counts))
+    return kept

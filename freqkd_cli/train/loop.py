@@ -251,22 +251,13 @@ class Loop:
             setting.held_out,
             setting.compute,
             setting.device,
-            Pass(
-                self.train.batch_size,
-                setting.plan.recipe.data.workers,
-                self.train.eval_limit,
-                boundary=False,
-            ),
+            Pass(workers=setting.plan.recipe.data.workers, limit=self.train.eval_limit, cheap=True),
             processes=self.processes,
         )
-        miou = result.scores.miou
+        values = result.values
+        miou = values["miou"]
         with run_folder.writing(setting.out):
-            self.log.scored(
-                {
-                    "step": training.step,
-                    "val": {"miou": miou, "pixel_accuracy": result.scores.pixel_accuracy},
-                }
-            )
+            self.log.scored({"step": training.step, "val": values})
         if miou is not None:
             self.progress.note(f"step {training.step}: {100 * miou:.2f} mIoU on val")
         return miou

@@ -35,10 +35,10 @@ class RunLog:
         self._show(row["step"], scalars | {"speed/images_per_second": images_per_second})
 
     def scored(self, row: dict[str, Any]) -> None:
-        """A row of scores: ``step``, and ``val`` with ``miou`` and ``pixel_accuracy``."""
+        """A row of scores: ``step``, and ``val`` with the numbers of all cheap metrics."""
         self._metrics.write(row)
-        if row["val"]["miou"] is not None:
-            self._show(row["step"], {"val/miou": row["val"]["miou"]})
+        scores = row["val"].items()
+        self._show(row["step"], {f"val/{name}": x for name, x in scores if x is not None})
 
     def length(self) -> int:
         """Bytes of ``metrics.jsonl``, all of them on the disk."""

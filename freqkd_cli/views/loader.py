@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
@@ -159,7 +159,7 @@ class Loader:
 
 def whole_batches(
     pictures: Pictures,
-    batch_size: int,
+    batch_size: int | Callable[[int, int], int],
     workers: int = 0,
     *,
     indices: Sequence[int] | None = None,
@@ -168,6 +168,7 @@ def whole_batches(
 ) -> Loader:
     """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch.
 
+    ``batch_size`` may be a function of the padded height and width.
     Of several processes each takes whole batches, so that a picture's batch, and so its every bit, does not depend on their number.
     """
     dataset = ViewDataset(pictures, None)
@@ -177,7 +178,8 @@ def whole_batches(
         view = dataset.view((index, WHOLE))
         group = waiting.setdefault((view.height, view.width), [])
         group.append((index, WHOLE))
-        if len(group) == batch_size:
+        most = batch_size(view.height, view.width) if callable(batch_size) else batch_size
+        if len(group) == most:
             batches.append(waiting.pop((view.height, view.width)))
     return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
 

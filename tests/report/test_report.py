@@ -1,14 +1,21 @@
-"""What a person sees: tables that pipe well, pictures whose colours are the labels, figures that are drawn."""
+"""Tables, comparison images, overlays and figures, as a person sees them."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from freqkd_cli.report.pictures import VOID, colour, comparison
+import freqkd_cli
+from freqkd_cli.report.comparison_image import VOID, colored, comparison
+from freqkd_cli.report.matplotlib_figure import prepare_matplotlib
+from freqkd_cli.report.overlay_image import overlay
 from freqkd_cli.report.plots import INK, spectrum_figure
 from freqkd_cli.report.tables import Column, render, size
 
@@ -32,13 +39,13 @@ def test_a_table_on_a_terminal_is_aligned_and_takes_names_as_they_are():
         title="Scores",
         terminal=True,
     )
-    plain = _without_colour(text).splitlines()
+    plain = _without_color(text).splitlines()
     assert plain[0].strip() == "Scores" and "[bold]road[/bold]" in plain[2]
     assert plain[2].rstrip().endswith("91.3") and plain[3].rstrip().endswith("5.0")
     assert len(plain[2].rstrip()) == len(plain[3].rstrip())
 
 
-def _without_colour(text: str) -> str:
+def _without_color(text: str) -> str:
     import re
 
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
@@ -53,25 +60,25 @@ def test_a_row_of_another_length_is_an_error():
     "count, text",
     [
         (0, "0 B"),
-        (999, "999 B"),
-        (4_790_000, "4.8 MB"),
-        (12_300, "12.3 kB"),
-        (3_210_000_000, "3.2 GB"),
+        (1023, "1023 B"),
+        (4_790_000, "4.6 MiB"),
+        (12_300, "12.0 KiB"),
+        (3_210_000_000, "3.0 GiB"),
     ],
 )
 def test_size(count, text):
     assert size(count) == text
 
 
-def test_colours_are_the_palettes_and_void_is_apart():
+def test_colors_are_those_of_the_palette_and_void_has_its_own():
     labels = np.array([[0, 1, 2], [255, 7, 0]])
-    found = colour(labels, PALETTE)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found[0], PALETTE)
-    np.testing.assert_array_equal(found[1], [VOID, VOID, PALETTE[0]])
+    rgb = colored(labels, PALETTE)
+    assert rgb.dtype == np.uint8
+    np.testing.assert_array_equal(rgb[0], PALETTE)
+    np.testing.assert_array_equal(rgb[1], [VOID, VOID, PALETTE[0]])
 
 
-def test_comparison_places_panels_and_keeps_their_colours(tmp_path):
+def test_comparison_places_panels_and_keeps_their_colors(tmp_path):
     image = np.full((60, 80, 3), (90, 120, 150), np.uint8)
     labels = np.zeros((60, 80), np.uint8)
     labels[:, 40:] = 2
@@ -132,7 +139,7 @@ def test_a_long_legend_breaks_into_lines_inside_the_sheet(tmp_path):
 def document(teacher: bool = True, tap: str = "stage3") -> dict:
     rho = [0.1, 0.4, 0.7, 1.0, 1.3]
 
-    def found(model: str, height: float) -> dict:
+    def numbers(model: str, height: float) -> dict:
         return {
             "model": model,
             "stride": 16,
@@ -148,9 +155,9 @@ def document(teacher: bool = True, tap: str = "stage3") -> dict:
         "of": "student",
         "images": 1,
         "cutoff": 0.25,
-        "stages": {tap: found("fast_scnn", 1.0)},
+        "stages": {tap: numbers("fast_scnn", 1.0)},
     }
-    return made | ({"teacher": {tap: found("segformer", 3.0)}} if teacher else {})
+    return made | ({"teacher": {tap: numbers("segformer", 3.0)}} if teacher else {})
 
 
 @pytest.mark.parametrize("teacher", [True, False])
@@ -177,3 +184,69 @@ def test_a_flat_map_is_still_drawn(tmp_path):
     spectrum_figure(flat, tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size[0] > 400
+
+
+LEGEND = [{"name": name, "color": rgb} for name, rgb in zip("abc", PALETTE.tolist(), strict=True)]
+
+
+def test_an_overlay_lists_the_classes_that_occur_below_the_image():
+    image = np.full((60, 200, 3), 100, np.uint8)
+    labels = np.zeros((60, 200), np.int64)
+    labels[:, 100:] = 2
+    sheet = np.asarray(overlay(image, labels, LEGEND, alpha=0.25))
+    mixed = np.round(0.75 * image + 0.25 * PALETTE[labels])
+    assert sheet.shape[1] == 200 and np.abs(sheet[:60] - mixed).max() <= 1
+    drawn = [int((sheet[60:] == rgb).all(-1).sum()) for rgb in PALETTE]
+    assert drawn[0] > 100 and drawn[1] == 0 and drawn[2] > 100
+    every = np.asarray(overlay(image, labels, LEGEND, every=True))
+    assert all((every[60:] == rgb).all(-1).sum() > 100 for rgb in PALETTE)
+    assert overlay(image, labels, LEGEND, strip=False).size == (200, 60)
+    assert overlay(image[:, :64], labels[:, :64], LEGEND).size == (64, 60)
+
+
+def test_a_legend_grows_with_the_image():
+    small, large = (
+        overlay(np.zeros((8, width, 3), np.uint8), np.zeros((8, width), int), LEGEND).height - 8
+        for width in (400, 4000)
+    )
+    assert large > 4 * small
+
+
+CHECK = """
+import json, sys
+sys.path.insert(0, {path!r})
+from freqkd_cli.report.plots import spectrum_figure
+from pathlib import Path
+spectrum_figure(json.loads({document!r}), Path({out!r}))
+"""
+
+
+@pytest.mark.parametrize("home", ["a file", "no variable", "/proc/nowhere"])
+def test_figures_are_drawn_in_silence_without_a_home_folder(tmp_path, home):
+    """A home folder that cannot be written to made matplotlib print warnings."""
+    (tmp_path / "a file").write_text("")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPL", "XDG_"))}
+    folder = tmp_path / "a file" if home == "a file" else home
+    environment |= {"HOME": str(folder), "XDG_CACHE_HOME": "/proc/nowhere"}
+    if home == "no variable":
+        del environment["HOME"]
+    path, out = str(Path(freqkd_cli.__file__).parents[1]), str(tmp_path / "s.png")
+    code = CHECK.format(path=path, document=json.dumps(document()), out=out)
+    words = [sys.executable, "-W", "default", "-c", code]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert Path(out).stat().st_size > 10_000
+
+
+def test_a_home_folder_that_can_be_written_is_used(monkeypatch, tmp_path):
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare_matplotlib()
+    assert "MPLCONFIGDIR" not in os.environ
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    prepare_matplotlib()
+    assert Path(os.environ["MPLCONFIGDIR"]).is_dir()
+    monkeypatch.setenv("MPLCONFIGDIR", "chosen by the user")
+    prepare_matplotlib()
+    assert os.environ["MPLCONFIGDIR"] == "chosen by the user"

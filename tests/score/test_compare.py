@@ -1,4 +1,4 @@
-"""``compare``: one table for runs that can be compared, names that tell them apart, and refusals where it would lie."""
+"""``compare``: one table for runs with the same data, distinct names, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import layouts
+import numpy as np
 import pytest
 import torch
 
 from freqkd_cli import recipe as recipes
+from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.models import fast_scnn
-from freqkd_cli.score.comparison import _names
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score import evaluate
+from freqkd_cli.score.comparison import _names, compare
 
 NAMES = ("road", "car", "sky", "tree", "person")
 
@@ -21,9 +25,9 @@ NAMES = ("road", "car", "sky", "tree", "person")
 def run(tmp_path):
     """Makes a run on the folder data set in ``root``."""
 
-    def made(name: str, root: str, classes: int = 3, more: str = "") -> Path:
+    def made(name: str, root: str, classes: int = 3, images: int = 2) -> Path:
         if not (tmp_path / root).exists():
-            masks = [layouts.labels(range(classes), number, (64, 64)) for number in range(2)]
+            masks = [layouts.labels(range(classes), n, (64, 64)) for n in range(images)]
             layouts.folder(tmp_path / root, masks, NAMES[:classes])
         torch.manual_seed(len(name))
         save_model(
@@ -31,8 +35,9 @@ def run(tmp_path):
             fast_scnn.build(classes=classes, width=0.25),
             id2label=dict(enumerate(NAMES[:classes])),
         )
-        text = f"version: 1\ndata: {{name: folder, size: [64, 64], root: {tmp_path / root}, workers: 0{more}}}\n"
-        text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
+        text = f"version: 1\ndata: {{name: folder, size: [64, 64], root: {tmp_path / root}}}\n"
+        text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\n"
+        text += "train: {steps: 1, batch_size: 16}\n"
         (tmp_path / name / "recipe.yaml").write_text(recipes.dump(recipes.loads(text)))
         return tmp_path / name
 
@@ -52,7 +57,7 @@ def test_runs_on_other_data_are_not_compared(run, freqkd, tmp_path):
     )
 
 
-def test_a_copy_of_the_data_is_named_with_data_root(run, freqkd, tmp_path):
+def test_data_root_scores_runs_on_one_copy_of_the_data(run, freqkd, tmp_path):
     one, two = run("a", "d"), run("b", "copy")
     assert freqkd("compare", one, two, "-q")[0] == 2
     code, out, err = freqkd("compare", one, two, "--data-root", tmp_path / "copy", "--json", "-q")
@@ -73,7 +78,7 @@ def test_a_link_leads_to_the_same_data(run, freqkd, tmp_path):
     assert freqkd("compare", one, run("b", "link"), "-q")[0] == 0
 
 
-def test_labels_are_looked_at_as_eval_does(run, freqkd, tmp_path):
+def test_labels_are_checked_as_in_eval(run, freqkd, tmp_path):
     one = run("a", "d")
     layouts.save(tmp_path / "d/masks/val/p1.png", layouts.labels((0, 1, 9), 1, (64, 64)))
     code, out, err = freqkd("compare", one, "-q")
@@ -84,7 +89,7 @@ def test_labels_are_looked_at_as_eval_does(run, freqkd, tmp_path):
     )
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(run, freqkd):
+def test_runs_of_one_name_are_distinguished_by_their_folders(run, freqkd):
     code, out, _ = freqkd("compare", run("x/run", "d"), run("y/run", "d"), "--json", "-q")
     assert code == 0 and [row["name"] for row in json.loads(out)["models"]] == ["x/run", "y/run"]
 
@@ -101,3 +106,64 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(run, freqkd):
 )
 def test_names_are_as_long_as_needed(runs, names):
     assert _names([Path(run) for run in runs]) == names
+
+
+def test_images_are_spread_over_the_split_whatever_the_limit(run):
+    """With --limit, neighbours were drawn: the images that were scored."""
+    one = run("a", "d", images=8)
+    result = compare([one], Silent(), limit=2, images=4)
+    assert result.rows[0]["images"] == 2
+    dataset = assemble.build_dataset(recipes.load(one / "recipe.yaml"), "val")
+    expected = [dataset.read(number) for number in (0, 2, 5, 7)]
+    assert len(result.panels) == 4
+    for panel, (image, labels) in zip(result.panels, expected, strict=True):
+        np.testing.assert_array_equal(panel["image"], image)
+        np.testing.assert_array_equal(panel["labels"], labels)
+        (prediction,) = (panel[key] for key in panel if key.startswith("a"))
+        assert prediction.shape == (64, 64) and prediction.max() < 3
+
+
+def test_the_table_is_in_percent_and_json_holds_fractions(run, freqkd, tmp_path):
+    one = run("a", "d")
+    out, err = freqkd("compare", one, "--image", tmp_path / "c.png")[1:]
+    assert "Next: freqkd spectrum" in err and f"image: {tmp_path / 'c.png'}" in out
+    heading, line = out.splitlines()[:2]
+    cells = dict(zip(heading.split("\t"), line.split("\t"), strict=True))
+    document = json.loads(freqkd("compare", one, "--json", "-q")[1])
+    row = document["models"][0]
+    assert document.keys() == {"split", "models", "picture"} and document["picture"] is None
+    assert cells["mIoU"] == f"{100 * row['miou']:.2f}" and row["miou"] <= 1
+    assert cells["boundary IoU"] == f"{100 * row['boundary_iou']:.2f}"
+    assert {"name", "pixel_accuracy", "parameters", "latency_ms", "images"} <= row.keys()
+
+
+def test_the_former_name_of_the_option_is_accepted(run, freqkd, tmp_path):
+    one = run("a", "d")
+    out = freqkd("compare", one, "--picture", tmp_path / "old.png", "--json", "-q")[1]
+    assert json.loads(out)["picture"] == str(tmp_path / "old.png")
+    assert (tmp_path / "old.png").is_file()
+    code, _, err = freqkd("compare", one, "--image", tmp_path / "c.jpg", "-q")
+    assert code == 2 and "--image" in err
+
+
+@pytest.mark.parametrize("command", ["eval", "compare"])
+def test_batches_follow_the_size_of_the_images(run, freqkd, monkeypatch, command):
+    """They had the size of train.batch_size, which exhausts the memory with large images."""
+    one, sizes = run("a", "d", images=8), []
+    forward = fast_scnn.FastSCNN.forward
+
+    def recorded(self, images):
+        sizes.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(fast_scnn.FastSCNN, "forward", recorded)
+    monkeypatch.setattr(evaluate, "PIXELS", 3 * 64 * 64)
+    for options, largest in (((), 3), (("--batch-size", 1), 1), (("--batch-size", 2), 2)):
+        sizes.clear()
+        assert freqkd(command, one, *options, "-q")[0] == 0
+        assert max(sizes) == largest, options
+
+
+def test_the_default_batch_is_bounded_by_its_pixels():
+    sizes = {(64, 64): 8, (384, 480): 8, (512, 1024): 8, (1024, 2048): 2, (2176, 4096): 1}
+    assert {size: evaluate.batch_size_for(*size) for size in sizes} == sizes

@@ -1,4 +1,4 @@
-"""``eval`` against counts that nobody here wrote, on masks that it wrote itself; the command line around it."""
+"""``eval`` against numpy and scikit-learn on the masks that it wrote, and its command line."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from freqkd_cli.views.labels import IGNORE
 CPU = torch.device("cpu")
 
 
-class Pictures:
-    """Odd sizes, an absent class (3), and one picture that is void all over."""
+class Images:
+    """Odd sizes, an absent class (3), and one image that is void everywhere."""
 
     classes = ("a", "b", "c", "absent")
     palette = np.zeros((4, 3), np.uint8)
@@ -61,40 +61,40 @@ def model():
 
 
 def test_miou_is_that_of_numpy_and_scikit_learn_on_the_written_masks(model, tmp_path):
-    pictures = Pictures()
+    images = Images()
     result = score(
         model,
-        pictures,
+        images,
         choose(CPU, "float32", False),
         CPU,
         Pass(batch_size=2),
-        each=mask_writer(tmp_path, pictures),
+        each=mask_writer(tmp_path, images),
     )
-    truth, guess = [], []
-    for index in range(len(pictures)):
-        labels = pictures.read(index)[1]
+    truth, predicted = [], []
+    for index in range(len(images)):
+        labels = images.read(index)[1]
         with Image.open(tmp_path / f"p{index}.png") as file:
             written = np.asarray(file)
         assert written.shape == labels.shape
         truth.append(labels[labels != IGNORE])
-        guess.append(written[labels != IGNORE])
-    truth, guess = np.concatenate(truth), np.concatenate(guess)
+        predicted.append(written[labels != IGNORE])
+    truth, predicted = np.concatenate(truth), np.concatenate(predicted)
     by_hand = []
     for k in range(3):
-        union = ((truth == k) | (guess == k)).sum()
-        by_hand.append(((truth == k) & (guess == k)).sum() / union)
-    document = as_json(result, pictures.classes)
+        union = ((truth == k) | (predicted == k)).sum()
+        by_hand.append(((truth == k) & (predicted == k)).sum() / union)
+    document = as_json(result, images.classes)
     assert document["miou"] == pytest.approx(np.mean(by_hand), abs=1e-12)
     assert document["miou"] == pytest.approx(
-        jaccard_score(truth, guess, labels=[0, 1, 2], average="macro"), abs=1e-12
+        jaccard_score(truth, predicted, labels=[0, 1, 2], average="macro"), abs=1e-12
     )
-    assert document["pixel_accuracy"] == pytest.approx((truth == guess).mean(), abs=1e-12)
+    assert document["pixel_accuracy"] == pytest.approx((truth == predicted).mean(), abs=1e-12)
     assert document["absent"] == ["absent"] and document["per_class"][3]["iou"] is None
     assert document["images"] == 4
 
 
 def test_a_split_that_is_void_all_over_has_no_miou(model):
-    class Void(Pictures):
+    class Void(Images):
         sizes = ((64, 64),)
 
         def read(self, index: int):
@@ -102,17 +102,14 @@ def test_a_split_that_is_void_all_over_has_no_miou(model):
             return image, np.full_like(labels, IGNORE)
 
     result = score(model, Void(), choose(CPU, "float32", False), CPU)
-    assert (
-        result.scores.miou is None
-        and result.scores.pixel_accuracy is None
-        and result.tally.boundary_iou() is None
-    )
+    assert set(result.values.values()) == {None}
 
 
 @pytest.fixture
 def run_folder(tmp_path):
     """What ``distill`` leaves, without the training."""
-    text = "version: 1\ndata: {name: scenes, size: [64, 64], held_out: 3, workers: 0}\nstudent: {name: fast_scnn, width: 0.25}\n"
+    text = "version: 1\ndata: {name: scenes, size: [64, 64], held_out: 3, workers: 0}\n"
+    text += "student: {name: fast_scnn, width: 0.25}\n"
     text += "losses: [{name: cross_entropy}]\ntrain: {steps: 1}\n"
     folder = tmp_path / "run"
     torch.manual_seed(0)
@@ -135,7 +132,7 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
         == 0
     )
     out = json.loads(capsys.readouterr().out)
-    wanted = {
+    keys = {
         "miou",
         "pixel_accuracy",
         "mean_accuracy",
@@ -147,10 +144,10 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
         "images",
         "seconds",
     }
-    assert wanted <= out.keys()
+    assert keys <= out.keys()
     assert len(list((tmp_path / "masks").glob("*.png"))) == out["images"] == 3
     assert _main("eval", str(run_folder), "--min-miou", "99") == 3
-    assert "below --min-miou" in capsys.readouterr().err
+    assert "is below --min-miou" in capsys.readouterr().err
     assert _main("eval", str(tmp_path / "nothing")) == 4
 
 
@@ -160,24 +157,24 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
         ("eval", "{run}"),
         ("eval", "{run}", "--flip"),
         ("compare", "{run}"),
-        ("predict", "{run}", "{picture}"),
+        ("predict", "{run}", "{image}"),
     ],
 )
-def test_a_model_that_gives_no_numbers_has_no_score(run_folder, freqkd, tmp_path, words):
+def test_a_model_with_logits_that_are_not_finite_has_no_score(run_folder, freqkd, tmp_path, words):
     model = load_model(run_folder)
     model.classifier[-1].bias.data[7] = float("nan")
     save_model(run_folder, model)
-    picture = tmp_path / "street.png"
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
-    words = [word.format(run=run_folder, picture=picture) for word in words]
+    image = tmp_path / "street.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(image)
+    words = [word.format(run=run_folder, image=image) for word in words]
     code, out, err = freqkd(
         *words, *(("--out", tmp_path / "out") if words[0] == "predict" else ()), "-q"
     )
     assert (code, out) == (1, "") and err.count("error:") == 1 and "are not finite" in err
-    assert str(picture) in err if words[0] == "predict" else "val_" in err
+    assert str(image) in err if words[0] == "predict" else "val_" in err
 
 
-def test_the_log_says_what_is_computed_in(run_folder, freqkd):
+def test_the_log_names_the_precision(run_folder, freqkd):
     err = freqkd("eval", run_folder, "--device", "cpu")[2]
     assert (
         "split val, computing in float32 on cpu\n" in err
@@ -186,22 +183,32 @@ def test_the_log_says_what_is_computed_in(run_folder, freqkd):
     )
 
 
-def test_a_folder_without_a_model_is_said_to_hold_none(freqkd, tmp_path):
+def test_the_table_is_in_percent_and_the_next_step_is_logged(run_folder, freqkd):
+    _, out, err = freqkd("eval", run_folder)
+    assert f"Next: freqkd predict {run_folder} " in err
+    document = json.loads(freqkd("eval", run_folder, "--json", "-q")[1])
+    rows = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if line)
+    for name in ("miou", "boundary_iou", "pixel_accuracy", "mean_accuracy"):
+        heading = "mIoU" if name == "miou" else name.replace("_iou", " IoU").replace("_", " ")
+        assert rows[heading] == f"{100 * document[name]:.2f}" and document[name] <= 1
+    assert out.splitlines()[0].split() == ["class", "IoU", "accuracy", "boundary", "IoU"]
+
+
+def test_a_folder_without_a_model_is_reported(freqkd, tmp_path):
     (tmp_path / "classes.txt").write_text("road\ncar\n")
     code, _, err = freqkd("eval", tmp_path)
     assert code == 4 and f"{tmp_path} holds no model" in err and "scenes_teacher" not in err
     (tmp_path / "config.json").write_text("{}")
     code, _, err = freqkd("eval", tmp_path)
-    assert code == 2 and "does not say on which data" in err
+    assert code == 2 and "has no recipe.yaml that names the data" in err
 
 
 def test_runs_stand_side_by_side(run_folder, capsys, tmp_path):
-    found = compare([run_folder, run_folder], Silent(), pictures=2)
-    assert [row["name"] for row in found.rows] == ["run", "run"]  # it is the same one
-    assert len(found.panels) == 2 and all(
-        panel["image"].shape == (64, 64, 3) for panel in found.panels
-    )
-    assert _main("compare", str(run_folder), "--picture", str(tmp_path / "c.png"), "--json") == 0
+    result = compare([run_folder, run_folder], Silent(), images=2)
+    assert [row["name"] for row in result.rows] == ["run", "run"]  # it is the same one
+    assert len(result.panels) == 2
+    assert all(panel["image"].shape == (64, 64, 3) for panel in result.panels)
+    assert _main("compare", str(run_folder), "--image", str(tmp_path / "c.png"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["images"] == 3
     with Image.open(tmp_path / "c.png") as sheet:
         assert sheet.width > 200

@@ -1,4 +1,4 @@
-"""``eval --predictions``: label PNGs of any tool score as a model's own, and every fault of theirs stands in one message."""
+"""``eval --predictions``: label PNGs score like a model, and all faults are in one message."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from freqkd_cli.models import fast_scnn
 SIZES = ((64, 96), (61, 75), (64, 64))
 
 
-def pixels(path, form=lambda picture: picture) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(form(picture))
+def pixels(path, form=lambda image: image) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(form(image))
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +71,21 @@ SCORES = (
 )
 
 
-def test_evals_own_masks_score_as_eval(place, masks, freqkd, tmp_path):
+def test_masks_that_eval_wrote_score_as_eval(place, masks, freqkd, tmp_path):
     own = json.loads(freqkd("eval", place / "run", "--json", "-q")[1])
-    found = json.loads(
+    document = json.loads(
         freqkd("eval", place / "run/recipe.yaml", "--predictions", masks, "--json", "-q")[1]
     )
-    assert {key: found[key] for key in SCORES} == {key: own[key] for key in SCORES} and found[
+    assert {key: document[key] for key in SCORES} == {key: own[key] for key in SCORES} and document[
         "images"
     ] == 3
-    assert [found[key] for key in ("parameters", "latency_ms", "device", "test_time")] == [None] * 4
-    assert found["model"] == str(masks)
+    assert [document[key] for key in ("parameters", "latency_ms", "device", "test_time")] == [
+        None
+    ] * 4
+    assert document["model"] == str(masks)
     palette = tmp_path / "palette"
     palette.mkdir()
-    for path in masks.iterdir():  # as a palette PNG, and void where the label is void
+    for path in masks.glob("*.png"):  # as a palette PNG, and void where the label is void
         labels = pixels(path).copy()
         labels[pixels(place / "data/masks/val" / path.name) == 255] = 255
         indexed = Image.fromarray(labels)
@@ -92,26 +94,26 @@ def test_evals_own_masks_score_as_eval(place, masks, freqkd, tmp_path):
     again = json.loads(freqkd("eval", place / "run", "--predictions", palette, "--json", "-q")[1])
     assert {key: again[key] for key in SCORES} == {key: own[key] for key in SCORES}
     code, out, _ = freqkd("eval", place / "run", "--predictions", masks, "-q")
-    assert code == 0 and "miou" in out and "parameters" not in out
+    assert code == 0 and "mIoU" in out and "parameters" not in out
 
 
-def test_every_fault_stands_in_one_message(place, masks, freqkd):
+def test_all_faults_are_in_one_message(place, masks, freqkd):
     (masks / "p0.png").unlink()
     Image.fromarray(np.full((61, 75), 7, np.uint8)).save(masks / "p1.png")
     Image.new("L", (10, 20)).save(masks / "p2.png")
     shutil.copy(masks / "p2.png", masks / "other.png")
     code, out, err = freqkd("eval", place / "run", "--predictions", masks, "-q")
     assert (code, out) == (1, "") and err.count("error:") == 1
-    counted = ("p1.png holds 7\n", "p2.png is 20x10, its picture 64x64\n")
-    for told in ("1 missing: p0.png\n", "1 of no picture of this split: other.png\n", *counted):
-        assert told in err, told
+    counted = ("p1.png holds 7\n", "p2.png is 20x10, but its image is 64x64\n")
+    for part in ("1 missing: p0.png\n", "1 of no image of this split: other.png\n", *counted):
+        assert part in err, part
     Image.new("RGB", (75, 61)).save(masks / "p1.png")
-    (masks / "p2.png").write_bytes(b"no picture")
+    (masks / "p2.png").write_bytes(b"not an image")
     code, _, err = freqkd("eval", place / "run", "--predictions", masks, "-q")
     assert code == 1 and "p1.png has 3 channels" in err and "p2.png cannot be read" in err
 
 
-def test_a_limit_asks_for_the_first_alone(place, masks, freqkd):
+def test_a_limit_needs_only_the_first(place, masks, freqkd):
     (masks / "p2.png").unlink()
     assert (
         json.loads(
@@ -123,17 +125,29 @@ def test_a_limit_asks_for_the_first_alone(place, masks, freqkd):
 
 
 @pytest.mark.parametrize("words", [("--flip",), ("--masks", "m"), ("--teacher",)])
-def test_files_have_no_model(place, masks, freqkd, words):
+def test_options_of_a_model_are_refused(place, masks, freqkd, words):
     code, _, err = freqkd("eval", place / "run", "--predictions", masks, *words)
-    assert code == 2 and "no model is run" in err and words[0] in err
+    assert code == 2 and "runs no model" in err and words[0] in err
 
 
 def test_a_folder_that_is_not_there_or_empty(place, freqkd, tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, told in (("nowhere", "there is no folder"), ("empty", "no PNG in")):
+    for folder, part in (("nowhere", "is not a folder"), ("empty", "there is no PNG in")):
         code, _, err = freqkd("eval", place / "run", "--predictions", tmp_path / folder)
-        assert code == 4 and told in err
+        assert code == 4 and part in err
     assert (
         freqkd("eval", place / "run", "--predictions", tmp_path / "empty", "--recipe", "nowhere")[0]
         == 2
     )
+
+
+def test_files_in_subfolders_are_scored(place, masks, freqkd):
+    own = json.loads(freqkd("eval", place / "run", "--predictions", masks, "--json", "-q")[1])
+    (masks / "town").mkdir()
+    (masks / "p1.png").rename(masks / "town/p1.png")
+    words = ("eval", place / "run", "--predictions", masks, "--json", "-q")
+    moved = json.loads(freqkd(*words)[1])
+    assert {key: moved[key] for key in SCORES} == {key: own[key] for key in SCORES}
+    shutil.copy(masks / "town/p1.png", masks / "p1.png")
+    code, _, err = freqkd(*words)
+    assert code == 1 and "1 with a stem that occurs twice: town/p1.png" in err

@@ -16,7 +16,7 @@ import torch
 
 from freqkd_cli import app
 from freqkd_cli.runtime import launch
-from freqkd_cli.score import common_ground
+from freqkd_cli.score import scored_split
 from freqkd_cli.teacher import dump_recipe
 from freqkd_cli.train import whole_batch
 from freqkd_cli.train.loop import Loop
@@ -52,18 +52,18 @@ def after_step(number: int, act):
 
 def keep_scores() -> None:
     """Write the integers of every evaluation of the first process to ``matrix.pt``."""
-    score = common_ground.score
+    score = scored_split.score
 
     def keeping(*args, **kwargs):
         result = score(*args, **kwargs)
         if RANK == 0:
             torch.save(
-                (result.tally.matrix, result.tally.boundary_iou()),
+                (result.tally.metrics["iou"].counts.matrix, result.values["boundary_iou"]),
                 f"matrix-{launch.processes()}.pt",
             )
         return result
 
-    common_ground.score = keeping
+    scored_split.score = keeping
 
 
 def keep_shares() -> None:

@@ -1,0 +1,56 @@
+"""Pixels near the outline of their class, for all classes at once.
+
+Source: Cheng, Girshick, Dollar, Berg, Kirillov, "Boundary IoU: Improving Object-Centric Image
+Segmentation Evaluation", CVPR 2021. The region is that of the authors' code: a mask without its
+d-fold erosion by a 3x3 square, where the outside of the image counts as background.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHARE_OF_DIAGONAL = 0.02
+
+_OUTSIDE = -1
+"""Stands for the class of the area outside the image."""
+
+
+def distance(height: int, width: int, share: float = SHARE_OF_DIAGONAL) -> int:
+    """Width of the boundary region: a share of the image diagonal in pixels, at least 1."""
+    return max(1, round(share * (height**2 + width**2) ** 0.5))
+
+
+def boundary_region(labels: Tensor, pixels: int) -> Tensor:
+    """Mark pixels within ``pixels`` of the outline of their own class.
+
+    A pixel survives d erosions by a 3x3 square if the (2 d + 1) square around it holds one class.
+    The boundary regions of all masks together are therefore the pixels whose square holds two
+    classes, and the region of class k is this set where the label is k. A square holds two classes
+    if one of its 2x2 blocks does.
+
+    Args:
+        labels: whole numbers 0 .. 255, ``[..., H, W]``; the outside is a class of its own.
+        pixels: d, the number of erosions, at least 1.
+    """
+    framed = F.pad(labels.to(torch.int16), (pixels, pixels, pixels, pixels), value=_OUTSIDE)
+    across, down = framed[..., 1:] != framed[..., :-1], framed[..., 1:, :] != framed[..., :-1, :]
+    mixed = (across[..., :-1, :] | across[..., 1:, :] | down[..., :-1]).view(torch.uint8)
+    for axis in (-1, -2):
+        mixed = _any(mixed, 2 * pixels, axis)
+    return mixed.view(torch.bool)
+
+
+def _any(flags: Tensor, side: int, axis: int) -> Tensor:
+    """Whether any of ``side`` neighbors along an axis is set, in log2(side) passes.
+
+    The runs of neighbors that a pass joins may overlap.
+    """
+    reach = 1
+    while reach < side:
+        step = min(reach, side - reach)
+        length = flags.shape[axis] - step
+        flags = flags.narrow(axis, 0, length) | flags.narrow(axis, step, length)
+        reach += step
+    return flags
