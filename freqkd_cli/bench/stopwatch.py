@@ -123,7 +123,7 @@ def watched(loop: Loop, watch: Stopwatch) -> Iterator[None]:
                     marks, line.loss, "target", kind(line.loss.target, f"losses.{line.id}.target")
                 )
             _forward(marks, line.loss, watch, f"losses.{line.id}.forward", backward.of(line.id))
-        _replace(marks, loop, "differentiate", backward.around(loop.differentiate))
+        _replace(marks, loop, "part", backward.around(loop.part))
         marks.enter_context(
             _hook(training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimizer")))
         )
@@ -160,10 +160,15 @@ class _Backward:
             if output.requires_grad:
                 output.register_hook(lambda _: self.begin("student.backward"))
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*words: Any, **named: Any) -> None:
-            call(*words, **named)
-            self.begin(REST)
+    def around(self, part: Callable[[str], Any]) -> Callable[[str], Any]:
+        """``Loop.part``, its range ``backward`` closed with a mark."""
+
+        @contextmanager
+        def timed(name: str) -> Iterator[None]:
+            with part(name):
+                yield
+            if name == "backward":
+                self.begin(REST)
 
         return timed
 

@@ -131,7 +131,7 @@ def test_marks_change_no_bit_and_are_gone_afterwards(path):
     )
     assert not any("target" in line.loss.__dict__ for line in marked.training.objective.lines)
     assert (
-        "differentiate" not in marked.__dict__
+        "part" not in marked.__dict__
         and not marked.training.optimizer._optimizer_step_post_hooks
     )
 

@@ -139,10 +139,7 @@ def main(folder: str) -> None:
     command("zoo", "zoo", "--json")
     Path(f"codes-{RANK}.json").write_text(json.dumps(codes))
     if RANK == 1:
-        line = Loop._backward
-        Loop._backward = lambda self, batch, shares, step: line(
-            self, batch, [float("nan")] * 3, step
-        )
+        whole_batch.shares = lambda *_: [[float("nan")] * 3]
     command("nan", "distill", "recipe.yaml", "--out", "run-nan")
 
 
