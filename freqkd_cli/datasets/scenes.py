@@ -8,7 +8,6 @@ a student needs both low and high frequencies, and a band-limited loss has somet
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -96,7 +95,6 @@ class Scenes:
 def build(
     *,
     split: Split,
-    root: Path | None = None,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
     length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
@@ -106,7 +104,6 @@ def build(
 
     Args:
         split: train, val or test; three streams that share no picture.
-        root: not read.
         size: (H, W) of the pictures in pixels; the sheet of 192x256 is stretched to it.
         seed: another seed gives another town.
         length: pictures in an epoch of train.

@@ -1,4 +1,4 @@
-"""What a run would cost, before it starts: steps, operations, bytes, and seconds on this machine."""
+"""The cost of a run before it starts: steps, operations, bytes, seconds on this machine."""
 
 from __future__ import annotations
 

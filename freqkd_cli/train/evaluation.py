@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from freqkd_cli.build.saved import save_model
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.score.evaluate import Pass, score
-from freqkd_cli.train.run_folder import CURVES, SAMPLES
+from freqkd_cli.train.run_folder import CURVES, SAMPLES, writing
+from freqkd_cli.train.training_state import Training
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -66,8 +68,28 @@ class Evaluation:
         self.predictions: dict[int, np.ndarray] = {}
         self.scoring = self.drawn = 0.0
 
-    def score(self, student: nn.Module) -> Scores | None:
-        """Return the scores of a student in evaluation mode; None without labels."""
+    def run(self, training: Training, out: Path, *, last: bool) -> Scores | None:
+        """Score the weights that would be deployed and keep the best; None without labels.
+
+        Writes the best model into the run folder ``out``, and the ``last`` one into ``out/last``.
+        """
+        student, best = training.objective.student, training.best
+        with training.averaged():
+            student.eval()
+            scores = self._score(student)
+            miou = scores.miou if scores else None
+            training.last = {"miou": miou, "step": training.step}
+            with writing(out):
+                if best is None or miou is None or miou > (best["miou"] or 0):
+                    training.best = training.last
+                    if self.processes.first:
+                        save_model(out, student)
+                if last and self.processes.first:
+                    save_model(out / "last", student)
+        return scores
+
+    def _score(self, student: nn.Module) -> Scores | None:
+        """Return the scores of a student in evaluation mode, and keep its sample predictions."""
         if self.dataset is None:
             return None
         started, kept = time.monotonic(), {}

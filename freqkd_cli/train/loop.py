@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from freqkd_cli.build import assemble
-from freqkd_cli.build.saved import save_model
-from freqkd_cli.build.schedules import RunLength, loss_weight, rate_factor
+from freqkd_cli.build.schedules import RunLength
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.precision import Compute
@@ -26,8 +25,8 @@ from freqkd_cli.train import checkpoint, run_folder, whole_batch
 from freqkd_cli.train.evaluation import Evaluation
 from freqkd_cli.train.non_finite import not_finite
 from freqkd_cli.train.recipe_identity import digest
-from freqkd_cli.train.run_log import RunLog, Unwritten
-from freqkd_cli.train.training_state import Training, freeze_norms, hold
+from freqkd_cli.train.run_log import RunLog, Unwritten, loss_row
+from freqkd_cli.train.training_state import Training
 from freqkd_cli.views.loader import Loader, ViewDataset
 from freqkd_cli.views.steps import Steps
 
@@ -119,7 +118,7 @@ class Loop:
         """Take one optimizer step, from ``train.accumulate`` batches of views to the log."""
         training, train, objective = self.training, self.train, self.training.objective
         step, total_steps = training.step, self.setting.length.steps
-        rate = self._prepare(step)
+        rate = training.prepare(train, total_steps, self.processes.index)
         with self.part("data"):
             views = self._next(batches)
         means: dict[str, Tensor] = {}
@@ -148,28 +147,6 @@ class Loop:
                 training.average.update(objective.student)
         training.step += 1
         self._log(rate, means)
-
-    def _prepare(self, step: int) -> float:
-        """Set the learning rate, the random numbers and the modes of a step; return the rate."""
-        train, training = self.train, self.training
-        rate = train.lr * rate_factor(
-            step,
-            self.setting.length.steps,
-            kind=train.schedule,
-            warmup=train.warmup,
-            power=train.power,
-        )
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        # Dropout and drop path are keyed by the step, so a resumed run draws what an undisturbed
-        # one would, and by the process, so that no two processes draw the same.
-        torch.manual_seed(train.seed * 1_000_003 + step + self.processes.index * 1_000_000_007)
-        training.objective.student.train()
-        if train.freeze_student:
-            hold(training.objective.student)
-        elif train.freeze_norm:
-            freeze_norms(training.objective.student)
-        return rate
 
     def batches(self) -> Generator[Batch, None, None]:
         """Return the views of the steps that are left, one batch per forward pass."""
@@ -216,13 +193,7 @@ class Loop:
         seconds = time.monotonic() - self.started_at
         speed = self._images() / seconds
         if step % LOG_EVERY == 0 or step == total_steps:
-            raw = {name: float(value) for name, value in terms.items()}
-            total = raw.pop("total")
-            weighted = {
-                line.id: raw[line.id] * loss_weight(line.weight, line.warmup, step - 1, total_steps)
-                for line in training.objective.lines
-            }
-            row = {"step": step, "lr": rate, "total": total, "raw": raw, "weighted": weighted}
+            row = loss_row(step, rate, terms, training.objective.lines, total_steps)
             with run_folder.writing(self.setting.out):
                 self.log.trained(row, speed)
         miou = training.best["miou"] if training.best else None
@@ -237,30 +208,19 @@ class Loop:
         return steps * self.train.batch_size * self.train.accumulate
 
     def _evaluate(self) -> None:
-        """Score the weights that would be deployed, and keep the best."""
-        training, out, step = self.training, self.setting.out, self.training.step
-        student, best = training.objective.student, training.best
-        with training.averaged():
-            student.eval()
-            scores = self.evaluation.score(student)
-            miou = scores.miou if scores else None
-            training.last = {"miou": miou, "step": step}
-            with run_folder.writing(out):
-                if best is None or miou is None or miou > (best["miou"] or 0):
-                    training.best = training.last
-                    if self.processes.first:
-                        save_model(out, student)
-                if step == self.setting.length.steps and self.processes.first:
-                    save_model(out / "last", student)
+        """Score the weights that would be deployed, keep the best, and log the score."""
+        out, step = self.setting.out, self.training.step
+        last = step == self.setting.length.steps
+        scores = self.evaluation.run(self.training, out, last=last)
         if scores is None:
             self.progress.note(f"step {step}: no validation split with labels, so no score")
             return
         with run_folder.writing(out):
-            val = {"miou": miou, "pixel_accuracy": scores.pixel_accuracy}
+            val = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
             self.log.scored({"step": step, "val": val})
-            self.evaluation.draw(out, last=step == self.setting.length.steps)
-        if miou is not None:
-            self.progress.note(f"step {step}: {100 * miou:.2f} mIoU on val")
+            self.evaluation.draw(out, last=last)
+        if scores.miou is not None:
+            self.progress.note(f"step {step}: {100 * scores.miou:.2f} mIoU on val")
 
     def _save(self) -> None:
         if self.processes.first:

@@ -6,9 +6,35 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from freqkd_cli.build.schedules import loss_weight
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.objective import Line
+
+
+def loss_row(
+    step: int, rate: float, terms: Mapping[str, Tensor], lines: Sequence[Line], total_steps: int
+) -> dict[str, Any]:
+    """Return the row of ``metrics.jsonl`` for the losses of the ``step``-th step (1-based).
+
+    Args:
+        rate: the learning rate of the step.
+        terms: id of a loss line, and ``total`` -> value.
+    """
+    raw = {name: float(value) for name, value in terms.items()}
+    total = raw.pop("total")
+    weighted = {
+        line.id: raw[line.id] * loss_weight(line.weight, line.warmup, step - 1, total_steps)
+        for line in lines
+    }
+    return {"step": step, "lr": rate, "total": total, "raw": raw, "weighted": weighted}
 
 
 class RunLog:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.build.objective import Objective
+from freqkd_cli.build.schedules import rate_factor
 from freqkd_cli.errors import CheckpointDamaged
 
 if TYPE_CHECKING:
@@ -78,6 +79,27 @@ class Training:
     step: int = 0
     best: dict[str, float] | None = None
     last: dict[str, float] | None = None
+
+    def prepare(self, train: Train, total_steps: int, process: int) -> float:
+        """Set the learning rate, the random numbers and the modes of a step; return the rate."""
+        rate = train.lr * rate_factor(
+            self.step,
+            total_steps,
+            kind=train.schedule,
+            warmup=train.warmup,
+            power=train.power,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout and drop path are keyed by the step, so a resumed run draws what an undisturbed
+        # one would, and by the process, so that no two processes draw the same.
+        torch.manual_seed(train.seed * 1_000_003 + self.step + process * 1_000_000_007)
+        self.objective.student.train()
+        if train.freeze_student:
+            hold(self.objective.student)
+        elif train.freeze_norm:
+            freeze_norms(self.objective.student)
+        return rate
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

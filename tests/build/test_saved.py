@@ -149,7 +149,7 @@ def test_an_interrupted_write_leaves_the_old_model(
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="no folder"):
+    with pytest.raises(WeightsMissing, match="not a folder"):
         freqkd_cli.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsMissing, match="config.json is not there"):
@@ -197,7 +197,7 @@ def test_a_student_starts_from_a_trained_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="of another shape"):
         load_state(tmp_path / "plain", other)
     assert torch.equal(other.classifier[3].weight, before)
-    with pytest.raises(WeightsMissing, match="no folder"):
+    with pytest.raises(WeightsMissing, match="not a folder"):
         load_state(tmp_path / "nowhere", other)
 
 

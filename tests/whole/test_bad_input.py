@@ -568,7 +568,7 @@ def test_a_device_that_is_not_here(freqkd, name):
             "train.freeze_student leaves nothing to train",
         ),
         (["--device", "nope"], "there is no such device here"),
-        (["--set", "student.weights=nowhere"], "nowhere is no folder"),
+        (["--set", "student.weights=nowhere"], "nowhere is not a folder"),
         (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
     ],
 )
