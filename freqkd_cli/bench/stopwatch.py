@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.sources import CachedTeacher, LiveTeacher
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.views.batch import Batch
@@ -123,7 +124,7 @@ def watched(loop: Loop, watch: Stopwatch) -> Iterator[None]:
                     marks, line.loss, "target", kind(line.loss.target, f"losses.{line.id}.target")
                 )
             _forward(marks, line.loss, watch, f"losses.{line.id}.forward", backward.of(line.id))
-        _replace(marks, loop, "part", backward.around(loop.part))
+        _replace(marks, named_range, "watch", backward)
         marks.enter_context(
             _hook(training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimizer")))
         )
@@ -160,17 +161,13 @@ class _Backward:
             if output.requires_grad:
                 output.register_hook(lambda _: self.begin("student.backward"))
 
-    def around(self, part: Callable[[str], Any]) -> Callable[[str], Any]:
-        """``Loop.part``, its range ``backward`` closed with a mark."""
+    def enter(self, name: str) -> None:
+        """A named range of the step begins."""
 
-        @contextmanager
-        def timed(name: str) -> Iterator[None]:
-            with part(name):
-                yield
-            if name == "backward":
-                self.begin(REST)
-
-        return timed
+    def exit(self, name: str) -> None:
+        """A named range of the step ends."""
+        if name == "backward":
+            self.begin(REST)
 
 
 def _forward(
@@ -197,7 +194,11 @@ def _hook(handle: Any) -> Iterator[None]:
         handle.remove()
 
 
-def _replace(marks: ExitStack, owner: Any, name: str, call: Callable[..., Any]) -> None:
-    """Put ``call`` before the method ``name`` of one object, until the marks are taken away."""
-    owner.__dict__[name] = call
-    marks.callback(owner.__dict__.pop, name)
+def _replace(marks: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of one object until the marks are taken away."""
+    before = owner.__dict__.get(name, marks)
+    setattr(owner, name, value)
+    if before is marks:
+        marks.callback(delattr, owner, name)
+    else:
+        marks.callback(setattr, owner, name, before)

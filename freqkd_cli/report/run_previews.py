@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from freqkd_cli.report.matplotlib_figure import draw_figure
 from freqkd_cli.report.pictures import comparison
-from freqkd_cli.report.plots import STYLE, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from freqkd_cli.images.dataset import Dataset
 
@@ -30,22 +31,18 @@ class RunPreviews:
         Left: every weighted loss term and their total over the steps, logarithmic where all are
         positive. Right: mIoU on the validation split.
         """
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         losses = [row for row in rows if "weighted" in row]
         scores = [row for row in rows if row.get("val", {}).get("miou") is not None]
-        with rc_context(STYLE):
-            figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-            FigureCanvasAgg(figure)
+
+        def draw(figure: Figure) -> None:
             left, right = figure.subplots(1, 2)
             _draw_losses(left, losses)
             steps = [row["step"] for row in scores]
             values = [100 * row["val"]["miou"] for row in scores]
             right.plot(steps, values, color=COLORS[0], marker="o", markersize=3.5)
             right.set(title="mIoU on the validation split", xlabel="step", ylabel="mIoU")
-            save(figure, path)
+
+        draw_figure(path, (8.4, 3.4), draw)
 
     def samples(
         self, panels: Sequence[Mapping[str, np.ndarray]], dataset: Dataset, path: Path

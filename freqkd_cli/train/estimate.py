@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from freqkd_cli.runtime.operations import forward_flops, parameters
+from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.sources import LiveTeacher
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ def duration(seconds: float) -> str:
 
 
 def _flops(model: nn.Module, size: tuple[int, int]) -> int:
-    """Count the operations of a forward pass without computing anything: a copy without storage."""
+    """Return the operations of a forward pass, counted on a copy without storage."""
     with torch.device("meta"):
-        return forward_flops(copy.deepcopy(model).to("meta"), size)
+        empty = copy.deepcopy(model).to("meta")
+        empty.__dict__.pop("train", None)  # a live teacher's: it returns the teacher itself
+        return forward_flops(empty, size)
 
 
 def _seconds(loop: Loop, student_flops: int, step_flops: int) -> float:
@@ -91,6 +94,7 @@ def _seconds(loop: Loop, student_flops: int, step_flops: int) -> float:
 def _step_seconds(loop: Loop) -> float:
     """Return the median time of a few real steps; the first one does not count if others follow."""
     times: list[float] = []
+    loop.progress = Silent()
     with closing(loop.batches()) as batches:
         for _ in range(min(1 + PROBE_STEPS, loop.setting.length.steps)):
             started = time.monotonic()

@@ -6,6 +6,7 @@ The drawing itself is given from outside (:class:`Drawing`), since reports are m
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
     from freqkd_cli.score.scores import Scores
+
+log = logging.getLogger(__name__)
 
 SHOWN = 4
 """Images of samples.png, spread evenly over the images that are scored."""
@@ -121,16 +124,22 @@ class Evaluation:
         """Write the previews into the run folder ``out``, in the first process alone.
 
         Drawing takes no longer than scoring: where the previews so far took more time, they are
-        left out until the ``last`` evaluation.
+        left out until the ``last`` evaluation. A failure is a warning, since a run must not end
+        with its previews.
         """
         if self.drawing is None or not self.processes.first or self.dataset is None:
             return
         if self.drawn > self.scoring and not last:
             return
         started = time.monotonic()
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        self.drawing.curves(rows, out / CURVES)
-        self.drawing.samples([self._panels(n) for n in self.shown], self.dataset, out / SAMPLES)
+        try:
+            text = (out / "metrics.jsonl").read_text(encoding="utf-8")
+            self.drawing.curves([json.loads(line) for line in text.splitlines()], out / CURVES)
+            panels = [self._panels(number) for number in self.shown]
+            self.drawing.samples(panels, self.dataset, out / SAMPLES)
+        except Exception as error:
+            log.warning("no previews are drawn any more: %s", error)
+            self.drawing = None
         self.drawn += time.monotonic() - started
 
     def _panels(self, number: int) -> dict[str, np.ndarray]:

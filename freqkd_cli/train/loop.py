@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import RunLength
@@ -20,6 +19,7 @@ from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.precision import Compute
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.sources import Source
 from freqkd_cli.train import checkpoint, run_folder, whole_batch
 from freqkd_cli.train.evaluation import Evaluation
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 10
 """Steps between two rows of metrics.jsonl."""
-PARTS = ("data", "targets", "objective", "backward", "update")
-"""Labels of the ranges of a step, in order, as a profiler and ``freqkd bench`` see them."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,7 @@ class Setting:
 
 
 class Loop:
-    """Trains from the present step to the last one.
-
-    Attributes:
-        part: makes the context manager around each of :data:`PARTS`; replace it to time them.
-    """
-
-    part: Callable[[str], AbstractContextManager[Any]] = staticmethod(record_function)
+    """Trains from the present step to the last one."""
 
     def __init__(
         self,
@@ -115,35 +107,38 @@ class Loop:
             self.log.close()
 
     def step(self, batches: Iterator[Batch]) -> None:
-        """Take one optimizer step, from ``train.accumulate`` batches of views to the log."""
+        """Take one optimizer step, from ``train.accumulate`` batches of views to the log.
+
+        ``torch.profiler`` and ``freqkd bench`` see the named ranges.
+        """
         training, train, objective = self.training, self.train, self.training.objective
         step, total_steps = training.step, self.setting.length.steps
         rate = training.prepare(train, total_steps, self.processes.index)
-        with self.part("data"):
+        with named_range("data"):
             views = self._next(batches)
         means: dict[str, Tensor] = {}
         shares = whole_batch.shares(objective, views, self.grids, self.processes)
         for batch, share in zip(views, shares, strict=True):
             batch = batch.to(self.setting.device)
-            with self.part("targets"):
-                targets = self.source.targets(batch, self.grids)
+            targets = self.source.targets(batch, self.grids)
             batch = _laid_out(batch, self.setting.compute)
-            with self.part("objective"):  # the student's forward pass, its losses, their sum
-                total, terms = objective(batch, targets, step, total_steps, share)
+            # The student's forward pass, every loss, and their weighted sum.
+            total, terms = objective(batch, targets, step, total_steps, share)
             if not torch.isfinite(total):
                 at, images = (step, total_steps), self.setting.dataset
                 raise not_finite(objective, terms, batch, targets, images, at)
-            with self.part("backward"):
+            with named_range("backward"):
                 (total / train.accumulate).backward()
             for name, value in (terms | {"total": total.detach()}).items():
                 means[name] = means.get(name, 0) + value / train.accumulate
-        with self.part("update"):
+        with named_range("optimizer"):
             whole_batch.average_(objective, means.values(), self.processes)
             if train.clip:
                 nn.utils.clip_grad_norm_(objective.parameters(), train.clip)
             training.optimizer.step()
             training.optimizer.zero_grad(set_to_none=True)
-            if training.average:
+        if training.average:
+            with named_range("average"):
                 training.average.update(objective.student)
         training.step += 1
         self._log(rate, means)
@@ -171,11 +166,8 @@ class Loop:
     def _restore(self) -> int:
         """Load the last checkpoint, if there is one; return the bytes of metrics.jsonl at it."""
         # The first process reads for all, so other machines need not see the folder.
-        loaded = self.processes.share(
-            checkpoint.load(self.setting.out / "state", self.digest)
-            if self.processes.first
-            else None
-        )
+        first, folder = self.processes.first, self.setting.out / "state"
+        loaded = self.processes.share(checkpoint.load(folder, self.digest) if first else None)
         if loaded is None:
             return 0
         self.training.restore(*loaded)
@@ -225,11 +217,8 @@ class Loop:
     def _save(self) -> None:
         if self.processes.first:
             with run_folder.writing(self.setting.out):
-                facts = self.training.facts() | {
-                    "recipe": self.digest,
-                    "metrics_bytes": self.log.length(),
-                }
-                folder = self.setting.out / "state"
+                facts = {"recipe": self.digest, "metrics_bytes": self.log.length()}
+                folder, facts = self.setting.out / "state", self.training.facts() | facts
                 checkpoint.save(folder, self.training.step, self.training.tensors(), facts)
         self.processes.wait()  # no process continues, or reports a save, before it is complete
 

@@ -19,6 +19,7 @@ from freqkd_cli.bench.bound import bound
 from freqkd_cli.bench.measure import Options, bench
 from freqkd_cli.bench.stopwatch import Stopwatch, watched
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.opening import Form
 
@@ -130,10 +131,8 @@ def test_marks_change_no_bit_and_are_gone_afterwards(path):
         if not isinstance(module, nn.ModuleDict)
     )
     assert not any("target" in line.loss.__dict__ for line in marked.training.objective.lines)
-    assert (
-        "part" not in marked.__dict__
-        and not marked.training.optimizer._optimizer_step_post_hooks
-    )
+    assert named_range.watch is None
+    assert not marked.training.optimizer._optimizer_step_post_hooks
 
 
 def test_the_document_adds_up_live_and_cached(path, tmp_path):

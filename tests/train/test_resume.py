@@ -21,7 +21,7 @@ from freqkd_cli.build import assemble
 from freqkd_cli.cache.lock import LOCK
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train import checkpoint, run_folder
+from freqkd_cli.train import checkpoint, loop, run_folder
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """
@@ -110,8 +110,6 @@ def calls(undisturbed) -> int:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
     """A run that ended in the middle, with two checkpoints: of epochs 2 and 3."""
-    from freqkd_cli.train import loop
-
     out, save = tmp_path_factory.mktemp("runs") / "half", loop.Loop._save
 
     def stopping(self) -> None:
@@ -191,6 +189,49 @@ def test_tensorboard_shows_every_step_once(whole, half):
     assert [step for step, _ in shown[1]["val/miou"]] == [2, 4, 6, 8, 10, 12] and [
         s for s, _ in shown[1]["total"]
     ] == [10, 12]
+
+
+def test_a_checkpoint_inside_an_epoch_is_resumed_to_the_same_bits(whole, tmp_path, monkeypatch):
+    """Saved after every step; the run dies after step 5, in the middle of an epoch of 2 steps."""
+    out, step = tmp_path / "run", loop.Loop.step
+
+    def dying(self, batches) -> None:
+        if self.training.step == 5:
+            raise KeyboardInterrupt
+        step(self, batches)
+
+    monkeypatch.setattr(loop.Loop, "step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, "train.save_every=1")
+    steps = sorted(path.stem for path in (out / "state").glob("*.json"))
+    assert steps == ["step-00000004", "step-00000005"]
+    monkeypatch.undo()
+    run(out)
+    after, before = bits(out), bits(whole)
+    for name in ("step-00000010.safetensors", "step-00000012.safetensors"):
+        assert after[name] == before[name]
+    assert after == before
+
+
+def test_checkpoints_between_epochs_follow_steps_or_time(monkeypatch):
+    interval = checkpoint.Interval(3)
+    assert [step for step in range(1, 10) if interval.due(step)] == [3, 6, 9]
+    now = 100.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    for text, seconds in (("90s", 90), ("1.5min", 90), ("2h", 7200)):
+        interval, now = checkpoint.Interval(text), now + seconds - 1
+        assert not interval.due(1)
+        now += 1
+        assert interval.due(1)
+        interval.saved()
+        assert not interval.due(2)
+    assert not any(checkpoint.Interval(0).due(step) for step in range(1, 100))
+
+
+@pytest.mark.parametrize("value", ["10 min", "min", "-5", "1.5", "10m"])
+def test_an_interval_that_cannot_be_read_is_refused(value):
+    with pytest.raises(UsageError, match="train.save_every"):
+        recipes.loads(RECIPE, sets=[f"train.save_every={value}"])
 
 
 def test_workers_change_no_bit_and_may_change_on_the_way(whole, half, tmp_path):
