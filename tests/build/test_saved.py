@@ -1,4 +1,4 @@
-"""Model folders: what transformers reads, what is refused, and that a half-written one cannot be taken for whole."""
+"""Model folders: what transformers reads, what is refused, and half-written ones."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_transformers_reads_a_segformer_as_its_own(tmp_path: Path) -> None:
     model = segformer.build(classes=3, **TINY).eval()
     model.set_normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     save_model(tmp_path, model, "segformer", NAMES)
-    theirs, report = SegformerForSemanticSegmentation.from_pretrained(
+    loaded, report = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path, output_loading_info=True
     )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.config.id2label == NAMES
+    assert loaded.config.id2label == NAMES
     pixels = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     given = SegformerImageProcessor.from_pretrained(tmp_path)(images=pixels, return_tensors="pt")[
         "pixel_values"
     ]
     assert given.shape == (1, 3, 64, 96)
     torch.testing.assert_close(
-        theirs.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
+        loaded.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
     )
 
 
@@ -60,20 +60,18 @@ def test_a_folder_that_transformers_wrote_is_loaded(tmp_path: Path) -> None:
         "decoder_hidden_size": 16,
     }
     unusual = {"sr_ratios": [4, 2, 2, 1], "mlp_ratios": [2, 2, 3, 3]}
-    theirs = SegformerForSemanticSegmentation(
+    original = SegformerForSemanticSegmentation(
         SegformerConfig(num_labels=3, **sizes, **unusual)
     ).eval()
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = freqkd_cli.load(tmp_path / "theirs")
+    original.save_pretrained(tmp_path / "transformers")
+    model = freqkd_cli.load(tmp_path / "transformers")
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(
-        ours(images)["logits"], theirs(ours.normalise(images)).logits, atol=1e-5, rtol=1e-5
+        model(images)["logits"], original(model.normalise(images)).logits, atol=1e-5, rtol=1e-5
     )
-    assert (ours.classes, ours.id2label) == (3, None)
-    save_model(
-        tmp_path / "again", ours
-    )  # what our arguments do not name survives a round trip all the same
-    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], ours(images)["logits"])
+    assert (model.classes, model.id2label) == (3, None)
+    save_model(tmp_path / "again", model)  # what no argument names survives a round trip
+    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], model(images)["logits"])
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that is cut anywhere goes on to the bits of one that was left alone; a full disk and damage lose nothing."""
+"""A run that is cut anywhere resumes to the same bits; a full disk and damage lose nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from freqkd_cli.train.distillation import distill
 
 RECIPE = """
 version: 1
-data: {name: scenes, size: [32, 64], length: 8, held_out: 2, workers: 0, augment: {flip: true, color: 0.2}}
+data:
+  {name: scenes, size: [32, 64], length: 8, held_out: 2, workers: 0,
+   augment: {flip: true, color: 0.2}}
 teacher: {name: segformer, weights: embedded}
 student: {name: fast_scnn, width: 0.25, dropout: 0.2}
 losses:
@@ -45,16 +47,20 @@ def run(out: Path, *sets: str, resume: bool = True) -> None:
 def bits(out: Path) -> dict[str, object]:
     """Every byte that the recipe and the seed decide."""
     names = ("model.safetensors", "config.json", "last/model.safetensors", "metrics.jsonl")
-    found: dict[str, object] = {name: (out / name).read_bytes() for name in names}
-    found |= {
+    files: dict[str, object] = {name: (out / name).read_bytes() for name in names}
+    files |= {
         path.name: path.read_bytes() for path in (out / "state").iterdir() if path.name != LOCK
     }
     summary = json.loads((out / "summary.json").read_text())
-    return found | {key: summary[key] for key in ("steps", "miou", "best_step", "last_miou")}
+    return files | {key: summary[key] for key in ("steps", "miou", "best_step", "last_miou")}
 
 
 def in_child(work: Callable[[], None], kill_after: float | None = None) -> int:
-    """Run ``work`` in a forked process and kill it where it is after so many seconds; minus the signal that ended it."""
+    """Run ``work`` in a forked process; return its exit code, minus the signal that ended it.
+
+    Args:
+        kill_after: seconds until it is killed, wherever it is.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -69,7 +75,7 @@ def in_child(work: Callable[[], None], kill_after: float | None = None) -> int:
 
 
 def killed_at(out: Path, call: int) -> None:
-    """Run until the ``call``-th time that something is to be synced or renamed, and be killed there."""
+    """Run, and be killed at the ``call``-th sync or rename."""
     calls = 0
 
     def counted(real):
@@ -135,7 +141,7 @@ def half(stopped, tmp_path) -> Path:
 
 @forks
 def test_six_epochs_equal_three_a_kill_and_three(whole, calls, tmp_path):
-    """Cut where a file is about to become whole, in the later half: at a sync or a rename of a model, a checkpoint, the summary."""
+    """Cut in the later half where a file is about to become whole: at a sync or a rename."""
     for number, call in enumerate(random.Random(5).sample(range(calls // 2, calls), 2)):
         out = tmp_path / str(number)
         assert in_child(lambda call=call, out=out: killed_at(out, call)) == -signal.SIGKILL
@@ -146,7 +152,7 @@ def test_six_epochs_equal_three_a_kill_and_three(whole, calls, tmp_path):
 @forks
 @pytest.mark.slow
 def test_ten_random_moments(whole, tmp_path):
-    """By the clock, so that it may be anywhere: in a step, in an evaluation, before the first checkpoint, in the last save."""
+    """By the clock, so anywhere: in a step, an evaluation, before the first or in the last save."""
     started = time.monotonic()
     run(tmp_path / "timed")
     seconds, killed = time.monotonic() - started, 0
@@ -240,9 +246,7 @@ def test_workers_change_no_bit_and_may_change_on_the_way(whole, half, tmp_path):
 
 
 def test_a_finished_run_is_known_before_anything_is_built(whole, monkeypatch):
-    monkeypatch.setattr(
-        assemble, "check", lambda *_, **__: pytest.fail("the recipe was looked into")
-    )
+    monkeypatch.setattr(assemble, "check", lambda *_, **__: pytest.fail("the recipe was checked"))
     before = bits(whole)
     run(whole)
     assert bits(whole) == before
@@ -306,7 +310,7 @@ def test_a_checkpoint_of_another_recipe_is_skipped(half, tmp_path, caplog):
     assert "belongs to another recipe" in caplog.text
 
 
-def test_a_damaged_later_checkpoint_pushes_no_whole_one_out(tmp_path):
+def test_a_damaged_later_checkpoint_displaces_no_intact_one(tmp_path):
     for step in (30, 40):
         checkpoint.save(tmp_path, step, {"x": torch.zeros(2)}, {})
         flip(tmp_path / f"step-000000{step}.safetensors")
@@ -319,7 +323,7 @@ def test_a_damaged_later_checkpoint_pushes_no_whole_one_out(tmp_path):
 
 
 def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half):
-    """The kernel itself says that there is no space: the file that the next checkpoint is written to is /dev/full."""
+    """The next checkpoint is written to /dev/full, so the kernel reports a full disk."""
     before = {path.name: path.read_bytes() for path in (half / "state").iterdir()}
     (half / "state" / "step-00000008.safetensors.part").symlink_to("/dev/full")
     with pytest.raises(
@@ -333,7 +337,7 @@ def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half):
 
 
 def test_a_model_that_cannot_be_written_ends_in_one_message(whole, half):
-    """Here the kernel refuses to let any file grow past 4 kB: the best model fails, or the checkpoint."""
+    """No file may grow past 4 kB, so the best model fails, or the checkpoint."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -355,7 +359,7 @@ def test_lost_permission_ends_in_one_message(whole, half):
     assert bits(half) == bits(whole)
 
 
-def test_resume_spares_a_folder_that_no_run_wrote(tmp_path):
+def test_resume_refuses_a_folder_that_no_run_wrote(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"--resume refused.*\n.*holiday\.jpg"):
         run(tmp_path)
