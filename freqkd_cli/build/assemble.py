@@ -180,18 +180,21 @@ def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Datas
         UsageError: a folder was given for a data set that reads none.
     """
     module = registry.find("datasets", recipe.data.name)
-    arguments = {"split": split, "size": tuple(recipe.data.size), **recipe.data.arguments}
-    if "root" in registry.takes("datasets", recipe.data.name):
-        return module.build(root=root or recipe.data.root, **arguments)
     given = root or recipe.options.get("data.root")
-    if given or any(text.startswith("data.root=") for text in recipe.sets):
+    by_option = given or any(text.startswith("data.root=") for text in recipe.sets)
+    if by_option and not getattr(module, "READS_FOLDER", True):
         raise UsageError(
             f"the data set {recipe.data.name} is made on the fly and reads no folder",
             got=f"--data-root {given}" if given else "--set data.root",
             tip="leave it out, or use a recipe for your own data (data.name: folder)",
             key="data.root",
         )
-    return module.build(**arguments)
+    return module.build(
+        split=split,
+        root=root or recipe.data.root,
+        size=tuple(recipe.data.size),
+        **recipe.data.arguments,
+    )
 
 
 def build_teacher(recipe: Recipe, classes: int) -> nn.Module:

@@ -137,7 +137,7 @@ def _number(key: str, names: Mapping[int, str], teacher_classes: int) -> tuple[i
         return same[0], ""
     if same:
         numbers = ", ".join(map(str, same))
-        return -1, f"{len(same)} classes of the teacher have this name, need a number: {numbers}"
+        return -1, f"{len(same)} classes of the teacher have this name, need its number: {numbers}"
     if key.isdecimal() and int(key) < teacher_classes:
         return int(key), ""
     need = f"a number from 0 to {teacher_classes - 1}"

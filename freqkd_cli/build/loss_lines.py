@@ -15,6 +15,8 @@ from freqkd_cli.views.view import MULTIPLE
 
 if TYPE_CHECKING:
     from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.features.loss import Loss
+    from freqkd_cli.recipe.sections import LossLine
 
 
 def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
@@ -38,32 +40,36 @@ def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
             )
 
 
-def build_line(plan: Plan, number: int) -> Line:
-    """Return one loss line as an object, with adapters for the taps it names."""
-    spec = plan.recipe.losses[number]
-    loss = registry.find("losses", spec.name).build(**spec.arguments)
-    loss.seed, loss.number = plan.recipe.train.seed, number
+def _check_taps(plan: Plan, spec: LossLine, loss: Loss) -> None:
+    """Refuse a line that names a tap that is not there, or a teacher that the recipe lacks.
+
+    Raises:
+        RecipeError: with the key of the line that it is about.
+    """
+    compares = "teacher" in spec.arguments or (loss.reads_logits and not loss.needs_labels)
     for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
-        if side == "teacher" and not taps and "teacher" in spec.arguments:
+        if side == "teacher" and not taps and compares:
             raise RecipeError(
                 f"{spec.name} compares with a teacher, and the recipe has none",
                 tip="add a `teacher:` section",
-                key="teacher",
+                key="teacher" if "teacher" in spec.arguments else None,
             )
-        if isinstance(spec.arguments.get(side), str):
-            pick(
-                tuple(taps.values()),
-                spec.arguments[side],
-                f"the {side} {getattr(plan.recipe, side).name!r}",
-                key=side,
-            )
+        if isinstance(name := spec.arguments.get(side), str):
+            owner = f"the {side} {getattr(plan.recipe, side).name!r}"
+            pick(tuple(taps.values()), name, owner, key=side)
+
+
+def build_line(plan: Plan, number: int) -> Line:
+    """Return one loss line as an object, with adapters for the taps it names.
+
+    Raises:
+        RecipeError, BandError: the line cannot be built on these taps.
+    """
+    spec, size = plan.recipe.losses[number], plan.view_spec.size
+    loss = registry.find("losses", spec.name).build(**spec.arguments)
+    loss.seed, loss.number = plan.recipe.train.seed, number
+    _check_taps(plan, spec, loss)
     student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
-    if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
-        raise RecipeError(
-            f"{spec.name} compares with a teacher, and the recipe has none",
-            tip="add a `teacher:` section",
-        )
-    size = plan.view_spec.size
     _check_nodes([plan.student_taps[name] for name in student], "student", size)
     _check_nodes([plan.teacher_taps[name] for name in teacher], "teacher", size)
     compared = plan.compared if loss.reads_logits else None
@@ -75,11 +81,18 @@ def build_line(plan: Plan, number: int) -> Line:
     student_specs = by_name(plan.student_taps.values(), student)
     if compared:
         student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
-    loss.start(
-        student_specs, by_name(plan.teacher_taps.values(), teacher), len(compared or plan.classes)
-    )
+    teacher_specs = by_name(plan.teacher_taps.values(), teacher)
+    loss.start(student_specs, teacher_specs, len(compared or plan.classes))
     loss.check_grids(
         {name: plan.student_taps[name].grid(*size) for name in student},
         {name: plan.teacher_taps[name].grid(*size) for name in teacher},
     )
-    return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher, compared)
+    return Line(
+        id=spec.id,
+        loss=loss,
+        weight=spec.weight,
+        warmup=spec.warmup,
+        student_taps=student,
+        teacher_taps=teacher,
+        compared=compared,
+    )

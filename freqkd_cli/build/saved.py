@@ -1,9 +1,7 @@
-"""A model as a folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``.
+"""A model as a folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``; no pickle, and enough to build it again.
 
-It has no pickle, and is enough to build the model again. ``config.json`` holds ``{"model",
-"arguments", "id2label", "mean", "std", "licence_note", "format": 1}``. A model that another
-library can read (SegFormer) has that library's configuration there, and this description under the
-key ``freqkd``.
+``config.json`` says ``{"model", "arguments", "id2label", "mean", "std", "licence_note", "format": 1}``. A model that another library can
+read (SegFormer) writes that library's own configuration there, and ours under the key ``freqkd``.
 """
 
 from __future__ import annotations
@@ -37,10 +35,10 @@ def save_model(
     """Write the folder; each file is written aside, synced and renamed, the configuration last.
 
     Args:
-        model: a model of ``models/``, not wrapped.
-        model_name: its name in a recipe; None = the model's own.
-        id2label: class names; None = the model's own.
-        dtype: type of the floating-point tensors on disk; None = the model's own.
+        model: one of this program's models, not wrapped.
+        model_name: its name in a recipe; the model's own where None.
+        id2label: class names; the model's own where None.
+        dtype: type of the floating-point tensors on disk, such as ``torch.float16``; the model's own where None.
     """
     from safetensors.torch import save
 
@@ -53,13 +51,12 @@ def save_model(
     foreign = model.portable_config()
     _write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     _write(folder / PREPROCESSOR, _json(_preprocessor(model, foreign)))
-    description = _description(model, model_name or model.model_name)
-    config = {**foreign, "freqkd": description} if foreign else description
-    _write(folder / CONFIG, _json(config))
+    ours = _description(model, model_name or model.model_name)
+    _write(folder / CONFIG, _json({**foreign, "freqkd": ours} if foreign else ours))
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """Return the model of a folder, in evaluation mode on the CPU, its tensors in float32.
+    """The model of a folder, in eval mode on the CPU, its tensors in float32.
 
     A folder that transformers wrote for a SegFormer is read as well.
 
@@ -68,16 +65,15 @@ def load_model(folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     config = _config(folder)
-    section = config.ours
+    ours = config.ours
     if config.of_segformer:
-        # Built from the other library's configuration, which may hold more than these arguments;
-        # it reads its tensors itself.
-        arguments = {"classes": 1} if section.arguments is None else section.arguments
-        model = _build("segformer", {**arguments, "weights": str(folder)}, config)
-    elif section.model is not None:
-        model = _build(section.model, section.arguments or {}, config)
+        # Built from the other library's configuration, which may say more than our arguments do; it reads its tensors itself.
+        said = {"classes": 1} if ours.arguments is None else ours.arguments
+        model = _build("segformer", {**said, "weights": str(folder)}, config)
+    elif ours.model is not None:
+        model = _build(ours.model, ours.arguments or {}, config)
         model.load_portable(read_state(folder / WEIGHTS), where=str(folder))
-        model.take(section)
+        model.take(ours)
     else:
         raise WeightsMissing(
             f"{folder / CONFIG} names no model",
@@ -88,7 +84,7 @@ def load_model(folder: str | Path) -> nn.Module:
 
 
 def class_names_of(folder: str | Path) -> dict[int, str]:
-    """Return class number -> name of a folder that freqkd wrote; empty where it has none.
+    """Class number -> name, as a folder that freqkd wrote says; empty where it says none.
 
     Raises:
         WeightsMissing: its ``config.json`` cannot be read.
@@ -98,18 +94,17 @@ def class_names_of(folder: str | Path) -> dict[int, str]:
 
 
 def load_state(folder: str | Path, model: nn.Module) -> None:
-    """Load the weights of a trained model of the same arguments (``student.weights``).
+    """Give a freshly built model the weights of a trained one of the same arguments (``student.weights``).
 
     Training-only heads may be absent from either side: those of the model stay as drawn.
 
     Raises:
-        WeightsMissing: there is no such folder, or a tensor is missing, unexpected or of another
-            shape; then the model is unchanged.
+        WeightsMissing: there is no such folder, or a tensor is missing, unexpected or of another shape; the model is unchanged then.
     """
     assert isinstance(model, Segmenter)
     folder = Path(folder)
     if not folder.is_dir():
-        raise WeightsMissing(f"{folder} is not a folder", need="a run or an export")
+        raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
     state, own = read_state(folder), model.portable_state()
     heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
     given = {key: value for key, value in state.items() if key not in heads} | {
@@ -120,18 +115,18 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
 
 def _config(folder: Path) -> Config:
     if not folder.is_dir():
-        raise WeightsMissing(f"{folder} is not a folder", need="a run or an export")
+        raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
     if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
         again = f"freqkd distill {folder}/recipe.yaml --out {folder} --resume"
         raise WeightsMissing(
-            f"the run in {folder} was stopped before its first score and has no model yet",
+            f"the run in {folder} was stopped before its first score and holds no model yet",
             tip=again,
         )
     return read_config(folder / CONFIG)
 
 
 def _build(name: str, arguments: Mapping[str, Any], config: Config) -> Segmenter:
-    """Return a model from the arguments in its folder, checked as those of a recipe."""
+    """A model of recipes from the arguments that its folder keeps, which are held to what a recipe may say."""
     try:
         part = registry.find("models", name)
         registry.arguments("models", name)(
@@ -162,13 +157,13 @@ def _description(model: Segmenter, model_name: str) -> dict[str, Any]:
 
 
 def _preprocessor(model: Segmenter, foreign: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what transformers' image processors read: no resizing, 0..255 scaled, normalised."""
-    processor: dict[str, Any] = (
+    """What transformers' image processors read: pictures in 0..255, rescaled, normalised, not resized."""
+    said: dict[str, Any] = (
         {"image_processor_type": "SegformerImageProcessor", "do_reduce_labels": False}
         if foreign
         else {}
     )
-    return processor | {
+    return said | {
         "do_resize": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -179,7 +174,7 @@ def _preprocessor(model: Segmenter, foreign: Mapping[str, Any]) -> dict[str, Any
 
 
 def _three(values: Tensor) -> list[float]:
-    """Return three floats with the digits of a float32, so 0.485 is written as 0.485."""
+    """Three floats with the digits that a float32 has, so 0.485 is written as 0.485."""
     return [float(f"{value:.7g}") for value in values.flatten().tolist()]
 
 
@@ -187,7 +182,7 @@ def _on_disk(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().cpu()
     if dtype is not None and value.is_floating_point():
         value = value.to(dtype)
-    return value.contiguous().clone()  # the format refuses tensors that share memory
+    return value.contiguous().clone()  # tensors that share memory are refused by the format
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

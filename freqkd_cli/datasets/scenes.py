@@ -8,6 +8,7 @@ a student needs both low and high frequencies, and a band-limited loss has somet
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -58,6 +59,10 @@ def draw(
     return canvas.render(shift, mirrored)
 
 
+READS_FOLDER = False
+"""``data.root`` and ``--data-root`` have no meaning here."""
+
+
 class Scenes:
     """A split of streets; see :class:`freqkd_cli.images.dataset.Dataset`. ``read`` takes any index from 0, also beyond the length."""
 
@@ -95,6 +100,7 @@ class Scenes:
 def build(
     *,
     split: Split,
+    root: Path | None = None,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
     length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
@@ -104,6 +110,7 @@ def build(
 
     Args:
         split: train, val or test; three streams that share no picture.
+        root: not read.
         size: (H, W) of the pictures in pixels; the sheet of 192x256 is stretched to it.
         seed: another seed gives another town.
         length: pictures in an epoch of train.

@@ -166,7 +166,6 @@ def architecture(
             f"{bad[0]} channels cannot be shared by the heads",
             got=f"heads {found.num_attention_heads}",
             need="a divisor",
-            key="heads",
         )
     return found
 

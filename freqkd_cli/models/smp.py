@@ -116,7 +116,6 @@ def _measured(arch: str, encoder: str, classes: int) -> tuple[Tap, ...]:
         raise RecipeError(
             f"{arch} with {encoder} has no feature map at 1/4 or below",
             tip="another arch or encoder",
-            key="encoder",
         )
     deepest = found[-1]
     return (
@@ -145,7 +144,6 @@ def _create(arch: str, encoder: str, classes: int, encoder_weights: str | None =
         raise RecipeError(
             f"smp has no arch {arch!r}{did_you_mean(arch, known)}",
             need=f"one of {', '.join(known)}",
-            key="arch",
         )
     offered = library.encoders.get_encoder_names()
     if not encoder.startswith(("tu-", "timm-")) and encoder not in offered:
@@ -153,7 +151,6 @@ def _create(arch: str, encoder: str, classes: int, encoder_weights: str | None =
         raise RecipeError(
             f"smp has no encoder {encoder!r}{hint}",
             need="one of its encoders, or tu- and a timm name",
-            key="encoder",
         )
     sizes = (
         {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
@@ -182,7 +179,7 @@ def _create(arch: str, encoder: str, classes: int, encoder_weights: str | None =
         NotImplementedError,
     ) as error:
         raise RecipeError(
-            f"smp cannot make {arch} with encoder {encoder}", got=_line(error), key="encoder"
+            f"smp cannot make {arch} with encoder {encoder}", got=_line(error)
         ) from error
 
 

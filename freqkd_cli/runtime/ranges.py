@@ -1,4 +1,4 @@
-"""Named ranges of a training step: ``torch.profiler`` shows them, and ``freqkd bench`` times them."""
+"""Named ranges of a training step, for ``torch.profiler`` and ``freqkd bench``."""
 
 from __future__ import annotations
 

@@ -150,9 +150,9 @@ def _pictures(reader: CacheReader, how: Look, size: Sequence[int] | None) -> Dat
         for key, value in arguments.items()
         if key in accepted
     }
-    if "root" in accepted:
-        given["root"] = how.data_root
-    dataset = registry.find("datasets", said["name"]).build(split=said["split"], **given)
+    dataset = registry.find("datasets", said["name"]).build(
+        split=said["split"], root=how.data_root, **given
+    )
     if {**dataset.manifest(), "number": 0} != {**said, "number": 0}:
         raise DataMissing(
             f"the pictures of the cache {reader.folder} are others now",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +49,11 @@ def distill(
     """Train a recipe into the run folder ``out`` and return the content of ``summary.json``.
 
     Args:
-        dry_run: make everything ready, write and train nothing, and return what the run would
-            cost; refused for whatever a run is refused for.
+        dry_run: train and write nothing; return what the run would cost.
         drawing: draws the previews of the run; None for none.
 
     Raises:
-        RecipeError, DataMissing, WeightsMissing, CacheMismatch: before any long work.
-        DataBroken: labels that do not fit the recipe, before any long work where the label doctor
-            sees it.
+        RecipeError, DataMissing, DataBroken, WeightsMissing, CacheMismatch: before any long work.
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` continues.
     """
@@ -74,17 +72,27 @@ def distill(
         from freqkd_cli.train.estimate import cost
 
         return cost(loop)
-    compute = loop.setting.compute.reason
-    with ExitStack() as held:
-        if processes.first:
-            with run_folder.writing(out):
-                held.enter_context(run_folder.opened(out, recipe, overwrite=overwrite))
-                now = environment.describe(processes.device, compute, loop.source.name.split()[0])
-                environment.record(out, now | {"processes": processes.number})
+    with _run_folder(loop, overwrite=overwrite):
+        compute = loop.setting.compute.reason
         progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
         for line in _batch_notes(recipe.train, processes):
             progress.note(line)
         return loop.run(resume)
+
+
+@contextmanager
+def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
+    """Hold the run folder in the first process, and record the environment of the run in it."""
+    setting = loop.setting
+    with ExitStack() as held:
+        if setting.processes.first:
+            with run_folder.writing(setting.out):
+                recipe = setting.plan.recipe
+                held.enter_context(run_folder.opened(setting.out, recipe, overwrite=overwrite))
+                source = loop.source.name.split()[0]
+                now = environment.describe(setting.device, setting.compute.reason, source)
+                environment.record(setting.out, now | {"processes": setting.processes.number})
+        yield
 
 
 def labels_alone(recipe: Recipe) -> Recipe:
@@ -127,7 +135,6 @@ def make_loop(
             run.
     """
     plan, train = assemble.check(recipe, fetch=True), recipe.train
-    compute = choose(processes.device, train.precision, train.channels_last)
     dataset, held_out = assemble.build_dataset(recipe, "train"), _held_out(recipe)
     length = run_length(len(dataset), train)
     steps = Steps(
@@ -139,20 +146,13 @@ def make_loop(
         process=processes.index,
         processes=processes.number,
     )
+    compute = choose(processes.device, train.precision, train.channels_last)
+    setting = Setting(plan, out, processes, compute, dataset, steps, length=length)
     lines = assemble.build_lines(plan)
     assemble.check_labels(plan, lines, dataset)
     source = open_source(plan, lines, cache, dataset, processes.device)
     if processes.first:
         look_at_labels(dataset, held_out, progress)
-    setting = Setting(
-        plan=plan,
-        out=out,
-        processes=processes,
-        compute=compute,
-        dataset=dataset,
-        steps=steps,
-        length=length,
-    )
     training = _training(plan, lines, processes, compute)
     evaluation = Evaluation(held_out, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)

@@ -1,4 +1,4 @@
-"""A ``config.json`` with odd values: one message with its file and fields in every reader."""
+"""A ``config.json`` that says odd things: one message with its file and fields, whoever reads it."""
 
 from __future__ import annotations
 
@@ -129,25 +129,25 @@ def test_nodes_that_do_not_divide_the_view_are_refused_by_their_line(tmp_path):
         with pytest.raises(RecipeError) as caught:
             assemble.check(loaded)
         assert len(caught.value.problems) == len(lines)
-        for message, (number, (tap, stride, need)) in zip(
+        for told, (number, (tap, stride, need)) in zip(
             caught.value.problems, lines.items(), strict=True
         ):
             assert (
                 f"losses.{number}: the teacher's {tap} has nodes of {stride}x{stride} pixels"
-                in message
+                in told
             )
-            assert f"got data.size {size}; need multiples of {need}" in message
+            assert f"got data.size {size}; need multiples of {need}" in told
 
 
 def test_a_thousand_damaged_descriptions(tmp_path):
-    """Every field with every oddity, alone and by threes: one message, or usable taps."""
-    rng, content = random.Random(7), json.loads((EMBEDDED / "config.json").read_text())
-    paths = [(key,) for key in content] + [("freqkd", key) for key in content["freqkd"]]
+    """Every field with every oddity, alone and by threes: refused in one message, or taps that a plan can be made of."""
+    rng, said = random.Random(7), json.loads((EMBEDDED / "config.json").read_text())
+    paths = [(key,) for key in said] + [("freqkd", key) for key in said["freqkd"]]
     cases = [[(path, value)] for path in paths for value in ODD]
     cases += [[(rng.choice(paths), rng.choice(ODD)) for _ in range(3)] for _ in range(200)]
     refused = 0
     for case in cases:
-        damaged = json.loads(json.dumps(content))
+        damaged = json.loads(json.dumps(said))
         for (*way, last), value in case:
             here = damaged[way[0]] if way else damaged
             if isinstance(here, dict):
@@ -165,21 +165,20 @@ def test_a_thousand_damaged_descriptions(tmp_path):
     assert refused > 400
 
 
-def test_missing_fields_have_the_defaults_of_transformers(tmp_path):
+def test_what_a_silent_file_means_is_what_transformers_takes(tmp_path):
     from transformers import SegformerConfig
     from transformers.activations import ACT2FN
 
     assert set(ACTIVATIONS) <= set(ACT2FN)
     (tmp_path / "config.json").write_text('{"model_type": "segformer"}')
-    description = describe(read_config(tmp_path / "config.json"))
-    defaults = SegformerConfig().to_dict()
-    keywords = {key: defaults[key] for key in Architecture().keywords()}
-    assert description.architecture.keywords() == keywords
-    assert (description.classes, description.id2label) == (2, None)
+    found = describe(read_config(tmp_path / "config.json"))
+    theirs = SegformerConfig().to_dict()
+    assert found.architecture.keywords() == {key: theirs[key] for key in Architecture().keywords()}
+    assert (found.classes, found.id2label) == (2, None)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "told"),
     [
         ('{"freqkd": null}', "freqkd null"),
         ('{"freqkd": []}', "freqkd []"),
@@ -188,28 +187,27 @@ def test_missing_fields_have_the_defaults_of_transformers(tmp_path):
         ('{"model": "fast_scnn"}', "classes"),
         ('{"model": "fast_scnn", "arguments": {"classes": 3, "width": 0}}', "width"),
         (
-            '{"model": "fast_scnn", "arguments": {"classes": 3, "width": 0.25}, '
-            '"id2label": {"a": "road"}}',
+            '{"model": "fast_scnn", "arguments": {"classes": 3, "width": 0.25}, "id2label": {"a": "road"}}',
             'id2label {"a": "road"}',
         ),
         ('{"model_type": ["segformer"]}', "['segformer']"),
         ("[" * 100_000, "recursion"),
     ],
 )
-def test_an_odd_description_of_a_run_is_one_message(tmp_path, text, message):
+def test_an_odd_description_of_a_run_is_one_message(tmp_path, text, told):
     save_model(tmp_path, fast_scnn.build(classes=3, width=0.25))
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WeightsMissing, match=r"config\.json") as caught:
         load_model(tmp_path)
-    assert message in str(caught.value)
+    assert told in str(caught.value)
 
 
 def test_names_of_a_run_that_teaches_are_checked(tmp_path):
     save_model(tmp_path, fast_scnn.build(classes=2, width=0.25), id2label={0: "road", 1: "car"})
     assert class_names_of(tmp_path) == {0: "road", 1: "car"}
-    content = json.loads((tmp_path / "config.json").read_text())
+    said = json.loads((tmp_path / "config.json").read_text())
     for names in ({"a": "road"}, ["road"], {"0": "road", "2": "car"}):
-        (tmp_path / "config.json").write_text(json.dumps(content | {"id2label": names}))
+        (tmp_path / "config.json").write_text(json.dumps(said | {"id2label": names}))
         with pytest.raises(WeightsMissing, match="describes no model"):
             class_names_of(tmp_path)
 
@@ -238,8 +236,8 @@ def test_a_damaged_folder_is_refused_by_name_and_passed_over_in_a_search(tmp_pat
 def test_a_mean_that_is_no_number_is_refused(tmp_path, change):
     folder = teacher(tmp_path / "t")
     shutil.copy(EMBEDDED / "model.safetensors", folder)
-    content = json.loads((EMBEDDED / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(json.dumps(content | change))
+    said = json.loads((EMBEDDED / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(said | change))
     with pytest.raises(WeightsMissing, match="says no mean and std"):
         segformer.build(classes=3, weights=str(folder))
 

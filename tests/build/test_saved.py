@@ -1,4 +1,4 @@
-"""Model folders: what transformers reads, what is refused, and half-written ones."""
+"""Model folders: what transformers reads, what is refused, and that a half-written one cannot be taken for whole."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_transformers_reads_a_segformer_as_its_own(tmp_path: Path) -> None:
     model = segformer.build(classes=3, **TINY).eval()
     model.set_normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     save_model(tmp_path, model, "segformer", NAMES)
-    loaded, report = SegformerForSemanticSegmentation.from_pretrained(
+    theirs, report = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path, output_loading_info=True
     )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert loaded.config.id2label == NAMES
+    assert theirs.config.id2label == NAMES
     pixels = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     given = SegformerImageProcessor.from_pretrained(tmp_path)(images=pixels, return_tensors="pt")[
         "pixel_values"
     ]
     assert given.shape == (1, 3, 64, 96)
     torch.testing.assert_close(
-        loaded.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
+        theirs.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
     )
 
 
@@ -60,18 +60,20 @@ def test_a_folder_that_transformers_wrote_is_loaded(tmp_path: Path) -> None:
         "decoder_hidden_size": 16,
     }
     unusual = {"sr_ratios": [4, 2, 2, 1], "mlp_ratios": [2, 2, 3, 3]}
-    original = SegformerForSemanticSegmentation(
+    theirs = SegformerForSemanticSegmentation(
         SegformerConfig(num_labels=3, **sizes, **unusual)
     ).eval()
-    original.save_pretrained(tmp_path / "transformers")
-    model = freqkd_cli.load(tmp_path / "transformers")
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = freqkd_cli.load(tmp_path / "theirs")
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(
-        model(images)["logits"], original(model.normalise(images)).logits, atol=1e-5, rtol=1e-5
+        ours(images)["logits"], theirs(ours.normalise(images)).logits, atol=1e-5, rtol=1e-5
     )
-    assert (model.classes, model.id2label) == (3, None)
-    save_model(tmp_path / "again", model)  # what no argument names survives a round trip
-    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], model(images)["logits"])
+    assert (ours.classes, ours.id2label) == (3, None)
+    save_model(
+        tmp_path / "again", ours
+    )  # what our arguments do not name survives a round trip all the same
+    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], ours(images)["logits"])
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_an_interrupted_write_leaves_the_old_model(
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="not a folder"):
+    with pytest.raises(WeightsMissing, match="no folder"):
         freqkd_cli.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsMissing, match="config.json is not there"):
@@ -195,7 +197,7 @@ def test_a_student_starts_from_a_trained_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="of another shape"):
         load_state(tmp_path / "plain", other)
     assert torch.equal(other.classifier[3].weight, before)
-    with pytest.raises(WeightsMissing, match="not a folder"):
+    with pytest.raises(WeightsMissing, match="no folder"):
         load_state(tmp_path / "nowhere", other)
 
 

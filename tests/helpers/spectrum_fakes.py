@@ -18,7 +18,7 @@ from freqkd_cli.spectrum.radial import pictures
 
 def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
     """The whole views of two scenes of 96 x 128."""
-    dataset = scenes.build(split="val", size=(96, 128))
+    dataset = scenes.build(split="val", root=None, size=(96, 128))
     fields = {
         "content": "taps",
         "storage": "float32",

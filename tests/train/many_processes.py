@@ -1,7 +1,6 @@
-"""Started under torchrun by ``test_processes.py``: several commands in one start of Python.
+"""What ``tests/test_processes.py`` has torchrun start: several commands one after another, so that they share one start of Python.
 
-``python many_processes.py FOLDER`` works in FOLDER, which holds ``recipe.yaml`` and the files of
-the test.
+``python many_processes.py FOLDER`` works in FOLDER, which holds ``recipe.yaml`` and what the test left there.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ codes: dict[str, int] = {}
 
 def command(name: str, *words: str) -> None:
     """A command as the console runs it; its exit code is kept under ``name``."""
-    # A failure is reported once in a job; each command here counts as a job of its own.
+    # A failure is told once in a job; each command here is to count as one of its own.
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(len(codes))
     try:
         app.main(list(words))
@@ -41,7 +40,7 @@ def command(name: str, *words: str) -> None:
 
 
 def after_step(number: int, act):
-    """Call ``act(loop)`` in this process after a step; return the function that undoes this."""
+    """Let ``act(loop)`` happen in this process after a step, and give back the way to undo it."""
     step = Loop.step
 
     def acting(self, *args):
@@ -74,9 +73,9 @@ def keep_shares() -> None:
     shares = whole_batch.shares
 
     def keeping(*args):
-        factors = shares(*args)
-        seen.extend(part[0] for part in factors if part is not None)
-        return factors
+        found = shares(*args)
+        seen.extend(part[0] for part in found if part is not None)
+        return found
 
     whole_batch.shares = keeping
 
@@ -125,7 +124,7 @@ def main(folder: str) -> None:
         "--resume",
         "--json",
     )
-    # Only one process gets the signal, after its second step.
+    # Only one process is told to stop, after its second step.
     undo = after_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM) if RANK == 1 else None)
     command("stopped", "distill", "recipe.yaml", "--out", "run-cut")
     undo()

@@ -456,7 +456,7 @@ def test_weights_that_are_not_there_or_of_another_model(freqkd):
     refused(
         freqkd("distill", text, "--out", "a", "--set", "student.weights=no/folder"),
         4,
-        "no/folder is not a folder",
+        "no/folder is no folder",
     )
     assert not Path("a").exists(), "a run that could not start left a folder"
     assert freqkd("distill", recipe(*ALONE, name="alone.yaml"), "--out", "s", "-q").code == 0
@@ -482,7 +482,7 @@ def test_weights_that_are_not_there_or_of_another_model(freqkd):
     refused(
         freqkd("distill", text, "--out", "s", "--overwrite", "--set", "student.weights=no/folder"),
         4,
-        "no/folder is not a folder",
+        "no/folder is no folder",
     )
     assert Path("s/model.safetensors").exists(), (
         "--overwrite threw a run away for one that could not start"
@@ -570,7 +570,7 @@ def test_a_device_that_is_not_here(freqkd, name):
             "train.freeze_student leaves nothing to train",
         ),
         (["--device", "nope"], "there is no such device here"),
-        (["--set", "student.weights=nowhere"], "nowhere is not a folder"),
+        (["--set", "student.weights=nowhere"], "nowhere is no folder"),
         (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
     ],
 )
