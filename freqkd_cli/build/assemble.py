@@ -1,13 +1,13 @@
-"""The only place that turns a recipe's names into objects, and the one check of the recipe as a whole.
+"""The only place that turns a recipe's names into objects, and the check of the whole recipe.
 
-:func:`check` needs no data, no weights and no built model: taps and signatures are data. :func:`build` makes the objects.
+:func:`check` needs no data, no weights and no built model: taps and signatures are data. The
+``build_`` functions make the objects.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from freqkd_cli import registry
 from freqkd_cli.build import tap_pairs
+from freqkd_cli.build.loss_lines import build_line
 from freqkd_cli.build.objective import Line
 from freqkd_cli.build.recipe_facts import (
     classes_of,
@@ -25,8 +26,8 @@ from freqkd_cli.build.recipe_facts import (
     taps_of,
     view_spec,
 )
-from freqkd_cli.errors import FreqKDError, RecipeError
-from freqkd_cli.features.taps import Tap, by_name, pick
+from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
+from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import MULTIPLE, ViewSpec
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe asks for, checked: everything that is known before data and weights are touched.
+    """A checked recipe, and everything that is known before data and weights are read.
 
-    ``compared``: numbers of the classes that losses of class scores compare, where ``teacher.class_map`` does not cover them all.
+    Attributes:
+        compared: numbers of the classes that losses on logits compare, where
+            ``teacher.class_map`` does not cover them all.
     """
 
     recipe: Recipe
@@ -54,7 +57,7 @@ class Plan:
 
     @property
     def grids(self) -> dict[str, tuple[int, int]]:
-        """Student tap -> (h, w) on this recipe's views."""
+        """Return student tap -> (h, w) on this recipe's views."""
         return {name: tap.grid(*self.view_spec.size) for name, tap in self.student_taps.items()}
 
 
@@ -62,30 +65,30 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     """Check names, taps, bands and classes against each other.
 
     Args:
-        fetch: have the weights' descriptions here first, from a hub if need be. Without it nothing is downloaded, and weights
-            that are not on this machine are taken to be of the variant that the recipe names.
-        data: without it, classes that only the data set's folder can name are stood in for by the teacher's, or by two.
+        fetch: get the descriptions of the weights first, from a hub if need be. Without it
+            nothing is downloaded, and weights that are not on this machine count as of the variant
+            that the recipe names.
+        data: without it, classes that only the data set's folder can name are replaced by the
+            teacher's, or by two.
 
     Raises:
-        RecipeError: with every problem of the recipe that does not show in one section alone.
-        DataMissing: the classes are known to the data set's folder only, and it is not there.
+        RecipeError: with every problem of the recipe that no section shows alone.
+        DataMissing: only the data set's folder names the classes, and it is not there.
         WeightsMissing: with ``fetch``, weights that are nowhere.
     """
     if fetch:
         _fetch(recipe)
     plan, problems = _plan(recipe, classes_of(recipe, data))
     if plan.student_taps["logits"].channels != len(plan.classes):
-        text = f"the student's weights have {plan.student_taps['logits'].channels} classes and the data {len(plan.classes)}"
-        problems.append(
-            (
-                "student.weights",
-                text + ("; try head: new" if "head" in recipe.student.arguments else ""),
-            )
-        )
+        given, need = plan.student_taps["logits"].channels, len(plan.classes)
+        tip = "; try head: new" if "head" in recipe.student.arguments else ""
+        text = f"the student's weights have {given} classes and the data {need}{tip}"
+        problems.append(("student.weights", text))
     problems += _line_problems(plan)
     size = plan.view_spec.size
     if any(n % MULTIPLE for n in size):
-        text = f"both sides must be multiples of {MULTIPLE}, so that all grids cover the same pixels; got {list(size)}"
+        need = f"both sides must be multiples of {MULTIPLE}"
+        text = f"{need}, so that all grids cover the same pixels; got {list(size)}"
         problems.append(("data.size", text))
     problems += tap_pairs.doubled(recipe, plan.student_taps, plan.teacher_taps)
     if problems:
@@ -96,7 +99,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
 
 
 def _fetch(recipe: Recipe) -> None:
-    """Have what describes the weights of both models on this machine."""
+    """Get the descriptions of both models' weights onto this machine."""
     for section in filter(None, (recipe.student, recipe.teacher)):
         fetching = getattr(registry.find("models", section.name), "fetch", None)
         if fetching is not None:
@@ -104,7 +107,11 @@ def _fetch(recipe: Recipe) -> None:
 
 
 def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:
-    """The taps and classes of a recipe, and what is wrong with its class map. ``classes`` are the data's, none where it names none."""
+    """Return the taps and classes of a recipe, and the problems of its class map.
+
+    Args:
+        classes: those of the data; none where it names none.
+    """
     teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
     if not classes:
         classes = classes_of_teacher(recipe, teacher)
@@ -117,98 +124,36 @@ def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[st
 
 
 def _line_problems(plan: Plan) -> list[tuple[str, str]]:
-    """What is wrong with each loss line by itself."""
+    """Return the problems of each loss line by itself."""
     problems = []
-    for i, line in enumerate(plan.recipe.losses):
+    for i in range(len(plan.recipe.losses)):
         try:
             with torch.device("meta"):
-                _line(plan, i)
+                build_line(plan, i)
         except FreqKDError as error:
-            problems.append((place(f"losses.{i}", line.arguments, error), error.line))
+            problems.append((place(f"losses.{i}", error), error.line))
     return problems
-
-
-def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
-    """
-    Raises:
-        RecipeError: the nodes of a graph do not cover the view's pixels, so those of the two models would not be the same places.
-    """
-    for tap in taps:
-        # What no multiple of 32 mends; sides that are none are told as such.
-        if (
-            tap.kind in ("nodes", "graph")
-            and any(n % tap.stride for n in size)
-            and MULTIPLE % tap.stride
-        ):
-            raise RecipeError(
-                f"the {side}'s {tap.name} has nodes of {tap.stride}x{tap.stride} pixels, which do not divide the view",
-                got=f"data.size {list(size)}",
-                need=f"multiples of {math.lcm(MULTIPLE, tap.stride)}",
-            )
-
-
-def _line(plan: Plan, number: int) -> Line:
-    """One loss line as an object, its adapters made for the taps it names."""
-    spec = plan.recipe.losses[number]
-    loss = registry.find("losses", spec.name).build(**spec.arguments)
-    loss.seed, loss.number = plan.recipe.train.seed, number
-    for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
-        if side == "teacher" and not taps and "teacher" in spec.arguments:
-            raise RecipeError(
-                f"{spec.name} compares with a teacher, and the recipe has none",
-                tip="add a `teacher:` section",
-            )
-        if isinstance(spec.arguments.get(side), str):
-            pick(
-                tuple(taps.values()),
-                spec.arguments[side],
-                f"the {side} {getattr(plan.recipe, side).name!r}",
-            )
-    student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
-    if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:
-        raise RecipeError(
-            f"{spec.name} compares with a teacher, and the recipe has none",
-            tip="add a `teacher:` section",
-        )
-    size = plan.view_spec.size
-    _check_nodes([plan.student_taps[name] for name in student], "student", size)
-    _check_nodes([plan.teacher_taps[name] for name in teacher], "teacher", size)
-    compared = plan.compared if loss.reads_logits else None
-    if compared and loss.needs_labels:
-        raise RecipeError(
-            f"{spec.name} reads labels of classes that teacher.class_map does not cover",
-            tip="a map onto every class",
-        )
-    student_specs = by_name(plan.student_taps.values(), student)
-    if compared:
-        student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
-    loss.start(
-        student_specs, by_name(plan.teacher_taps.values(), teacher), len(compared or plan.classes)
-    )
-    loss.check_grids(
-        {name: plan.student_taps[name].grid(*size) for name in student},
-        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
-    )
-    return Line(spec.id, loss, spec.weight, spec.warmup, student, teacher, compared)
 
 
 @torch.random.fork_rng(devices=[])
 def build_lines(plan: Plan) -> tuple[Line, ...]:
-    """The recipe's losses; a line of weight 0 is not built, so it costs nothing."""
+    """Return the recipe's losses; a line of weight 0 is not built, so it costs nothing."""
     lines = []
     for i, spec in enumerate(plan.recipe.losses):
         if spec.weight > 0:
             torch.manual_seed(plan.recipe.train.seed * 1_000_003 + i)
-            lines.append(_line(plan, i))
+            lines.append(build_line(plan, i))
     if not lines:
         raise RecipeError(
-            "every loss has weight 0, so there is nothing to train", tip="give one a weight above 0"
+            "every loss has weight 0, so there is nothing to train",
+            tip="give one a weight above 0",
+            key="losses",
         )
     return tuple(lines)
 
 
 def check_labels(plan: Plan, lines: tuple[Line, ...], dataset: Dataset) -> None:
-    """Refuse losses that read labels on pictures that have none.
+    """Refuse losses that read labels on images that have none.
 
     Raises:
         RecipeError: with the line of every such loss.
@@ -220,17 +165,30 @@ def check_labels(plan: Plan, lines: tuple[Line, ...], dataset: Dataset) -> None:
         if line.id == spec.id and line.loss.needs_labels
     ]
     if readers and not dataset.labelled:
-        text = "reads labels, and these pictures have none; leave it out, or add a masks folder"
+        text = "reads labels, and these images have none; leave it out, or add a masks folder"
         raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
 
 
 def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Dataset:
-    """One split of the recipe's data set.
+    """Return one split of the recipe's data set.
+
+    Args:
+        root: the folder of the data set, instead of the recipe's.
 
     Raises:
         DataMissing: it is not where the recipe says.
+        UsageError: a folder was given for a data set that reads none.
     """
     module = registry.find("datasets", recipe.data.name)
+    given = root or recipe.options.get("data.root")
+    by_option = given or any(text.startswith("data.root=") for text in recipe.sets)
+    if by_option and not getattr(module, "READS_FOLDER", True):
+        raise UsageError(
+            f"the data set {recipe.data.name} is made on the fly and reads no folder",
+            got=f"--data-root {given}" if given else "--set data.root",
+            tip="leave it out, or use a recipe for your own data (data.name: folder)",
+            key="data.root",
+        )
     return module.build(
         split=split,
         root=root or recipe.data.root,
@@ -240,7 +198,7 @@ def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Datas
 
 
 def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
-    """The recipe's teacher, frozen.
+    """Return the recipe's teacher, frozen.
 
     Raises:
         WeightsMissing: its weights are not there or do not fit.
@@ -259,7 +217,7 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
 
 
 def _names_of(folder: str | None) -> dict[int, str]:
-    """Class names that a trained run of freqkd says it has, for models whose own arguments name no weights."""
+    """Return the class names of a trained run, for models whose arguments name no weights."""
     if not folder:
         return {}
     from freqkd_cli.build.saved import class_names_of
@@ -268,7 +226,7 @@ def _names_of(folder: str | None) -> dict[int, str]:
 
 
 def _take_weights(model: nn.Module, folder: str | None) -> None:
-    """Weights of a trained run, for models whose own arguments name none."""
+    """Load the weights of a trained run, for models whose arguments name none."""
     if folder:
         from freqkd_cli.build.saved import load_state
 
@@ -276,10 +234,10 @@ def _take_weights(model: nn.Module, folder: str | None) -> None:
 
 
 def build_student(plan: Plan) -> nn.Module:
-    """The recipe's student, initialised from ``train.seed`` or from ``student.weights``.
+    """Return the recipe's student, initialised from ``train.seed`` or from ``student.weights``.
 
     Raises:
-        WeightsMissing: ``student.weights`` is no trained student of this architecture.
+        WeightsMissing: ``student.weights`` is not a trained student of this architecture.
     """
     recipe = plan.recipe
     torch.manual_seed(recipe.train.seed)

@@ -1,9 +1,10 @@
-"""A teacher's classes told as those of the data.
+"""A teacher's classes expressed as those of the data.
 
-Several teacher classes may become one: their logits are joined by log-sum-exp, which adds their probabilities. A teacher class that the
-map leaves out has no say: probabilities are those among the mapped classes. A data class that no teacher class becomes is *uncovered*:
-losses of class scores compare the covered classes alone, on both sides, each renormalised among them, so the teacher neither pulls the
-student towards an uncovered class nor away from it; where the teacher itself is scored, it never predicts one.
+Several teacher classes may become one: their logits are joined by log-sum-exp, which adds their
+probabilities. A teacher class that the map leaves out is ignored: probabilities are those among the
+mapped classes. A data class that no teacher class becomes is *uncovered*. Losses on logits compare
+the covered classes alone, on both sides, renormalised among them. So the teacher neither pulls the
+student towards an uncovered class nor away from it. A teacher that is scored never predicts one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from freqkd_cli.registry import did_you_mean
 
 NEVER = -1e4
-"""Logit of a class that is never predicted: probability 0, and finite, so that it can be interpolated."""
+"""Logit of a class that is never predicted: probability 0, yet finite, to be interpolated."""
 
 Problem = tuple[str, str]
 """(key of the map, what is wrong with it)."""
@@ -25,7 +26,7 @@ Problem = tuple[str, str]
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A map that was checked.
+    """A checked map.
 
     Attributes:
         groups: for every covered class, the numbers of the teacher's classes that become it.
@@ -38,7 +39,7 @@ class ClassMap:
     classes: int
 
     def merged(self, logits: Tensor) -> Tensor:
-        """The teacher's ``[B, K_T, h, w]`` as ``[B, number of covered classes, h, w]``."""
+        """Map the teacher's ``[B, K_T, h, w]`` to ``[B, number of covered classes, h, w]``."""
         parts = [logits[:, list(group)] for group in self.groups]
         return torch.cat(
             [part if part.shape[1] == 1 else part.logsumexp(1, keepdim=True) for part in parts],
@@ -46,13 +47,13 @@ class ClassMap:
         )
 
     def spread(self, logits: Tensor) -> Tensor:
-        """The teacher's ``[B, K_T, h, w]`` as ``[B, K, h, w]``, :data:`NEVER` for uncovered classes."""
+        """Map ``[B, K_T, h, w]`` to ``[B, K, h, w]``, :data:`NEVER` for uncovered classes."""
         out = logits.new_full((logits.shape[0], self.classes, *logits.shape[2:]), NEVER)
         out[:, list(self.covered)] = self.merged(logits)
         return out
 
     def to_json(self) -> dict[str, list[int]]:
-        """Data class -> teacher classes, as numbers."""
+        """Return data class -> teacher classes, as numbers."""
         return {
             str(number): list(group)
             for number, group in zip(self.covered, self.groups, strict=True)
@@ -60,7 +61,7 @@ class ClassMap:
 
 
 class Mapped(nn.Module):
-    """A teacher that answers in the data's classes, for scoring it. Gives ``logits`` alone."""
+    """A teacher with logits of the data's classes, to be scored. It has ``logits`` alone."""
 
     def __init__(self, teacher: nn.Module, class_map: ClassMap) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class Mapped(nn.Module):
         self.classes = class_map.classes
 
     def ready(self, device: torch.device) -> None:
-        """As the teacher has it."""
+        """Prepare the teacher for a device."""
         self.teacher.ready(device)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -76,46 +77,50 @@ class Mapped(nn.Module):
 
 
 def covered(
-    said: Mapping[str, str], classes: Sequence[str]
+    mapping: Mapping[str, str], classes: Sequence[str]
 ) -> tuple[tuple[int, ...], list[Problem]]:
-    """Numbers of the data's classes that a map names, ascending, and what is wrong with the names."""
+    """Return the numbers of the data's classes that a map names, ascending, and its problems."""
+    listed = ", ".join(classes)
     problems = [
         (
             key,
-            f"the data has no class {name!r}{did_you_mean(name, classes)}, need one of {', '.join(classes)}",
+            f"the data has no class {name!r}{did_you_mean(name, classes)}, need one of {listed}",
         )
-        for key, name in said.items()
+        for key, name in mapping.items()
         if name not in classes
     ]
-    found = {classes.index(name) for name in said.values() if name in classes}
-    if len(found) < 2 and not problems:
-        problems = [("", f"got {len(found)} of the data's classes, need at least 2 to tell apart")]
-    return tuple(sorted(found)), problems
+    numbers = {classes.index(name) for name in mapping.values() if name in classes}
+    if len(numbers) < 2 and not problems:
+        problems = [("", f"got {len(numbers)} of the data's classes, need at least 2")]
+    return tuple(sorted(numbers)), problems
 
 
 def resolve(
-    said: Mapping[str, str],
+    mapping: Mapping[str, str],
     names: Mapping[int, str] | None,
     teacher_classes: int,
     classes: Sequence[str],
 ) -> tuple[ClassMap, list[Problem]]:
-    """A recipe's ``teacher.class_map`` against the teacher's and the data's classes; to be used only where there is no problem.
+    """Check a recipe's ``teacher.class_map`` against the teacher's and the data's classes.
+
+    The map may be used only where there is no problem.
 
     Args:
-        said: teacher class, by name or number -> data class, by name. A key that is a name and a number is taken as the name.
+        mapping: teacher class, by name or number -> data class, by name. A key that is both a name
+            and a number counts as the name.
         names: the teacher's class names by number, or None where it has none.
         teacher_classes: how many classes it has.
         classes: the data's class names.
     """
-    numbers, problems = covered(said, classes)
+    numbers, problems = covered(mapping, classes)
     groups: dict[int, list[int]] = {number: [] for number in numbers}
     taken: dict[int, str] = {}
-    for key, name in said.items():
-        number, wrong = _number(key, names or {}, teacher_classes)
-        if not wrong and number in taken:
-            wrong = f"is class {number} of the teacher, which {taken[number]!r} names too"
-        if wrong:
-            problems.append((key, wrong))
+    for key, name in mapping.items():
+        number, problem = _number(key, names or {}, teacher_classes)
+        if not problem and number in taken:
+            problem = f"is class {number} of the teacher, which {taken[number]!r} names too"
+        if problem:
+            problems.append((key, problem))
             continue
         taken[number] = key
         if name in classes:
@@ -126,22 +131,18 @@ def resolve(
 
 
 def _number(key: str, names: Mapping[int, str], teacher_classes: int) -> tuple[int, str]:
-    """The number of a teacher class, and what is wrong where there is none."""
-    called = [number for number, name in names.items() if name == key]
-    if len(called) == 1:
-        return called[0], ""
-    if called:
-        return (
-            -1,
-            f"{len(called)} classes of the teacher have this name, need its number: {', '.join(map(str, called))}",
-        )
+    """Return the number of a teacher class, and the problem where there is none."""
+    same = [number for number, name in names.items() if name == key]
+    if len(same) == 1:
+        return same[0], ""
+    if same:
+        numbers = ", ".join(map(str, same))
+        return -1, f"{len(same)} classes of the teacher have this name, need its number: {numbers}"
     if key.isdecimal() and int(key) < teacher_classes:
         return int(key), ""
     need = f"a number from 0 to {teacher_classes - 1}"
     if not names:
         return -1, f"the teacher names no classes, need {need}"
     listed = ", ".join([*names.values()][:40]) + (" ..." if len(names) > 40 else "")
-    return (
-        -1,
-        f"the teacher has no class {key!r}{did_you_mean(key, names.values())}, need {need} or one of {listed}",
-    )
+    hint = did_you_mean(key, names.values())
+    return -1, f"the teacher has no class {key!r}{hint}, need {need} or one of {listed}"

@@ -1,4 +1,4 @@
-"""What a recipe says of classes, views and taps, from its names and signatures alone; and where in it an error lies."""
+"""Classes, views and taps of a recipe, from its names and signatures alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import registry
 from freqkd_cli.build.class_map import covered
-from freqkd_cli.errors import BandError, DataMissing, FreqKDError, UsageError
+from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import ViewSpec
 
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def classes_of(recipe: Recipe, data: bool) -> tuple[str, ...]:
-    """Class names of the recipe's data set; without ``data``, none or two stand in for those that only the data's folder knows.
+    """Return the class names of the recipe's data set.
+
+    Without ``data``, names that only the folder of the data has are replaced: by none where there
+    is a teacher, else by two.
 
     Raises:
-        DataMissing: the data's folder is wanted, and it is not there.
+        DataMissing: with ``data``, the folder is not there.
     """
     try:
         return class_names(recipe)
@@ -31,7 +34,7 @@ def classes_of(recipe: Recipe, data: bool) -> tuple[str, ...]:
 
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
-    """Class names of the recipe's data set."""
+    """Return the class names of the recipe's data set."""
     module = registry.find("datasets", recipe.data.name)
     return tuple(
         module.classes(
@@ -41,7 +44,13 @@ def class_names(recipe: Recipe) -> tuple[str, ...]:
 
 
 def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:
-    """Pictures without masks name no classes; then the student learns those of the class map, or as many as its teacher has."""
+    """Return the classes of a recipe whose images have no masks, and so no class names.
+
+    They are those of the class map, or as many as the teacher has.
+
+    Raises:
+        RecipeError: there is no teacher with logits.
+    """
     if recipe.teacher is not None and recipe.teacher.class_map:
         return tuple(dict.fromkeys(recipe.teacher.class_map.values()))
     if "logits" not in taps:
@@ -49,7 +58,7 @@ def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ..
             [
                 (
                     "data.name",
-                    "the data names no classes and the recipe no teacher that has some; give data.classes",
+                    "neither the data nor a teacher names any classes; give data.classes",
                 )
             ]
         )
@@ -59,15 +68,18 @@ def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ..
 def mapped_classes(
     recipe: Recipe, classes: Sequence[str]
 ) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
-    """Numbers of the classes that ``teacher.class_map`` covers, none without one, and what is wrong with their names."""
+    """Return the numbers of the classes that ``teacher.class_map`` covers, and its problems.
+
+    Without a class map there are none.
+    """
     if recipe.teacher is None or recipe.teacher.class_map is None:
         return (), []
-    numbers, wrong = covered(recipe.teacher.class_map, classes)
-    return numbers, [(map_key(key), text) for key, text in wrong]
+    numbers, problems = covered(recipe.teacher.class_map, classes)
+    return numbers, [(map_key(key), text) for key, text in problems]
 
 
 def map_key(key: str) -> str:
-    """Path of a line of ``teacher.class_map`` in the recipe."""
+    """Return the path of a line of ``teacher.class_map`` in the recipe."""
     return f"teacher.class_map.{key}".rstrip(".")
 
 
@@ -80,7 +92,7 @@ def _accepted(function: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def view_spec(recipe: Recipe) -> ViewSpec:
-    """How views are drawn."""
+    """Return how views are drawn."""
     augment = recipe.data.augment
     return ViewSpec(
         size=tuple(recipe.data.size),
@@ -94,31 +106,19 @@ def view_spec(recipe: Recipe) -> ViewSpec:
 
 
 def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
-    """The named places of the recipe's student or teacher.
+    """Return the named taps of the recipe's student or teacher.
 
     Raises:
-        RecipeError: an argument of it names no variant.
+        RecipeError: an argument of the model is wrong; the error points at it.
     """
     section = getattr(recipe, role)
     module = registry.find("models", section.name)
     try:
         return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
     except UsageError as error:
-        key = next(
-            (key for key, value in section.arguments.items() if repr(value) in error.what), "name"
-        )
-        raise recipe.error([(f"{role}.{key}", error.line)]) from error
+        raise recipe.error([(place(role, error, "name"), error.line)]) from error
 
 
-def place(path: str, arguments: Mapping[str, Any], error: FreqKDError) -> str:
-    """The key that an error of a loss line is about: that of an unknown tap, the cutoff of an empty band, else the line."""
-    named = [key for key, value in arguments.items() if f"has no tap {value!r}" in error.what]
-    if named:
-        side = "student" if error.what.startswith("the student") else "teacher"
-        return f"{path}.{side if side in named else named[0]}"
-    cutoffs = (
-        [key for key in ("cutoff", "cutoff_cycles") if key in arguments]
-        if isinstance(error, BandError)
-        else []
-    )
-    return f"{path}.{cutoffs[0]}" if cutoffs else path
+def place(path: str, error: FreqKDError, default: str = "") -> str:
+    """Return the key path of an error about the section ``path``; its own key where it has one."""
+    return f"{path}.{error.key or default}".rstrip(".")

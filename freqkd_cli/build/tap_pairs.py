@@ -1,4 +1,4 @@
-"""What can be wrong between the loss lines of a recipe that compare a student tap with a teacher tap."""
+"""Problems between the loss lines of a recipe that compare a student tap with a teacher tap."""
 
 from __future__ import annotations
 
@@ -16,43 +16,50 @@ Pair = tuple[int, "LossLine", str, str]
 def _pairs(
     recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]
 ) -> Iterator[Pair]:
-    """(number, line, student tap, teacher tap) of the lines that are not switched off, each place under its own name."""
+    """Yield (number, line, student tap, teacher tap) of every line with a weight.
+
+    An alias is resolved to the tap that it stands for.
+    """
     for number, line in enumerate(recipe.losses):
-        ours, theirs = (line.arguments.get(side) for side in ("student", "teacher"))
-        if line.weight > 0 and ours in student and theirs in teacher:
-            yield number, line, stored_as(ours, student), stored_as(theirs, teacher)
+        student_tap, teacher_tap = (line.arguments.get(side) for side in ("student", "teacher"))
+        if line.weight > 0 and student_tap in student and teacher_tap in teacher:
+            yield number, line, stored_as(student_tap, student), stored_as(teacher_tap, teacher)
 
 
 def doubled(
     recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]
 ) -> list[tuple[str, str]]:
-    """Lines that do with the same two places what one before does, in every argument: one was meant for another stage."""
+    """Return (key path, problem) of every line that repeats an earlier one in all arguments.
+
+    One of the two was meant for another stage.
+    """
     first: dict[tuple[object, ...], int] = {}
-    found = []
-    for number, line, ours, theirs in _pairs(recipe, student, teacher):
-        how = sorted(
+    problems = []
+    for number, line, student_tap, teacher_tap in _pairs(recipe, student, teacher):
+        rest = sorted(
             (name, repr(value))
             for name, value in line.arguments.items()
             if name not in ("student", "teacher")
         )
-        key = (line.name, ours, theirs, *how)
-        before = first.setdefault(key, number)
+        before = first.setdefault((line.name, student_tap, teacher_tap, *rest), number)
         if before != number:
-            text = f"{line.name} compares student {ours} with teacher {theirs}, as losses.{before} does already; need another tap"
-            found.append((f"losses.{number}", text))
-    return found
+            pair = f"student {student_tap} with teacher {teacher_tap}"
+            text = f"{line.name} compares {pair}, as losses.{before} does; need another tap"
+            problems.append((f"losses.{number}", text))
+    return problems
 
 
 def unequal(recipe: Recipe, student: Mapping[str, Tap], teacher: Mapping[str, Tap]) -> list[str]:
-    """Stages that are paired though one is finer than the other: the finer loses its detail."""
+    """Return a warning for every pair of stages of unequal strides: the finer loses its detail."""
     stages = [
         {tap.alias or tap.name for tap in side.values() if tap.name.startswith("stage")}
         for side in (student, teacher)
     ]
     return [
-        f"losses.{number} pairs unequal strides: student {ours} 1/{student[ours].stride}, teacher {theirs} 1/{teacher[theirs].stride}"
-        for number, _, ours, theirs in _pairs(recipe, student, teacher)
-        if ours in stages[0]
-        and theirs in stages[1]
-        and student[ours].stride != teacher[theirs].stride
+        f"losses.{number} pairs unequal strides: student {student_tap} "
+        f"1/{student[student_tap].stride}, teacher {teacher_tap} 1/{teacher[teacher_tap].stride}"
+        for number, _, student_tap, teacher_tap in _pairs(recipe, student, teacher)
+        if student_tap in stages[0]
+        and teacher_tap in stages[1]
+        and student[student_tap].stride != teacher[teacher_tap].stride
     ]

@@ -1,9 +1,11 @@
-"""``freqkd distill``: train a student after a recipe."""
+"""``freqkd distill``: train a student from a recipe."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,10 +22,11 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import check_parents, facts, print_result
+from freqkd_cli.commands._output import check_parents, columns, facts, print_result
 from freqkd_cli.runtime.logs import warn
 
 MANY_PROCESSES = True
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -31,8 +34,15 @@ def run(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="DIR", help="Read the teacher from a cache, not live."),
+        typer.Option("--cache", metavar="DIR", help="Read the teacher's outputs from a cache."),
     ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Also train on labels alone, into DIR-baseline, and compare the two.",
+        ),
+    ] = False,
     sets: Sets = None,
     data_root: DataRoot = None,
     seed: Seed = None,
@@ -44,36 +54,59 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Train a recipe's student, with or without a teacher.
+    """Train the student of a recipe, with or without a teacher.
 
-    The teacher runs live, or --cache gives what freqkd teacher-dump kept of it.
+    The teacher runs live, or --cache reads what freqkd teacher-dump stored of it.
 
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
+        freqkd distill fastscnn_basic --out runs/basic --baseline
     """
     from freqkd_cli import recipe as recipes
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress
-    from freqkd_cli.train.distillation import distill
+    from freqkd_cli.report.run_previews import RunPreviews
+    from freqkd_cli.train import run_folder
+    from freqkd_cli.train.distillation import distill, labels_alone
 
     if resume and overwrite:
         raise UsageError(
-            "--resume goes on with what is there, --overwrite throws it away",
-            tip="give one of them",
+            "--resume continues the run in --out, --overwrite replaces it", tip="give one of them"
         )
     check_parents("--out", out)
     loaded = recipes.load(
         recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed}
     )
     warn(loaded.warnings)
-    listener = progress(verbose - quiet)
-    result = distill(
-        loaded,
-        out,
-        listener,
-        cache=cache,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-    )
-    print_result(result, as_json, facts)
+    options = {
+        "device": device,
+        "resume": resume,
+        "overwrite": overwrite,
+        "dry_run": dry_run,
+        "drawing": RunPreviews(),
+    }
+    listener, beside = progress(verbose - quiet), out.with_name(f"{out.name}-baseline")
+    plain = labels_alone(loaded) if baseline else None
+    if plain is not None:  # refused now, and not after the first run
+        run_folder.check(beside, plain, resume=resume, overwrite=overwrite)
+    result = distill(loaded, out, listener, cache=cache, **options)
+    if plain is not None:
+        log.info("Baseline: labels alone, into %s", beside)
+        result = {**result, "baseline": distill(plain, beside, listener, **options)}
+    print_result(result, as_json, facts if dry_run or not baseline else verdict)
+    if not dry_run:
+        log.info("Next: freqkd eval %s", out)
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Return the table of ``--baseline``: labels alone, distilled, their difference."""
+    alone, distilled = result["baseline"], result
+    rows: list[tuple[Any, ...]] = [("", "mIoU", "run")]
+    for name, summary in (("labels alone", alone), ("distilled", distilled)):
+        miou = "not scored" if summary["miou"] is None else f"{100 * summary['miou']:.2f}"
+        rows.append((name, miou, summary["run"]))
+    if None in (alone["miou"], distilled["miou"]):
+        return columns(rows)
+    gain = 100 * (distilled["miou"] - alone["miou"])
+    rows.append(("difference", f"{gain:+.2f}"))
+    again = "Repeat both with --seed 1 and --seed 2, then run freqkd compare."
+    return f"{columns(rows)}\nOne seed is no proof. {again}"

@@ -59,6 +59,10 @@ def draw(
     return canvas.render(shift, mirrored)
 
 
+READS_FOLDER = False
+"""``data.root`` and ``--data-root`` have no meaning here."""
+
+
 class Scenes:
     """A split of streets; see :class:`freqkd_cli.images.dataset.Dataset`. ``read`` takes any index from 0, also beyond the length."""
 

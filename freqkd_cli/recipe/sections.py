@@ -26,6 +26,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+Duration = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(s|min|h)$")]
 LossId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 
 
@@ -162,6 +163,12 @@ class Train(Section):
     eval_limit: CountOrZero = Field(
         0, description="images of an evaluation during training, 0 = all"
     )
+    save_every: CountOrZero | Duration = Field(
+        0,
+        description="steps (500) or time (10min) between checkpoints, beside those at epoch ends; "
+        "0 = epoch ends only",
+    )
+    previews: bool = Field(True, description="draw curves.png and samples.png at every evaluation")
     freeze_norm: bool = Field(
         False, description="keep the running statistics of batch norm as they are"
     )

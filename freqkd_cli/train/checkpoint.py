@@ -1,14 +1,18 @@
-"""Training state on disk: written aside, synced, renamed; a damaged last checkpoint falls back to the one before.
+"""Checkpoints on disk: written aside, synced, renamed; a damaged one falls back to the one before.
 
-``state/step-<n>.safetensors`` holds every tensor, ``state/step-<n>.json`` everything else, the checksum of the tensors and one of itself.
-The JSON file is written last, so a checkpoint without one was cut while it was written and is not looked at.
+``state/step-<n>.safetensors`` holds every tensor. ``state/step-<n>.json`` holds everything else,
+the checksum of the tensors and one of itself. The JSON file is written last, so a checkpoint
+without one is unfinished and ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+import logging
+import re
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,45 @@ from freqkd_cli.errors import CheckpointDamaged
 from freqkd_cli.runtime.files import sha256, write_synced
 from freqkd_cli.runtime.tensor_file import write_tensors
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
+"""Since 3, ``recipe`` is the digest of ``recipe_identity``. It is not compared for format 2."""
+READ = (2, FORMAT)
 KEPT = 2
 """Checkpoints kept in a run: the last one and the one before it."""
 
 
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+class Interval:
+    """Whether a checkpoint is due between two epoch ends.
+
+    Args:
+        every: ``train.save_every``: a number of steps, or a time such as ``10min``; 0 = never.
+    """
+
+    def __init__(self, every: int | str) -> None:
+        self.steps = every if isinstance(every, int) else 0
+        self.seconds = 0.0
+        if isinstance(every, str):
+            number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", every).groups()  # type: ignore[union-attr]
+            self.seconds = float(number) * _UNITS[unit]
+        self.saved()
+
+    def due(self, step: int) -> bool:
+        """Return whether the interval since the last checkpoint is over."""
+        by_steps = self.steps > 0 and step % self.steps == 0
+        return by_steps or 0 < self.seconds <= time.monotonic() - self.at
+
+    def saved(self) -> None:
+        """Start the interval again."""
+        self.at = time.monotonic()
+
+
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that outlives a power cut."""
     write_synced(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
@@ -33,7 +70,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     """Write the checkpoint of ``step`` and drop all but it and the :data:`KEPT` - 1 before it.
 
     Raises:
-        OSError: the disk is full, permission is gone; the checkpoints that were there stay as they were.
+        OSError: the disk is full or permission is gone; earlier checkpoints stay as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
@@ -46,57 +83,64 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
 
 
 def prune(folder: Path, step: int) -> None:
-    """Drop all but the checkpoint of ``step`` and the :data:`KEPT` - 1 before it; again at a run's end, for one killed before it did."""
-    # One of a later step is what a resumed run fell back from: damaged, and never to be counted among those that are kept.
+    """Drop all but the checkpoint of ``step`` and the :data:`KEPT` - 1 before it.
+
+    A run also calls this at its end, in case it was killed between saving and pruning.
+    """
+    # One of a later step is damaged: a resumed run fell back from it. It must not count as kept.
     last = f"step-{step:08d}"
-    _drop(folder, keep=[old.stem for old in _found(folder) if old.stem <= last][:KEPT])
+    _drop(folder, keep=[old.stem for old in _finished(folder) if old.stem <= last][:KEPT])
 
 
 def _drop(folder: Path, keep: Collection[str]) -> None:
     """Remove other checkpoints, JSON first, and what a kill left half written."""
     for old in sorted(folder.glob("step-*")):
-        if (
-            old.stem not in keep
-        ):  # the stem of a file that is half written still has the other ending
+        # The stem of a half-written file still has the other ending, so it is never in ``keep``.
+        if old.stem not in keep:
             old.unlink(missing_ok=True)
 
 
 def load(
-    folder: Path, say: Callable[[str], None], recipe: str | None = None
+    folder: Path, recipe: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest whole checkpoint; None where none was ever finished. A damaged one is passed over and named to ``say``.
+    """Return tensors and facts of the newest intact checkpoint; None where none was finished.
+
+    A damaged checkpoint is skipped with a warning.
 
     Args:
         recipe: the digest that the checkpoint's ``recipe`` must have.
 
     Raises:
-        CheckpointDamaged: there are checkpoints, and none is whole.
+        CheckpointDamaged: there are checkpoints, and none is intact.
     """
     problem = ""
-    for path in _found(folder):
+    for path in _finished(folder):
         if problem:
-            say(f"warning: {problem}; taking the one before it")
+            log.warning("%s; the one before it is used", problem)
         try:
             return _read(path, recipe)
         except (OSError, ValueError, RecursionError, SafetensorError) as error:
             problem = f"the checkpoint {path.stem} is damaged: {error}"
     if problem:
-        tip = "--overwrite to begin again; what the run holds besides, such as its best model, is whole"
-        raise CheckpointDamaged(f"no checkpoint in {folder} is whole", got=problem, tip=tip)
+        raise CheckpointDamaged(
+            f"no checkpoint in {folder} is intact",
+            got=problem,
+            tip="--overwrite to start again; the run's best model is not affected",
+        )
     return None
 
 
 def _read(path: Path, recipe: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One checkpoint; any error of reading, or a ValueError that says what is wrong with it."""
+    """Return one checkpoint; an error of reading, or a ValueError that names the fault."""
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") not in READ:
         raise ValueError(f"{path.stem}.json is not of format {FORMAT}")
     if facts.pop("sha256", None) != _seal(facts):
         raise ValueError(f"{path.stem}.json was changed after it was written")
     if path.stem != f"step-{facts['step']:08d}":
         raise ValueError(f"it is the checkpoint of step {facts['step']} under another name")
-    if recipe is not None and facts.get("recipe") != recipe:
-        raise ValueError("it is of another recipe")
+    if recipe is not None and facts["format"] == FORMAT and facts.get("recipe") != recipe:
+        raise ValueError("it belongs to another recipe")
     if facts["tensors_sha256"] != sha256(path):
         raise ValueError("its tensors do not match their checksum")
     return load_file(path), facts
@@ -106,6 +150,6 @@ def _seal(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _found(folder: Path) -> list[Path]:
-    """Finished checkpoints, the newest first."""
+def _finished(folder: Path) -> list[Path]:
+    """Return the tensor files of finished checkpoints, the newest first."""
     return sorted((p.with_suffix(".safetensors") for p in folder.glob("step-*.json")), reverse=True)

@@ -1,10 +1,10 @@
-"""What a run's bits depend on besides its recipe, and what is said where it is taken up in another environment."""
+"""What a run's bits depend on besides its recipe, and the warning where it is resumed elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.train.checkpoint import write_json
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = (
     "torch",
@@ -28,8 +30,13 @@ SETTINGS = ("machine", "device", "processes", "threads", "compute", "source")
 """The parts of ``environment.json`` that the bits depend on."""
 
 
-def here(device: torch.device, compute: str, source: str) -> dict[str, Any]:
-    """What the same bits depend on besides the recipe. ``source`` is where the teacher's half comes from."""
+def describe(device: torch.device, compute: str, source: str) -> dict[str, Any]:
+    """Return what a run's bits depend on besides the recipe.
+
+    Args:
+        compute: precision and memory format, as one text.
+        source: where the teacher's targets come from.
+    """
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -43,28 +50,30 @@ def here(device: torch.device, compute: str, source: str) -> dict[str, Any]:
     }
 
 
-def record(out: Path, now: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Write ``environment.json``; where a run is taken up elsewhere, warn and keep both in it: what it was started in, and ``resumed``."""
+def record(out: Path, now: dict[str, Any]) -> None:
+    """Write ``environment.json``; warn where a run is resumed in another environment.
+
+    Then the file keeps both: the first environment, and the later ones under ``resumed``.
+    """
     path = out / "environment.json"
     first = object_or_none(path)
-    before, after = (found | _object(found.get("libraries")) for found in (first or now, now))
+    before, after = (facts | _object(facts.get("libraries")) for facts in (first or now, now))
     changed = [
         f"{key} {after[key]} instead of {before.get(key)}"
         for key in (*SETTINGS, *LIBRARIES)
         if after[key] != before.get(key)
     ]
     if changed:
-        say(
-            f"warning: taken up with {', '.join(changed)}: its bits may differ from those of an undisturbed run"
+        log.warning(
+            "resumed with %s: the bits may differ from those of an undisturbed run",
+            ", ".join(changed),
         )
-    if first is None or changed:
-        earlier = (first or {}).get("resumed")
-        write_json(
-            path,
-            now
-            if first is None
-            else {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), now]},
-        )
+    if first is None:
+        write_json(path, now)
+    elif changed:
+        earlier = first.get("resumed")
+        resumed = [*(earlier if isinstance(earlier, list) else []), now]
+        write_json(path, {**first, "resumed": resumed})
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""What a run would cost, before it starts: steps, GFLOPs, bytes. Seconds are not guessed; they come after the first real batch."""
+"""The cost of a run before it starts: steps, operations, bytes, seconds on this machine."""
 
 from __future__ import annotations
 
+import copy
+import statistics
+import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from freqkd_cli.runtime.operations import forward_flops, parameters
+from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.live import LiveTeacher
 
 if TYPE_CHECKING:
@@ -21,37 +26,100 @@ WRITTEN = (
     "summary.json",
     "state/",
 )
+PROBE_STEPS, PROBE_SECONDS = 4, 4.0
+"""Steps that are measured, fewer where they take longer than this time."""
+LARGE_STEP = 100e9
+"""Operations of a step that are too many to try on a CPU; there one image is measured."""
 
 
-def _flops(model: nn.Module, size: tuple[int, int]) -> int:
-    """Counted on a model that forgets its weights, so that nothing is computed."""
-    with torch.device("meta"):
-        return forward_flops(model.to("meta"), size)
-
-
-def distillation(loop: Loop) -> dict[str, Any]:
-    """What the run that is ready to begin would cost."""
-    train, out = loop.train, loop.setting.out
-    images, steps, size = (
-        len(loop.setting.dataset),
-        loop.setting.total_steps,
-        loop.setting.plan.view_spec.size,
-    )
-    student = loop.training.objective.student
+def cost(loop: Loop) -> dict[str, Any]:
+    """Return what a run that is ready to start would cost. The loop cannot be used afterwards."""
+    train, out, length = loop.train, loop.setting.out, loop.setting.length
+    student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
     weights = 4 * sum(p.numel() for p in student.parameters())
     student_flops = _flops(student, size)
     teacher_flops = _flops(loop.source.model, size) if isinstance(loop.source, LiveTeacher) else 0
     per_step = train.batch_size * train.accumulate
+    # A backward pass costs about two forward passes.
+    step_flops = per_step * (3 * student_flops + teacher_flops)
+    seconds = _seconds(loop, student_flops, step_flops)
     return {
         "run": str(out),
-        "images": images,
-        "steps": steps,
-        "views_seen": steps * per_step,
+        "images": len(loop.setting.dataset),
+        "steps": length.steps,
+        "views_seen": length.steps * per_step,
         "student_parameters": parameters(student),
         "student_gflops": round(student_flops / 1e9, 3),
         "teacher_gflops": round(teacher_flops / 1e9, 3),
-        # A backward pass costs about two forward passes.
-        "step_gflops": round(per_step * (3 * student_flops + teacher_flops) / 1e9, 2),
+        "step_gflops": round(step_flops / 1e9, 2),
+        "seconds": round(seconds, 1),
+        "time": f"about {duration(seconds)} on this machine",
         "bytes": {"model": weights, "state": 2 * (3 + bool(train.ema)) * weights},
         "writes": [str(out / name) for name in WRITTEN],
     }
+
+
+def duration(seconds: float) -> str:
+    """Return a time as one rough number: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _flops(model: nn.Module, size: tuple[int, int]) -> int:
+    """Return the operations of a forward pass, counted on a copy without storage."""
+    with torch.device("meta"):
+        empty = copy.deepcopy(model).to("meta")
+        empty.__dict__.pop("train", None)  # a live teacher's: it returns the teacher itself
+        return forward_flops(empty, size)
+
+
+def _seconds(loop: Loop, student_flops: int, step_flops: int) -> float:
+    """Return the time of the whole run: measured steps and scores, times their numbers."""
+    length, every = loop.setting.length, loop.train.eval_every
+    epochs = length.epochs_after(length.steps - 1)
+    evaluations = 1 + (epochs // every if every else 0)
+    image = _image_seconds(loop)
+    if step_flops > LARGE_STEP and loop.setting.device.type == "cpu":
+        step = image * step_flops / student_flops
+    else:
+        step = _step_seconds(loop)
+    return step * length.steps + evaluations * loop.evaluation.images * image
+
+
+def _step_seconds(loop: Loop) -> float:
+    """Return the median time of a few real steps; the first one does not count if others follow."""
+    times: list[float] = []
+    loop.progress = Silent()
+    with closing(loop.batches()) as batches:
+        for _ in range(min(1 + PROBE_STEPS, loop.setting.length.steps)):
+            started = time.monotonic()
+            loop.step(batches)
+            _wait(loop.setting.device)
+            times.append(time.monotonic() - started)
+            if sum(times) > PROBE_SECONDS:
+                break
+    return statistics.median(times[1:] or times)
+
+
+@torch.inference_mode()
+def _image_seconds(loop: Loop) -> float:
+    """Return the time of the student's forward pass on one image, the second of two."""
+    student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
+    image = loop.setting.compute.layout(torch.rand(1, 3, *size, device=loop.setting.device))
+    student.eval()
+    started = time.monotonic()
+    for _ in range(2):
+        started = time.monotonic()
+        student(image)
+        _wait(loop.setting.device)
+    return time.monotonic() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

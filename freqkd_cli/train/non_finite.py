@@ -1,4 +1,4 @@
-"""What to say of a loss that is not finite: which terms, and which pictures of the batch."""
+"""The error for a loss that is not finite: which terms, and which images of the batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.build.objective import Objective
-from freqkd_cli.errors import FreqKDError, TrainingFailed
+from freqkd_cli.errors import TrainingFailed
+from freqkd_cli.train.training_state import hold
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -26,40 +27,48 @@ def not_finite(
     dataset: Dataset,
     at: tuple[int, int],
 ) -> TrainingFailed:
-    """The error for a total that is not finite.
+    """Return the error for a total that is not finite.
 
     Args:
         terms: every line's value on the whole batch.
-        at: the step, from 0, and how many there are.
+        at: the step (0-based) and the number of steps.
     """
     broken = (
         ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "total"
     )
-    guilty = _alone(objective, batch, targets, at)
-    names = ", ".join(dataset.name(int(batch.indices[row])) for row in guilty or range(len(batch)))
-    where = f"on {names}" if guilty else f"on the batch of {names}, though on none of them alone"
+    rows = _broken_rows(objective, batch, targets, at)
+    names = ", ".join(dataset.name(int(batch.indices[row])) for row in rows or range(len(batch)))
+    where = f"on {names}" if rows else f"on the batch of {names}, though on none of them alone"
     return TrainingFailed(
         f"the loss {broken} is not finite at step {at[0] + 1}",
         got=", ".join(f"{name} {float(value):g}" for name, value in terms.items()) + f" {where}",
-        tip="a lower train.lr, train.clip=1, or a longer warmup of that loss; the last whole checkpoint is kept",
+        tip="a lower train.lr, train.clip=1, or a longer warmup of that loss, with --overwrite; "
+        "the last checkpoint is kept until then",
     )
 
 
 @torch.no_grad()
-def _alone(objective: Objective, batch: Batch, targets: Targets, at: tuple[int, int]) -> list[int]:
-    """Rows of the batch whose own loss is not finite, in eval mode: batch norm cannot have statistics of one cell."""
+def _broken_rows(
+    objective: Objective, batch: Batch, targets: Targets, at: tuple[int, int]
+) -> list[int]:
+    """Return the rows of the batch whose own loss is not finite.
+
+    The student is held, since batch norm has no statistics of a single cell. Whatever goes wrong
+    here must not hide the error that is being reported, so then no row is named.
+    """
     objective.eval()
-    found = []
-    for row in range(len(batch)):
-        part = slice(row, row + 1)
-        of_row = {
-            id: {name: tensor[part] for name, tensor in target.items()}
-            for id, target in targets.items()
-        }
-        try:
+    hold(objective.student)
+    rows = []
+    try:
+        for row in range(len(batch)):
+            part = slice(row, row + 1)
+            of_row = {
+                id: {name: tensor[part] for name, tensor in target.items()}
+                for id, target in targets.items()
+            }
             total, _ = objective(batch[part], of_row, *at)
-        except (FreqKDError, ValueError, RuntimeError):
-            return []
-        if not torch.isfinite(total):
-            found.append(row)
-    return found
+            if not torch.isfinite(total):
+                rows.append(row)
+    except Exception:
+        return []
+    return rows

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: ``metrics.jsonl``, and the same for TensorBoard."""
+"""What a run writes while it trains: ``metrics.jsonl``, and the same for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,9 +6,35 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from freqkd_cli.build.schedules import loss_weight
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.objective import Line
+
+
+def loss_row(
+    step: int, rate: float, terms: Mapping[str, Tensor], lines: Sequence[Line], total_steps: int
+) -> dict[str, Any]:
+    """Return the row of ``metrics.jsonl`` for the losses of the ``step``-th step (1-based).
+
+    Args:
+        rate: the learning rate of the step.
+        terms: id of a loss line, and ``total`` -> value.
+    """
+    raw = {name: float(value) for name, value in terms.items()}
+    total = raw.pop("total")
+    weighted = {
+        line.id: raw[line.id] * loss_weight(line.weight, line.warmup, step - 1, total_steps)
+        for line in lines
+    }
+    return {"step": step, "lr": rate, "total": total, "raw": raw, "weighted": weighted}
 
 
 class RunLog:
@@ -16,7 +42,7 @@ class RunLog:
 
     Args:
         out: the run's folder.
-        step: the step that the run goes on from.
+        step: the step that the run starts at.
         length: bytes of ``metrics.jsonl`` at that step.
     """
 
@@ -27,7 +53,10 @@ class RunLog:
         )
 
     def trained(self, row: dict[str, Any], images_per_second: float) -> None:
-        """A row of losses: ``step``, ``lr``, ``total``, ``raw`` and ``weighted``. The speed is TensorBoard's alone: no seed decides it."""
+        """Write a row of losses: ``step``, ``lr``, ``total``, ``raw`` and ``weighted``.
+
+        The speed goes to TensorBoard alone, since no seed decides it.
+        """
         self._metrics.write(row)
         scalars = {"total": row["total"]}
         for name in row["raw"]:
@@ -41,7 +70,7 @@ class RunLog:
         self._show(row["step"], {f"val/{name}": x for name, x in scores if x is not None})
 
     def length(self) -> int:
-        """Bytes of ``metrics.jsonl``, all of them on the disk."""
+        """Return the bytes of ``metrics.jsonl``, after all of them are on the disk."""
         self._board.flush()
         return self._metrics.length()
 
@@ -55,7 +84,7 @@ class RunLog:
 
 
 class Unwritten:
-    """The log of a process that writes none."""
+    """The log of a process that writes nothing."""
 
     def trained(self, row: dict[str, Any], images_per_second: float) -> None: ...
 
@@ -65,14 +94,16 @@ class Unwritten:
 
 
 class _Metrics:
-    """``metrics.jsonl``: one JSON object a line, only numbers that the recipe and the seed decide, so two equal runs write equal files."""
+    """``metrics.jsonl``: one JSON object a line.
+
+    It has only numbers that the recipe and the seed decide, so two equal runs write equal files.
+    """
 
     def __init__(self, path: Path, length: int) -> None:
-        """Go on after the first ``length`` bytes; what an interrupted run wrote past its checkpoint is cut off."""
+        """Continue after ``length`` bytes; what was written past the checkpoint is cut off."""
         self.file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
-        self.file.truncate(
-            min(length, self.file.tell())
-        )  # a file that was cut by others must not be filled up with zeros
+        # A file that somebody cut must not be filled up with zeros.
+        self.file.truncate(min(length, self.file.tell()))
 
     def write(self, row: dict[str, Any]) -> None:
         self.file.write(json.dumps(row).encode() + b"\n")
@@ -83,19 +114,19 @@ class _Metrics:
         return self.file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        with suppress(OSError):  # what could not be written was told when it was tried
+        with suppress(OSError):  # a failed write was reported when it happened
             self.file.close()
 
 
 class _Board:
     """TensorBoard's scalars, one more events file for each start.
 
-    Written in this thread and not by the library's writer, whose thread tells of a full disk in a traceback, and which a kill robs of two
-    minutes of events.
+    Written in this thread and not by the library's writer: its thread reports a full disk as a
+    traceback, and a kill loses two minutes of its events.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after ``step``: what an interrupted run wrote past its checkpoint is no longer shown."""
+        """Continue after ``step``; what was written past the checkpoint is no longer shown."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 

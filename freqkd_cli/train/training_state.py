@@ -1,4 +1,4 @@
-"""What a run trains: the objective, its optimiser, the averaged weights, and how they go to a checkpoint and back."""
+"""What a run trains: the objective, its optimizer and the averaged weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.build.objective import Objective
+from freqkd_cli.build.schedules import rate_factor
 from freqkd_cli.errors import CheckpointDamaged
 
 if TYPE_CHECKING:
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW or SGD over the student and the losses' own parameters; no weight decay on vectors, nor where a model says so."""
+    """Return AdamW or SGD over the student and the losses' own parameters.
+
+    Vectors, and parameters that a model marks ``no_weight_decay``, get no weight decay.
+    """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": train.weight_decay},
         {"params": [], "weight_decay": 0.0},
     ]
     for parameter in parameters:
-        spared = parameter.ndim <= 1 or getattr(parameter, "no_weight_decay", False)
-        groups[spared]["params"].append(parameter)
+        exempt = parameter.ndim <= 1 or getattr(parameter, "no_weight_decay", False)
+        groups[exempt]["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
@@ -34,9 +38,14 @@ def make_optimizer(objective: nn.Module, train: Train) -> torch.optim.Optimizer:
 
 
 class Average:
-    """Exponential moving average of a student's floating-point state (Polyak averaging); whole numbers are copied.
+    """Exponential moving average of a student's floating-point state (Polyak averaging).
 
-    The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held at its initial weights.
+    The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held
+    at its initial weights. Integer buffers are copied.
+
+    Not ``torch.optim.swa_utils.AveragedModel``: its first update copies the weights, so the ramp
+    would start elsewhere; it averages integer buffers; and its counter on a GPU would have to be
+    read at every step to compute the ramp.
     """
 
     def __init__(self, student: nn.Module, decay: float) -> None:
@@ -47,6 +56,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
+        """Move the average towards the student's present state."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, tensor in student.state_dict().items():
@@ -58,7 +68,10 @@ class Average:
 
 @dataclass
 class Training:
-    """Everything that changes while a run trains. ``best`` is {"miou": ..., "step": ...} once there was an evaluation."""
+    """Everything that changes while a run trains, and how it goes to a checkpoint and back.
+
+    ``best`` and ``last`` are ``{"miou": ..., "step": ...}`` after the first evaluation.
+    """
 
     objective: Objective
     optimizer: torch.optim.Optimizer
@@ -67,9 +80,33 @@ class Training:
     best: dict[str, float] | None = None
     last: dict[str, float] | None = None
 
+    def prepare(self, train: Train, total_steps: int, process: int) -> float:
+        """Set the learning rate, the random numbers and the modes of a step; return the rate."""
+        rate = train.lr * rate_factor(
+            self.step,
+            total_steps,
+            kind=train.schedule,
+            warmup=train.warmup,
+            power=train.power,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout and drop path are keyed by the step, so a resumed run draws what an undisturbed
+        # one would, and by the process, so that no two processes draw the same.
+        torch.manual_seed(train.seed * 1_000_003 + self.step + process * 1_000_000_007)
+        self.objective.student.train()
+        if train.freeze_student:
+            hold(self.objective.student)
+        elif train.freeze_norm:
+            freeze_norms(self.objective.student)
+        return rate
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The student holds the weights that are evaluated and deployed inside, and gets its trained ones back."""
+        """Load the averaged weights, which are scored and deployed, into the student for a while.
+
+        On exit the student gets its trained weights back.
+        """
         if self.average is None:
             yield
             return
@@ -82,20 +119,22 @@ class Training:
             student.load_state_dict(trained)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {
+        """Return every tensor of a checkpoint under its name in the file."""
+        tensors = {
             f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()
         }
         for number, state in self.optimizer.state_dict()["state"].items():
-            found |= {
+            tensors |= {
                 f"optimizer.{number}.{key}": value
                 for key, value in state.items()
                 if isinstance(value, Tensor)
             }
         if self.average:
-            found |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
-        return found
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        return tensors
 
     def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides tensors and its step."""
         return {
             "best": self.best,
             "last": self.last,
@@ -103,10 +142,10 @@ class Training:
         }
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take a checkpoint's state back.
+        """Load the state of a checkpoint.
 
         Raises:
-            CheckpointDamaged: it is a checkpoint of something else.
+            CheckpointDamaged: the checkpoint belongs to another student, loss or optimizer.
         """
         parts: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
         try:
@@ -124,6 +163,7 @@ class Training:
             raise CheckpointDamaged(
                 "the checkpoint does not fit this recipe's student, losses and optimizer",
                 got=str(error).splitlines()[0],
+                tip="--overwrite to start again, or another --out",
             ) from error
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
@@ -132,7 +172,8 @@ class Training:
         for name, tensor in tensors.items():
             number, _, key = name.partition(".")
             like = parameters[int(number)]
-            # The fused kernels walk memory, not indices, so a state must be laid out as its parameter is (files are always contiguous).
+            # The fused kernels walk memory, not indices, so a state must have the memory layout of
+            # its parameter. Files are always contiguous.
             laid_out = (
                 torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
                 if tensor.shape == like.shape
@@ -145,7 +186,16 @@ class Training:
 
 
 def freeze_norms(student: nn.Module) -> None:
-    """Hold the statistics of every BatchNorm where they are, so a sample's output does not depend on its batch."""
+    """Keep the statistics of every BatchNorm, so a sample's output does not depend on its batch."""
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def hold(student: nn.Module) -> None:
+    """Put a student in evaluation mode, and keep the outputs that it has in training mode alone.
+
+    No statistic moves and no dropout is drawn, yet losses can read the auxiliary heads.
+    """
+    student.eval()
+    student.training = True

@@ -47,7 +47,7 @@ def after_step(number: int, act):
             act(self)
 
     Loop.step = acting
-    return lambda: setattr(Loop, "_step", step)
+    return lambda: setattr(Loop, "step", step)
 
 
 def keep_scores() -> None:
@@ -137,10 +137,7 @@ def main(folder: str) -> None:
     command("zoo", "zoo", "--json")
     Path(f"codes-{RANK}.json").write_text(json.dumps(codes))
     if RANK == 1:
-        line = Loop._backward
-        Loop._backward = lambda self, batch, shares, step: line(
-            self, batch, [float("nan")] * 3, step
-        )
+        whole_batch.shares = lambda *_: [[float("nan")] * 3]
     command("nan", "distill", "recipe.yaml", "--out", "run-nan")
 
 

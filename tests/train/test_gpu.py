@@ -1,4 +1,4 @@
-"""A GPU gives the numbers of the CPU: every loss, every scan backend, every model, and the main job from dump to export."""
+"""A GPU gives the numbers of the CPU: losses, scan backends, models, and dump to export."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_a_loss_is_the_same(name):
     loss, (of_student, of_teacher) = started(name, (3, 4), (8, 4))
     loss.float()
     batch = batch_of(3)
-    theirs = taps_of(of_teacher, 3, (12, 16), 4, seed=1, dtype=torch.float32)
-    found = {}
+    teacher = taps_of(of_teacher, 3, (12, 16), 4, seed=1, dtype=torch.float32)
+    values = {}
     for device in ("cpu", "cuda"):
         here, student = (
             copy.deepcopy(loss).to(device),
@@ -35,17 +35,17 @@ def test_a_loss_is_the_same(name):
         )
         student = {n: x.to(device).requires_grad_(True) for n, x in student.items()}
         value = evaluate(
-            here, student, {n: x.to(device) for n, x in theirs.items()}, batch.to(device)
+            here, student, {n: x.to(device) for n, x in teacher.items()}, batch.to(device)
         )
         value.backward()
         assert value.device.type == device and value.dtype == torch.float32
-        found[device] = [
+        values[device] = [
             value.detach().cpu(),
             *(x.grad.cpu() for x in student.values()),
             *(p.grad.cpu() for p in here.parameters()),
         ]
-    for ours, true in zip(found["cuda"], found["cpu"], strict=True):
-        assert (ours - true).abs().max() <= 1e-4 * true.abs().max() + 1e-7
+    for on_gpu, true in zip(values["cuda"], values["cpu"], strict=True):
+        assert (on_gpu - true).abs().max() <= 1e-4 * true.abs().max() + 1e-7
 
 
 @pytest.mark.parametrize("backend", ["mamba-ssm", "parallel", "auto"])
@@ -57,10 +57,12 @@ def test_a_scan_is_the_same(backend, states, length):
     given, weight, true = agreed(states, length)
     # mamba-ssm is built with --use_fast_math; 1.2e-5 was seen, in the gradient of A.
     most = 3e-5 if choose(backend, "cuda", torch.float32).name == "mamba-ssm" else 1e-5
-    ours = gradients({name: value.cuda() for name, value in given.items()}, weight.cuda(), backend)
+    on_gpu = gradients(
+        {name: value.cuda() for name, value in given.items()}, weight.cuda(), backend
+    )
     for name in true:
         error = (
-            (ours[name].cpu() - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)
+            (on_gpu[name].cpu() - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)
         ).item()
         assert error < most, (name, error)
 
@@ -74,10 +76,10 @@ def test_a_model_is_the_same(name, arguments):
         [tap.name for tap in listed.values() if tap.kind != "auxiliary"],
     )
     true = model.eval()(images, taps)
-    ours = model.cuda()(images.cuda(), taps)
+    on_gpu = model.cuda()(images.cuda(), taps)
     for tap, x in true.items():
         # Convolutions on a GPU round their inputs to 10 bits (TF32).
-        assert (ours[tap].cpu() - x).abs().max() <= 1e-2 * x.abs().max(), tap
+        assert (on_gpu[tap].cpu() - x).abs().max() <= 1e-2 * x.abs().max(), tap
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A run that is cut anywhere goes on to the bits of one that was left alone; a full disk and damage lose nothing."""
+"""A run that is cut anywhere resumes to the same bits; a full disk and damage lose nothing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from freqkd_cli.build import assemble
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
 from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train import checkpoint, run_folder
+from freqkd_cli.train import checkpoint, loop, run_folder
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """
 version: 1
-data: {name: scenes, size: [32, 64], length: 8, held_out: 2, workers: 0, augment: {flip: true, color: 0.2}}
+data:
+  {name: scenes, size: [32, 64], length: 8, held_out: 2, workers: 0,
+   augment: {flip: true, color: 0.2}}
 teacher: {name: segformer, weights: embedded}
 student: {name: fast_scnn, width: 0.25, dropout: 0.2}
 losses:
@@ -45,16 +47,20 @@ def run(out: Path, *sets: str, resume: bool = True) -> None:
 def bits(out: Path) -> dict[str, object]:
     """Every byte that the recipe and the seed decide."""
     names = ("model.safetensors", "config.json", "last/model.safetensors", "metrics.jsonl")
-    found: dict[str, object] = {name: (out / name).read_bytes() for name in names}
-    found |= {
+    files: dict[str, object] = {name: (out / name).read_bytes() for name in names}
+    files |= {
         path.name: path.read_bytes() for path in (out / "state").iterdir() if path.name != LOCK
     }
     summary = json.loads((out / "summary.json").read_text())
-    return found | {key: summary[key] for key in ("steps", "miou", "best_step", "last_miou")}
+    return files | {key: summary[key] for key in ("steps", "miou", "best_step", "last_miou")}
 
 
 def in_child(work: Callable[[], None], kill_after: float | None = None) -> int:
-    """Run ``work`` in a forked process and kill it where it is after so many seconds; minus the signal that ended it."""
+    """Run ``work`` in a forked process; return its exit code, minus the signal that ended it.
+
+    Args:
+        kill_after: seconds until it is killed, wherever it is.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -69,7 +75,7 @@ def in_child(work: Callable[[], None], kill_after: float | None = None) -> int:
 
 
 def killed_at(out: Path, call: int) -> None:
-    """Run until the ``call``-th time that something is to be synced or renamed, and be killed there."""
+    """Run, and be killed at the ``call``-th sync or rename."""
     calls = 0
 
     def counted(real):
@@ -110,8 +116,6 @@ def calls(undisturbed) -> int:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
     """A run that ended in the middle, with two checkpoints: of epochs 2 and 3."""
-    from freqkd_cli.train import loop
-
     out, save = tmp_path_factory.mktemp("runs") / "half", loop.Loop._save
 
     def stopping(self) -> None:
@@ -137,7 +141,7 @@ def half(stopped, tmp_path) -> Path:
 
 @forks
 def test_six_epochs_equal_three_a_kill_and_three(whole, calls, tmp_path):
-    """Cut where a file is about to become whole, in the later half: at a sync or a rename of a model, a checkpoint, the summary."""
+    """Cut in the later half where a file is about to become whole: at a sync or a rename."""
     for number, call in enumerate(random.Random(5).sample(range(calls // 2, calls), 2)):
         out = tmp_path / str(number)
         assert in_child(lambda call=call, out=out: killed_at(out, call)) == -signal.SIGKILL
@@ -148,7 +152,7 @@ def test_six_epochs_equal_three_a_kill_and_three(whole, calls, tmp_path):
 @forks
 @pytest.mark.slow
 def test_ten_random_moments(whole, tmp_path):
-    """By the clock, so that it may be anywhere: in a step, in an evaluation, before the first checkpoint, in the last save."""
+    """By the clock, so anywhere: in a step, an evaluation, before the first or in the last save."""
     started = time.monotonic()
     run(tmp_path / "timed")
     seconds, killed = time.monotonic() - started, 0
@@ -193,15 +197,56 @@ def test_tensorboard_shows_every_step_once(whole, half):
     ] == [10, 12]
 
 
+def test_a_checkpoint_inside_an_epoch_is_resumed_to_the_same_bits(whole, tmp_path, monkeypatch):
+    """Saved after every step; the run dies after step 5, in the middle of an epoch of 2 steps."""
+    out, step = tmp_path / "run", loop.Loop.step
+
+    def dying(self, batches) -> None:
+        if self.training.step == 5:
+            raise KeyboardInterrupt
+        step(self, batches)
+
+    monkeypatch.setattr(loop.Loop, "step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, "train.save_every=1")
+    steps = sorted(path.stem for path in (out / "state").glob("*.json"))
+    assert steps == ["step-00000004", "step-00000005"]
+    monkeypatch.undo()
+    run(out)
+    after, before = bits(out), bits(whole)
+    for name in ("step-00000010.safetensors", "step-00000012.safetensors"):
+        assert after[name] == before[name]
+    assert after == before
+
+
+def test_checkpoints_between_epochs_follow_steps_or_time(monkeypatch):
+    interval = checkpoint.Interval(3)
+    assert [step for step in range(1, 10) if interval.due(step)] == [3, 6, 9]
+    now = 100.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    for text, seconds in (("90s", 90), ("1.5min", 90), ("2h", 7200)):
+        interval, now = checkpoint.Interval(text), now + seconds - 1
+        assert not interval.due(1)
+        now += 1
+        assert interval.due(1)
+        interval.saved()
+        assert not interval.due(2)
+    assert not any(checkpoint.Interval(0).due(step) for step in range(1, 100))
+
+
+@pytest.mark.parametrize("value", ["10 min", "min", "-5", "1.5", "10m"])
+def test_an_interval_that_cannot_be_read_is_refused(value):
+    with pytest.raises(UsageError, match="train.save_every"):
+        recipes.loads(RECIPE, sets=[f"train.save_every={value}"])
+
+
 def test_workers_change_no_bit_and_may_change_on_the_way(whole, half, tmp_path):
     run(half, "data.workers=2")
     assert bits(half) == bits(whole)
 
 
 def test_a_finished_run_is_known_before_anything_is_built(whole, monkeypatch):
-    monkeypatch.setattr(
-        assemble, "check", lambda *_, **__: pytest.fail("the recipe was looked into")
-    )
+    monkeypatch.setattr(assemble, "check", lambda *_, **__: pytest.fail("the recipe was checked"))
     before = bits(whole)
     run(whole)
     assert bits(whole) == before
@@ -215,19 +260,16 @@ def test_a_damaged_summary_is_written_again(whole, tmp_path):
     assert bits(out) == bits(whole)
 
 
-def test_another_number_of_threads_is_told(whole, half):
+def test_another_number_of_threads_is_a_warning(whole, half, caplog):
     facts = json.loads((half / "environment.json").read_text())
     (half / "environment.json").write_text(
         json.dumps({**facts, "threads": 64, "libraries": {**facts["libraries"], "torch": "1.0"}})
     )
-    notes = Notes()
-    distill(recipes.loads(RECIPE), half, notes, resume=True)
-    (said,) = [text for text in notes.said if text.startswith("warning")]
-    assert (
-        f"threads {torch.get_num_threads()} instead of 64, torch {torch.__version__.split('+')[0]}"
-        in said
-        and "bits may differ" in said
-    )
+    run(half)
+    threads, version = torch.get_num_threads(), torch.__version__.split("+")[0]
+    (warning,) = caplog.messages
+    assert f"threads {threads} instead of 64, torch {version}" in warning
+    assert "bits may differ" in warning
     after = json.loads((half / "environment.json").read_text())
     assert after["threads"] == 64 and after["resumed"][0]["threads"] == torch.get_num_threads()
 
@@ -239,14 +281,12 @@ def flip(path: Path, at: int = -1) -> None:
 
 
 @pytest.mark.parametrize("name", ["step-00000006.safetensors", "step-00000006.json"])
-def test_damage_of_the_last_checkpoint_costs_an_epoch_and_no_bit(whole, half, name):
+def test_damage_of_the_last_checkpoint_costs_an_epoch_and_no_bit(whole, half, name, caplog):
     flip(half / "state" / name, at=40)
     notes = Notes()
     distill(recipes.loads(RECIPE), half, notes, resume=True)
-    assert (
-        any("step-00000006 is damaged" in text for text in notes.said)
-        and f"resuming at step 4 of {STEPS}" in notes.said
-    )
+    assert "step-00000006 is damaged" in caplog.text
+    assert f"resuming at step 4 of {STEPS}" in notes.said
     assert bits(half) == bits(whole)
 
 
@@ -254,35 +294,36 @@ def test_damage_of_all_checkpoints_is_refused(half):
     best = (half / "model.safetensors").read_bytes()
     for path in (half / "state").glob("*.json"):
         path.write_text("{}")
-    with pytest.raises(CheckpointDamaged, match=r"no checkpoint in .* is whole\n.*\n.*--overwrite"):
+    with pytest.raises(
+        CheckpointDamaged, match=r"no checkpoint in .* is intact\n.*\n.*--overwrite"
+    ):
         run(half)
     assert (half / "model.safetensors").read_bytes() == best
 
 
-def test_a_checkpoint_of_another_recipe_is_passed_over(half, tmp_path):
+def test_a_checkpoint_of_another_recipe_is_skipped(half, tmp_path, caplog):
     other = tmp_path / "other"
     run(other, "train.lr=0.01", "train.epochs=3")
     for path in (other / "state").glob("step-00000006.*"):
         shutil.copy(path, half / "state")
-    notes = Notes()
-    distill(recipes.loads(RECIPE), half, notes, resume=True)
-    assert any("of another recipe" in text for text in notes.said)
+    run(half)
+    assert "belongs to another recipe" in caplog.text
 
 
-def test_a_damaged_later_checkpoint_pushes_no_whole_one_out(tmp_path):
+def test_a_damaged_later_checkpoint_displaces_no_intact_one(tmp_path):
     for step in (30, 40):
         checkpoint.save(tmp_path, step, {"x": torch.zeros(2)}, {})
         flip(tmp_path / f"step-000000{step}.safetensors")
     with pytest.raises(CheckpointDamaged):
-        checkpoint.load(tmp_path, Notes().note)
+        checkpoint.load(tmp_path)
     for step in (10, 20):
         checkpoint.save(tmp_path, step, {"x": torch.ones(2)}, {})
-        assert checkpoint.load(tmp_path, Notes().note)[1]["step"] == step
+        assert checkpoint.load(tmp_path)[1]["step"] == step
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half):
-    """The kernel itself says that there is no space: the file that the next checkpoint is written to is /dev/full."""
+    """The next checkpoint is written to /dev/full, so the kernel reports a full disk."""
     before = {path.name: path.read_bytes() for path in (half / "state").iterdir()}
     (half / "state" / "step-00000008.safetensors.part").symlink_to("/dev/full")
     with pytest.raises(
@@ -296,7 +337,7 @@ def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half):
 
 
 def test_a_model_that_cannot_be_written_ends_in_one_message(whole, half):
-    """Here the kernel refuses to let any file grow past 4 kB: the best model fails, or the checkpoint."""
+    """No file may grow past 4 kB, so the best model fails, or the checkpoint."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -318,7 +359,7 @@ def test_lost_permission_ends_in_one_message(whole, half):
     assert bits(half) == bits(whole)
 
 
-def test_resume_spares_a_folder_that_no_run_wrote(tmp_path):
+def test_resume_refuses_a_folder_that_no_run_wrote(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"--resume refused.*\n.*holiday\.jpg"):
         run(tmp_path)

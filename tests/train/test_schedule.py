@@ -1,11 +1,12 @@
-"""Learning rates against torch's own schedulers; loss weights against the definition."""
+"""Run length, learning rates against torch's own schedulers, loss weights by definition."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from freqkd_cli.build.schedules import loss_weight, rate_factor
+from freqkd_cli.build.schedules import loss_weight, rate_factor, run_length
+from freqkd_cli.recipe.sections import Train
 
 
 def _torch_rates(make, steps: int) -> list[float]:
@@ -27,8 +28,8 @@ def test_one_cycle_is_torch_s(total):
         ),
         total,
     )
-    ours = [rate_factor(step, total, kind="one_cycle") for step in range(total)]
-    assert ours == pytest.approx(expected, abs=1e-9)
+    rates = [rate_factor(step, total, kind="one_cycle") for step in range(total)]
+    assert rates == pytest.approx(expected, abs=1e-9)
 
 
 def test_poly_is_torch_s():
@@ -40,7 +41,7 @@ def test_poly_is_torch_s():
     )
 
 
-def test_warm_up_rises_to_the_peak_and_never_is_zero():
+def test_warm_up_rises_to_the_peak_and_is_never_zero():
     rates = [rate_factor(step, 100, kind="constant", warmup=0.1) for step in range(100)]
     assert 0 < rates[0] < 0.2
     assert rates[:10] == sorted(rates[:10])
@@ -51,3 +52,25 @@ def test_a_loss_weight_grows_linearly_over_its_share_of_the_steps():
     weights = [loss_weight(2.0, 0.5, step, 10) for step in range(10)]
     assert weights == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0])
     assert loss_weight(2.0, 0.0, 0, 10) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulate", "epochs", "steps"),
+    [(100, 8, 5, 10, 24), (100, 8, 1, 10, 120), (13, 4, 2, 3, 5), (16, 4, 8, 1, 1)],
+)
+def test_a_run_sees_every_batch_of_its_epochs(images, batch, accumulate, epochs, steps):
+    length = run_length(images, Train(epochs=epochs, batch_size=batch, accumulate=accumulate))
+    assert length.steps == steps and length.epochs_after(steps) >= epochs
+    assert steps * accumulate >= epochs * (images // batch) > (steps - 1) * accumulate
+
+
+def test_epochs_end_where_their_last_batch_is_seen():
+    """100 images in batches of 8 are 12 batches, so 5 a step end the epochs at these steps."""
+    length = run_length(100, Train(epochs=10, batch_size=8, accumulate=5))
+    ends = [step for step in range(1, length.steps + 1) if length.ends_an_epoch(step)]
+    assert ends == [3, 5, 8, 10, 12, 15, 17, 20, 22, 24]
+    assert [step for step in ends if length.ends_an_epoch(step, 5)] == [12, 24]
+
+
+def test_a_run_in_steps_has_that_many():
+    assert run_length(100, Train(steps=7, batch_size=8, accumulate=5)).steps == 7

@@ -433,7 +433,9 @@ def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
     refused(
         freqkd("teacher-dump", text, "--out", cache), 2, "it contains a finished cache", "--verify"
     )
-    refused(freqkd("distill", text, "--out", cache, "--overwrite"), 2, "holds what no run wrote")
+    refused(
+        freqkd("distill", text, "--out", cache, "--overwrite"), 2, "files that freqkd did not write"
+    )
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
 
 
@@ -608,13 +610,13 @@ def test_a_run_goes_on_with_its_data_however_they_are_spelled(freqkd):
         2,
         "the run in a was started on other data",
         "got  data.root other",
-        "need link",
+        "need data.root",
     )
     refused(
         freqkd(*words, "--data-root", "data", "--resume", "--seed", 1),
         2,
         "another recipe",
-        "seed: 1",
+        "train.seed 1",
     )
 
 

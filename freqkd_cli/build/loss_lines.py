@@ -1,0 +1,98 @@
+"""One line of a recipe's ``losses`` as an object, checked against the taps of both models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from freqkd_cli import registry
+from freqkd_cli.build.objective import Line
+from freqkd_cli.errors import RecipeError
+from freqkd_cli.features.taps import Tap, by_name, pick
+from freqkd_cli.views.view import MULTIPLE
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.features.loss import Loss
+    from freqkd_cli.recipe.sections import LossLine
+
+
+def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
+    """Refuse a graph whose nodes do not divide the view: the two models' nodes would not match.
+
+    Raises:
+        RecipeError: the tap, its nodes and a usable size are named.
+    """
+    for tap in taps:
+        # Only what no multiple of 32 can fix; other sizes are a problem of data.size.
+        if (
+            tap.kind in ("nodes", "graph")
+            and any(n % tap.stride for n in size)
+            and MULTIPLE % tap.stride
+        ):
+            raise RecipeError(
+                f"the {side}'s {tap.name} has nodes of {tap.stride}x{tap.stride} pixels, "
+                "which do not divide the view",
+                got=f"data.size {list(size)}",
+                need=f"multiples of {math.lcm(MULTIPLE, tap.stride)}",
+            )
+
+
+def _check_taps(plan: Plan, spec: LossLine, loss: Loss) -> None:
+    """Refuse a line that names a tap that is not there, or a teacher that the recipe lacks.
+
+    Raises:
+        RecipeError: with the key of the line that it is about.
+    """
+    compares = "teacher" in spec.arguments or (loss.reads_logits and not loss.needs_labels)
+    for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
+        if side == "teacher" and not taps and compares:
+            raise RecipeError(
+                f"{spec.name} compares with a teacher, and the recipe has none",
+                tip="add a `teacher:` section",
+                key="teacher" if "teacher" in spec.arguments else None,
+            )
+        if isinstance(name := spec.arguments.get(side), str):
+            owner = f"the {side} {getattr(plan.recipe, side).name!r}"
+            pick(tuple(taps.values()), name, owner, key=side)
+
+
+def build_line(plan: Plan, number: int) -> Line:
+    """Return one loss line as an object, with adapters for the taps it names.
+
+    Raises:
+        RecipeError, BandError: the line cannot be built on these taps.
+    """
+    spec, size = plan.recipe.losses[number], plan.view_spec.size
+    loss = registry.find("losses", spec.name).build(**spec.arguments)
+    loss.seed, loss.number = plan.recipe.train.seed, number
+    _check_taps(plan, spec, loss)
+    student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
+    _check_nodes([plan.student_taps[name] for name in student], "student", size)
+    _check_nodes([plan.teacher_taps[name] for name in teacher], "teacher", size)
+    compared = plan.compared if loss.reads_logits else None
+    if compared and loss.needs_labels:
+        raise RecipeError(
+            f"{spec.name} reads labels of classes that teacher.class_map does not cover",
+            tip="map a teacher class onto every data class",
+        )
+    student_specs = by_name(plan.student_taps.values(), student)
+    if compared:
+        student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
+    teacher_specs = by_name(plan.teacher_taps.values(), teacher)
+    loss.start(student_specs, teacher_specs, len(compared or plan.classes))
+    loss.check_grids(
+        {name: plan.student_taps[name].grid(*size) for name in student},
+        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
+    )
+    return Line(
+        id=spec.id,
+        loss=loss,
+        weight=spec.weight,
+        warmup=spec.warmup,
+        student_taps=student,
+        teacher_taps=teacher,
+        compared=compared,
+    )

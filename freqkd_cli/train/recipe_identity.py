@@ -1,0 +1,125 @@
+"""A recipe as a run keeps it, and whether two recipes mean the same run.
+
+A run stores its recipe with absolute paths, so that it can be scored from any working folder.
+Recipes are compared as data: keys that change no result may differ, and a folder may be spelled
+in another way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from freqkd_cli.recipe.resolved import resolved
+from freqkd_cli.recipe.sections import Section
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+FREE = (("data", "workers"), ("train", "save_every"), ("train", "previews"))
+"""Keys that change no result, so a resumed run may have other values."""
+PATHS = (
+    ("data", "root"),
+    ("teacher", "weights"),
+    ("teacher", "encoder_weights"),
+    ("student", "weights"),
+    ("student", "encoder_weights"),
+)
+"""Keys that may name a file or folder, by section and key."""
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with every existing file or folder under an absolute path.
+
+    Other values, such as ``embedded`` or the name of weights on a hub, stay as they are.
+    """
+    changes: dict[str, Section] = {}
+    for name, key in PATHS:
+        section = changes.get(name, getattr(recipe, name))
+        if section is None:
+            continue
+        own = key in type(section).model_fields and getattr(section, key) is not None
+        value = getattr(section, key) if own else section.arguments.get(key)
+        path = _absolute(name, key, value)
+        if path is None:
+            continue
+        if own:
+            changes[name] = section.model_copy(update={key: type(value)(path)})
+        else:
+            arguments = {**section.arguments, key: type(value)(path)}
+            changes[name] = section.model_copy(update={"arguments": arguments})
+    return dataclasses.replace(recipe, **changes)
+
+
+def _absolute(section: str, key: str, value: Any) -> Path | None:
+    """Return the absolute path of a value that names something on this machine, else None."""
+    if not isinstance(value, (str, Path)) or value == "embedded":
+        return None
+    path = Path(value).expanduser()
+    return path.absolute() if path.exists() or (section, key) == ("data", "root") else None
+
+
+def digest(recipe: Recipe) -> str:
+    """Return the sha256 of everything in a recipe that decides a run's bits.
+
+    Paths do not count, so that data and weights may move between two starts; see
+    :func:`difference`.
+    """
+    values = resolved(recipe)
+    for section, key in (*FREE, *PATHS):
+        values.get(section, {}).pop(key, None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+class Difference(NamedTuple):
+    """A key whose value in a recipe is not that of a run."""
+
+    key: str
+    run: Any
+    recipe: Any
+
+
+def difference(run: Recipe, recipe: Recipe) -> Difference | None:
+    """Return the first difference of meaning between a run's recipe and another; None if equal.
+
+    A path of the run that no longer exists may be replaced by another; that is a warning.
+    """
+    before, after = dict(_flat(resolved(run))), dict(_flat(resolved(recipe)))
+    for key in [*before, *(key for key in after if key not in before)]:
+        old, new, place = before.get(key), after.get(key), tuple(key.split("."))
+        if old == new or place in FREE:
+            continue
+        if place in PATHS and None not in (old, new) and _same_place(key, str(old), str(new)):
+            continue
+        return Difference(key, old, new)
+    return None
+
+
+def _same_place(key: str, run: str, recipe: str) -> bool:
+    """Return whether two paths name one place, or that of the run is gone (with a warning)."""
+    old, new = Path(run).expanduser(), Path(recipe).expanduser()
+    if old.resolve() == new.resolve():
+        return True
+    moved = old.is_absolute() and not old.exists() and new.exists()
+    if moved:
+        log.warning("%s %s of the run no longer exists; %s is used", key, run, recipe)
+    return moved
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key path, value) of every leaf; a list of plain values is one leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, child in value.items():
+            yield from _flat(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(child, Mapping) for child in value):
+        for number, child in enumerate(value):
+            yield from _flat(child, f"{path}.{number}")
+    else:
+        yield path, value
