@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Generator, Iterable, Sequence
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +16,7 @@ from freqkd_cli.views.apply import apply_geometry, apply_photometric
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.steps import WHOLE, Item
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
+from freqkd_cli.views.workers import Watched, prepare_worker
 
 Sample = dict[str, Any]
 
@@ -107,15 +102,18 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
 
 class Loader:
-    """Batches of the items that ``batches`` lists. Workers live as long as an iteration: to its end, or until it is closed.
+    """Batches of the items that ``batches`` lists.
+
+    The worker processes of an iteration end with it, or when its generator is closed.
 
     Args:
         dataset: the views.
-        batches: lists of items; anything that can be iterated, a :class:`Steps` for a training.
-        workers: processes that read and cut pictures, one torch thread each; 0 = in this process.
+        batches: lists of items; any iterable, such as :class:`Steps` for a training.
+        workers: processes that read and cut images, one torch thread each; 0 = in this process.
 
     Raises:
-        FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker; or a worker is gone.
+        FreqKDError: while iterating: the error of an image that cannot be read, as raised in the
+            worker; a worker was killed; or no worker can be started.
     """
 
     def __init__(
@@ -127,8 +125,9 @@ class Loader:
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=_stay,
-            generator=torch.Generator(),  # its own: an iteration draws a seed, and must not take it from the run's random numbers
+            worker_init_fn=prepare_worker,
+            # An iteration draws a seed, which must not come from the run's random numbers.
+            generator=torch.Generator(),
             prefetch_factor=4 if workers > 0 else None,
         )
 
@@ -136,22 +135,9 @@ class Loader:
         return len(self._loader)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        before = set(multiprocessing.active_children())
-        batches = iter(
-            self._loader
-        )  # held here alone, so that closing this generator ends the workers
-        workers = set(multiprocessing.active_children()) - before
-        while True:
-            try:
-                batch = next(batches, None)
-            except (
-                RuntimeError,
-                OSError,
-                EOFError,
-            ) as error:  # what torch says of a lost worker depends on when it went
-                raise _lost(workers, error) from error
-            if batch is None:
-                return
+        # Only this generator holds the iterator, so closing it ends the workers.
+        batches = Watched(self._loader)
+        while (batch := batches.next()) is not None:
             if isinstance(batch, FreqKDError):
                 raise batch
             yield batch
@@ -180,44 +166,3 @@ def whole_batches(
         if len(group) == batch_size:
             batches.append(waiting.pop((view.height, view.width)))
     return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
-
-
-def _lost(workers: set[BaseProcess], error: Exception) -> Exception:
-    """What to raise for ``error``: how a worker ended, if one did, else the error itself."""
-    for worker in workers:
-        with contextlib.suppress(RuntimeError):  # torch's own, from its handler of SIGCHLD
-            worker.join(1.0)  # its connections close a moment before it counts as ended
-        if worker.exitcode is not None:
-            how = (
-                f"signal {-worker.exitcode}"
-                if worker.exitcode < 0
-                else f"exit code {worker.exitcode}"
-            )
-            need = "workers that live as long as the run; signal 9 is most often the system, out of memory"
-            return FreqKDError(
-                "a process that loads data has ended",
-                got=how,
-                need=need,
-                tip="fewer data.workers, or 0",
-            )
-    return error
-
-
-def _stay(worker: int) -> None:
-    """Workers leave Ctrl-C and termination of the whole process group to the main process, which saves its state before it ends them.
-
-    A worker obeys SIGTERM from its own main process alone. Who sent a signal is known to ``sigwaitinfo`` only, hence the thread; where
-    the system lacks it (macOS), workers end at once.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-
-
-def _obey(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
