@@ -20,10 +20,10 @@ from PIL import Image
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build.saved import load_model
-from freqkd_cli.datasets import folder as plain_folder
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
 from freqkd_cli.images.decode import read_upright
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES
+from freqkd_cli.images.palette import palette as distinct_colors
 from freqkd_cli.runtime.files import write_aside
 from freqkd_cli.runtime.precision import for_scores, pick_device
 from freqkd_cli.runtime.progress import Progress
@@ -184,24 +184,25 @@ def _check_targets(targets: Mapping[Path, Mapping[str, Path]], options: Options)
 def classes_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
     """Number, name and colour of every class: the colours of the run's data set where it has such, else hues far apart."""
     names = getattr(model, "id2label", None) or {}
-    palette = _palette(source)
+    palette = _palette(source, [names.get(k, f"class {k}") for k in range(model.classes)])
     if palette is None or len(palette) != model.classes:
-        palette = plain_folder.palette(model.classes)
+        palette = distinct_colors(model.classes)
     colours = [[int(x) for x in row] for row in palette]
     return [
         {"id": k, "name": names.get(k, f"class {k}"), "color": rgb} for k, rgb in enumerate(colours)
     ]
 
 
-def _palette(source: Path) -> Any:
-    """The colours of the data set that a run was trained on; its pictures need not be here."""
+def _palette(source: Path, names: Sequence[str]) -> Any:
+    """Return the colors of the data set that a run was trained on; its images are not needed."""
     recipe = source / "recipe.yaml"
-    name = recipes.load(recipe, parts=False).data.name if recipe.is_file() else None
-    return (
-        getattr(registry.find("datasets", name), "PALETTE", None)
-        if name in registry.names("datasets")
-        else None
-    )
+    data = recipes.load(recipe, parts=False).data if recipe.is_file() else None
+    if data is None or data.name not in registry.names("datasets"):
+        return None
+    module = registry.find("datasets", data.name)
+    if hasattr(module, "palette_of"):
+        return module.palette_of(names, data.arguments.get("colors"))
+    return getattr(module, "PALETTE", None)
 
 
 @torch.inference_mode()

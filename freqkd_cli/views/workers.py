@@ -46,7 +46,7 @@ class Watched:
         except OSError as error:
             got = error.strerror or str(error)
             raise FreqKDError(
-                "cannot start data loading processes", got=got, tip=_TIP, key="data.workers"
+                "cannot start data loading processes", got=got, tip=_TIP, key="workers"
             ) from error
         _defer_sigchld()  # the first iteration of a process installs torch's handler
         # torch offers no public list. A comparison of active_children() before and after misses
@@ -99,14 +99,14 @@ def killed(exit_code: int) -> FreqKDError:
             "a data loading process ended early",
             got=f"exit code {exit_code}",
             tip=_TIP,
-            key="data.workers",
+            key="workers",
         )
     reason = f" ({_REASONS[name]})" if name in _REASONS else ""
     return FreqKDError(
         "a data loading process was killed",
         got=f"{name}{reason}",
         tip=_TIP,
-        key="data.workers",
+        key="workers",
     )
 
 

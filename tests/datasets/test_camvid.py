@@ -90,19 +90,19 @@ def test_lists_as_other_systems_write_them(tmp_path, content):
         (
             "/SegNet/CamVid/../secret.png /SegNet/CamVid/trainannot/a.png",
             DataBroken,
-            "train.txt:2 leaves the folder",
+            "train.txt:2 leads out of the data set's folder",
         ),
         (
             "picture.png label.png",
             DataBroken,
-            "train.txt:2 does not name a folder and a file(.|\n)*without blanks",
+            "train.txt:2 names no folder and file(.|\n)*without spaces",
         ),
         (
             "train/a 1.png trainannot/a 1.png",
             DataBroken,
-            "train.txt:2 is not a pair(.|\n)*without blanks",
+            "train.txt:2 is not an image and a label(.|\n)*without spaces",
         ),
-        ("one_word_only", DataBroken, "train.txt:2 is not a pair"),
+        ("one_word_only", DataBroken, "train.txt:2 is not an image and a label"),
         (
             f"train/{STEMS[0]}.png trainannot/{STEMS[0]}.png",
             DataBroken,
@@ -111,7 +111,7 @@ def test_lists_as_other_systems_write_them(tmp_path, content):
         (
             "train/gone.png trainannot/gone.png",
             DataBroken,
-            "2 files that .*train.txt lists are not there",
+            "2 files listed in .*train.txt are missing",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_bad_lists_are_refused(tmp_path, line, error, match):
 def test_a_list_whose_pictures_are_all_elsewhere_is_a_split_that_is_not_there(tmp_path):
     (tmp_path / "test.txt").write_text("/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n")
     with pytest.raises(
-        DataMissing, match=r"2 files that .*test.txt lists are not there\n  got  no .*test/a.png"
+        DataMissing, match=r"2 files listed in .*test.txt are missing\n  got  no .*test/a.png"
     ):
         open_split(tmp_path, "test")
 
@@ -141,11 +141,11 @@ def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(DataMissing, match="no split 'val'.*\n.*train, trainannot\n.*valannot"):
         open_split(tmp_path, "val")
     (tmp_path / "trainannot" / f"{STEMS[1]}.png").unlink()
-    with pytest.raises(DataBroken, match=f"1 of 3 pictures(.|\n)*{STEMS[1]}"):
+    with pytest.raises(DataBroken, match=f"1 of 3 images(.|\n)*{STEMS[1]}"):
         open_split(tmp_path)
     for split in ("test", "testannot"):
         (tmp_path / split).mkdir()
-    with pytest.raises(DataMissing, match="no pictures"):
+    with pytest.raises(DataMissing, match="no images"):
         open_split(tmp_path, "test")
 
 
@@ -185,7 +185,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_two_files_of_one_stem_are_refused(tmp_path):
     write(tmp_path, "train")
     Image.new("RGB", (17, 12)).save(tmp_path / "train" / f"{STEMS[0]}.jpg")
-    with pytest.raises(DataBroken, match="share a stem"):
+    with pytest.raises(DataBroken, match="have the same stem"):
         open_split(tmp_path)
 
 

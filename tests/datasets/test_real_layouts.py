@@ -98,12 +98,12 @@ def test_cityscapes_train_ids_are_read_as_they_are(tmp_path):
     raw = stored(tmp_path / "gtFine/train/ulm/ulm_000000_000019_gtFine_labelTrainIds.png")
     np.testing.assert_array_equal(data.read(2)[1], raw)
     with pytest.raises(
-        DataBroken, match="3 of 3 pictures(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"
+        DataBroken, match="3 of 3 images(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"
     ):
         open_split("cityscapes", tmp_path)
     (tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelTrainIds.png").unlink()
     with pytest.raises(
-        DataBroken, match="1 of 3 pictures(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"
+        DataBroken, match="1 of 3 images(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"
     ):
         open_split("cityscapes", tmp_path, "val", labels="labelTrainIds")
     assert data.manifest()["arguments"] == {"labels": "labelTrainIds"}
@@ -144,7 +144,7 @@ def test_ade20k_that_was_reduced_before_is_kept_when_said(tmp_path):
     )
     with pytest.raises(
         DataBroken,
-        match="got  255\n(.|\n)*--set data.zero_label=keep where the files were reduced before",
+        match="got  255\n(.|\n)*--set data.zero_label=keep if the files were reduced before",
     ):
         open_split("ade20k", tmp_path).read(0)
 
@@ -207,7 +207,7 @@ def test_two_pictures_of_one_name_would_write_one_file(tmp_path):
         shutil.copytree(tmp_path / kind / "train/ulm", tmp_path / kind / "train/ulm2")
     with pytest.raises(
         DataBroken,
-        match="two pictures of the split share a stem(.|\n)*ulm/ulm_000000(.|\n)*ulm2/ulm_000000",
+        match="two images of the split have the same stem(.|\n)*ulm/ulm_000000(.|\n)*ulm2/ulm_000000",
     ):
         open_split("cityscapes", tmp_path)
 
@@ -217,7 +217,7 @@ def test_voc_names_and_colours_are_the_official_ones():
 
     assert voc.CLASSES[1:] == tuple(_VOC_CATEGORIES[1:])
     assert {index: tuple(voc.PALETTE[index].tolist()) for index in VOC_COLOURS} == VOC_COLOURS
-    assert voc.colour(255) == voc.BORDER and len({tuple(colour) for colour in voc.PALETTE}) == 21
+    assert voc.color(255) == voc.BORDER and len({tuple(colour) for colour in voc.PALETTE}) == 21
 
 
 def test_voc_masks_that_became_colours_are_read_when_said(tmp_path):
@@ -228,7 +228,7 @@ def test_voc_masks_that_became_colours_are_read_when_said(tmp_path):
         picture.convert("RGB").save(path)
     with pytest.raises(
         DataBroken,
-        match="is not a label image(.|\n)*--set data.labels=colors where they are the colours of VOC's palette",
+        match="is not a label image(.|\n)*--set data.labels=colors if they are the colors of VOC's palette",
     ):
         open_split("voc", tmp_path).read(0)
     data = open_split("voc", tmp_path, labels="colors")
@@ -256,23 +256,23 @@ def test_voc_lists_for_training(tmp_path):
         )
     assert len(open_split("voc", tmp_path, "val", train_list="trainaug")) == 2
     (lists / "train_aug.txt").write_text("2007_000003\n")
-    with pytest.raises(DataBroken, match="1 pictures of .*train_aug.txt are in val.txt too"):
+    with pytest.raises(DataBroken, match="1 images of .*train_aug.txt are in val.txt too"):
         open_split("voc", tmp_path, train_list="trainaug")
 
 
 @pytest.mark.parametrize(
     ("line", "error", "match"),
     [
-        ("2007_999999", DataBroken, "2 files that .*train.txt lists are not there"),
+        ("2007_999999", DataBroken, "2 files listed in .*train.txt are missing"),
         ("2007_000000", DataBroken, "train.txt:4 lists a stem twice"),
-        ("2007_000003 -1", DataBroken, "train.txt:4 does not name a folder and a file"),
+        ("2007_000003 -1", DataBroken, "train.txt:4 names no folder and file"),
         (
             "JPEGImages/../x.jpg SegmentationClass/2007_000003.png",
             DataBroken,
-            "train.txt:4 leaves the folder",
+            "train.txt:4 leads out of the data set's folder",
         ),
-        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
-        ("../../secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
+        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor an image"),
+        ("../../secret", DataBroken, "train.txt:4 is neither a stem nor an image"),
         ("a b c", DataBroken, "train.txt:4 is neither"),
     ],
 )

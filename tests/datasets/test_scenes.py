@@ -118,7 +118,7 @@ def test_it_is_a_data_set():
         and manifest["arguments"]["seed"] == 5
         and manifest["number"] == 7
     )
-    assert set(scenes.LAYOUT) | set(scenes.FINE) <= set(split.classes)
+    assert set(scenes.GLOBAL_CLASSES) | set(scenes.DETAIL_CLASSES) <= set(split.classes)
 
 
 @pytest.mark.parametrize("size", [(192, 256), (97, 131), (48, 64), (33, 250), (288, 384), (16, 16)])
@@ -237,7 +237,7 @@ def fine_pairs(streets, name: str, sigmas: tuple[float, ...]) -> list[tuple[list
     return out
 
 
-@pytest.mark.parametrize("name", scenes.FINE)
+@pytest.mark.parametrize("name", scenes.DETAIL_CLASSES)
 def test_fine_classes_live_in_the_high_frequencies(streets, name):
     train, test = (fine_pairs(part, name, (0, 2.5)) for part in (streets[:100], streets[100:]))
     sharp, blurred = (told_apart(*both) for both in zip(train, test, strict=True))

@@ -17,9 +17,10 @@ from PIL import Image
 
 from freqkd_cli.datasets import camvid
 from freqkd_cli.datasets import folder as folder_data
-from freqkd_cli.doctor import label_findings, survey
-from freqkd_cli.images.decode import FileDataset
-from freqkd_cli.images.label_values import Advice, label_rule
+from freqkd_cli.doctor import label_errors, label_warnings, survey
+from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.label_advice import Advice
+from freqkd_cli.images.label_rules import label_rule
 from freqkd_cli.images.pairs import Pair
 
 RECIPE = """\
@@ -100,7 +101,7 @@ def test_good_data_is_left_alone(freqkd):
     ] == [4, 4, 4]
     assert document["splits"][2]["missing"].startswith("no split 'test' in d")
     table = freqkd("data", "folder.yaml", "--data-root", "d").out
-    assert "train: the pixels of 4 and the sizes of 4 of 4 label images" in table and "sky" in table
+    assert "train: checked the pixels of 4 and the sizes of 4 of 4 label images" in table and "sky" in table
     assert freqkd("data", "folder.yaml", "--data-root", "d", "--split", "test").code == 4
     assert freqkd("data", "scenes.yaml").code == 0
 
@@ -138,7 +139,7 @@ def test_bad_labels_end_every_command_before_its_work(freqkd, command):
     lines = said.err.splitlines()
     refused(
         Said(said.code, said.out, said.err[said.err.index("error: ") :]),
-        "p4.png holds label values outside the classes",
+        "p4.png contains label values that belong to no class",
     )
     assert sum(line.startswith("labels of") for line in lines) <= 1 and not Path("a").exists()
 
@@ -163,16 +164,16 @@ def test_several_faults_are_one_message(freqkd):
     said = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
     refused(
         said,
-        "3 things are wrong with the labels of train",
-        "p0.png does not fit",
-        "p4.png holds label values",
+        "the labels of train have 3 problems",
+        "p0.png and its image p0.png differ in size",
+        "p4.png contains label values",
         "p5.png is not a label",
     )
     assert all(line.startswith("  ") for line in said.err.splitlines()[1:])
     said = freqkd("data", "folder.yaml", "--data-root", "d", "--split", "train")
     assert (
         said.code == 3
-        and said.err == "error: 3 things are wrong with the labels of folder\n"
+        and said.err == "error: the labels of folder have 3 problems\n"
         and "error: d/masks/train/p0.png" in said.out
     )
 
@@ -184,8 +185,8 @@ def test_black_and_white_masks(freqkd):
     code, (finding,) = doctor(freqkd, "folder")
     assert (
         code == 3
-        and "hold 0 and 255 and nothing else" in finding["what"]
-        and finding["got"] == "no pixel of thing"
+        and "contain only the values 0 and 255" in finding["what"]
+        and finding["got"] == "255 read as void, and no pixel of thing"
     )
     refused(
         freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"),
@@ -227,7 +228,7 @@ def test_black_and_white_masks_are_an_error_in_every_data_set(freqkd, name, sets
         assert doctor(freqkd, name, *words, *offered(finding["tip"])) == (0, [])
         return
     assert (
-        "where two classes are meant, data.name: folder with data.classes: [OTHER, THING] and data.label_map: {255: 1}"
+        "for two classes use data.name: folder with data.classes: [OTHER, THING] and data.label_map: {255: 1}"
         in finding["tip"]
     )
     layouts.folder(Path("e"), masks, ())
@@ -287,11 +288,11 @@ def test_nothing_covers_the_ground_where_all_is_void():
     )
     seen = survey.Survey(2)
     seen.ground.update({255: 100})
-    assert not label_findings._covers(data, seen, rule)
+    assert not label_warnings.covers_ground(data, seen, rule)
     seen.ground.update({0: 100, 1: 400})
-    assert label_findings._covers(data, seen, rule)
+    assert label_warnings.covers_ground(data, seen, rule)
     seen.ground.update({1: 1})
-    assert not label_findings._covers(data, seen, rule)
+    assert not label_warnings.covers_ground(data, seen, rule)
 
 
 def test_one_mask_outside_the_sample_clears_255(freqkd, monkeypatch):
@@ -303,7 +304,7 @@ def test_one_mask_outside_the_sample_clears_255(freqkd, monkeypatch):
     )
     layouts.save(Path("d/masks/train/p1.png"), np.ones(layouts.SIZE, np.uint8))
     assert doctor(freqkd, "folder") == (0, [])
-    monkeypatch.setattr(label_findings, "PROOF", 2)
+    monkeypatch.setattr(label_errors, "PROOF", 2)
     assert doctor(freqkd, "folder")[0] == 3
 
 
@@ -322,7 +323,7 @@ def test_a_zero_that_is_void(freqkd):
     ]
     assert (
         void["tip"]
-        == "leave them so where that is meant: they add nothing to label losses and scores"
+        == "ignore this if intended: they add nothing to label losses and scores"
     )
     data = folder_data.build(split="train", root=Path("d"), size=(32, 32), zero_label="void")
     np.testing.assert_array_equal(data.read(0)[1], GOOD[0])
@@ -337,7 +338,7 @@ def test_a_zero_that_was_reduced_before(freqkd):
     layouts.folder(Path("d"), reduced)
     assert doctor(freqkd, "folder") == (0, [])
     code, (finding,) = doctor(freqkd, "folder", "--set", "data.zero_label=void")
-    assert code == 3 and "reduced before" in finding["what"] and finding["got"] == "no pixel of sky"
+    assert code == 3 and "subtracted already" in finding["what"] and "no pixel of sky" in finding["got"]
     mended(freqkd, "folder", finding)
     layouts.ade20k(Path("e"), (*range(150), 255))
     said = freqkd("data", "ade20k.yaml", "--data-root", "e", "--split", "train", "--json")
@@ -439,7 +440,7 @@ def test_colours_are_mapped(freqkd):
     code, (finding,) = doctor(freqkd, "folder")
     assert (
         code == 3
-        and "hold colours" in finding["what"]
+        and "contain RGB colors" in finding["what"]
         and '"#00008e": ID' in finding["tip"]
         and len(finding["files"]) == 4
     )
@@ -469,7 +470,7 @@ def test_palettes_that_each_mask_has_for_itself_are_a_warning(freqkd):
     assert (code, finding["level"]) == (
         0,
         "warning",
-    ) and "one colour two palette indices" in finding["what"]
+    ) and "have different palettes" in finding["what"]
     assert '"#ff0000": ID' in finding["tip"] and '"#0000ff": ID' in finding["tip"]
     assert doctor(freqkd, "folder", "--set", 'data.label_map={"#ff0000": 0, "#0000ff": 1}') == (
         0,
@@ -486,18 +487,18 @@ def test_sizes_are_compared_beyond_the_sample(freqkd, monkeypatch, mask, tip):
     layouts.save(Path("d/masks/train/p2.png"), mask)
     code, (finding,) = doctor(freqkd, "folder")
     assert code == 3 and finding["files"] == ["d/masks/train/p2.png"] and tip in finding["tip"]
-    assert (finding["got"], finding["need"]) == ("x".join(map(str, mask.shape)), "64x96")
+    assert (finding["got"].split()[0], finding["need"]) == ("x".join(map(str, mask.shape)), "64x96")
 
 
 def test_all_void_is_a_warning_and_trains_with_loss_zero(freqkd):
     layouts.folder(Path("d"), [np.full(layouts.SIZE, 255, np.uint8)] * 4)
     said = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
     assert (
-        said.code == 0 and said.err.count("warning: 4 label images have no pixel of any class") == 2
+        said.code == 0 and said.err.count("warning: 4 label images of 4 have no pixel of any class") == 2
     )
     assert (
         said.err.count(
-            "try another look at what their values stand for: no label loss and no score has a pixel to go by"
+            "label losses and scores have no pixel to use"
         )
         == 2
     )
@@ -515,13 +516,13 @@ def test_the_forms_of_camvid(freqkd):
         0,
         "warning",
         "pavement",
-    ) and "road is not what lies at the bottom" in finding["what"]
+    ) and "at the bottom of the images are not road" in finding["what"]
     assert offered(finding["tip"]) == ["--set", "data.labels=void_first"]
     mended(freqkd, "camvid", finding)
     said = freqkd("distill", "camvid.yaml", "--out", "a", "--data-root", "d", "-q")
     assert (
         said.code == 0
-        and "\nwarning: road is not" in said.err
+        and "\nwarning: most pixels at the bottom of the images are not road" in said.err
         and "--set data.labels=void_first" in said.err
     )
 
@@ -571,7 +572,7 @@ def test_train_ids_and_ids_of_cityscapes(freqkd):
     )
     assert (
         said.code == 3
-        and "try  --set data.labels=labelIds where the files hold the 34 published ids" in said.out
+        and "try  --set data.labels=labelIds if the files hold the 34 published ids" in said.out
     )
 
 
@@ -629,14 +630,14 @@ def test_a_missing_label_image_is_a_finding_of_its_split(freqkd, name, split):
     assert (said.code, document["errors"]) == (
         3,
         1,
-    ) and said.err == f"error: 1 thing is wrong with the labels of {name}\n"
+    ) and said.err == f"error: the labels of {name} have 1 problem\n"
     splits = {one["split"]: one for one in document["splits"]}
     (finding,) = splits[split]["findings"]
     assert finding["level"] == "error" and Path(gone).stem in finding["got"] and finding["need"]
     assert "per_class" in splits["val" if split == "train" else "train"]
     said = freqkd("data", f"{name}.yaml", "--data-root", "d")
     assert (
-        said.code == 3 and f"{split}: nothing, its files cannot be paired\n\nerror: 1 " in said.out
+        said.code == 3 and f"{split}: nothing was checked, the files cannot be paired\n\nerror: 1 " in said.out
     )
 
 
@@ -657,7 +658,7 @@ def test_a_strange_value_beyond_the_sample_is_told_in_the_same_words(freqkd, mon
     said = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
     refused(
         said,
-        "d/masks/train/p2.png holds label values outside the classes",
+        "d/masks/train/p2.png contains label values that belong to no class",
         "got  3\n",
         "--set 'data.label_map={1: 0, 2: 1, 3: 2}'",
     )
@@ -667,9 +668,9 @@ def test_a_strange_value_beyond_the_sample_is_told_in_the_same_words(freqkd, mon
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("{255: 3}", "leads to ids that are no classes"),
-        ('{"#000000": 0, 255: 1}', "names both values and colours"),
-        ('{"#0000aa": 0, "#0000AA": 1}', "names a value twice"),
+        ("{255: 3}", "uses ids that are no classes"),
+        ('{"#000000": 0, 255: 1}', "mixes values and colors"),
+        ('{"#0000aa": 0, "#0000AA": 1}', "lists a value twice"),
         ("{256: 1}", "data.label_map"),
         ("{7: -1}", "data.label_map"),
         ("{red: 1}", "data.label_map"),
@@ -689,7 +690,7 @@ def test_maps_that_make_no_sense_are_refused(freqkd, said, told):
         "--set",
         "data.ignore=[9]",
     )
-    assert answer.code == 2 and "names values that data.ignore drops" in answer.err
+    assert answer.code == 2 and "lists values that data.ignore drops" in answer.err
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc"])
@@ -701,7 +702,7 @@ def test_two_steps_on_each_data_set(freqkd, name):
     said = freqkd("distill", f"{name}.yaml", "--out", "a", "--data-root", "d", "--json")
     assert (
         said.code == 0
-        and "labels of train: looked at the pixels of 3 and the sizes of 3 of 3 label images\n"
+        and "labels of train: checked the pixels of 3 and the sizes of 3 of 3 label images\n"
         in said.err
     )
     summary = json.loads(said.out)
@@ -755,6 +756,6 @@ def test_a_val_split_that_is_not_there_is_said_and_one_without_its_labels_is_ref
     said = freqkd("distill", "cityscapes.yaml", "--out", "b", "--data-root", "d")
     refused(
         said,
-        "3 of 3 pictures in d/leftImg8bit/val have no label image in d/gtFine/val",
+        "3 of 3 images in d/leftImg8bit/val have no label image",
         "try  --set data.labels=labelTrainIds\n",
     )

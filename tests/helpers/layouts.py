@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from freqkd_cli.datasets.voc import colour
+from freqkd_cli.datasets.voc import color
 
 SIZE = (64, 96)
 
@@ -107,4 +107,4 @@ def folder(
 
 
 def full_palette() -> list[int]:
-    return [part for index in range(256) for part in colour(index)]
+    return [part for index in range(256) for part in color(index)]
