@@ -16,7 +16,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.teacher.sources import DTYPES, Content, LiveTeacher
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.loader import Loader, Pictures, ViewDataset
+from freqkd_cli.views.loader import ImageSource, Loader, ViewDataset
 from freqkd_cli.views.steps import WHOLE
 from freqkd_cli.views.view import ViewSpec
 
@@ -43,7 +43,7 @@ class Job:
     """
 
     teacher: LiveTeacher
-    pictures: Pictures
+    pictures: ImageSource
     spec: ViewSpec
     view_seed: int
     views: int

@@ -1,4 +1,7 @@
-"""Views in batches, loaded in worker processes. They depend on seeds, epoch and index alone, so the number of workers changes no bit."""
+"""Load views in batches, in worker processes.
+
+Views depend on seeds, epoch and index alone, so the number of workers changes no bit.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from freqkd_cli.views.workers import Watched, prepare_worker
 Sample = dict[str, Any]
 
 
-class Pictures(Protocol):
-    """What views need of a data set."""
+class ImageSource(Protocol):
+    """The part of a data set that views use."""
 
     labelled: bool
 
@@ -34,33 +37,34 @@ class Pictures(Protocol):
 class ViewDataset(TorchDataset):
     """Views of a data set, by item (index, n).
 
-    The geometry is that of draw ``n % views`` where views are stored, else of draw ``n``; with ``teacher_sees: clean`` the colours are
-    always those of draw ``n``, because only the teacher's side is stored. An error that a user can cause is returned in place of the
-    sample, so that it reaches the main process as itself and not as a worker's traceback.
+    The geometry is that of draw ``n % views`` where views are stored, else of draw ``n``. With
+    ``teacher_sees: clean`` the colors are always those of draw ``n``, because only the teacher's
+    side is stored. An error that a user can cause is returned in place of the sample: so it reaches
+    the main process unchanged, not as a worker's traceback.
     """
 
     def __init__(
-        self, pictures: Pictures, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
+        self, images: ImageSource, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
     ) -> None:
-        self.pictures, self.spec, self.view_seed, self.views = pictures, spec, view_seed, views
+        self.images, self.spec, self.view_seed, self.views = images, spec, view_seed, views
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def number(self, n: int) -> int:
-        """Number of the view that the n-th draw shows."""
+        """Return the number of the view of the n-th draw."""
         return n % self.views if self.views > 0 and n != WHOLE else n
 
     def view(self, item: Item) -> View:
-        """The view of an item, as data."""
+        """Return the view of an item, as data."""
         index, n = item
-        size = self.pictures.image_size(index)
+        size = self.images.image_size(index)
         if n == WHOLE or self.spec is None:
             return whole(size)
         number = self.number(n)
-        colours = n if self.spec.teacher_sees == "clean" else number
+        colors = n if self.spec.teacher_sees == "clean" else number
         return draw(
-            self.spec, size, view_seed=self.view_seed, index=index, draw=number, colour_draw=colours
+            self.spec, size, view_seed=self.view_seed, index=index, draw=number, color_draw=colors
         )
 
     def __getitem__(self, item: Item) -> Sample | FreqKDError:
@@ -68,11 +72,16 @@ class ViewDataset(TorchDataset):
             return self.sample(item)
         except FreqKDError as error:
             return error
+        except MemoryError:
+            return FreqKDError(
+                f"not enough memory to cut a view from image {item[0]}",
+                tip="set data.workers or train.batch_size to a smaller number",
+            )
 
     def sample(self, item: Item) -> Sample:
         index, n = item
         view = self.view(item)
-        image, labels, valid = apply_geometry(view, *self.pictures.read(index))
+        image, labels, valid = apply_geometry(view, *self.images.read(index))
         sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
         sample["image"] = apply_photometric(view, image, valid)
         if self.spec is not None and self.spec.teacher_sees == "clean" and n != WHOLE:
@@ -81,15 +90,15 @@ class ViewDataset(TorchDataset):
 
 
 def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
-    """Stack samples of one size; the first error, where there is one."""
+    """Return a batch of samples of one size, or their first error."""
     for sample in samples:
         if isinstance(sample, FreqKDError):
             return sample
 
     def stack(name: str) -> Tensor | None:
-        found = [sample[name] for sample in samples if sample.get(name) is not None]
-        # In a worker, straight into memory that the main process shares.
-        return default_collate(found) if len(found) == len(samples) else None
+        tensors = [sample[name] for sample in samples if sample.get(name) is not None]
+        # In a worker, directly into memory that the main process shares.
+        return default_collate(tensors) if len(tensors) == len(samples) else None
 
     def numbers(name: str) -> Tensor:
         return torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
@@ -144,7 +153,7 @@ class Loader:
 
 
 def whole_batches(
-    pictures: Pictures,
+    images: ImageSource,
     batch_size: int,
     workers: int = 0,
     *,
@@ -152,14 +161,15 @@ def whole_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Loader:
-    """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch.
+    """Return a loader of the view ``whole`` of every image of a split, or of ``indices``.
 
-    Of several processes each takes whole batches, so that a picture's batch, and so its every bit, does not depend on their number.
+    Images of different padded sizes never share a batch. Of several processes each loads whole
+    batches, so that the batch of an image, and every bit, does not depend on their number.
     """
-    dataset = ViewDataset(pictures, None)
+    dataset = ViewDataset(images, None)
     waiting: dict[tuple[int, int], list[Item]] = {}
     batches: list[list[Item]] = []
-    for index in range(len(pictures)) if indices is None else indices:
+    for index in range(len(images)) if indices is None else indices:
         view = dataset.view((index, WHOLE))
         group = waiting.setdefault((view.height, view.width), [])
         group.append((index, WHOLE))

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -60,6 +61,9 @@ class Watched:
         Raises:
             FreqKDError: a worker of this or another loader was killed.
         """
+        # torch notices a worker that was killed between two calls only after five seconds.
+        if (code := _exit_code_of_killed([self], patience=0.0)) is not None:
+            raise killed(code)
         try:
             Watched._waiting = True
             try:
@@ -69,18 +73,18 @@ class Watched:
         # What torch raises for a lost worker depends on when it was killed.
         except (RuntimeError, OSError, EOFError) as error:
             Watched._waiting = False
-            if (code := _exit_code_of_killed()) is None:
+            if (code := _exit_code_of_killed(Watched._all, patience=2.0)) is None:
                 raise
             raise killed(code) from error
 
 
-def _exit_code_of_killed(patience: float = 2.0) -> int | None:
-    """Exit code of a worker that did not end by itself, None where there is none.
+def _exit_code_of_killed(loaders: Iterable[Watched], patience: float) -> int | None:
+    """Return the exit code of a worker that did not end by itself, None where there is none.
 
     A worker's connections close a moment before its exit code is known, so this waits for up to
     ``patience`` seconds.
     """
-    workers = [worker for watched in Watched._all for worker in watched._workers]
+    workers = [worker for watched in loaders for worker in watched._workers]
     deadline = time.monotonic() + (patience if workers else 0.0)
     while True:
         codes = [worker.exitcode for worker in workers]

@@ -112,7 +112,7 @@ def test_switching_one_change_off_leaves_the_others():
             still.hue,
         )
         assert (full.scale, full.flip, full.kept) == (grey.scale, grey.flip, grey.kept)
-        assert not grey.changes_colour
+        assert not grey.changes_color
 
 
 def test_draws_cover_their_ranges():
@@ -226,7 +226,7 @@ def test_labels_and_image_stay_on_top_of_each_other(picture):
 def test_whole_is_the_picture_padded_to_32(picture):
     image, labels = picture
     view = whole((31, 45))
-    assert (view.height, view.width) == (32, 64) and not view.changes_colour
+    assert (view.height, view.width) == (32, 64) and not view.changes_color
     seen, truth, valid = apply_geometry(view, image, labels)
     np.testing.assert_array_equal(
         (255 * seen[:, :31, :45]).round().byte().permute(1, 2, 0).numpy(), image
@@ -447,7 +447,7 @@ def test_a_worker_outlives_a_signal_to_the_group_but_obeys_its_parent():
     assert done.stdout.split() == ["20", "True", "0"], done.stderr
 
 
-def test_a_worker_that_is_killed_is_told_by_its_signal():
+def test_a_killed_worker_is_an_error_that_names_its_signal():
     before = set(multiprocessing.active_children())
     batches = iter(
         Loader(ViewDataset(Memory([(48, 64)] * 4), BUSY), [[(0, n)] for n in range(30)], workers=1)
@@ -456,7 +456,7 @@ def test_a_worker_that_is_killed_is_told_by_its_signal():
     (worker,) = set(multiprocessing.active_children()) - before
     worker.kill()
     with pytest.raises(
-        FreqKDError, match="a process that loads data has ended\n  got  signal 9"
+        FreqKDError, match="a data loading process was killed\n  got  SIGKILL"
     ) as caught:
         list(batches)
     assert caught.value.exit_code == 1 and "data.workers" in caught.value.tip
