@@ -170,7 +170,8 @@ def test_masks_that_are_no_masks_are_refused(tmp_path):
     Image.fromarray(np.zeros((9, 14, 3), np.uint8)).save(tmp_path / "masks" / "train" / "p1.png")
     data = open_split(tmp_path, classes=NAMES)
     with pytest.raises(
-        DataBroken, match="p0.png and its image p0.JPG differ in size\n  got  8x14 (.*)\n  need 9x14"
+        DataBroken,
+        match="p0.png and its image p0.JPG differ in size\n  got  8x14 (.*)\n  need 9x14",
     ):
         data.read(0)
     with pytest.raises(DataBroken, match="p1.png is not a label image\n  got  RGB colors"):

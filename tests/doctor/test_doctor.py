@@ -101,7 +101,10 @@ def test_good_data_is_left_alone(freqkd):
     ] == [4, 4, 4]
     assert document["splits"][2]["missing"].startswith("no split 'test' in d")
     table = freqkd("data", "folder.yaml", "--data-root", "d").out
-    assert "train: checked the pixels of 4 and the sizes of 4 of 4 label images" in table and "sky" in table
+    assert (
+        "train: checked the pixels of 4 and the sizes of 4 of 4 label images" in table
+        and "sky" in table
+    )
     assert freqkd("data", "folder.yaml", "--data-root", "d", "--split", "test").code == 4
     assert freqkd("data", "scenes.yaml").code == 0
 
@@ -321,10 +324,7 @@ def test_a_zero_that_is_void(freqkd):
         "d/masks/train/p2.png",
         "d/masks/train/p3.png",
     ]
-    assert (
-        void["tip"]
-        == "ignore this if intended: they add nothing to label losses and scores"
-    )
+    assert void["tip"] == "ignore this if intended: they add nothing to label losses and scores"
     data = folder_data.build(split="train", root=Path("d"), size=(32, 32), zero_label="void")
     np.testing.assert_array_equal(data.read(0)[1], GOOD[0])
     assert (data.read(2)[1] == 255).all()
@@ -338,7 +338,11 @@ def test_a_zero_that_was_reduced_before(freqkd):
     layouts.folder(Path("d"), reduced)
     assert doctor(freqkd, "folder") == (0, [])
     code, (finding,) = doctor(freqkd, "folder", "--set", "data.zero_label=void")
-    assert code == 3 and "subtracted already" in finding["what"] and "no pixel of sky" in finding["got"]
+    assert (
+        code == 3
+        and "subtracted already" in finding["what"]
+        and "no pixel of sky" in finding["got"]
+    )
     mended(freqkd, "folder", finding)
     layouts.ade20k(Path("e"), (*range(150), 255))
     said = freqkd("data", "ade20k.yaml", "--data-root", "e", "--split", "train", "--json")
@@ -494,14 +498,10 @@ def test_all_void_is_a_warning_and_trains_with_loss_zero(freqkd):
     layouts.folder(Path("d"), [np.full(layouts.SIZE, 255, np.uint8)] * 4)
     said = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
     assert (
-        said.code == 0 and said.err.count("warning: 4 label images of 4 have no pixel of any class") == 2
+        said.code == 0
+        and said.err.count("warning: 4 label images of 4 have no pixel of any class") == 2
     )
-    assert (
-        said.err.count(
-            "label losses and scores have no pixel to use"
-        )
-        == 2
-    )
+    assert said.err.count("label losses and scores have no pixel to use") == 2
     rows = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
     assert rows[0]["total"] == 0.0
 
@@ -637,7 +637,8 @@ def test_a_missing_label_image_is_a_finding_of_its_split(freqkd, name, split):
     assert "per_class" in splits["val" if split == "train" else "train"]
     said = freqkd("data", f"{name}.yaml", "--data-root", "d")
     assert (
-        said.code == 3 and f"{split}: nothing was checked, the files cannot be paired\n\nerror: 1 " in said.out
+        said.code == 3
+        and f"{split}: nothing was checked, the files cannot be paired\n\nerror: 1 " in said.out
     )
 
 
