@@ -114,7 +114,8 @@ def _describe_split(recipe: Recipe, split: str, every: bool, required: bool) -> 
     except DataMissing as error:
         if required:
             raise
-        return {"split": split, "missing": printable(error.line), "findings": []}
+        missing = f"{error.what} ({error.got})" if error.got else error.what
+        return {"split": split, "missing": printable(missing), "findings": []}
     except DataBroken as error:
         parts = (part and str(part) for part in (error.got, error.need, error.tip))
         finding = Finding("error", error.what, (), *parts)
