@@ -30,7 +30,8 @@ def apply_geometry(
             pixel center.
 
     Returns:
-        image float32 ``[3, h, w]`` in [0, 1]; labels int64 ``[h, w]`` or None; valid bool ``[h, w]``.
+        image float32 ``[3, h, w]`` in [0, 1]; labels int64 ``[h, w]`` or None; valid bool
+        ``[h, w]``.
 
     Raises:
         ShapeError: labels of another size than the image.

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from freqkd_cli.build.saved import save_model
 from freqkd_cli.datasets import folder
 from freqkd_cli.doctor.samples import overlay, sample_panels
+from freqkd_cli.images.palette import palette
+from freqkd_cli.models import fast_scnn
 
 RECIPE = """\
 version: 1
@@ -110,3 +113,25 @@ def test_names_that_are_not_utf8_do_not_stop_the_report(data, freqkd):
     assert "Traceback" not in err
     code, out, err = freqkd("data", "r.yaml", "--data-root", "d", "--split", "train")
     assert code == 3 and "stra\\udcdfe.png contains label values" in out
+
+
+@pytest.mark.parametrize("colors", [None, {"road": [128, 64, 128]}])
+def test_written_masks_use_the_colors_and_keep_the_class_numbers(data, freqkd, colors):
+    model = fast_scnn.build(classes=3, width=0.25)
+    save_model(Path("run"), model, id2label=dict(enumerate(("road", "car", "sky"))))
+    recipe = RECIPE.replace("name: folder", f"name: folder\n  root: {data}")
+    if colors is None:
+        recipe = recipe.replace("  colors: {road: [128, 64, 128], sky: [70, 130, 180]}\n", "")
+    Path("run/recipe.yaml").write_text(recipe)
+    words = ("predict", "run", data / "images/val/p0.png", "--out", "out", "-q")
+    code, _, err = freqkd(*words)
+    assert code == 0, err
+    expected = palette(3)
+    if colors:
+        expected[0], expected[2] = (128, 64, 128), (70, 130, 180)
+    with Image.open("out/p0.png") as mask:
+        assert mask.mode == "P" and set(np.unique(np.array(mask))) <= {0, 1, 2}
+        assert mask.getpalette("RGB")[:9] == expected.ravel().tolist()
+    assert freqkd("eval", "run", "--masks", "masks", "-q")[0] == 0
+    with Image.open("masks/p0.png") as mask:
+        assert set(np.unique(np.array(mask))) <= {0, 1, 2}

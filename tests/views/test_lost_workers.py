@@ -1,7 +1,8 @@
-"""Data-loading processes that the system kills: one error that names the signal, whenever it happens."""
+"""Data loading processes that are killed: one error that names the signal, at any moment."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,54 @@ def test_a_worker_killed_after_its_last_batch_does_no_harm(moment):
     done = run(moment)
     assert done.stdout.split()[0] in ("finished", "closed", "a"), done.stdout + done.stderr
     assert done.stderr == "" and done.returncode == 0
+
+
+TRAINING = """
+import os, signal, sys
+from pathlib import Path
+from freqkd_cli.app import main
+from freqkd_cli.datasets.scenes import Scenes
+
+read, first, main_process = Scenes.read, Path("killed"), os.getpid()
+
+def fatal(self, index):
+    if self.split == "val":
+        Path("epoch").touch()  # the first epoch is over and saved
+    elif Path("epoch").exists() and not first.exists() and os.getpid() != main_process:
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, index)
+
+Scenes.read = fatal
+main(sys.argv[1:])
+"""
+RECIPE = """\
+version: 1
+data: {name: scenes, size: [64, 64], length: 8, held_out: 2, workers: 2}
+student: {name: fast_scnn, width: 0.25}
+losses: [{name: cross_entropy}]
+train: {epochs: 6, batch_size: 2, eval_every: 1}
+"""
+
+
+def test_a_training_ends_with_one_message_and_can_be_resumed(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    words = [sys.executable, "-c", TRAINING, "distill", "r.yaml", "--out", "run", "-q"]
+    ends = []
+    for resume in ([], ["--resume"]):
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        ends.append(
+            subprocess.run(
+                words + resume,
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+        )
+    killed, resumed = ends
+    assert killed.returncode == 1, killed.stderr
+    assert killed.stderr.startswith("error: a data loading process was killed\n  got  SIGKILL")
+    assert killed.stderr.count("\n") == 3 and killed.stdout == ""
+    assert resumed.returncode == 0, resumed.stderr
