@@ -41,8 +41,7 @@ def _spread(field: np.ndarray, amplitude: int) -> np.ndarray:
     return np.clip(field * amplitude // mean_deviation, -3 * amplitude, 3 * amplitude)
 
 
-MARGIN = 128
-"""Largest shift of the textures, in pixels."""
+MARGIN = 128  # largest shift of the textures, in pixels
 
 
 @lru_cache(maxsize=4)
@@ -103,8 +102,8 @@ class Canvas:
 
     So a stroke of paint is a single write, and colors are looked up once, at the end. Coordinates
     are those of the design sheet, x to the right and y down. Later paint covers earlier paint.
-    ``paint`` and ``shade`` take effect at once. All other strokes wait for ``finish``, which
-    measures all ellipses together: many small numpy calls would take most of the time.
+    ``paint`` and ``shade`` take effect at once. Other strokes wait for ``finish``, which measures
+    all ellipses together: many small numpy calls would be slow.
 
     Attributes:
         blend: share of the second color in materials that have two (256 = all).
@@ -230,7 +229,7 @@ class Canvas:
             )
             for n in two
         ]
-        image, plane = np.empty((self.height, self.width, 3), np.uint8), np.empty_like(grain)
+        image, plane = np.empty((*materials.shape, 3), np.uint8), np.empty_like(grain)
         for channel in range(3):  # numpy is slow on an innermost axis of three
             colors[0, channel].take(numbers, mode="clip", out=plane)
             plane += grain

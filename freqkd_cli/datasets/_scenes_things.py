@@ -43,7 +43,7 @@ def place_things(
         if dice.chance(85):
             side = dice.between(12, 18)
             at = (x + dice.between(-6, 6), top + (base - top) * 0.72)
-            _plate(canvas, street, dice, *at, side, side - dice.between(0, 3))
+            _plate(canvas, street, dice, at, side, side - dice.between(0, 3))
     things: list[Thing] = []
     put = partial(_put, things, canvas, street, dice)
     for band in street.bands:
@@ -152,7 +152,9 @@ def _pole(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: flo
     canvas.later(lambda: _bands(canvas, area))
     if dice.chance(85):
         side = min(max(0.3 * d, 12), 22)
-        _plate(canvas, street, dice, x, top + side * 0.4, side, side * dice.between(80, 100) / 100)
+        _plate(
+            canvas, street, dice, (x, top + side * 0.4), side, side * dice.between(80, 100) / 100
+        )
 
 
 def _bands(canvas: Canvas, area: tuple[slice, slice]) -> None:
@@ -166,13 +168,14 @@ def _stand(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: fl
     """Paint a board that stands on the ground."""
     side = min(max(0.3 * d, 12), 22)
     _shadow(canvas, x - side * 0.6, x + side * 0.6, y, d * 0.5)
-    _plate(canvas, street, dice, x, y - side / 2, side, side)
+    _plate(canvas, street, dice, (x, y - side / 2), side, side)
 
 
 def _plate(
-    canvas: Canvas, street: Street, dice: Dice, x: float, y: float, wide: float, tall: float
+    canvas: Canvas, street: Street, dice: Dice, at: tuple[float, float], wide: float, tall: float
 ) -> None:
-    """Paint a framed board around (x, y). Half of them have a pattern and are signs."""
+    """Paint a framed board around ``at``. Half of them have a pattern and are signs."""
+    x, y = at
     color = street.tint(dice.vary(dice.pick(BOARDS), 8))
     frame = canvas.material((color[0] * 5 // 8, color[1] * 5 // 8, color[2] * 5 // 8))
     face = canvas.material(color)

@@ -98,30 +98,25 @@ def build(
     pairs = _listed(home, listing, None if split == "test" else folder)
     if augmented:
         _check_apart(home, listing, pairs)
+    arguments = {"train_list": train_list, "labels": labels}
+    identity = {"name": "voc", "split": split, "arguments": arguments}
+    rule, advice = _rule_and_advice(labels)
+    return FileDataset(identity, pairs, CLASSES, PALETTE.copy(), rule, advice)
+
+
+def classes(*, root: Path | None = None) -> tuple[str, ...]:
+    """Return the 21 names; no data is needed."""
+    return CLASSES
+
+
+def _rule_and_advice(labels: Labels) -> tuple[LabelRule, Advice]:
     rules = _rules()
     others = tuple(
         Variant(f"data.labels={name}", where, rule)
         for name, (where, rule) in rules.items()
         if name != labels
     )
-    identity = {
-        "name": "voc",
-        "split": split,
-        "arguments": {"train_list": train_list, "labels": labels},
-    }
-    return FileDataset(
-        identity,
-        pairs,
-        CLASSES,
-        PALETTE.copy(),
-        rules[labels][1],
-        Advice(others, doubts=(two_classes(_TIP),)),
-    )
-
-
-def classes(*, root: Path | None = None) -> tuple[str, ...]:
-    """Return the 21 names; no data is needed."""
-    return CLASSES
+    return rules[labels][1], Advice(others, doubts=(two_classes(_TIP),))
 
 
 def _rules() -> dict[str, tuple[str, LabelRule]]:

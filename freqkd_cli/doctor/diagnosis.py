@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.recipe_facts import class_names
 from freqkd_cli.doctor.label_findings import Finding, findings
 from freqkd_cli.doctor.survey import Survey, survey
+from freqkd_cli.doctor.view_size import small_views
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.file_dataset import FileDataset
@@ -121,7 +122,12 @@ def _describe_split(recipe: Recipe, split: str, every: bool, required: bool) -> 
         finding = Finding("error", error.what, (), *parts)
         scope = "nothing was checked, the files cannot be paired"
         return {"split": split, "looked_at": scope, "findings": _as_rows((finding,))}
-    return _as_json(examine(dataset, split, every=every), dataset.classes)
+    report = examine(dataset, split, every=every)
+    if split == "train" and isinstance(dataset, FileDataset):
+        views = small_views(dataset, tuple(recipe.data.size), recipe.data.augment.scale)
+        if views is not None:
+            report = replace(report, findings=(*report.findings, views))
+    return _as_json(report, dataset.classes)
 
 
 def _as_json(report: Report, classes: Sequence[str]) -> dict[str, Any]:

@@ -41,24 +41,7 @@ def apply_geometry(
             "an image and its labels differ in size",
             got=f"{image.shape[:2]} and {labels.shape} (height, width)",
         )
-    pixels = _cut(
-        view,
-        torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-        InterpolationMode.BILINEAR,
-    )
-    valid = torch.zeros(view.height, view.width, dtype=torch.bool)
-    rows, columns = _visible(view, image.shape[:2])
-    valid[rows, columns] = True
-    shown = torch.full((3, view.height, view.width), GREY)
-    shown[:, rows, columns] = pixels.to(torch.float32).div_(255)
-    targets = None
-    if labels is not None:
-        targets = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
-        targets[rows, columns] = _cut(
-            view,
-            torch.from_numpy(np.ascontiguousarray(labels))[None],
-            InterpolationMode.NEAREST_EXACT,
-        )[0].long()
+    shown, targets, valid = _placed(view, image, labels)
     if view.flip:
         shown, valid = shown.flip(-1), valid.flip(-1)
         targets = None if targets is None else targets.flip(-1)
@@ -67,6 +50,25 @@ def apply_geometry(
         valid = valid & ~hidden
         shown = shown.masked_fill(hidden, GREY)
         targets = None if targets is None else targets.masked_fill(hidden, IGNORE)
+    return shown, targets, valid
+
+
+def _placed(
+    view: View, image: np.ndarray, labels: np.ndarray | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return image, labels and valid mask after zoom and crop, padded to the size of the view."""
+    channels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = _cut(view, channels, InterpolationMode.BILINEAR)
+    rows, columns = _visible(view, image.shape[:2])
+    valid = torch.zeros(view.height, view.width, dtype=torch.bool)
+    valid[rows, columns] = True
+    shown = torch.full((3, view.height, view.width), GREY)
+    shown[:, rows, columns] = pixels.to(torch.float32).div_(255)
+    if labels is None:
+        return shown, None, valid
+    targets = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
+    plane = torch.from_numpy(np.ascontiguousarray(labels))[None]
+    targets[rows, columns] = _cut(view, plane, InterpolationMode.NEAREST_EXACT)[0].long()
     return shown, targets, valid
 
 

@@ -155,7 +155,7 @@ def draw(
         left_in_view = left if not flip else columns - width - left
         kept = _box(u[5:8], (height, width), (-top, -left_in_view, rows, columns))
     colors = _colors(spec, view_seed, index, draw if color_draw is None else color_draw)
-    return View(scale, top, left, height, width, flip, kept, **colors)
+    return View(scale, top, left, height, width, flip=flip, kept=kept, **colors)
 
 
 def whole(image_size: tuple[int, int]) -> View:

@@ -761,3 +761,11 @@ def test_a_missing_val_split_is_reported_and_one_without_labels_is_refused(freqk
         "3 of 3 images in d/leftImg8bit/val have no label image",
         "try  --set data.labels=labelTrainIds\n",
     )
+
+
+def test_views_that_show_little_of_an_image_are_a_warning(freqkd):
+    layouts.folder(Path("d"), [np.zeros((600, 800), np.uint8)] * 2)
+    code, (finding,) = doctor(freqkd, "folder")
+    assert (code, finding["level"]) == (0, "warning") and "at most 0.9 %" in finding["got"]
+    assert "data.augment.scale, for example [0.11, 0.21]" in finding["tip"]
+    assert doctor(freqkd, "folder", "--set", "data.augment.scale=[0.11, 0.21]") == (0, [])
