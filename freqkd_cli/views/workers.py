@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -144,6 +145,7 @@ def prepare_worker(worker: int) -> None:
     thread. Where the system lacks it (macOS), workers end at once.
     """
     torch.set_num_threads(1)
+    sys.excepthook = _without_lost_connections
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return
@@ -155,3 +157,14 @@ def _obey(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _without_lost_connections(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an uncaught error of a thread, except that the main process closed a connection.
+
+    It does so in the middle of a message where another worker was killed.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
