@@ -142,7 +142,7 @@ def _check_mode(image: Image.Image) -> None:
     if image.mode not in _MODES:
         raise DataBroken(
             f"cannot read {getattr(image, 'filename', 'the image')}",
-            got=f"pixels of mode {image.mode}",
+            got=f"pixels of mode {image.mode}, not 8 bits a channel",
             need="8 bits a channel, grey or RGB",
             tip="save it again with its values scaled to 0 .. 255",
         )

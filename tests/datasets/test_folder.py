@@ -241,7 +241,7 @@ def test_every_mode_is_read_correctly_or_refused(tmp_path):
         for read in (lambda data: data.read(0), lambda data: data.image_size(0)):
             with pytest.raises(
                 DataBroken,
-                match=f"cannot read .*{name}\n  got  pixels of mode {mode}\n(.|\n)*8 bits",
+                match=f"cannot read .*{name}\n  got  pixels of mode {mode}, not 8 bits",
             ):
                 read(open_split(tmp_path))
         path.unlink()
