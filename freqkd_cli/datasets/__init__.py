@@ -1,1 +1,1 @@
-"""Drawer: one file is one data set; it offers ``build(...)`` and ``classes(...)``."""
+"""Drawer: one file is one data set, with ``build(...)``, ``classes(...)`` and ``LAYOUT``."""

@@ -1,61 +1,27 @@
-"""What the street of ``scenes`` is painted on: keyed dice, grain, and a canvas of materials.
+"""The canvas of ``scenes``: materials, labels, brightness and textures.
 
-Labels must come out equal on every machine. So the dice take raw words of Philox (numpy keeps those fixed, unlike the streams of its
-distributions), geometry is + - * / alone (correctly rounded by IEEE 754), and no drawing library is used.
+Labels must be equal on every machine. So geometry uses + - * / alone (correctly rounded by IEEE
+754), and no drawing library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 
+from freqkd_cli.datasets._scenes_dice import Color
+
 DESIGN = (192, 256)
-"""(H, W) of the sheet that all coordinates are given on; other sizes stretch it."""
+"""(H, W) of the design sheet, on which coordinates are given. Other sizes stretch it."""
 
 GRAIN, ASPHALT, FOLIAGE, CLOUD = range(4)
-"""Textures. A material has one; the same texture on two classes is what makes them alike from near."""
-
-Colour = tuple[int, int, int]
-T = TypeVar("T")
-
-
-class Dice:
-    """Whole numbers from (seed, stream, index), the same everywhere and whatever was drawn before for other images."""
-
-    def __init__(self, seed: int, stream: int, index: int) -> None:
-        key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, (stream << 56) | index], dtype=np.uint64)
-        self._source = np.random.Philox(key=key)
-        self._words: list[int] = []
-
-    def between(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
-        if not self._words:
-            self._words = (self._source.random_raw(512) >> np.uint64(32)).tolist()
-        return low + ((self._words.pop() * (high - low + 1)) >> 32)
-
-    def chance(self, percent: int) -> bool:
-        return self.between(0, 99) < percent
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[self.between(0, len(options) - 1)]
-
-    def vary(self, colour: Colour, by: int) -> Colour:
-        """The colour, a little lighter or darker and a little off in each channel."""
-        lift = self.between(-by, by)
-        half = by // 2
-        r, g, b = colour
-        return (
-            r + lift + self.between(-half, half),
-            g + lift + self.between(-half, half),
-            b + lift + self.between(-half, half),
-        )
+"""Textures. Each material has one. Two classes with the same texture look alike from near."""
 
 
 def _smooth(field: np.ndarray, radius_y: int, radius_x: int) -> np.ndarray:
-    """Box mean on a torus, in whole numbers."""
+    """Return the box mean on a torus, in whole numbers."""
     for axis, radius in ((0, radius_y), (1, radius_x)):
         width = 2 * radius + 1
         wrapped = np.concatenate(
@@ -69,21 +35,21 @@ def _smooth(field: np.ndarray, radius_y: int, radius_x: int) -> np.ndarray:
 
 
 def _spread(field: np.ndarray, amplitude: int) -> np.ndarray:
-    """Centre a field and scale its mean deviation to ``amplitude`` grey levels, in whole numbers."""
+    """Center a field and scale its mean deviation to ``amplitude`` levels, in whole numbers."""
     field = field - int(field.sum()) // field.size
     mean_deviation = max(1, int(np.abs(field).sum()) // field.size)
     return np.clip(field * amplitude // mean_deviation, -3 * amplitude, 3 * amplitude)
 
 
-MARGIN = 128
-"""How far the textures can be shifted, in pixels."""
+MARGIN = 128  # largest shift of the textures, in pixels
 
 
 @lru_cache(maxsize=4)
 def textures(height: int, width: int) -> np.ndarray:
-    """``[4, H + MARGIN, W + MARGIN]`` int8 brightness offsets, one layer per texture; an image takes a window of them.
+    """Return ``[4, H + MARGIN, W + MARGIN]`` int8 brightness offsets, one layer per texture.
 
-    Every material has the fine grain of layer 0; the other layers hold what their texture adds to it.
+    An image uses a window of them. Every material has the fine grain of layer 0; the other layers
+    hold what their texture adds to it.
     """
     shape = (height + MARGIN, width + MARGIN)
     words = np.random.Philox(key=np.array([2, 71], dtype=np.uint64)).random_raw(
@@ -104,11 +70,14 @@ def textures(height: int, width: int) -> np.ndarray:
 
 
 BRIGHT = 4096
-"""Stored in place of brightness offset 0, so that no stack of shadows borrows from the label."""
+"""Stored value of brightness offset 0, so that shadows never borrow bits of the label."""
 
 
 def cell(material: int, label: int) -> int:
-    """A cell of the canvas without brightness offset: 10 bits of material, 8 of label, the rest brightness."""
+    """Return a cell of the canvas without brightness offset.
+
+    It has 10 bits of material and 8 of label; the rest is brightness.
+    """
     return material | label << 10 | BRIGHT << 18
 
 
@@ -117,7 +86,10 @@ MATERIAL = (1 << 10) - 1
 
 @lru_cache(maxsize=4)
 def _axis(pixels: int, length: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pixel of an axis: where its middle lies on the design sheet, and +1 or -1, alternating every ``unit`` pixels."""
+    """Return, for each pixel of an axis, its middle on the design sheet and a sign.
+
+    The sign alternates every ``unit`` pixels.
+    """
     index = np.arange(pixels)
     middles = ((index + 0.5) / (pixels / length)).astype(np.float32)
     signs = (1 - 2 * (index // unit & 1)).astype(np.int32)
@@ -126,13 +98,18 @@ def _axis(pixels: int, length: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Canvas:
-    """A map of cells, each a material, a label and a brightness offset in one number, so that a stroke of paint is a single write.
+    """A map of cells, each a material, a label and a brightness offset in one number.
 
-    Colours are looked up once, at the end, which keeps an image within its milliseconds. ``blend`` says how far a material with two
-    colours is at the second (256 = wholly). Coordinates are those of the design sheet, x to the right and y down; later paint covers
-    earlier paint. ``ys`` [H, 1] and ``xs`` [W] are the middles of the pixels on the sheet; ``down`` [H, 1] and ``across`` [W] the signs
-    of the fine patterns, which alternate every 2 pixels of the sheet. ``paint`` and ``shade`` work at once; all other
-    strokes wait for ``finish``, which measures all ellipses together: many small calls of numpy would take most of the time.
+    So a stroke of paint is a single write, and colors are looked up once, at the end. Coordinates
+    are those of the design sheet, x to the right and y down. Later paint covers earlier paint.
+    ``paint`` and ``shade`` take effect at once. Other strokes wait for ``finish``, which measures
+    all ellipses together: many small numpy calls would be slow.
+
+    Attributes:
+        blend: share of the second color in materials that have two (256 = all).
+        ys, xs: ``[H, 1]`` and ``[W]``, the middles of the pixels on the sheet.
+        down, across: ``[H, 1]`` and ``[W]``, the signs of the fine patterns, which alternate every
+            2 pixels of the sheet.
     """
 
     _wide: np.ndarray
@@ -149,16 +126,22 @@ class Canvas:
         self.xs, self.across = _axis(self.width, DESIGN[1], unit)
         self._strokes: list[Callable[[], None]] = []
         self._discs: list[tuple[float, float, float, float]] = []
-        self._known: dict[tuple[Colour, Colour, int], int] = {}
+        self._known: dict[tuple[Color, Color, int], int] = {}
 
-    def material(self, colour: Colour, other: Colour | None = None, texture: int = GRAIN) -> int:
-        """The number of a material (4 n + its texture); where ``blend`` is 256 it shows its ``other`` colour."""
+    def material(self, color: Color, other: Color | None = None, texture: int = GRAIN) -> int:
+        """Return the number of a material: 4 n + its texture.
+
+        Where ``blend`` is 256 it shows its ``other`` color.
+        """
         return self._known.setdefault(
-            (colour, other or colour, texture), 4 * len(self._known) + texture
+            (color, other or color, texture), 4 * len(self._known) + texture
         )
 
     def span(self, low: float, high: float, vertical: bool) -> slice:
-        """Pixels from low to high, at least one wide; it may reach beyond the sheet, where indexing ends it."""
+        """Return the pixels from low to high, at least one.
+
+        The slice may reach beyond the sheet; indexing cuts it.
+        """
         factor = self.fy if vertical else self.fx
         first = int(low * factor + 0.5) if low > 0 else 0
         last = int(high * factor + 0.5) if high > 0 else 0
@@ -181,7 +164,7 @@ class Canvas:
         np.add(view, levels * (1 << 18), out=view, where=mask)
 
     def later(self, stroke: Callable[[], None]) -> None:
-        """Do this when its turn comes among the strokes that wait."""
+        """Queue a stroke for ``finish``."""
         self._strokes.append(stroke)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, material: int, label: int) -> None:
@@ -195,7 +178,7 @@ class Canvas:
         self.later(lambda: self.paint(area, material, label, self._inside(number, area)))
 
     def shadow(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """An ellipse in which all is darker."""
+        """Darken an ellipse."""
         area, number = self._disc(x0, y0, x1, y1)
         self.later(lambda: self.shade(area, -26, self._inside(number, area)))
 
@@ -207,10 +190,14 @@ class Canvas:
         return self._wide[number, area[1]] <= self._high[number, area[0]]
 
     def finish(self) -> None:
-        """Do the strokes that wait, once, after the last. A pixel is in an ellipse if (ry / rx)^2 dx^2 <= ry^2 - dy^2."""
+        """Paint the queued strokes, once, after the last.
+
+        A pixel is in an ellipse if (ry / rx)^2 dx^2 <= ry^2 - dy^2.
+        """
         x0, y0, x1, y1 = np.array(self._discs, np.float64).reshape(-1, 4, 1).swapaxes(0, 1)
         rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
-        # One side per column [N, W], the other per row [N, H, 1], in the order of operations that the labels hang on.
+        # One side per column [N, W], the other per row [N, H, 1]. The labels depend on this order
+        # of operations.
         dx, dy = (
             at - middle.astype(np.float32)
             for at, middle in ((self.xs, (x0 + x1) / 2), (self.ys[:, 0], (y0 + y1) / 2))
@@ -219,13 +206,14 @@ class Canvas:
         self._high = ((ry * ry).astype(np.float32) - dy * dy)[:, :, None]
         for stroke in self._strokes:
             stroke()
-        self._strokes.clear()  # they hold the canvas: without this only the cycle collector would free it
+        # The strokes refer to the canvas: otherwise only the cycle collector would free it.
+        self._strokes.clear()
 
     def render(self, shift: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The picture, ``[H, W, 3]`` uint8, and the labels, ``[H, W]`` uint8."""
-        colours = np.zeros((2, 3, 4 * len(self._known)), np.int16)
+        """Return the image, ``[H, W, 3]`` uint8, and the labels, ``[H, W]`` uint8."""
+        colors = np.zeros((2, 3, 4 * len(self._known)), np.int16)
         both = np.array([(near, far) for near, far, _ in self._known], np.int16)
-        colours[:, :, list(self._known.values())] = both.transpose(1, 2, 0)
+        colors[:, :, list(self._known.values())] = both.transpose(1, 2, 0)
         cells = self.cells[:, ::-1].copy() if mirrored else self.cells
         materials = (cells & MATERIAL).astype(np.int16)
         numbers = materials.astype(np.intp)
@@ -237,19 +225,19 @@ class Canvas:
         steps = [
             (
                 (materials == n).astype(np.int16),
-                (self.blend * (colours[1, :, n] - colours[0, :, n])) >> 8,
+                (self.blend * (colors[1, :, n] - colors[0, :, n])) >> 8,
             )
             for n in two
         ]
-        picture, plane = np.empty((self.height, self.width, 3), np.uint8), np.empty_like(grain)
-        for channel in range(3):  # plane by plane: numpy is slow on an innermost axis of three
-            colours[0, channel].take(numbers, mode="clip", out=plane)
+        image, plane = np.empty((*materials.shape, 3), np.uint8), np.empty_like(grain)
+        for channel in range(3):  # numpy is slow on an innermost axis of three
+            colors[0, channel].take(numbers, mode="clip", out=plane)
             plane += grain
             for mask, step in steps:
                 plane += mask * step[:, channel : channel + 1]
             np.clip(plane, 0, 255, out=plane)
-            picture[:, :, channel] = plane
-        return picture, labels
+            image[:, :, channel] = plane
+        return image, labels
 
     def _texture(self, materials: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
         layers = textures(self.height, self.width)[

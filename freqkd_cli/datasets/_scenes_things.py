@@ -1,19 +1,22 @@
-"""What stands in the street of ``scenes``. The fine classes keep the mean colour of what they are taken for when blurred:
+"""Objects in the street of ``scenes``: cars, people, trees, poles, boards and barriers.
 
-a pole adds light and dark bands to whatever lies behind it, a railing is a panel with bars, a sign is a plain board with a pattern, each
-with period 4 px on the design sheet (half of Nyquist) around the colour that the plain thing has.
+The fine classes keep, when blurred, the mean color of what they resemble. A pole adds light and
+dark bands to its background, a railing is a panel with bars, a sign is a plain board with a
+pattern. Each pattern has period 4 px on the design sheet (half of Nyquist).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from freqkd_cli.datasets._scenes_canvas import FOLIAGE, MATERIAL, Canvas, Dice, cell
+from freqkd_cli.datasets._scenes_canvas import FOLIAGE, MATERIAL, Canvas, cell
+from freqkd_cli.datasets._scenes_colors import BARRIERS, BOARDS, CLOTHES, LEAVES, PAINTS, SKINS
+from freqkd_cli.datasets._scenes_dice import Dice
 from freqkd_cli.datasets._scenes_street import (
     CAR,
-    LEAVES,
     PANEL,
     PAVEMENT,
     PERSON,
@@ -27,36 +30,7 @@ from freqkd_cli.datasets._scenes_street import (
 )
 
 CONTRAST = 52
-"""Grey levels by which the fine patterns go up and down."""
-
-PAINTS = (
-    (176, 72, 68),
-    (70, 104, 168),
-    (190, 186, 178),
-    (196, 160, 76),
-    (88, 100, 108),
-    (92, 142, 132),
-    (150, 82, 120),
-)
-CLOTHES = (
-    (186, 84, 70),
-    (76, 104, 156),
-    (196, 164, 90),
-    (98, 140, 104),
-    (146, 96, 144),
-    (188, 182, 172),
-    (92, 92, 104),
-)
-SKINS = ((196, 158, 132), (168, 124, 98), (120, 88, 72))
-BOARDS = (
-    (82, 116, 176),
-    (178, 96, 84),
-    (170, 150, 86),
-    (88, 146, 112),
-    (152, 152, 156),
-    (142, 104, 160),
-)
-BARRIERS = ((122, 130, 138), (108, 132, 116), (140, 122, 108), (126, 112, 128))
+"""Amplitude of the fine patterns, in grey levels."""
 
 Thing = tuple[float, Callable[[], None]]
 
@@ -64,79 +38,26 @@ Thing = tuple[float, Callable[[], None]]
 def place_things(
     canvas: Canvas, street: Street, dice: Dice, boards: list[tuple[float, float, float]]
 ) -> None:
-    """Draw what stands there and paint it from far to near."""
+    """Draw the objects and paint them from far to near."""
     for x, top, base in boards:
         if dice.chance(85):
             side = dice.between(12, 18)
-            _plate(
-                canvas,
-                street,
-                dice,
-                x + dice.between(-6, 6),
-                top + (base - top) * 0.72,
-                side,
-                side - dice.between(0, 3),
-            )
+            at = (x + dice.between(-6, 6), top + (base - top) * 0.72)
+            _plate(canvas, street, dice, at, side, side - dice.between(0, 3))
     things: list[Thing] = []
+    put = partial(_put, things, canvas, street, dice)
     for band in street.bands:
+        # The order of the draws is part of the generator's version.
         if band[2] == ROAD:
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (26, 86),
-                dice.between(1, 3),
-                lambda x, y, d: _car(canvas, street, dice, x, y, d),
-            )
+            put(band, _car, (26, 86), dice.between(1, 3))
         if band[2] == PAVEMENT:
-            parked = dice.chance(40)
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (26, 80),
-                int(parked),
-                lambda x, y, d: _car(canvas, street, dice, x, y, d),
-            )
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (24, 70),
-                dice.between(1, 2),
-                lambda x, y, d: _tree(canvas, street, dice, x, y, d),
-            )
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (30, 100),
-                dice.between(1, 2),
-                lambda x, y, d: _pole(canvas, street, dice, x, y, d),
-            )
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (30, 100),
-                1,
-                lambda x, y, d: _stand(canvas, street, dice, x, y, d),
-            )
+            parked = int(dice.chance(40))
+            put(band, _car, (26, 80), parked)
+            put(band, _tree, (24, 70), dice.between(1, 2))
+            put(band, _pole, (30, 100), dice.between(1, 2))
+            put(band, _stand, (30, 100), 1)
         if band[2] != WATER:
-            _put(
-                things,
-                street,
-                dice,
-                band,
-                (30, 92),
-                dice.between(1, 2),
-                lambda x, y, d: _person(canvas, street, dice, x, y, d),
-            )
+            put(band, _person, (30, 92), dice.between(1, 2))
     for line in street.kerbs():
         _barriers(things, canvas, street, dice, line)
     for _, paint in sorted(things, key=lambda thing: thing[0]):
@@ -146,21 +67,24 @@ def place_things(
 
 def _put(
     things: list[Thing],
+    canvas: Canvas,
     street: Street,
     dice: Dice,
     band: tuple[float, float, int],
+    paint: Callable[..., None],
     depths: tuple[int, int],
     count: int,
-    paint: Callable[[float, float, float], None],
 ) -> None:
-    """Up to ``count`` feet on the part of a band that is seen."""
+    """Place up to ``count`` objects on the visible part of a band."""
     for _ in range(count):
         for _ in range(4):
             d = float(dice.between(*depths))
             low, high = street.visible(band[0], band[1], d)
             if high - low > 10 and street.vy + d < 190:
                 x = low + (high - low) * dice.between(12, 88) / 100
-                things.append((d, lambda x=x, d=d: paint(x, street.vy + d, d)))
+                things.append(
+                    (d, lambda x=x, d=d: paint(canvas, street, dice, x, street.vy + d, d))
+                )
                 break
 
 
@@ -221,14 +145,16 @@ def _tree(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: flo
 
 
 def _pole(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
-    """Light and dark bands on whatever is behind: the mean stays, so a blur leaves nothing."""
+    """Add light and dark bands to the background; the mean stays, so a blur removes them."""
     top = max(y - d * dice.between(125, 175) / 100, 6.0)
     wide = min(max(0.048 * d, 3.0), 4.0)
     area = canvas.box(x - wide / 2, top, x + wide / 2, y)
     canvas.later(lambda: _bands(canvas, area))
     if dice.chance(85):
         side = min(max(0.3 * d, 12), 22)
-        _plate(canvas, street, dice, x, top + side * 0.4, side, side * dice.between(80, 100) / 100)
+        _plate(
+            canvas, street, dice, (x, top + side * 0.4), side, side * dice.between(80, 100) / 100
+        )
 
 
 def _bands(canvas: Canvas, area: tuple[slice, slice]) -> None:
@@ -239,19 +165,20 @@ def _bands(canvas: Canvas, area: tuple[slice, slice]) -> None:
 
 
 def _stand(canvas: Canvas, street: Street, dice: Dice, x: float, y: float, d: float) -> None:
-    """A board that stands on the ground."""
+    """Paint a board that stands on the ground."""
     side = min(max(0.3 * d, 12), 22)
     _shadow(canvas, x - side * 0.6, x + side * 0.6, y, d * 0.5)
-    _plate(canvas, street, dice, x, y - side / 2, side, side)
+    _plate(canvas, street, dice, (x, y - side / 2), side, side)
 
 
 def _plate(
-    canvas: Canvas, street: Street, dice: Dice, x: float, y: float, wide: float, tall: float
+    canvas: Canvas, street: Street, dice: Dice, at: tuple[float, float], wide: float, tall: float
 ) -> None:
-    """A framed board around (x, y); half of them carry a pattern and are signs."""
-    colour = street.tint(dice.vary(dice.pick(BOARDS), 8))
-    frame = canvas.material((colour[0] * 5 // 8, colour[1] * 5 // 8, colour[2] * 5 // 8))
-    face = canvas.material(colour)
+    """Paint a framed board around ``at``. Half of them have a pattern and are signs."""
+    x, y = at
+    color = street.tint(dice.vary(dice.pick(BOARDS), 8))
+    frame = canvas.material((color[0] * 5 // 8, color[1] * 5 // 8, color[2] * 5 // 8))
+    face = canvas.material(color)
     label = SIGN if dice.chance(50) else PANEL
     box = (x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2)
     canvas.rect(*box, frame, label)
@@ -265,11 +192,14 @@ def _plate(
 
 
 def _barriers(things: list[Thing], canvas: Canvas, street: Street, dice: Dice, line: float) -> None:
-    """Stretches of railing or of solid panel on a kerb, alike in place, size and mean colour."""
+    """Put stretches of railing or of solid panel on a kerb.
+
+    Both have the same distribution of place, size and mean color.
+    """
     if abs(line) < 0.25:
         return
-    seen = (abs(street.vx), abs(street.vx - 256.0))
-    low = max(24.0, (min(seen) if not 0 < street.vx < 256 else 0.0) / abs(line))
+    sides = (abs(street.vx), abs(street.vx - 256.0))
+    low = max(24.0, (min(sides) if not 0 < street.vx < 256 else 0.0) / abs(line))
     high = min(
         100.0, ((256.0 - street.vx) if line > 0 else street.vx) / abs(line), 188.0 - street.vy
     )
@@ -278,11 +208,11 @@ def _barriers(things: list[Thing], canvas: Canvas, street: Street, dice: Dice, l
             return
         start = low + (high - low) * dice.between(0, 70) / 100
         end = min(start + (high - low) * dice.between(25, 50) / 100, high)
-        barred, colour = dice.chance(50), street.tint(dice.vary(dice.pick(BARRIERS), 10))
+        barred, color = dice.chance(50), street.tint(dice.vary(dice.pick(BARRIERS), 10))
         things.append(
             (
                 end,
-                lambda a=start, b=end, r=barred, c=colour: _barrier(
+                lambda a=start, b=end, r=barred, c=color: _barrier(
                     canvas, street, line, (a, b), r, c
                 ),
             )
@@ -295,7 +225,7 @@ def _barrier(
     line: float,
     depths: tuple[float, float],
     barred: bool,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
     x0, x1 = sorted(street.vx + line * d for d in depths)
     cols = canvas.span(x0, x1, False)
@@ -310,7 +240,7 @@ def _barrier(
     ys = canvas.ys[area[0]]
     mask = ys >= top
     mask &= ys < base
-    material = canvas.material(colour)
+    material = canvas.material(color)
     canvas.later(lambda: canvas.paint(area, material, RAILING if barred else PANEL, mask))
     if barred:
         canvas.later(lambda: canvas.shade(area, CONTRAST * canvas.across[cols], mask))

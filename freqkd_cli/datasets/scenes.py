@@ -1,9 +1,11 @@
-"""Streets made on the fly from (seed, index): endless, the same on every machine, no file read.
+"""Synthetic street scenes, generated from (seed, index): endless, and no files to download.
 
-Twelve classes. Some can be told apart by global layout alone: ``road`` and ``pavement`` wear the same asphalt, ``sky`` and ``water`` the
-same colours and clouds (:data:`LAYOUT`). Some by fine structure alone: a ``pole`` is a row of light and dark bands, a ``railing`` a solid
-``panel`` with bars, a ``sign`` a plain board with a pattern, each with the mean colour of what it is taken for (:data:`FINE`). So
-a student needs both low and high frequencies, and a band-limited loss has something to show.
+The images and labels are the same on every machine. Of the twelve classes, some differ by global
+layout alone: ``road`` and ``pavement`` share one asphalt, ``sky`` and ``water`` share colors and
+clouds (:data:`GLOBAL_CLASSES`). Others differ by fine structure alone: a ``pole`` is a row of light
+and dark bands, a ``railing`` a solid ``panel`` with bars, a ``sign`` a plain board with a pattern.
+Each has the mean color of the class that it resembles (:data:`DETAIL_CLASSES`). So a student needs
+both low and high frequencies, and the effect of a band loss can be measured.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from freqkd_cli.datasets._scenes_canvas import MARGIN, Canvas, Dice
-from freqkd_cli.datasets._scenes_street import CLASSES, paint_facades, paint_open, plan
+from freqkd_cli.datasets._scenes_canvas import MARGIN, Canvas
+from freqkd_cli.datasets._scenes_dice import Dice
+from freqkd_cli.datasets._scenes_facades import paint_facades
+from freqkd_cli.datasets._scenes_street import CLASSES, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
 from freqkd_cli.images.dataset import SPLITS, Split
 
 VERSION = 1
-"""Of the generator: raised whenever a picture or a label changes."""
+"""Version of the generator: raised whenever an image or a label changes."""
 
-LAYOUT = ("road", "pavement", "sky", "water")
-"""Classes that a small piece of the picture cannot tell from their partner."""
+LAYOUT = "no files: the images are generated, --data-root is not needed"
 
-FINE = ("pole", "railing", "sign")
-"""Classes that a blurred picture cannot tell from what is behind them or from a plain panel."""
+GLOBAL_CLASSES = ("road", "pavement", "sky", "water")
+"""Classes that a small patch of the image cannot tell from their partner."""
+
+DETAIL_CLASSES = ("pole", "railing", "sign")
+"""Classes that a blurred image cannot tell from their background or from a plain panel."""
 
 PALETTE = (
     (96, 88, 130),
@@ -48,7 +54,10 @@ PALETTE = (
 def draw(
     seed: int, split: Split, index: int, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One picture ``[H, W, 3]`` uint8 RGB and its labels ``[H, W]`` uint8 (255 = void: kerb stones)."""
+    """Return one image ``[H, W, 3]`` uint8 RGB and its labels ``[H, W]`` uint8.
+
+    Kerb stones are void (255).
+    """
     dice = Dice(seed, SPLITS.index(split), index)
     canvas = Canvas(size)
     street = plan(dice)
@@ -64,7 +73,10 @@ READS_FOLDER = False
 
 
 class Scenes:
-    """A split of streets; see :class:`freqkd_cli.images.dataset.Dataset`. ``read`` takes any index from 0, also beyond the length."""
+    """A split of scenes; implements :class:`freqkd_cli.images.dataset.Dataset`.
+
+    ``read`` takes any index from 0, also beyond the length.
+    """
 
     labelled = True
     classes: tuple[str, ...] = CLASSES
@@ -106,26 +118,27 @@ def build(
     length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
     held_out: Annotated[int, Field(gt=0, le=10**7)] = 200,
 ) -> Scenes:
-    """A split of streets.
+    """Return a split of synthetic street scenes.
 
     Args:
-        split: train, val or test; three streams that share no picture.
-        root: not read.
-        size: (H, W) of the pictures in pixels; the sheet of 192x256 is stretched to it.
-        seed: another seed gives another town.
-        length: pictures in an epoch of train.
-        held_out: pictures in val and in test.
+        split: train, val or test; three streams without a common image.
+        root: not used.
+        size: (H, W) of the images in pixels; the design sheet of 192x256 is stretched to it.
+        seed: another seed gives other scenes.
+        length: images in an epoch of train.
+        held_out: images in val and in test.
 
     Raises:
-        UsageError: there is no such split, or the size has no room for a street.
+        UsageError: an unknown split, or a size that is too small for a street.
     """
     if split not in SPLITS:
-        raise UsageError(
-            "scenes has no such split", got=repr(split), need=f"one of {', '.join(SPLITS)}"
-        )
+        raise UsageError(f"scenes has no split {split!r}", need=f"one of {', '.join(SPLITS)}")
     if min(size) < 16:
         raise UsageError(
-            "too small for a street", got=f"{size[0]}x{size[1]}", need="at least 16 pixels each way"
+            "data.size is too small for scenes",
+            got=f"{size[0]}x{size[1]}",
+            need="at least 16x16 pixels",
+            key="size",
         )
     return Scenes(
         split, (int(size[0]), int(size[1])), seed, length if split == "train" else held_out
@@ -133,5 +146,5 @@ def build(
 
 
 def classes(**arguments: Any) -> tuple[str, ...]:
-    """The twelve names; no argument changes them."""
+    """Return the twelve names; no argument changes them."""
     return CLASSES

@@ -1,1 +1,1 @@
-"""Find what is wrong with the labels of a data set, before training: `freqkd data`."""
+"""The label doctor: find problems in the labels of a data set before training (`freqkd data`)."""

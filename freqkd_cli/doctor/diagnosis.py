@@ -1,23 +1,26 @@
-"""The label doctor: what is wrong with the labels of a data set, told before any long work, with the setting that mends it.
+"""Examine the labels of a split: refuse or warn before long work, and report as JSON.
 
-A finding is an error where the labels cannot be read as the recipe says or the masks of a whole split contradict it, and a warning where
-they probably mean something else. What was not looked at is checked when it is read, in the same words.
+A finding is an error where the labels cannot be read as the recipe says, or where the masks of a
+whole split contradict it. It is a warning where they probably mean something else. Only a sample
+is examined; every label image is checked again when it is read.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.recipe_facts import class_names
 from freqkd_cli.doctor.label_findings import Finding, findings
 from freqkd_cli.doctor.survey import Survey, survey
+from freqkd_cli.doctor.view_size import small_views
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.dataset import SPLITS
-from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.pairs import printable
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -29,12 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at in one split, and what was found. ``seen`` is None where the split has no files or no labels."""
+    """What was examined in one split, and its findings.
+
+    ``survey`` is None where the split has no files or no labels.
+    """
 
     split: str
     images: int
     labelled: bool
-    seen: Survey | None
+    survey: Survey | None
     findings: tuple[Finding, ...]
 
     @property
@@ -42,29 +48,33 @@ class Report:
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     @property
-    def looked(self) -> str:
-        """What was looked at, in words."""
-        if self.seen is None:
-            return f"{self.images} images {'drawn, not read from files' if self.labelled else 'without labels'}"
-        return f"the pixels of {self.seen.read} and the sizes of {self.seen.headers} of {self.images} label images"
+    def scope(self) -> str:
+        """What was examined, in words."""
+        if self.survey is not None:
+            return (
+                f"checked the pixels of {self.survey.read} and the sizes of "
+                f"{self.survey.headers} of {self.images} label images"
+            )
+        kind = "generated, no files to check" if self.labelled else "without labels"
+        return f"{self.images} images, {kind}"
 
 
 def examine(dataset: Dataset, split: str, *, every: bool = False) -> Report:
-    """Look at the labels of a split; with ``every`` at all of them."""
+    """Examine a sample of a split's labels; with ``every`` all of them."""
     if not isinstance(dataset, FileDataset) or not dataset.labelled:
         return Report(split, len(dataset), dataset.labelled, None, ())
-    seen = survey(dataset, every=every)
-    return Report(split, len(dataset), True, seen, findings(dataset, seen))
+    result = survey(dataset, every=every)
+    return Report(split, len(dataset), True, result, findings(dataset, result))
 
 
 def require(dataset: Dataset, split: str, progress: Progress) -> None:
-    """Refuse labels that cannot be read as the recipe says; warn of what may be wrong; say what was looked at.
+    """Refuse labels that cannot be read as the recipe says; log warnings and what was checked.
 
     Raises:
-        DataBroken: with every error found.
+        DataBroken: with every error of the split.
     """
     report = examine(dataset, split)
-    if report.seen is None:
+    if report.survey is None:
         return
     for finding in report.findings:
         if finding.level == "warning":
@@ -73,43 +83,22 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
         raise report.errors[0].error()
     if report.errors:
         lines = "".join(f"\n  {finding.error().line}" for finding in report.errors)
-        raise DataBroken(f"{len(report.errors)} things are wrong with the labels of {split}{lines}")
-    progress.note(f"labels of {split}: looked at {report.looked}")
+        raise DataBroken(f"the labels of {split} have {len(report.errors)} problems{lines}")
+    progress.note(f"labels of {split}: {report.scope}")
 
 
 def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
-    """The document of ``freqkd data --json``: one split, or all.
+    """Return the document of ``freqkd data --json``: one split, or all.
 
     Raises:
-        DataMissing: the split is not there; of all, the train split.
-        DataBroken: class names that cannot be read, which no split has for itself.
+        DataMissing: the split does not exist; of all splits, train does not exist.
+        DataBroken: class names that cannot be read; they concern all splits.
     """
     class_names(recipe)
     splits: list[dict[str, Any]] = []
     counts = {"error": 0, "warning": 0}
     for name in [split] if split else SPLITS:
-        try:
-            dataset = assemble.build_dataset(recipe, name)
-        except DataMissing as error:
-            if split or name == "train":
-                raise
-            splits.append({"split": name, "missing": error.line, "findings": []})
-        except DataBroken as error:
-            finding = Finding(
-                "error",
-                error.what,
-                (),
-                *(part and str(part) for part in (error.got, error.need, error.tip)),
-            )
-            splits.append(
-                {
-                    "split": name,
-                    "looked_at": "nothing, its files cannot be paired",
-                    "findings": _told((finding,)),
-                }
-            )
-        else:
-            splits.append(_as_json(examine(dataset, name, every=every), dataset.classes))
+        splits.append(_describe_split(recipe, name, every, required=bool(split) or name == "train"))
         for finding in splits[-1]["findings"]:
             counts[finding["level"]] += 1
     return {
@@ -120,30 +109,56 @@ def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
     }
 
 
+def _describe_split(recipe: Recipe, split: str, every: bool, required: bool) -> dict[str, Any]:
+    try:
+        dataset = assemble.build_dataset(recipe, split)
+    except DataMissing as error:
+        if required:
+            raise
+        missing = f"{error.what} ({error.got})" if error.got else error.what
+        return {"split": split, "missing": printable(missing), "findings": []}
+    except DataBroken as error:
+        parts = (part and str(part) for part in (error.got, error.need, error.tip))
+        finding = Finding("error", error.what, (), *parts)
+        scope = "nothing was checked, the files cannot be paired"
+        return {"split": split, "looked_at": scope, "findings": _as_rows((finding,))}
+    report = examine(dataset, split, every=every)
+    if split == "train" and isinstance(dataset, FileDataset):
+        views = small_views(dataset, tuple(recipe.data.size), recipe.data.augment.scale)
+        if views is not None:
+            report = replace(report, findings=(*report.findings, views))
+    return _as_json(report, dataset.classes)
+
+
 def _as_json(report: Report, classes: Sequence[str]) -> dict[str, Any]:
-    """A split's part of ``freqkd data --json``."""
+    """Return a split's part of ``freqkd data --json``."""
     document: dict[str, Any] = {
         "split": report.split,
         "images": report.images,
         "labelled": report.labelled,
-        "looked_at": report.looked,
+        "looked_at": report.scope,
     }
-    if report.seen is not None:
-        counted = zip(classes, report.seen.pixels.tolist(), report.seen.masks.tolist(), strict=True)
+    if report.survey is not None:
+        pixels, masks = report.survey.pixels.tolist(), report.survey.masks.tolist()
         document |= {
-            "masks_read": report.seen.read,
-            "sizes_compared": report.seen.headers,
+            "masks_read": report.survey.read,
+            "sizes_compared": report.survey.headers,
             "per_class": [
-                {"name": name, "pixels": pixels, "masks": masks} for name, pixels, masks in counted
+                {"name": name, "pixels": count, "masks": files}
+                for name, count, files in zip(classes, pixels, masks, strict=True)
             ],
-            "void_pixels": report.seen.void_pixels,
+            "void_pixels": report.survey.void_pixels,
         }
-    return document | {"findings": _told(report.findings)}
+    return document | {"findings": _as_rows(report.findings)}
 
 
-def _told(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    parts = ("level", "what", "got", "need", "tip")
-    return [
-        {part: getattr(finding, part) for part in parts} | {"files": list(finding.files)}
-        for finding in findings
-    ]
+def _as_rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as JSON; names that are not UTF-8 are escaped."""
+    rows = []
+    for finding in findings:
+        row: dict[str, Any] = {"level": finding.level}
+        for name in ("what", "got", "need", "tip"):
+            text = getattr(finding, name)
+            row[name] = None if text is None else printable(text)
+        rows.append(row | {"files": [printable(file) for file in finding.files]})
+    return rows

@@ -1,4 +1,4 @@
-"""What the label doctor looks at: the headers of many label images, and the pixels of some."""
+"""What the label doctor examines: the headers of many label images, and the pixels of some."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.decode import FileDataset, Mask
-from freqkd_cli.images.label_values import INVALID
+from freqkd_cli.images.file_dataset import FileDataset, Mask
+from freqkd_cli.images.label_rules import INVALID
 from freqkd_cli.views.labels import IGNORE
 
 MASKS = 32
 """Label images whose pixels are read, spread over the split."""
 
 HEADERS = 2000
-"""Label images whose size is compared with their picture's, spread over the split."""
+"""Label images whose size is compared with that of their image, spread over the split."""
 
-COLOURED = 4
-"""Label images read beyond the sample because their header says that they hold colours."""
+COLORED = 4
+"""Label images read beyond the sample because their header shows several channels."""
 
 
 @dataclass
 class Survey:
-    """What was seen. Indices are those of the pictures.
+    """Counts and problems of the examined label images. Indices are those of the images.
 
     Attributes:
-        headers, read: how many label images were looked at, by header and by pixel.
+        headers, read: how many label images were examined, by header and by pixel.
         broken: files that cannot be read, as their errors.
-        misfits: index -> (size of the label image, size of the picture).
-        coloured: label images with several channels where one is read; ``colours`` counts the pixels of those that were read.
-        odd: index -> stored values that must not occur.
-        seen: stored values of label images with one channel, counted in pixels; ``ground`` those in their lowest quarter.
-        void: label images without a single pixel of a class.
-        palettes: index -> the colours of the palette indices that occur.
+        misfits: index -> (size of the label image, size of the image).
+        colored: label images with several channels where one is read; ``colors`` counts the pixels
+            of those that were read.
+        rejected: index -> stored values that must not occur.
+        values: stored values of label images with one channel, counted in pixels; ``ground`` those
+            in their lowest quarter.
+        void: label images without a pixel of any class.
+        palettes: index -> the colors of the palette indices that occur.
         pixels, masks: by train id, how many pixels and in how many label images.
     """
 
@@ -43,10 +45,10 @@ class Survey:
     read: int = 0
     broken: list[DataBroken] = field(default_factory=list)
     misfits: dict[int, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
-    coloured: list[int] = field(default_factory=list)
-    colours: Counter[int] = field(default_factory=Counter)
-    odd: dict[int, list[int]] = field(default_factory=dict)
-    seen: Counter[int] = field(default_factory=Counter)
+    colored: list[int] = field(default_factory=list)
+    colors: Counter[int] = field(default_factory=Counter)
+    rejected: dict[int, list[int]] = field(default_factory=dict)
+    values: Counter[int] = field(default_factory=Counter)
     ground: Counter[int] = field(default_factory=Counter)
     void: list[int] = field(default_factory=list)
     palettes: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -58,72 +60,79 @@ class Survey:
         self.pixels = np.zeros(self.classes, np.int64)
         self.masks = np.zeros(self.classes, np.int64)
 
+    @property
+    def rejected_values(self) -> list[int]:
+        """All stored values that must not occur, sorted."""
+        return sorted({value for values in self.rejected.values() for value in values})
+
 
 def survey(dataset: FileDataset, *, every: bool = False) -> Survey:
-    """Look at a split with labels: a spread sample of it, or with ``every`` at all of it."""
-    found = Survey(len(dataset.classes))
+    """Examine a spread sample of a split with labels; with ``every`` all of it."""
+    result = Survey(len(dataset.classes))
     for index in spread(len(dataset), len(dataset) if every else HEADERS):
-        _header(found, dataset, index)
+        _add_header(result, dataset, index)
     sample = spread(len(dataset), len(dataset) if every else MASKS)
-    more = [index for index in found.coloured if index not in set(sample)][:COLOURED]
+    more = [index for index in result.colored if index not in set(sample)][:COLORED]
     for index in (*sample, *more):
-        _pixels(found, dataset, index)
-    return found
+        _add_pixels(result, dataset, index)
+    return result
 
 
 def spread(length: int, number: int) -> list[int]:
-    """At most ``number`` indices below ``length``, evenly spread, the first and the last among them."""
-    return (
-        np.unique(np.linspace(0, length - 1, min(number, length)).round().astype(int)).tolist()
-        if length
-        else []
-    )
+    """Return at most ``number`` indices below ``length``, evenly spread, first and last included.
+
+    A single index is 0.
+    """
+    if not length:
+        return []
+    places = np.linspace(0, length - 1, min(number, length)).round().astype(int)
+    return np.unique(places).tolist()
 
 
-def _header(found: Survey, dataset: FileDataset, index: int) -> None:
-    found.headers += 1
+def _add_header(result: Survey, dataset: FileDataset, index: int) -> None:
+    result.headers += 1
     try:
-        picture = dataset.image_size(index)
+        image_size = dataset.image_size(index)
         size, channels = dataset.mask_header(index)
     except DataBroken as error:
-        found.broken.append(error)
+        result.broken.append(error)
         return
-    if size != picture:
-        found.misfits[index] = (size, picture)
-    if channels > 1 and dataset.rule.colours is None:
-        found.coloured.append(index)
+    if size != image_size:
+        result.misfits[index] = (size, image_size)
+    if channels > 1 and dataset.rule.colors is None:
+        result.colored.append(index)
 
 
-def _pixels(found: Survey, dataset: FileDataset, index: int) -> None:
+def _add_pixels(result: Survey, dataset: FileDataset, index: int) -> None:
     try:
         mask = dataset.mask(index)
     except DataBroken as error:
-        if error.what not in {one.what for one in found.broken}:
-            found.broken.append(error)
+        if error.what not in {known.what for known in result.broken}:
+            result.broken.append(error)
         return
-    found.read += 1
+    result.read += 1
     if mask.labels is None:
-        found.colours.update(mask.values)
-        if index not in found.coloured:
-            found.coloured.append(index)
+        result.colors.update(mask.values)
+        if index not in result.colored:
+            result.colored.append(index)
         return
-    found.seen.update(mask.values)
+    result.values.update(mask.values)
     if mask.palette:
-        found.palettes[index] = mask.palette
-    _count(found, dataset, index, mask)
+        result.palettes[index] = mask.palette
+    _count(result, dataset, index, mask)
 
 
-def _count(found: Survey, dataset: FileDataset, index: int, mask: Mask) -> None:
+def _count(result: Survey, dataset: FileDataset, index: int, mask: Mask) -> None:
     assert mask.labels is not None
-    odd = [value for value in mask.values if not dataset.rule.takes([value])]
-    if odd:
-        found.odd[index] = odd
+    rejected = [value for value in mask.values if not dataset.rule.allows([value])]
+    if rejected:
+        result.rejected[index] = rejected
     counts = np.bincount(mask.labels.ravel() - INVALID, minlength=IGNORE - INVALID + 1)
-    ids = counts[-INVALID : found.classes - INVALID]
-    found.pixels += ids
-    found.masks += ids > 0
-    found.void_pixels += int(counts[IGNORE - INVALID])
-    if not odd and not ids.any():
-        found.void.append(index)
+    ids = counts[-INVALID : result.classes - INVALID]
+    result.pixels += ids
+    result.masks += ids > 0
+    result.void_pixels += int(counts[IGNORE - INVALID])
+    if not rejected and not ids.any():
+        result.void.append(index)
     if dataset.advice.ground is not None:
-        found.ground.update(mask.lowest)
+        result.ground.update(mask.lowest)

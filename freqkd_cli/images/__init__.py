@@ -1,1 +1,1 @@
-"""Read images and masks from disk, pair them, and map stored label values to classes."""
+"""Image and label files: find and pair them, decode them, turn stored label values into classes."""

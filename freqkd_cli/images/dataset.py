@@ -1,4 +1,8 @@
-"""What every data set is. One file of this drawer is one data set; it offers ``build(...) -> Dataset`` and ``classes(...)``."""
+"""The protocol of a data set: one split of images with their labels.
+
+A file of the drawer ``datasets/`` is one data set. It offers ``build(...) -> Dataset``,
+``classes(...)`` and ``LAYOUT``, the folder layout that it reads.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,17 @@ import numpy as np
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-"""Every data set offers these three; no image is in two of them."""
+"""The splits of every data set. No image is in two of them."""
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """One split: pictures by number, without augmentation.
+    """One split: images by number, without augmentation.
 
     Attributes:
         classes: names in the order of the train ids.
-        palette: ``[K, 3]`` uint8 RGB, one colour per class.
-        labelled: False when ``read`` gives no labels.
+        palette: ``[K, 3]`` uint8 RGB, one color per class.
+        labelled: False when ``read`` returns no labels.
     """
 
     classes: tuple[str, ...]
@@ -29,21 +33,28 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Stem, unique in the split; the file name of a written mask."""
+        """Return the stem, unique in the split: the file name of a written mask."""
         ...
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """(H, W) in pixels, found without decoding the picture."""
+        """Return (H, W) in pixels without decoding the image."""
         ...
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image ``[H, W, 3]`` uint8 RGB, upright, and labels ``[H, W]`` uint8 (train ids, 255 = ignore) or None.
+        """Return the upright image and its labels.
+
+        The image is ``[H, W, 3]`` uint8 RGB. Labels are ``[H, W]`` uint8 (train ids, 255 =
+        ignore), or None.
 
         Raises:
-            DataBroken: the file cannot be read or its labels are outside the classes; the message names the file.
+            DataBroken: the file cannot be read or its labels are outside the classes; the
+                message names the file.
         """
         ...
 
     def manifest(self) -> dict[str, Any]:
-        """What identifies the split, as JSON: name, split, arguments, number of images, and a hash or a generator's version."""
+        """Return what identifies the split, as JSON.
+
+        Keys: name, split, arguments, number of images, and a hash or a generator's version.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Which picture belongs to which label image: by stem, or by the lines of a list file; and what is said where files are missing."""
+"""Pair images with label images: by stem, or by the lines of a list file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+
+ROOT_TIP = "set data.root in the recipe, or use --data-root DIR"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its label image, or None."""
+    """An image and its label image, or None."""
 
     stem: str
     image: Path
@@ -22,75 +24,80 @@ class Pair:
 
 
 def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder with one of these suffixes, by stem, sorted; hidden files are passed over.
+    """Return the files of a folder that have one of these suffixes, by stem, sorted.
 
-    A link to nothing is among them, so that it is told when it is read and not passed over in silence.
+    Hidden files are skipped. Broken links are included: reading them reports the error.
 
     Raises:
         DataBroken: two files share a stem.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.is_dir():
             continue
-        if path.stem in found:
-            both = f"{found[path.stem].name} and {path.name}"
+        if path.stem in files:
             raise DataBroken(
-                f"two files of {folder} share a stem", got=both, need="one file per stem"
+                f"two files in {folder} have the same stem",
+                got=f"{files[path.stem].name} and {path.name}",
+                need="one file per stem",
+                tip="rename or remove one of them",
             )
-        found[path.stem] = path
-    return found
+        files[path.stem] = path
+    return files
 
 
 def by_stem(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
-    """The file of this stem, its suffix in small letters or in capitals."""
+    """Return the file of this stem, its suffix in lower or upper case."""
     files = (folder / f"{stem}{form}" for suffix in suffixes for form in (suffix, suffix.upper()))
     return next((file for file in files if file.is_file()), None)
 
 
 def check_stems(pairs: Sequence[Pair]) -> list[Pair]:
-    """
+    """Return the pairs if no two images share a stem: their masks would be written to one file.
+
     Raises:
-        DataBroken: two pictures share a stem, under which labels of theirs would be written.
+        DataBroken: two images share a stem.
     """
-    seen: dict[str, Path] = {}
+    first: dict[str, Path] = {}
     for pair in pairs:
-        if pair.stem in seen:
-            both = f"{seen[pair.stem]} and {pair.image}"
+        if pair.stem in first:
             raise DataBroken(
-                "two pictures of the split share a stem", got=both, need="one file per stem"
+                "two images of the split have the same stem",
+                got=f"{first[pair.stem]} and {pair.image}",
+                need="one file per stem",
             )
-        seen[pair.stem] = pair.image
+        first[pair.stem] = pair.image
     return list(pairs)
 
 
 def pair_by_stem(images: Path, labels: Path | None) -> list[Pair]:
-    """Pictures of a folder with the label images of the same stem in another.
+    """Pair the images of a folder with the label images of the same stem in another.
 
     Raises:
-        DataMissing: no picture in ``images``.
-        DataBroken: pictures without a label image, where there is a folder for them.
+        DataMissing: no image in ``images``.
+        DataBroken: images without a label image, where there is a folder for them.
     """
-    pictures = stems(images, IMAGE_SUFFIXES)
-    if not pictures:
+    files = stems(images, IMAGE_SUFFIXES)
+    if not files:
         raise DataMissing(
-            f"no pictures in {images}", need="files ending in " + " ".join(IMAGE_SUFFIXES)
+            f"no images in {images}", need="files ending in " + " ".join(IMAGE_SUFFIXES)
         )
     if labels is None:
-        return [Pair(stem, path, None) for stem, path in pictures.items()]
+        return [Pair(stem, path, None) for stem, path in files.items()]
     masks = stems(labels, LABEL_SUFFIXES)
-    alone = [stem for stem in pictures if stem not in masks]
-    if alone:
+    unlabelled = [stem for stem in files if stem not in masks]
+    if unlabelled:
         raise DataBroken(
-            f"{len(alone)} of {len(pictures)} pictures in {images} have no label image in {labels}",
-            got=f"no {some(alone)}",
-            need="a file of the same stem ending in " + " ".join(LABEL_SUFFIXES),
+            f"{len(unlabelled)} of {len(files)} images in {images} have no label image",
+            got=f"no {some(unlabelled)} in {labels}",
+            need="a file with the stem of the image, ending in " + " ".join(LABEL_SUFFIXES),
+            tip="add the label images, or remove these images from the split",
         )
-    return [Pair(stem, path, masks[stem]) for stem, path in pictures.items()]
+    return [Pair(stem, path, masks[stem]) for stem, path in files.items()]
 
 
 def lines_of(listing: Path) -> list[tuple[str, list[str]]]:
-    """The lines of a list file that are not empty: (file:line, words).
+    """Return the non-empty lines of a list file: (file:line, words).
 
     Raises:
         DataBroken: it cannot be read.
@@ -107,38 +114,39 @@ def lines_of(listing: Path) -> list[tuple[str, list[str]]]:
 
 
 def inside(root: Path, word: str, where: str) -> Path:
-    """The last two parts of a listed path, under ``root``; what stands before them is a folder of somebody else's disk.
+    """Return the last two parts of a listed path, under ``root``.
+
+    The parts before them name a folder of the disk on which the list was made.
 
     Raises:
-        DataBroken: there are no two, or they lead elsewhere.
+        DataBroken: there are fewer than two parts, or they lead out of ``root``.
     """
     parts = PurePosixPath(word.replace("\\", "/")).parts[-2:]
-    if len(parts) != 2 or ".." in parts or "/" in parts:
-        said = (
-            "leaves the folder of the data set"
-            if ".." in parts or "/" in parts
-            else "does not name a folder and a file"
-        )
+    outside = ".." in parts or "/" in parts
+    if len(parts) != 2 or outside:
+        problem = "leads out of the data set's folder" if outside else "names no folder and file"
         raise DataBroken(
-            f"{where} {said}", got=word, need="a path that ends in FOLDER/FILE, without blanks"
+            f"{where} {problem}", got=word, need="a path that ends in FOLDER/FILE, without spaces"
         )
     return root.joinpath(*parts)
 
 
 def check_list(listing: Path, pairs: Sequence[tuple[str, Pair]], layout: str) -> list[Pair]:
-    """The pairs of a list file, given with the lines they stand on.
+    """Return the pairs of a list file, given with the places of their lines.
 
     Raises:
-        DataBroken: a stem is listed twice, or some of the files are not there.
-        DataMissing: nothing is listed, or none of the pictures is there.
+        DataBroken: a stem is listed twice, or some of the files are missing.
+        DataMissing: nothing is listed, or none of the images exists.
     """
-    seen: set[str] = set()
+    listed: set[str] = set()
     for where, pair in pairs:
-        if pair.stem in seen:
-            raise DataBroken(f"{where} lists a stem twice", got=pair.stem)
-        seen.add(pair.stem)
+        if pair.stem in listed:
+            raise DataBroken(
+                f"{where} lists a stem twice", got=pair.stem, tip="remove one of the lines"
+            )
+        listed.add(pair.stem)
     if not pairs:
-        raise DataMissing(f"{listing} lists nothing", need=layout)
+        raise DataMissing(f"{listing} is empty", need=layout)
     missing = [
         path
         for _, pair in pairs
@@ -146,26 +154,43 @@ def check_list(listing: Path, pairs: Sequence[tuple[str, Pair]], layout: str) ->
         if path is not None and not path.is_file()
     ]
     if missing:
-        files, are = ("file", "is") if len(missing) == 1 else ("files", "are")
-        what = f"{len(missing)} {files} that {listing} lists {are} not there"
-        gone = {pair.image for _, pair in pairs} <= set(missing)
-        raise (DataMissing if gone else DataBroken)(
-            what, got=some(f"no {path}" for path in missing), need=layout
+        all_missing = {pair.image for _, pair in pairs} <= set(missing)
+        raise (DataMissing if all_missing else DataBroken)(
+            f"{len(missing)} files listed in {listing} are missing",
+            got=some(f"no {path}" for path in missing),
+            need=layout,
         )
     return [pair for _, pair in pairs]
 
 
 def some(names: Iterable[str], number: int = 3) -> str:
-    """The first few of many names."""
+    """Return the first few of many names, separated by commas."""
     names = list(names)
     return ", ".join(names[:number]) + (" ..." if len(names) > number else "")
 
 
 def no_split(name: str, split: str, root: Path | None, layout: str) -> DataMissing:
-    """The error for a data set that is not where the recipe says."""
-    tip = "data.root in the recipe, or --data-root DIR"
+    """Return the error for a split that is not in the recipe's folder."""
     if root is None:
-        return DataMissing(f"{name} needs the folder of the data set", need=layout, tip=tip)
-    found = sorted(path.name for path in root.iterdir())[:8] if root.is_dir() else None
-    got = "no such folder" if found is None else ", ".join(found) or "an empty folder"
-    return DataMissing(f"no split {split!r} of {name} in {root}", got=got, need=layout, tip=tip)
+        return DataMissing(
+            f"{name} needs the folder of the data set", need=layout, tip=ROOT_TIP, key="root"
+        )
+    return DataMissing(
+        f"no split {split!r} of {name} in {root}",
+        got=contents(root),
+        need=layout,
+        tip=ROOT_TIP,
+        key="root",
+    )
+
+
+def contents(folder: Path) -> str:
+    """Return the first names in a folder, for messages."""
+    if not folder.is_dir():
+        return "no such folder"
+    return some((path.name for path in sorted(folder.iterdir())), 8) or "an empty folder"
+
+
+def printable(text: object) -> str:
+    """Return a text in which bytes of file names that are not UTF-8 are escaped, as ``\\udcff``."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from freqkd_cli.report.matplotlib_figure import draw_figure
 from freqkd_cli.report.comparison_image import comparison
+from freqkd_cli.report.matplotlib_figure import draw_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

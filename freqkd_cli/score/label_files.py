@@ -13,7 +13,7 @@ from torch import Tensor
 from freqkd_cli.build import assemble
 from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.images.dataset import SPLITS
-from freqkd_cli.images.decode import FileDataset
+from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.written_files import WrittenFiles
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build.saved import load_model
-from freqkd_cli.datasets import folder as plain_folder
 from freqkd_cli.errors import UsageError
+from freqkd_cli.images.palette import palette as distinct_colors
 from freqkd_cli.images.video_files import require_library
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
@@ -147,19 +147,22 @@ def legend_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
     The colors are those of the run's data set where it has some, else distinct hues.
     """
     names = getattr(model, "id2label", None) or {}
-    palette = _palette(source)
+    palette = _palette(source, [names.get(k, f"class {k}") for k in range(model.classes)])
     if palette is None or len(palette) != model.classes:
-        palette = plain_folder.palette(model.classes)
+        palette = distinct_colors(model.classes)
     colors = [[int(value) for value in row] for row in palette]
     return [
         {"id": k, "name": names.get(k, f"class {k}"), "color": rgb} for k, rgb in enumerate(colors)
     ]
 
 
-def _palette(source: Path) -> Any:
+def _palette(source: Path, names: Sequence[str]) -> Any:
     """The colors of the data set that a run was trained on; its images need not be there."""
     recipe = source / "recipe.yaml"
-    name = recipes.load(recipe, parts=False).data.name if recipe.is_file() else None
-    if name not in registry.names("datasets"):
+    data = recipes.load(recipe, parts=False).data if recipe.is_file() else None
+    if data is None or data.name not in registry.names("datasets"):
         return None
-    return getattr(registry.find("datasets", name), "PALETTE", None)
+    module = registry.find("datasets", data.name)
+    if hasattr(module, "palette_of"):
+        return module.palette_of(names, data.arguments.get("colors"))
+    return getattr(module, "PALETTE", None)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.decode import read_values
+from freqkd_cli.images.stored_labels import read_values
 from freqkd_cli.score.evaluate import Result, check_labelled
 from freqkd_cli.score.label_files import OVERLAY
 from freqkd_cli.score.tally import Tally

@@ -20,7 +20,7 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.targets import Content
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.loader import Loader, Pictures, ViewDataset
+from freqkd_cli.views.loader import ImageSource, Loader, ViewDataset
 from freqkd_cli.views.steps import WHOLE
 from freqkd_cli.views.view import ViewSpec
 
@@ -47,7 +47,7 @@ class Job:
     """
 
     teacher: LiveTeacher
-    split: Pictures
+    split: ImageSource
     spec: ViewSpec
     view_seed: int
     views: int

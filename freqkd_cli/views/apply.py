@@ -1,4 +1,4 @@
-"""A view applied to a picture: pure functions of the view and the pixels."""
+"""Apply a view to an image: pure functions of the view and the pixels."""
 
 from __future__ import annotations
 
@@ -15,68 +15,70 @@ from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.view import View, zoomed
 
 GREY = 0.5
-"""What stands where a view shows no picture."""
+"""Value of pixels outside the image."""
 
 
 def apply_geometry(
     view: View, image: np.ndarray, labels: np.ndarray | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Zoom, cut out, mirror and, where the view says so, isolate a box.
+    """Zoom, crop, mirror and, where the view has ``kept``, isolate a box.
 
     Args:
-        view: what to show.
+        view: the view.
         image: uint8 RGB ``[H, W, 3]``; zoomed bilinearly with antialiasing.
-        labels: uint8 ``[H, W]`` train ids with 255 = ignore, or None; zoomed to the nearest pixel centre.
+        labels: uint8 ``[H, W]`` train ids with 255 = ignore, or None; zoomed to the nearest
+            pixel center.
 
     Returns:
-        image float32 ``[3, h, w]`` in [0, 1]; labels int64 ``[h, w]`` or None; valid bool ``[h, w]``.
+        image float32 ``[3, h, w]`` in [0, 1]; labels int64 ``[h, w]`` or None; valid bool
+        ``[h, w]``.
 
     Raises:
         ShapeError: labels of another size than the image.
     """
     if labels is not None and labels.shape != image.shape[:2]:
         raise ShapeError(
-            "an image and its labels differ in size", got=f"{image.shape[:2]} and {labels.shape}"
+            "an image and its labels differ in size",
+            got=f"{image.shape[:2]} and {labels.shape} (height, width)",
         )
-    pixels = _cut(
-        view,
-        torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-        InterpolationMode.BILINEAR,
-    )
-    shown = torch.zeros(view.height, view.width, dtype=torch.bool)
-    rows, columns = _visible(view, image.shape[:2])
-    shown[rows, columns] = True
-    seen = torch.full((3, view.height, view.width), GREY)
-    seen[:, rows, columns] = pixels.to(torch.float32).div_(255)
-    truth = None
-    if labels is not None:
-        truth = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
-        truth[rows, columns] = _cut(
-            view,
-            torch.from_numpy(np.ascontiguousarray(labels))[None],
-            InterpolationMode.NEAREST_EXACT,
-        )[0].long()
+    shown, targets, valid = _placed(view, image, labels)
     if view.flip:
-        seen, shown, truth = (
-            seen.flip(-1),
-            shown.flip(-1),
-            None if truth is None else truth.flip(-1),
-        )
+        shown, valid = shown.flip(-1), valid.flip(-1)
+        targets = None if targets is None else targets.flip(-1)
     if view.kept is not None:
         hidden = _outside(view)
-        shown = shown & ~hidden
-        seen = seen.masked_fill(hidden, GREY)
-        truth = None if truth is None else truth.masked_fill(hidden, IGNORE)
-    return seen, truth, shown
+        valid = valid & ~hidden
+        shown = shown.masked_fill(hidden, GREY)
+        targets = None if targets is None else targets.masked_fill(hidden, IGNORE)
+    return shown, targets, valid
+
+
+def _placed(
+    view: View, image: np.ndarray, labels: np.ndarray | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return image, labels and valid mask after zoom and crop, padded to the size of the view."""
+    channels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = _cut(view, channels, InterpolationMode.BILINEAR)
+    rows, columns = _visible(view, image.shape[:2])
+    valid = torch.zeros(view.height, view.width, dtype=torch.bool)
+    valid[rows, columns] = True
+    shown = torch.full((3, view.height, view.width), GREY)
+    shown[:, rows, columns] = pixels.to(torch.float32).div_(255)
+    if labels is None:
+        return shown, None, valid
+    targets = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
+    plane = torch.from_numpy(np.ascontiguousarray(labels))[None]
+    targets[rows, columns] = _cut(view, plane, InterpolationMode.NEAREST_EXACT)[0].long()
+    return shown, targets, valid
 
 
 def apply_photometric(view: View, image: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Change colours and sharpness of ``[3, h, w]`` RGB in [0, 1]; the result stays in [0, 1].
+    """Change color and sharpness of ``[3, h, w]`` RGB in [0, 1]; the result stays in [0, 1].
 
-    Where ``valid`` is given, the pixels outside it come out as the plain grey that they were. The hue is turned linearly, around the grey
-    axis of RGB, which keeps the mean of the three channels and costs a fortieth of a round trip through HSV.
+    Pixels outside ``valid`` stay plain grey. The hue is rotated linearly, around the grey axis of
+    RGB. That keeps the mean of the three channels and costs a fortieth of a round trip through HSV.
     """
-    if not view.changes_colour:
+    if not view.changes_color:
         return image
     changed = image
     if view.brightness != 1:
@@ -93,7 +95,10 @@ def apply_photometric(view: View, image: Tensor, valid: Tensor | None = None) ->
 
 
 def turn_hue(image: Tensor, turns: float) -> Tensor:
-    """Rotate the colours of ``[3, h, w]`` around the grey axis, clamped to [0, 1]; a third of a turn makes red green."""
+    """Rotate the colors of ``[3, h, w]`` around the grey axis, clamped to [0, 1].
+
+    A third of a turn makes red green.
+    """
     angle = 2 * math.pi * turns
     same = (1 + 2 * math.cos(angle)) / 3
     left, right = (
@@ -106,7 +111,7 @@ def turn_hue(image: Tensor, turns: float) -> Tensor:
 
 
 def _visible(view: View, image_size: tuple[int, ...]) -> tuple[slice, slice]:
-    """The part of the view, before it is mirrored, where the zoomed picture is."""
+    """Return the part of the view, before mirroring, that the zoomed image covers."""
     rows, columns = zoomed((image_size[0], image_size[1]), view.scale)
     return (
         slice(max(0, -view.top), max(0, min(view.height, rows - view.top))),
@@ -114,11 +119,11 @@ def _visible(view: View, image_size: tuple[int, ...]) -> tuple[slice, slice]:
     )
 
 
-def _cut(view: View, pixels: Tensor, how: InterpolationMode) -> Tensor:
-    """Zoom ``[C, H, W]`` and cut out what the view shows of it."""
+def _cut(view: View, pixels: Tensor, mode: InterpolationMode) -> Tensor:
+    """Zoom ``[C, H, W]`` and crop it to the view."""
     size = zoomed((pixels.shape[-2], pixels.shape[-1]), view.scale)
     if size != tuple(pixels.shape[-2:]):
-        pixels = F.resize(pixels, list(size), how, antialias=True)
+        pixels = F.resize(pixels, list(size), mode, antialias=True)
     top, left = max(0, view.top), max(0, view.left)
     return pixels[
         :, top : max(top, view.top + view.height), left : max(left, view.left + view.width)
@@ -134,7 +139,7 @@ def _outside(view: View) -> Tensor:
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """One pass per axis: the same Gaussian as one square kernel at a quarter of its price."""
+    """Blur in one pass per axis: the Gaussian of one square kernel at a quarter of its cost."""
     reach = min(math.ceil(3 * sigma), min(image.shape[-2:]) - 1)
     if reach < 1:
         return image

@@ -1,4 +1,4 @@
-"""What a loss may see of a batch beside the taps: labels and the valid mask, in the view's frame."""
+"""A batch of views: images, labels and the valid mask in the view's frame."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ class Batch:
 
     Attributes:
         images: ``[B, 3, H, W]`` float32 RGB in [0, 1], what the student sees.
-        labels: ``[B, H, W]`` int64, 255 = ignore; or None for pictures without masks.
-        valid: ``[B, H, W]`` bool, False where the view was padded. Void labels inside the picture are valid.
+        labels: ``[B, H, W]`` int64, 255 = ignore; or None for images without masks.
+        valid: ``[B, H, W]`` bool, False where the view was padded. Void labels inside the image
+            are valid.
         indices: ``[B]`` int64, the images' numbers in the data set.
-        views: ``[B]`` int64, the number of the stored view (n-th draw modulo ``data.views``); -1 for the view ``whole``.
-        teacher_images: what the teacher sees, where that differs from ``images`` (``data.teacher_sees: clean``), else None.
+        views: ``[B]`` int64, the number of the stored view (n-th draw modulo ``data.views``); -1
+            for the view ``whole``.
+        teacher_images: the teacher's input where it differs from ``images``
+            (``data.teacher_sees: clean``), else None.
     """
 
     images: Tensor
@@ -33,13 +36,13 @@ class Batch:
         return self._each(lambda x: x.to(device, non_blocking=True))
 
     def __getitem__(self, part: slice) -> Batch:
-        """Some of the views, in the same memory."""
+        """Return some of the views, in the same memory."""
         return self._each(lambda x: x[part])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return replace(
-            self, **{name: None if x is None else change(x) for name, x in given.items()}
+            self, **{name: None if x is None else change(x) for name, x in values.items()}
         )
 
     def __len__(self) -> int:

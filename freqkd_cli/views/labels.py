@@ -1,6 +1,6 @@
-"""Numbers that labels, losses and scores agree on."""
+"""Label values shared by data sets, losses and scores."""
 
 from __future__ import annotations
 
 IGNORE = 255
-"""Label of pixels that no score and no label loss counts."""
+"""Label of void pixels, which no score and no label loss counts."""

@@ -1,14 +1,11 @@
-"""Views in batches, loaded in worker processes. They depend on seeds, epoch and index alone, so the number of workers changes no bit."""
+"""Load views in batches, in worker processes.
+
+Views depend on seeds, epoch and index alone, so the number of workers changes no bit.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,12 +19,13 @@ from freqkd_cli.views.apply import apply_geometry, apply_photometric
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.steps import WHOLE, Item
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
+from freqkd_cli.views.workers import Watched, prepare_worker
 
 Sample = dict[str, Any]
 
 
-class Pictures(Protocol):
-    """What views need of a data set."""
+class ImageSource(Protocol):
+    """The part of a data set that views use."""
 
     labelled: bool
 
@@ -39,33 +37,34 @@ class Pictures(Protocol):
 class ViewDataset(TorchDataset):
     """Views of a data set, by item (index, n).
 
-    The geometry is that of draw ``n % views`` where views are stored, else of draw ``n``; with ``teacher_sees: clean`` the colours are
-    always those of draw ``n``, because only the teacher's side is stored. An error that a user can cause is returned in place of the
-    sample, so that it reaches the main process as itself and not as a worker's traceback.
+    The geometry is that of draw ``n % views`` where views are stored, else of draw ``n``. With
+    ``teacher_sees: clean`` the colors are always those of draw ``n``, because only the teacher's
+    side is stored. An error that a user can cause is returned in place of the sample: so it reaches
+    the main process unchanged, not as a worker's traceback.
     """
 
     def __init__(
-        self, pictures: Pictures, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
+        self, images: ImageSource, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
     ) -> None:
-        self.pictures, self.spec, self.view_seed, self.views = pictures, spec, view_seed, views
+        self.images, self.spec, self.view_seed, self.views = images, spec, view_seed, views
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def number(self, n: int) -> int:
-        """Number of the view that the n-th draw shows."""
+        """Return the number of the view of the n-th draw."""
         return n % self.views if self.views > 0 and n != WHOLE else n
 
     def view(self, item: Item) -> View:
-        """The view of an item, as data."""
+        """Return the view of an item, as data."""
         index, n = item
-        size = self.pictures.image_size(index)
+        size = self.images.image_size(index)
         if n == WHOLE or self.spec is None:
             return whole(size)
         number = self.number(n)
-        colours = n if self.spec.teacher_sees == "clean" else number
+        colors = n if self.spec.teacher_sees == "clean" else number
         return draw(
-            self.spec, size, view_seed=self.view_seed, index=index, draw=number, colour_draw=colours
+            self.spec, size, view_seed=self.view_seed, index=index, draw=number, color_draw=colors
         )
 
     def __getitem__(self, item: Item) -> Sample | FreqKDError:
@@ -73,11 +72,16 @@ class ViewDataset(TorchDataset):
             return self.sample(item)
         except FreqKDError as error:
             return error
+        except MemoryError:
+            return FreqKDError(
+                f"not enough memory to cut a view from image {item[0]}",
+                tip="set data.workers or train.batch_size to a smaller number",
+            )
 
     def sample(self, item: Item) -> Sample:
         index, n = item
         view = self.view(item)
-        image, labels, valid = apply_geometry(view, *self.pictures.read(index))
+        image, labels, valid = apply_geometry(view, *self.images.read(index))
         sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
         sample["image"] = apply_photometric(view, image, valid)
         if self.spec is not None and self.spec.teacher_sees == "clean" and n != WHOLE:
@@ -86,15 +90,15 @@ class ViewDataset(TorchDataset):
 
 
 def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
-    """Stack samples of one size; the first error, where there is one."""
+    """Return a batch of samples of one size, or their first error."""
     for sample in samples:
         if isinstance(sample, FreqKDError):
             return sample
 
     def stack(name: str) -> Tensor | None:
-        found = [sample[name] for sample in samples if sample.get(name) is not None]
-        # In a worker, straight into memory that the main process shares.
-        return default_collate(found) if len(found) == len(samples) else None
+        tensors = [sample[name] for sample in samples if sample.get(name) is not None]
+        # In a worker, directly into memory that the main process shares.
+        return default_collate(tensors) if len(tensors) == len(samples) else None
 
     def numbers(name: str) -> Tensor:
         return torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
@@ -107,15 +111,18 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
 
 class Loader:
-    """Batches of the items that ``batches`` lists. Workers live as long as an iteration: to its end, or until it is closed.
+    """Batches of the items that ``batches`` lists.
+
+    The worker processes of an iteration end with it, or when its generator is closed.
 
     Args:
         dataset: the views.
-        batches: lists of items; anything that can be iterated, a :class:`Steps` for a training.
-        workers: processes that read and cut pictures, one torch thread each; 0 = in this process.
+        batches: lists of items; any iterable, such as :class:`Steps` for a training.
+        workers: processes that read and cut images, one torch thread each; 0 = in this process.
 
     Raises:
-        FreqKDError: while iterating, the error of a picture that cannot be read, as it was raised in the worker; or a worker is gone.
+        FreqKDError: while iterating: the error of an image that cannot be read, as raised in the
+            worker; a worker was killed; or no worker can be started.
     """
 
     def __init__(
@@ -127,8 +134,9 @@ class Loader:
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=_stay,
-            generator=torch.Generator(),  # its own: an iteration draws a seed, and must not take it from the run's random numbers
+            worker_init_fn=prepare_worker,
+            # An iteration draws a seed, which must not come from the run's random numbers.
+            generator=torch.Generator(),
             prefetch_factor=4 if workers > 0 else None,
         )
 
@@ -136,29 +144,16 @@ class Loader:
         return len(self._loader)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        before = set(multiprocessing.active_children())
-        batches = iter(
-            self._loader
-        )  # held here alone, so that closing this generator ends the workers
-        workers = set(multiprocessing.active_children()) - before
-        while True:
-            try:
-                batch = next(batches, None)
-            except (
-                RuntimeError,
-                OSError,
-                EOFError,
-            ) as error:  # what torch says of a lost worker depends on when it went
-                raise _lost(workers, error) from error
-            if batch is None:
-                return
+        # Only this generator holds the iterator, so closing it ends the workers.
+        batches = Watched(self._loader)
+        while (batch := batches.next()) is not None:
             if isinstance(batch, FreqKDError):
                 raise batch
             yield batch
 
 
 def whole_batches(
-    pictures: Pictures,
+    images: ImageSource,
     batch_size: int | Callable[[int, int], int],
     workers: int = 0,
     *,
@@ -166,15 +161,17 @@ def whole_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Loader:
-    """The view ``whole`` of every picture of a split, or of ``indices``; pictures of different padded sizes never share a batch.
+    """Return a loader of the view ``whole`` of every image of a split, or of ``indices``.
 
     ``batch_size`` may be a function of the padded height and width.
-    Of several processes each takes whole batches, so that a picture's batch, and so its every bit, does not depend on their number.
+
+    Images of different padded sizes never share a batch. Of several processes each loads whole
+    batches, so that the batch of an image, and every bit, does not depend on their number.
     """
-    dataset = ViewDataset(pictures, None)
+    dataset = ViewDataset(images, None)
     waiting: dict[tuple[int, int], list[Item]] = {}
     batches: list[list[Item]] = []
-    for index in range(len(pictures)) if indices is None else indices:
+    for index in range(len(images)) if indices is None else indices:
         view = dataset.view((index, WHOLE))
         group = waiting.setdefault((view.height, view.width), [])
         group.append((index, WHOLE))
@@ -182,44 +179,3 @@ def whole_batches(
         if len(group) == most:
             batches.append(waiting.pop((view.height, view.width)))
     return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
-
-
-def _lost(workers: set[BaseProcess], error: Exception) -> Exception:
-    """What to raise for ``error``: how a worker ended, if one did, else the error itself."""
-    for worker in workers:
-        with contextlib.suppress(RuntimeError):  # torch's own, from its handler of SIGCHLD
-            worker.join(1.0)  # its connections close a moment before it counts as ended
-        if worker.exitcode is not None:
-            how = (
-                f"signal {-worker.exitcode}"
-                if worker.exitcode < 0
-                else f"exit code {worker.exitcode}"
-            )
-            need = "workers that live as long as the run; signal 9 is most often the system, out of memory"
-            return FreqKDError(
-                "a process that loads data has ended",
-                got=how,
-                need=need,
-                tip="fewer data.workers, or 0",
-            )
-    return error
-
-
-def _stay(worker: int) -> None:
-    """Workers leave Ctrl-C and termination of the whole process group to the main process, which saves its state before it ends them.
-
-    A worker obeys SIGTERM from its own main process alone. Who sent a signal is known to ``sigwaitinfo`` only, hence the thread; where
-    the system lacks it (macOS), workers end at once.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-
-
-def _obey(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

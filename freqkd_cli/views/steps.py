@@ -1,4 +1,7 @@
-"""Which pictures a step sees. Order depends on the seed and the epoch alone, so a run can be taken up at any step."""
+"""Which images a step uses.
+
+The order depends on the seed and the epoch alone, so a run can be resumed at any step.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ import numpy as np
 from freqkd_cli.errors import UsageError
 
 WHOLE = -1
-"""Draw number, and number of the stored view, that stands for the view ``whole``."""
+"""Draw number of the view ``whole``, and the number of its stored view."""
 
 Item = tuple[int, int]
-"""(index of the picture, how often it was drawn before); the second is :data:`WHOLE` for the whole picture."""
+"""(index of the image, how often it was drawn before).
+
+The second is :data:`WHOLE` for the whole image.
+"""
 
 
 def schedule(
     length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True
 ) -> list[list[int]]:
-    """The batches of one epoch: a permutation of ``range(length)`` that (seed, epoch) alone decide."""
+    """Return the batches of one epoch: a permutation of ``range(length)`` from (seed, epoch)."""
     key = np.random.SeedSequence([3, seed & (2**64 - 1), epoch])
     order = np.argsort(
         np.random.Generator(np.random.Philox(key)).random(length), kind="stable"
@@ -30,18 +36,20 @@ def schedule(
 
 @dataclass(frozen=True)
 class Steps:
-    """Batch sampler of a training: the items of the steps ``start`` .. ``stop`` - 1, across epochs.
+    """Batch sampler of a training: the items of steps ``start`` .. ``stop`` - 1, across epochs.
 
     Attributes:
-        length: number of pictures.
-        batch_size: pictures per step, over all processes together.
+        length: number of images.
+        batch_size: images per step, over all processes together.
         seed: ``train.seed``.
-        start: first step, so that an interrupted run continues where it was.
+        start: first step, above 0 in a resumed run.
         stop: the step after the last one.
-        process: number of this process, ``processes`` in all; each takes every ``processes``-th item of a batch.
+        process: number of this process, of ``processes``; each takes every ``processes``-th item
+            of a batch.
 
     Raises:
-        UsageError: fewer pictures than one batch, or a batch that the processes cannot share equally.
+        UsageError: fewer images than one batch, or a batch that the processes cannot share
+            equally.
     """
 
     length: int
@@ -56,15 +64,17 @@ class Steps:
         if self.length < self.batch_size or self.batch_size < 1:
             raise UsageError(
                 "the data set is smaller than one batch",
-                got=f"{self.length} pictures, batch_size {self.batch_size}",
-                tip="a smaller train.batch_size",
+                got=f"{self.length} images and train.batch_size {self.batch_size}",
+                tip=f"set train.batch_size to at most {self.length}",
+                key="batch_size",
             )
         if self.batch_size % self.processes:
             raise UsageError(
                 "the processes cannot share a batch equally",
-                got=f"batch_size {self.batch_size}, {self.processes} processes",
+                got=f"train.batch_size {self.batch_size} and {self.processes} processes",
                 need=f"a multiple of {self.processes}",
-                tip=f"train.batch_size={self._nearest()}, or fewer processes",
+                tip=f"set train.batch_size to {self._nearest()}, or start fewer processes",
+                key="batch_size",
             )
 
     def _nearest(self) -> str:

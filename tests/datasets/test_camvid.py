@@ -37,8 +37,8 @@ def open_split(root: Path | None, split: str = "train") -> Dataset:
 
 def test_folders_are_read(tmp_path):
     write(tmp_path, "train", suffix=".jpg")
-    (tmp_path / "train" / ".DS_Store").write_text("no picture")
-    (tmp_path / "train" / "._0001TP_000030.jpg").write_text("no picture either")
+    (tmp_path / "train" / ".DS_Store").write_text("no image")
+    (tmp_path / "train" / "._0001TP_000030.jpg").write_text("no image either")
     data = open_split(tmp_path)
     assert isinstance(data, Dataset) and data.labelled and len(data) == 3
     assert [data.name(i) for i in range(3)] == sorted(STEMS)
@@ -53,7 +53,7 @@ def test_folders_are_read(tmp_path):
         )
 
 
-def test_lists_decide_where_present(tmp_path):
+def test_a_list_is_used_where_it_exists(tmp_path):
     write(tmp_path, "train")
     order = (STEMS[2], STEMS[0])
     lines = [f"/SegNet/CamVid/train/{s}.png /SegNet/CamVid/trainannot/{s}.png" for s in order]
@@ -90,19 +90,19 @@ def test_lists_as_other_systems_write_them(tmp_path, content):
         (
             "/SegNet/CamVid/../secret.png /SegNet/CamVid/trainannot/a.png",
             DataBroken,
-            "train.txt:2 leaves the folder",
+            "train.txt:2 leads out of the data set's folder",
         ),
         (
-            "picture.png label.png",
+            "image.png label.png",
             DataBroken,
-            "train.txt:2 does not name a folder and a file(.|\n)*without blanks",
+            "train.txt:2 names no folder and file(.|\n)*without spaces",
         ),
         (
             "train/a 1.png trainannot/a 1.png",
             DataBroken,
-            "train.txt:2 is not a pair(.|\n)*without blanks",
+            "train.txt:2 is not an image and a label(.|\n)*without spaces",
         ),
-        ("one_word_only", DataBroken, "train.txt:2 is not a pair"),
+        ("one_word_only", DataBroken, "train.txt:2 is not an image and a label"),
         (
             f"train/{STEMS[0]}.png trainannot/{STEMS[0]}.png",
             DataBroken,
@@ -111,7 +111,7 @@ def test_lists_as_other_systems_write_them(tmp_path, content):
         (
             "train/gone.png trainannot/gone.png",
             DataBroken,
-            "2 files that .*train.txt lists are not there",
+            "2 files listed in .*train.txt are missing",
         ),
     ],
 )
@@ -124,15 +124,15 @@ def test_bad_lists_are_refused(tmp_path, line, error, match):
         open_split(tmp_path)
 
 
-def test_a_list_whose_pictures_are_all_elsewhere_is_a_split_that_is_not_there(tmp_path):
+def test_a_list_whose_images_are_all_missing_is_a_missing_split(tmp_path):
     (tmp_path / "test.txt").write_text("/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n")
     with pytest.raises(
-        DataMissing, match=r"2 files that .*test.txt lists are not there\n  got  no .*test/a.png"
+        DataMissing, match=r"2 files listed in .*test.txt are missing\n  got  no .*test/a.png"
     ):
         open_split(tmp_path, "test")
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_parts_are_named(tmp_path):
     with pytest.raises(DataMissing, match="--data-root"):
         open_split(None)
     with pytest.raises(DataMissing, match="no such folder"):
@@ -141,11 +141,11 @@ def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(DataMissing, match="no split 'val'.*\n.*train, trainannot\n.*valannot"):
         open_split(tmp_path, "val")
     (tmp_path / "trainannot" / f"{STEMS[1]}.png").unlink()
-    with pytest.raises(DataBroken, match=f"1 of 3 pictures(.|\n)*{STEMS[1]}"):
+    with pytest.raises(DataBroken, match=f"1 of 3 images(.|\n)*{STEMS[1]}"):
         open_split(tmp_path)
     for split in ("test", "testannot"):
         (tmp_path / split).mkdir()
-    with pytest.raises(DataMissing, match="no pictures"):
+    with pytest.raises(DataMissing, match="no images"):
         open_split(tmp_path, "test")
 
 
@@ -185,11 +185,11 @@ def test_damaged_files_are_named(tmp_path):
 def test_two_files_of_one_stem_are_refused(tmp_path):
     write(tmp_path, "train")
     Image.new("RGB", (17, 12)).save(tmp_path / "train" / f"{STEMS[0]}.jpg")
-    with pytest.raises(DataBroken, match="share a stem"):
+    with pytest.raises(DataBroken, match="have the same stem"):
         open_split(tmp_path)
 
 
-def test_the_manifest_follows_contents_not_places(tmp_path):
+def test_the_manifest_depends_on_contents_not_on_folders(tmp_path):
     for place in ("one", "two"):
         write(tmp_path / place, "train")
     first = open_split(tmp_path / "one").manifest()
@@ -219,21 +219,21 @@ def test_the_manifest_follows_contents_not_places(tmp_path):
 
 def test_classes_and_recipe_arguments():
     assert camvid.classes() == camvid.CLASSES and len(camvid.CLASSES) == len(camvid.PALETTE) == 11
-    assert len({tuple(colour) for colour in camvid.PALETTE}) == 11
+    assert len({tuple(color) for color in camvid.PALETTE}) == 11
     assert set(registry.arguments("datasets", "camvid").model_fields) == {"labels"}
 
 
 @pytest.mark.parametrize(("split", "number"), [("train", 367), ("val", 101)])
-def test_the_real_thing(camvid_root, split, number):
+def test_the_real_data(camvid_root, split, number):
     data = open_split(camvid_root, split)
     assert len(data) == number and len({data.name(i) for i in range(number)}) == number
-    seen = set()
+    values = set()
     for index in range(0, number, 20):
         image, labels = data.read(index)
         assert image.shape == (360, 480, 3) and labels.shape == data.image_size(index) == (360, 480)
-        seen |= set(np.unique(labels).tolist())
-        # Sky is brighter than road wherever both are in sight: pictures and labels belong together.
+        values |= set(np.unique(labels).tolist())
+        # Sky is brighter than road wherever both are in sight: images and labels belong together.
         if (labels == 0).sum() > 5000 and (labels == 3).sum() > 5000:
             assert image[labels == 0].mean() > image[labels == 3].mean()
-    assert seen == {*range(11), 255}
+    assert values == {*range(11), 255}
     assert data.manifest()["number"] == number

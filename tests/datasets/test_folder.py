@@ -1,4 +1,4 @@
-"""A folder of somebody's own pictures: both layouts, class names from three places, masks good and bad."""
+"""``folder``: both layouts, class names from three sources, valid and invalid masks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from freqkd_cli import registry
 from freqkd_cli.datasets import folder
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError
 from freqkd_cli.images.dataset import Dataset
+from freqkd_cli.images.palette import palette
 
 NAMES = ["road", "car", "tree"]
 
@@ -84,9 +85,9 @@ def test_class_names_come_from_a_file(tmp_path, file, content, ids):
     write(tmp_path, masks=[mask])
     (tmp_path / file).write_text(content)
     assert folder.classes(root=tmp_path) == tuple(NAMES) == open_split(tmp_path).classes
-    wanted = np.searchsorted(ids, mask).astype(np.uint8)
-    wanted[0, 0] = 255
-    np.testing.assert_array_equal(open_split(tmp_path).read(0)[1], wanted)
+    expected = np.searchsorted(ids, mask).astype(np.uint8)
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(open_split(tmp_path).read(0)[1], expected)
     assert folder.classes(root=tmp_path, classes=["a", "b"]) == ("a", "b")
 
 
@@ -106,7 +107,7 @@ def test_class_names_come_from_a_file(tmp_path, file, content, ids):
         "null",
     ],
 )
-def test_class_names_that_are_none_are_refused(tmp_path, content):
+def test_invalid_class_names_are_refused(tmp_path, content):
     write(tmp_path)
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(DataBroken, match="classes.json"):
@@ -114,13 +115,13 @@ def test_class_names_that_are_none_are_refused(tmp_path, content):
 
 
 def test_palette_masks_are_read_by_index(tmp_path):
-    """Index 0 is painted white and two entries share a colour: only the index tells the classes apart."""
+    """Index 0 is white and two entries share a color: only the index separates the classes."""
     masks = write(tmp_path)
     for number, mask in enumerate(masks):
-        picture = Image.fromarray(mask).convert("P")
-        picture.putdata(mask.ravel().tolist())
-        picture.putpalette([255, 255, 255, 10, 20, 30, 10, 20, 30])
-        picture.save(tmp_path / "masks" / "train" / f"p{number}.png", bits=2)
+        pil_image = Image.fromarray(mask).convert("P")
+        pil_image.putdata(mask.ravel().tolist())
+        pil_image.putpalette([255, 255, 255, 10, 20, 30, 10, 20, 30])
+        pil_image.save(tmp_path / "masks" / "train" / f"p{number}.png", bits=2)
     with Image.open(tmp_path / "masks" / "train" / "p0.png") as stored:
         assert stored.mode == "P"
     for index, mask in enumerate(masks):
@@ -139,7 +140,7 @@ def test_one_bit_and_sixteen_bit_masks(tmp_path):
         tmp_path / "masks" / "train" / "p1.png"
     )
     with pytest.raises(
-        DataBroken, match="p1.png holds label values outside the classes\n  got  256\n"
+        DataBroken, match="p1.png contains label values that belong to no class\n  got  256\n"
     ):
         data.read(1)
 
@@ -153,7 +154,7 @@ def test_values_outside_the_classes_are_refused_unless_ignored(tmp_path):
     assert (
         "p0.png" in str(caught.value)
         and "got  3, 9\n" in str(caught.value)
-        and "0 .. 2, or 255 to ignore" in str(caught.value)
+        and "0 .. 2, or 255 (ignored)" in str(caught.value)
     )
     labels = open_split(tmp_path, classes=NAMES, ignore=[9, 3]).read(0)[1]
     np.testing.assert_array_equal(labels, np.where(mask > 0, 255, 0))
@@ -163,34 +164,35 @@ def test_values_outside_the_classes_are_refused_unless_ignored(tmp_path):
         open_split(tmp_path, classes=NAMES, ignore=[256])
 
 
-def test_masks_that_are_no_masks_are_refused(tmp_path):
+def test_files_that_are_no_masks_are_refused(tmp_path):
     masks = write(tmp_path)
     Image.fromarray(masks[0][:-1]).save(tmp_path / "masks" / "train" / "p0.png")
     Image.fromarray(np.zeros((9, 14, 3), np.uint8)).save(tmp_path / "masks" / "train" / "p1.png")
     data = open_split(tmp_path, classes=NAMES)
     with pytest.raises(
-        DataBroken, match="p0.png does not fit its picture p0.JPG\n  got  8x14\n  need 9x14"
+        DataBroken,
+        match="p0.png and its image p0.JPG differ in size\n  got  8x14 (.*)\n  need 9x14",
     ):
         data.read(0)
-    with pytest.raises(DataBroken, match="p1.png is not a label image\n  got  3 channels"):
+    with pytest.raises(DataBroken, match="p1.png is not a label image\n  got  RGB colors"):
         data.read(1)
 
 
-def test_grey_and_transparent_pictures_become_rgb(tmp_path):
+def test_grey_and_transparent_images_become_rgb(tmp_path):
     write(tmp_path)
-    pictures = tmp_path / "images" / "train"
-    for path in pictures.iterdir():
+    image_files = tmp_path / "images" / "train"
+    for path in image_files.iterdir():
         path.unlink()
     grey = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
-    Image.fromarray(grey).save(pictures / "p0.png")
-    Image.fromarray(np.dstack([grey, grey // 2, grey // 3, grey])).save(pictures / "p1.png")
+    Image.fromarray(grey).save(image_files / "p0.png")
+    Image.fromarray(np.dstack([grey, grey // 2, grey // 3, grey])).save(image_files / "p1.png")
     data = open_split(tmp_path, classes=NAMES)
     np.testing.assert_array_equal(data.read(0)[0], np.dstack([grey] * 3))
     np.testing.assert_array_equal(data.read(1)[0], np.dstack([grey, grey // 2, grey // 3]))
 
 
 def shown(root: Path, name: str, save: Callable[[Path], object]) -> np.ndarray:
-    """What is read of a single picture, which has the size that was told from its header."""
+    """Return the pixels of a single image; its size from the header must agree."""
     path = place(root, "images", "train", split_first=False) / name
     save(path)
     data = open_split(root)
@@ -200,32 +202,32 @@ def shown(root: Path, name: str, save: Callable[[Path], object]) -> np.ndarray:
     return image
 
 
-def test_every_mode_is_read_right_or_refused(tmp_path):
+def test_every_mode_is_read_correctly_or_refused(tmp_path):
     """Pillow turns 16 bits a channel into white without a word."""
-    colours = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
-    picture, grey = Image.fromarray(colours), Image.fromarray(colours[..., 0])
-    flat = np.repeat(colours[..., :1], 3, 2)
-    two = picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=7)
-    clear = Image.fromarray(np.dstack([colours, colours[..., 0]]))
+    colors = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    pil_image, grey = Image.fromarray(colors), Image.fromarray(colors[..., 0])
+    flat = np.repeat(colors[..., :1], 3, 2)
+    two = pil_image.convert("P", palette=Image.Palette.ADAPTIVE, colors=7)
+    clear = Image.fromarray(np.dstack([colors, colors[..., 0]]))
     bits = grey.convert("1")
     good = {
         "l.png": (grey, flat),
         "la.png": (Image.merge("LA", [grey, grey]), flat),
         "p.png": (two, np.array(two.getpalette(), np.uint8).reshape(-1, 3)[np.array(two)]),
-        "rgba.png": (clear, colours),
+        "rgba.png": (clear, colors),
         "one.png": (bits, np.repeat(np.array(bits)[..., None] * np.uint8(255), 3, 2)),
-        "rgb.tif": (picture, colours),
+        "rgb.tif": (pil_image, colors),
         "cmyk.tif": (
-            Image.fromarray(np.dstack([255 - colours, colours[..., :1] * 0]), "CMYK"),
-            colours,
+            Image.fromarray(np.dstack([255 - colors, colors[..., :1] * 0]), "CMYK"),
+            colors,
         ),
     }
-    for name, (form, wanted) in good.items():
-        np.testing.assert_array_equal(shown(tmp_path, name, form.save), wanted, err_msg=name)
+    for name, (form, expected) in good.items():
+        np.testing.assert_array_equal(shown(tmp_path, name, form.save), expected, err_msg=name)
     np.testing.assert_array_equal(
         shown(tmp_path, "clear.png", lambda path: two.save(path, transparency=0)), good["p.png"][1]
     )
-    deep = colours[..., 0].astype(np.uint16) * 257
+    deep = colors[..., 0].astype(np.uint16) * 257
     bad = {
         "a.png": (Image.fromarray(deep), "I;16"),
         "b.tif": (Image.fromarray(deep), "I;16"),
@@ -239,53 +241,55 @@ def test_every_mode_is_read_right_or_refused(tmp_path):
         for read in (lambda data: data.read(0), lambda data: data.image_size(0)):
             with pytest.raises(
                 DataBroken,
-                match=f"cannot read .*{name}\n  got  pixels of mode {mode}, not(.|\n)*8 bits a channel",
+                match=f"cannot read .*{name}\n  got  pixels of mode {mode}, not 8 bits",
             ):
                 read(open_split(tmp_path))
         path.unlink()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright_as_labelling_tools_show_them(tmp_path, orientation):
-    """As predict shows them too; the size from the header is that of the picture turned."""
+def test_images_are_upright_as_labelling_tools_show_them(tmp_path, orientation):
+    """As predict shows them too; the size from the header is that of the image turned."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8))
+    pil_image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    )
     for name, options in (
         ("p.jpg", {"quality": 95}),
         ("p.png", {}),
         ("p.webp", {"lossless": True}),
         ("p.tif", {}),
     ):
-        picture.save(tmp_path / name, exif=exif, **options)
+        pil_image.save(tmp_path / name, exif=exif, **options)
         with Image.open(tmp_path / name) as stored:
-            wanted = np.array(ImageOps.exif_transpose(stored))
-        assert wanted.shape == ((9, 14, 3) if orientation < 5 else (14, 9, 3))
+            expected = np.array(ImageOps.exif_transpose(stored))
+        assert expected.shape == ((9, 14, 3) if orientation < 5 else (14, 9, 3))
         image = shown(tmp_path, name, lambda path, name=name: shutil.copy(tmp_path / name, path))
-        np.testing.assert_array_equal(image, wanted, err_msg=name)
+        np.testing.assert_array_equal(image, expected, err_msg=name)
 
 
-def test_masks_fit_turned_pictures_and_broken_exif_is_none(tmp_path):
+def test_masks_fit_upright_images_and_broken_exif_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     (mask,) = write(tmp_path, masks=[np.zeros((14, 9), np.uint8)])
-    path, picture = (
+    path, pil_image = (
         tmp_path / "images/train/p0.JPG",
         Image.fromarray(np.zeros((9, 14, 3), np.uint8)),
     )
-    picture.save(path, exif=exif)
+    pil_image.save(path, exif=exif)
     image, labels = open_split(tmp_path, classes=NAMES).read(0)
     assert image.shape[:2] == labels.shape == mask.shape
-    picture.save(path, exif=b"Exif\0\0no such thing")
+    pil_image.save(path, exif=b"Exif\0\0no such thing")
     with pytest.raises(
-        DataBroken, match="does not fit its picture p0.JPG\n  got  14x9\n  need 9x14"
+        DataBroken, match="and its image p0.JPG differ in size\n  got  14x9 (.*)\n  need 9x14"
     ):
         open_split(tmp_path, classes=NAMES).read(0)
 
 
-def test_pictures_without_masks(tmp_path):
-    pictures = place(tmp_path, "images", "train", False)
-    Image.new("RGB", (14, 9)).save(pictures / "p0.png")
+def test_images_without_masks(tmp_path):
+    image_files = place(tmp_path, "images", "train", False)
+    Image.new("RGB", (14, 9)).save(image_files / "p0.png")
     data = open_split(tmp_path)
     assert (
         not data.labelled
@@ -296,29 +300,29 @@ def test_pictures_without_masks(tmp_path):
     assert folder.classes(root=tmp_path) == () and open_split(
         tmp_path, classes=NAMES
     ).classes == tuple(NAMES)
-    (pictures / "p0.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
+    (image_files / "p0.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
     with pytest.raises(DataBroken, match="cannot read .*p0.png"):
         data.read(0)
     place(tmp_path, "masks", "train", False)
     with pytest.raises(DataMissing, match="no class names"):
         open_split(tmp_path)
-    with pytest.raises(DataBroken, match="1 of 1 pictures"):
+    with pytest.raises(DataBroken, match="1 of 1 images"):
         open_split(tmp_path, classes=NAMES)
 
 
-def test_links_to_nothing_are_told(tmp_path):
-    """As of a disk that is not mounted: neither pictures nor labels go missing in silence."""
+def test_broken_links_are_reported(tmp_path):
+    """As of a disk that is not mounted: neither images nor labels go missing in silence."""
     write(tmp_path)
     (tmp_path / "images/train/gone.png").symlink_to("nowhere.png")
-    with pytest.raises(DataBroken, match="1 of 3 pictures(.|\n)*no gone"):
+    with pytest.raises(DataBroken, match="1 of 3 images(.|\n)*no gone"):
         open_split(tmp_path, classes=NAMES)
     (tmp_path / "masks/train/gone.png").symlink_to("nowhere.png")
     with pytest.raises(DataBroken, match="cannot read .*gone.png\n  got  no such file"):
         open_split(tmp_path, classes=NAMES).read(0)
     assert open_split(tmp_path, classes=NAMES).name(0) == "gone"
     for path, what in (
-        ("masks/train", "a link to nothing"),
-        ("masks", "a link to nothing"),
+        ("masks/train", "a broken link"),
+        ("masks", "a broken link"),
         ("masks/train", "a file"),
     ):
         shutil.rmtree(tmp_path / "masks", ignore_errors=True)
@@ -327,11 +331,11 @@ def test_links_to_nothing_are_told(tmp_path):
         (tmp_path / path).write_text("") if what == "a file" else (tmp_path / path).symlink_to(
             tmp_path / "nowhere"
         )
-        with pytest.raises(DataBroken, match=f"{path} is no folder\n  got  {what}"):
+        with pytest.raises(DataBroken, match=f"{path} is not a folder\n  got  {what}"):
             open_split(tmp_path, classes=NAMES)
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_parts_are_named(tmp_path):
     with pytest.raises(DataMissing, match="--data-root"):
         open_split(None)
     with pytest.raises(DataMissing, match="no such folder"):
@@ -343,7 +347,7 @@ def test_what_is_missing_is_said(tmp_path):
         open_split(tmp_path)
 
 
-def test_the_manifest_names_what_shapes_the_labels(tmp_path):
+def test_the_manifest_contains_what_changes_the_labels(tmp_path):
     write(tmp_path)
     manifest = open_split(tmp_path, classes=NAMES, ignore=[9]).manifest()
     assert (
@@ -357,16 +361,17 @@ def test_the_manifest_names_what_shapes_the_labels(tmp_path):
     )
 
 
-def test_recipe_arguments_and_colours():
+def test_recipe_arguments_and_colors():
     assert set(registry.arguments("datasets", "folder").model_fields) == {
         "classes",
         "ignore",
         "zero_label",
         "label_map",
+        "colors",
     }
-    colours = folder.palette(150)
+    colors = palette(150)
     assert (
-        colours.shape == (150, 3)
-        and colours.dtype == np.uint8
-        and len({tuple(c) for c in colours}) == 150
+        colors.shape == (150, 3)
+        and colors.dtype == np.uint8
+        and len({tuple(c) for c in colors}) == 150
     )

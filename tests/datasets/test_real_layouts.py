@@ -1,4 +1,4 @@
-"""Cityscapes, ADE20K and Pascal VOC in their real layouts: known label values in and out, lists, and what is said of missing files."""
+"""Cityscapes, ADE20K and Pascal VOC in their real layouts: labels, lists, missing files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def open_split(name: str, root: Path | None, split: str = "train", **arguments: 
 
 
 def stored(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as pil_image:
+        return np.array(pil_image)
 
 
 def test_cityscapes_ids_become_train_ids_by_the_authors_table(tmp_path):
@@ -38,7 +38,7 @@ def test_cityscapes_ids_become_train_ids_by_the_authors_table(tmp_path):
     assert isinstance(data, Dataset) and data.labelled
     stems = ["aachen_000000_000019", "aachen_000001_000019", "ulm_000000_000019"]
     assert [data.name(i) for i in range(len(data))] == [f"{stem}_leftImg8bit" for stem in stems], (
-        "the stems of the picture files"
+        "the stems of the image files"
     )
     for index, stem in enumerate(stems):
         image, labels = data.read(index)
@@ -58,24 +58,25 @@ def test_cityscapes_ids_become_train_ids_by_the_authors_table(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc"])
-def test_what_predict_writes_is_what_predictions_are_looked_for_under(tmp_path, freqkd, name):
-    """One name for a picture everywhere, the stem of its file: in predict, in eval --masks and in eval --predictions."""
+def test_predictions_are_named_by_the_stem_of_their_image(tmp_path, freqkd, name):
+    """predict, eval --masks and eval --predictions name an image by the stem of its file."""
     root = tmp_path / "data"
     layouts.voc(root, layouts.full_palette()) if name == "voc" else getattr(layouts, name)(root)
     data = open_split(name, root, "val")
     assert [data.name(i) for i in range(len(data))] == [pair.image.stem for pair in data.pairs]
     torch.manual_seed(0)
     save_model(tmp_path / "run", fast_scnn.build(classes=len(data.classes), width=0.25))
-    text = f"version: 1\ndata: {{name: {name}, size: [64, 64], root: {root}, workers: 0}}\nstudent: {{name: fast_scnn, width: 0.25}}\n"
+    text = f"version: 1\ndata: {{name: {name}, size: [64, 64], root: {root}, workers: 0}}\n"
+    text += "student: {name: fast_scnn, width: 0.25}\n"
     (tmp_path / "run/recipe.yaml").write_text(
         f"{text}losses: [{{name: cross_entropy}}]\ntrain: {{steps: 1}}\n"
     )
-    pictures = [pair.image for pair in data.pairs]
+    image_files = [pair.image for pair in data.pairs]
     assert (
         freqkd(
             "predict",
             tmp_path / "run",
-            *pictures,
+            *image_files,
             "--out",
             tmp_path / "predict",
             "--labels-only",
@@ -98,12 +99,12 @@ def test_cityscapes_train_ids_are_read_as_they_are(tmp_path):
     raw = stored(tmp_path / "gtFine/train/ulm/ulm_000000_000019_gtFine_labelTrainIds.png")
     np.testing.assert_array_equal(data.read(2)[1], raw)
     with pytest.raises(
-        DataBroken, match="3 of 3 pictures(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"
+        DataBroken, match="3 of 3 images(.|\n)*labelIds.png(.|\n)*--set data.labels=labelTrainIds"
     ):
         open_split("cityscapes", tmp_path)
     (tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelTrainIds.png").unlink()
     with pytest.raises(
-        DataBroken, match="1 of 3 pictures(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"
+        DataBroken, match="1 of 3 images(.|\n)*no ulm_000000_000019_gtFine_labelTrainIds.png"
     ):
         open_split("cityscapes", tmp_path, "val", labels="labelTrainIds")
     assert data.manifest()["arguments"] == {"labels": "labelTrainIds"}
@@ -136,7 +137,7 @@ def test_ade20k_reduces_zero_once(tmp_path, above):
     ) and len(set(ade20k.CLASSES)) == 150
 
 
-def test_ade20k_that_was_reduced_before_is_kept_when_said(tmp_path):
+def test_ade20k_that_was_reduced_before_is_read_with_zero_label_keep(tmp_path):
     layouts.ade20k(tmp_path, (*range(150), 255))
     data = open_split("ade20k", tmp_path, zero_label="keep")
     np.testing.assert_array_equal(
@@ -144,12 +145,12 @@ def test_ade20k_that_was_reduced_before_is_kept_when_said(tmp_path):
     )
     with pytest.raises(
         DataBroken,
-        match="got  255\n(.|\n)*--set data.zero_label=keep where the files were reduced before",
+        match="got  255\n(.|\n)*--set data.zero_label=keep if the files were reduced before",
     ):
         open_split("ade20k", tmp_path).read(0)
 
 
-VOC_COLOURS = {
+VOC_COLORS = {
     1: (128, 0, 0),
     2: (0, 128, 0),
     4: (0, 0, 128),
@@ -167,15 +168,15 @@ def test_voc_reads_indices_by_its_lists(tmp_path, below):
     assert [data.name(i) for i in range(len(data))] == ["2007_000000", "2007_000001", "2007_000002"]
     for index in range(3):
         path = tmp_path / below / "SegmentationClass" / f"{data.name(index)}.png"
-        with Image.open(path) as picture:
-            assert picture.mode == "P"
+        with Image.open(path) as pil_image:
+            assert pil_image.mode == "P"
         np.testing.assert_array_equal(data.read(index)[1], stored(path))
     assert len(open_split("voc", tmp_path, "val")) == 2
     unlabelled = open_split("voc", tmp_path, "test")
     assert len(unlabelled) == 2 and not unlabelled.labelled and unlabelled.read(1)[1] is None
 
 
-def test_lists_and_suffixes_as_other_systems_write_them(tmp_path):
+def test_lists_and_suffixes_of_other_systems_are_read(tmp_path):
     layouts.voc(tmp_path / "voc", layouts.full_palette())
     (tmp_path / "voc/ImageSets/Segmentation/train.txt").write_bytes(
         b"\xef\xbb\xbf2007_000000\r\na.b\r\n\r\n"
@@ -201,39 +202,39 @@ def test_lists_and_suffixes_as_other_systems_write_them(tmp_path):
     assert len(data) == 3 and data.read(2)[1] is not None
 
 
-def test_two_pictures_of_one_name_would_write_one_file(tmp_path):
+def test_two_images_of_one_name_would_write_one_file(tmp_path):
     layouts.cityscapes(tmp_path)
     for kind in ("leftImg8bit", "gtFine"):
         shutil.copytree(tmp_path / kind / "train/ulm", tmp_path / kind / "train/ulm2")
     with pytest.raises(
         DataBroken,
-        match="two pictures of the split share a stem(.|\n)*ulm/ulm_000000(.|\n)*ulm2/ulm_000000",
+        match="two images of the split have the same stem(.|\n)*ulm/ulm_0(.|\n)*ulm2/ulm_0",
     ):
         open_split("cityscapes", tmp_path)
 
 
-def test_voc_names_and_colours_are_the_official_ones():
+def test_voc_names_and_colors_are_the_official_ones():
     from torchvision.models._meta import _VOC_CATEGORIES
 
     assert voc.CLASSES[1:] == tuple(_VOC_CATEGORIES[1:])
-    assert {index: tuple(voc.PALETTE[index].tolist()) for index in VOC_COLOURS} == VOC_COLOURS
-    assert voc.colour(255) == voc.BORDER and len({tuple(colour) for colour in voc.PALETTE}) == 21
+    assert {index: tuple(voc.PALETTE[index].tolist()) for index in VOC_COLORS} == VOC_COLORS
+    assert voc.color(255) == voc.BORDER and len({tuple(color) for color in voc.PALETTE}) == 21
 
 
-def test_voc_masks_that_became_colours_are_read_when_said(tmp_path):
+def test_voc_masks_converted_to_colors_are_read_with_labels_colors(tmp_path):
     layouts.voc(tmp_path, layouts.full_palette())
-    wanted = open_split("voc", tmp_path).read(0)[1]
+    expected = open_split("voc", tmp_path).read(0)[1]
     path = tmp_path / "SegmentationClass" / "2007_000000.png"
-    with Image.open(path) as picture:
-        picture.convert("RGB").save(path)
+    with Image.open(path) as pil_image:
+        pil_image.convert("RGB").save(path)
     with pytest.raises(
         DataBroken,
-        match="is not a label image(.|\n)*--set data.labels=colors where they are the colours of VOC's palette",
+        match="is not a label image(.|\n)*--set data.labels=colors if they are the colors of VOC",
     ):
         open_split("voc", tmp_path).read(0)
     data = open_split("voc", tmp_path, labels="colors")
-    np.testing.assert_array_equal(data.read(0)[1], wanted)
-    assert data.read(1)[1] is not None, "palette masks beside them are read by their colours too"
+    np.testing.assert_array_equal(data.read(0)[1], expected)
+    assert data.read(1)[1] is not None, "palette masks beside them are read by their colors too"
 
 
 def test_voc_lists_for_training(tmp_path):
@@ -256,23 +257,23 @@ def test_voc_lists_for_training(tmp_path):
         )
     assert len(open_split("voc", tmp_path, "val", train_list="trainaug")) == 2
     (lists / "train_aug.txt").write_text("2007_000003\n")
-    with pytest.raises(DataBroken, match="1 pictures of .*train_aug.txt are in val.txt too"):
+    with pytest.raises(DataBroken, match="1 images of .*train_aug.txt are in val.txt too"):
         open_split("voc", tmp_path, train_list="trainaug")
 
 
 @pytest.mark.parametrize(
     ("line", "error", "match"),
     [
-        ("2007_999999", DataBroken, "2 files that .*train.txt lists are not there"),
+        ("2007_999999", DataBroken, "2 files listed in .*train.txt are missing"),
         ("2007_000000", DataBroken, "train.txt:4 lists a stem twice"),
-        ("2007_000003 -1", DataBroken, "train.txt:4 does not name a folder and a file"),
+        ("2007_000003 -1", DataBroken, "train.txt:4 names no folder and file"),
         (
             "JPEGImages/../x.jpg SegmentationClass/2007_000003.png",
             DataBroken,
-            "train.txt:4 leaves the folder",
+            "train.txt:4 leads out of the data set's folder",
         ),
-        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
-        ("../../secret", DataBroken, "train.txt:4 is neither a stem nor a pair"),
+        ("..\\secret", DataBroken, "train.txt:4 is neither a stem nor an image"),
+        ("../../secret", DataBroken, "train.txt:4 is neither a stem nor an image"),
         ("a b c", DataBroken, "train.txt:4 is neither"),
     ],
 )
@@ -292,7 +293,7 @@ def test_bad_voc_lists_are_refused(tmp_path, line, error, match):
         ("voc", "ImageSets/Segmen"),
     ],
 )
-def test_what_is_missing_is_said_with_the_layout(tmp_path, name, layout):
+def test_missing_data_is_reported_with_the_layout(tmp_path, name, layout):
     (tmp_path / "other").mkdir()
     for root, got in (
         (None, f"{name} needs the folder"),

@@ -1,4 +1,4 @@
-"""Streets: the same everywhere, fast, every class there, and hard in the two ways that they promise."""
+"""``scenes``: reproducible, fast, all classes common, hard in layout and in detail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digest(labels: np.ndarray) -> str:
     return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
 
 
-# --- the same everywhere ---------------------------------------------------------------------------------------------------------
+# --- the same everywhere ---
 
 LABELS = {
     ("train", 0): "6fffec2406374eb4",
@@ -55,19 +55,20 @@ PIXELS = {
 
 
 @pytest.mark.parametrize(("split", "index"), list(LABELS))
-def test_labels_and_pictures_are_the_known_ones(split, index):
+def test_labels_and_images_are_the_known_ones(split, index):
     image, labels = scenes.build(split=split).read(index)
     assert digest(labels) == LABELS[split, index]
     known = np.frombuffer(bytes.fromhex(PIXELS[split, index]), np.uint8)
     assert np.abs(image[24::48, 32::64].ravel().astype(int) - known).max() <= 1
 
 
-def test_a_street_does_not_depend_on_what_was_drawn_before():
+def test_an_image_does_not_depend_on_earlier_ones():
     script = (
         "import hashlib, json\n"
         "from freqkd_cli.datasets import scenes\n"
         "d = scenes.build(split='val', seed=3)\n"
-        "print(json.dumps({i: [hashlib.sha256(x.tobytes()).hexdigest() for x in d.read(i)] for i in (9, 2, 5)}))"
+        "sha = lambda x: hashlib.sha256(x.tobytes()).hexdigest()\n"
+        "print(json.dumps({i: [sha(x) for x in d.read(i)] for i in (9, 2, 5)}))"
     )
     elsewhere = json.loads(
         subprocess.run(
@@ -94,7 +95,7 @@ def test_splits_seeds_and_indices_give_other_streets():
     assert len(seen) == len(keys)
 
 
-def test_streets_do_not_end():
+def test_a_split_is_endless():
     split = scenes.build(split="train", length=5)
     assert len(split) == 5
     assert split.read(10**9)[0].shape == (192, 256, 3)
@@ -102,7 +103,7 @@ def test_streets_do_not_end():
         split.read(-1)
 
 
-# --- form ------------------------------------------------------------------------------------------------------------------------
+# --- form ---
 
 
 def test_it_is_a_data_set():
@@ -110,7 +111,7 @@ def test_it_is_a_data_set():
     assert isinstance(split, Dataset)
     assert len(split) == 7 and split.labelled and split.image_size(0) == (192, 256)
     assert split.classes == scenes.classes() and split.palette.shape == (len(split.classes), 3)
-    assert len({tuple(colour) for colour in split.palette.tolist()}) == len(split.classes)
+    assert len({tuple(color) for color in split.palette.tolist()}) == len(split.classes)
     assert len({split.name(index) for index in range(7)}) == 7
     manifest = json.loads(json.dumps(split.manifest()))
     assert (
@@ -118,7 +119,7 @@ def test_it_is_a_data_set():
         and manifest["arguments"]["seed"] == 5
         and manifest["number"] == 7
     )
-    assert set(scenes.LAYOUT) | set(scenes.FINE) <= set(split.classes)
+    assert set(scenes.GLOBAL_CLASSES) | set(scenes.DETAIL_CLASSES) <= set(split.classes)
 
 
 @pytest.mark.parametrize("size", [(192, 256), (97, 131), (48, 64), (33, 250), (288, 384), (16, 16)])
@@ -153,7 +154,7 @@ def test_every_class_is_common(streets):
 
 
 @pytest.mark.timing
-def test_five_milliseconds():
+def test_an_image_takes_at_most_five_milliseconds():
     split = scenes.build(split="train")
     split.read(0)  # makes the textures, once per size
 
@@ -165,11 +166,11 @@ def test_five_milliseconds():
             spent.append(time.process_time() - start)
         return float(np.median(spent))
 
-    # Time of this process alone, and up to three rounds: what else runs on the machine slows the caches and the clock now and then.
+    # Time of this process alone, in up to three rounds: other processes slow the caches.
     assert any(median() <= 0.005 for _ in range(3))
 
 
-# --- fine classes: there at full resolution, gone in a blur ------------------------------------------------------------------------
+# --- fine classes: there at full resolution, gone in a blur ---
 
 
 def spots(
@@ -177,12 +178,17 @@ def spots(
 ) -> list[tuple[int, int]]:
     """Places whose window of ``2 reach + 1`` pixels holds one class alone."""
     pure = np.array(labels == code)
-    found = np.argwhere(minimum_filter(pure.view(np.uint8), 2 * reach + 1, mode="constant", cval=0))
-    return [tuple(found[i]) for i in rng.permutation(len(found))[:number]]
+    candidates = np.argwhere(
+        minimum_filter(pure.view(np.uint8), 2 * reach + 1, mode="constant", cval=0)
+    )
+    return [tuple(candidates[i]) for i in rng.permutation(len(candidates))[:number]]
 
 
 def pieces(labels: np.ndarray, code: int, boards: bool) -> np.ndarray:
-    """The class without those of its pieces that are not boards (or that are): boards are small and square, barriers long."""
+    """Return the pieces of a class that are boards, or those that are not.
+
+    Boards are small and square, barriers long.
+    """
     numbered, _ = label(labels == code)
     small = [0] + [
         1 if s[1].stop - s[1].start <= 24 and s[0].stop - s[0].start <= 24 else 2
@@ -192,7 +198,7 @@ def pieces(labels: np.ndarray, code: int, boards: bool) -> np.ndarray:
 
 
 def local_look(image: np.ndarray, y: int, x: int) -> list[float]:
-    """Colour, spread and mean steps down, across and diagonally, in 7x7 pixels."""
+    """Color, spread and mean steps down, across and diagonally, in 7x7 pixels."""
     window = image[y - 3 : y + 4, x - 3 : x + 4]
     grey = window.mean(2)
     steps = [
@@ -204,7 +210,7 @@ def local_look(image: np.ndarray, y: int, x: int) -> list[float]:
     return [*window.mean((0, 1)), grey.std(), *steps, abs(bow)]
 
 
-def told_apart(train: tuple, test: tuple) -> float:
+def separability(train: tuple, test: tuple) -> float:
     forest = RandomForestClassifier(40, min_samples_leaf=3, random_state=0).fit(*train)
     guess, truth = forest.predict(test[0]), np.array(test[1])
     return float(np.mean([np.mean(guess[truth == k] == k) for k in (0, 1)]))
@@ -237,19 +243,19 @@ def fine_pairs(streets, name: str, sigmas: tuple[float, ...]) -> list[tuple[list
     return out
 
 
-@pytest.mark.parametrize("name", scenes.FINE)
+@pytest.mark.parametrize("name", scenes.DETAIL_CLASSES)
 def test_fine_classes_live_in_the_high_frequencies(streets, name):
     train, test = (fine_pairs(part, name, (0, 2.5)) for part in (streets[:100], streets[100:]))
-    sharp, blurred = (told_apart(*both) for both in zip(train, test, strict=True))
+    sharp, blurred = (separability(*both) for both in zip(train, test, strict=True))
     assert sharp > 0.93
     assert blurred < 0.62
 
 
-# --- layout classes: alike in a patch, clear from the whole -----------------------------------------------------------------------
+# --- layout classes: alike in a patch, clear from the whole ---
 
 
 def patch_look(image: np.ndarray, y: int, x: int) -> list[float]:
-    """A 23x23 patch: colour, its slope down and across, spread, fine steps."""
+    """A 23x23 patch: color, its slope down and across, spread, fine steps."""
     patch = image[y - 11 : y + 12, x - 11 : x + 12].astype(float)
     grey, t = patch.mean(2), np.linspace(-1, 1, 23)
     slopes = [float(v) for axis in (1, 0) for v in (patch.mean(axis) * t[:, None]).mean(0)]
@@ -263,7 +269,7 @@ def patch_look(image: np.ndarray, y: int, x: int) -> list[float]:
 
 
 def surroundings(far: np.ndarray, y: int, x: int) -> list[float]:
-    """Where the patch lies, and how the colours of a blurred picture change above and below it."""
+    """Where the patch lies, and how the colors of a blurred image change above and below it."""
     column = far[y + 192 - 144 : y + 192 + 145 : 8, x]
     return [y, x, *np.abs(column - far[y + 192, x]).sum(1)]
 
@@ -280,17 +286,17 @@ def layout_pairs(streets, pair: tuple[str, str], whole: bool) -> tuple[list, lis
             ((192, 192), (0, 0), (0, 0)),
             constant_values=-99,
         )
-        for kind, found in enumerate(places):
-            for y, x in found:
+        for kind, patches in enumerate(places):
+            for y, x in patches:
                 looks.append(patch_look(image, y, x) + (surroundings(far, y, x) if whole else []))
                 truth.append(kind)
     return looks, truth
 
 
 @pytest.mark.parametrize("pair", [("road", "pavement"), ("sky", "water")])
-def test_layout_classes_need_the_whole_picture(streets, pair):
+def test_layout_classes_need_the_whole_image(streets, pair):
     alone, whole = (
-        told_apart(layout_pairs(streets[:110], pair, w), layout_pairs(streets[110:], pair, w))
+        separability(layout_pairs(streets[:110], pair, w), layout_pairs(streets[110:], pair, w))
         for w in (False, True)
     )
     assert alone < 0.62

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from freqkd_cli.datasets.voc import colour
+from freqkd_cli.datasets.voc import color
 
 SIZE = (64, 96)
 
@@ -18,12 +18,12 @@ def save(
 ) -> None:
     """Write an image, its folders too; with a palette the pixels are indices."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(pixels)
+    pil_image = Image.fromarray(pixels)
     if palette is not None:
-        picture = Image.new("P", pixels.shape[::-1])
-        picture.putdata(pixels.ravel().tolist())
-        picture.putpalette(list(palette))
-    picture.save(path, **options)
+        pil_image = Image.new("P", pixels.shape[::-1])
+        pil_image.putdata(pixels.ravel().tolist())
+        pil_image.putpalette(list(palette))
+    pil_image.save(path, **options)
 
 
 def noise(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -107,4 +107,4 @@ def folder(
 
 
 def full_palette() -> list[int]:
-    return [part for index in range(256) for part in colour(index)]
+    return [part for index in range(256) for part in color(index)]

@@ -113,16 +113,16 @@ def test_a_low_pass_costs_the_fine_classes_and_spares_the_layout(teacher, street
         streets,
         lambda images: _plain(teacher, F.gaussian_blur(images, [17, 17], [2.5, 2.5])),
     )
-    assert _drop(before, after, scenes.FINE) >= 20
-    assert _drop(before, after, scenes.LAYOUT) <= 5
+    assert _drop(before, after, scenes.DETAIL_CLASSES) >= 20
+    assert _drop(before, after, scenes.GLOBAL_CLASSES) <= 5
 
 
 @pytest.mark.slow
 def test_small_tiles_cost_the_layout_and_spare_the_fine_classes(teacher, streets):
     before = _ious(teacher, streets, lambda images: _away_from_the_rim(_plain(teacher, images)))
     after = _ious(teacher, streets, lambda images: _tiles(teacher, images))
-    assert _drop(before, after, scenes.LAYOUT) >= 20
-    assert _drop(before, after, scenes.FINE) <= 5
+    assert _drop(before, after, scenes.GLOBAL_CLASSES) >= 20
+    assert _drop(before, after, scenes.DETAIL_CLASSES) <= 5
 
 
 @pytest.mark.slow

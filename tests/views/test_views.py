@@ -1,4 +1,4 @@
-"""Views: the key decides them, plain numpy, Pillow and scipy say what they should look like."""
+"""Views: drawn from their key, and compared with numpy, Pillow and scipy."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from freqkd_cli.views.steps import Steps, schedule
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
 
 PINNED_GEOMETRY = (-8, -13, (8, 37, 68, 68))
-PINNED_COLOURS = [1.208857972907, 1.217795696055, 1.235771814448, 0.049235321039, 1.407160145776]
+PINNED_COLORS = [1.208857972907, 1.217795696055, 1.235771814448, 0.049235321039, 1.407160145776]
 BUSY = ViewSpec((40, 56), scale=(0.5, 1.5), color=0.3, blur=0.5, isolate=0.3)
 
 
 class Memory:
-    """Random pictures of given sizes, with labels that repeat the red channel's upper bits."""
+    """Random images of given sizes, with labels that repeat the red channel's upper bits."""
 
     def __init__(
         self, sizes: list[tuple[int, int]], labelled: bool = True, broken: int | None = None
@@ -47,7 +47,7 @@ class Memory:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         if index == self.broken:
             raise DataBroken(
-                "cannot read picture.png", got="rubbish", need="a picture", tip="another one"
+                "cannot read image.png", got="rubbish", need="a image", tip="another one"
             )
         image = self.images[index]
         return image, image[..., 0] // 32 if self.labelled else None
@@ -57,10 +57,10 @@ def views_of(spec: ViewSpec, number: int, size: tuple[int, int] = (48, 64)) -> l
     return [draw(spec, size, view_seed=3, index=index, draw=0) for index in range(number)]
 
 
-# --- drawing -----------------------------------------------------------------------------------------------------------------------
+# --- drawing ---
 
 
-def test_the_key_decides_and_every_part_of_it_counts():
+def test_a_view_depends_on_every_part_of_its_key():
     def key(seed: int, index: int, n: int) -> View:
         return draw(BUSY, (48, 64), view_seed=seed, index=index, draw=n)
 
@@ -71,7 +71,7 @@ def test_the_key_decides_and_every_part_of_it_counts():
     )
 
 
-def test_a_key_means_the_same_in_every_version():
+def test_a_key_gives_the_same_view_in_every_version():
     """Stored caches rely on it: a change of these numbers needs a new cache format."""
     view = draw(
         ViewSpec((96, 128), scale=(0.5, 2.0), color=0.4, blur=1.0, isolate=1.0),
@@ -85,14 +85,14 @@ def test_a_key_means_the_same_in_every_version():
     assert view.flip == (uniform[3] < 0.5)
     assert (view.top, view.left, view.kept) == PINNED_GEOMETRY
     assert [view.brightness, view.contrast, view.saturation, view.hue, view.blur] == pytest.approx(
-        PINNED_COLOURS, abs=1e-11
+        PINNED_COLORS, abs=1e-11
     )
 
 
-def test_json_gives_the_same_view_back():
+def test_a_view_survives_json():
     for view in [*views_of(BUSY, 40), whole((33, 64))]:
-        found = json.loads(json.dumps(asdict(view)))
-        assert View(**found | {"kept": found["kept"] and tuple(found["kept"])}) == view
+        fields = json.loads(json.dumps(asdict(view)))
+        assert View(**fields | {"kept": fields["kept"] and tuple(fields["kept"])}) == view
 
 
 def test_switching_one_change_off_leaves_the_others():
@@ -112,7 +112,7 @@ def test_switching_one_change_off_leaves_the_others():
             still.hue,
         )
         assert (full.scale, full.flip, full.kept) == (grey.scale, grey.flip, grey.kept)
-        assert not grey.changes_colour
+        assert not grey.changes_color
 
 
 def test_draws_cover_their_ranges():
@@ -154,19 +154,19 @@ def test_a_spec_out_of_range_is_refused(wrong):
         ViewSpec(**{"size": (32, 32), **wrong})
 
 
-# --- geometry ----------------------------------------------------------------------------------------------------------------------
+# --- geometry ---
 
 
 @pytest.fixture
-def picture() -> tuple[np.ndarray, np.ndarray]:
+def image_and_labels() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (31, 45, 3), dtype=np.uint8), rng.integers(
         0, 9, (31, 45), dtype=np.uint8
     )
 
 
-def test_crop_pad_and_flip_equal_numpy(picture):
-    image, labels = picture
+def test_crop_pad_and_flip_equal_numpy(image_and_labels):
+    image, labels = image_and_labels
     for top, left, height, width, flip in [
         (0, 0, 31, 45, False),
         (3, 5, 20, 30, True),
@@ -190,8 +190,8 @@ def test_crop_pad_and_flip_equal_numpy(picture):
 
 
 @pytest.mark.parametrize("scale", [0.4, 0.75, 1.3, 2.0])
-def test_zoom_agrees_with_pillow(picture, scale):
-    image, _ = picture
+def test_zoom_agrees_with_pillow(image_and_labels, scale):
+    image, _ = image_and_labels
     smooth = scipy.ndimage.gaussian_filter(image.astype(float), (1, 1, 0)).astype(np.uint8)
     height, width = int(31 * scale + 0.5), int(45 * scale + 0.5)
     seen, _, valid = apply_geometry(View(scale, 0, 0, height, width), smooth, None)
@@ -202,9 +202,9 @@ def test_zoom_agrees_with_pillow(picture, scale):
     assert valid.all()
 
 
-def test_labels_and_image_stay_on_top_of_each_other(picture):
+def test_labels_and_image_stay_aligned(image_and_labels):
     """Doubling repeats every label; any zoom keeps a label where its pixel is."""
-    image, labels = picture
+    image, labels = image_and_labels
     _, doubled, _ = apply_geometry(View(2.0, 0, 0, 62, 90), image, labels)
     np.testing.assert_array_equal(doubled.numpy(), labels.repeat(2, 0).repeat(2, 1))
     blocks = np.kron(np.random.default_rng(1).integers(0, 8, (4, 6)), np.ones((16, 16))).astype(
@@ -223,10 +223,10 @@ def test_labels_and_image_stay_on_top_of_each_other(picture):
         )
 
 
-def test_whole_is_the_picture_padded_to_32(picture):
-    image, labels = picture
+def test_whole_is_the_image_padded_to_32(image_and_labels):
+    image, labels = image_and_labels
     view = whole((31, 45))
-    assert (view.height, view.width) == (32, 64) and not view.changes_colour
+    assert (view.height, view.width) == (32, 64) and not view.changes_color
     seen, truth, valid = apply_geometry(view, image, labels)
     np.testing.assert_array_equal(
         (255 * seen[:, :31, :45]).round().byte().permute(1, 2, 0).numpy(), image
@@ -264,21 +264,21 @@ def test_isolate_keeps_one_box_in_place():
     assert len(sides) > 10
 
 
-def test_labels_of_another_size_are_refused(picture):
+def test_labels_of_another_size_are_refused(image_and_labels):
     with pytest.raises(ShapeError):
-        apply_geometry(whole((31, 45)), picture[0], picture[1][:-1])
+        apply_geometry(whole((31, 45)), image_and_labels[0], image_and_labels[1][:-1])
 
 
-# --- colours -----------------------------------------------------------------------------------------------------------------------
+# --- colors ---
 
 PLAIN = View(1.0, 0, 0, 24, 31)
 
 
-def colour_view(**changes: float) -> View:
+def color_view(**changes: float) -> View:
     return View(1.0, 0, 0, 24, 31, **changes)
 
 
-def test_colours_equal_their_formulas():
+def test_colors_equal_their_formulas():
     image = torch.rand(3, 24, 31, generator=torch.Generator().manual_seed(0))
     pixels = image.numpy().astype(np.float64)
     grey = np.tensordot([0.2989, 0.587, 0.114], pixels, 1)
@@ -287,13 +287,13 @@ def test_colours_equal_their_formulas():
         "contrast": np.clip(0.7 * pixels + 0.3 * grey.mean(), 0, 1),
         "saturation": np.clip(1.4 * pixels - 0.4 * grey, 0, 1),
     }
-    for (name, wanted), factor in zip(expected.items(), (1.3, 0.7, 1.4), strict=True):
-        changed = apply_photometric(colour_view(**{name: factor}), image)
-        np.testing.assert_allclose(changed.numpy(), wanted, atol=2e-6)
+    for (name, result), factor in zip(expected.items(), (1.3, 0.7, 1.4), strict=True):
+        changed = apply_photometric(color_view(**{name: factor}), image)
+        np.testing.assert_allclose(changed.numpy(), result, atol=2e-6)
     assert apply_photometric(PLAIN, image) is image
 
 
-def test_hue_turns_around_grey():
+def test_hue_rotates_around_grey():
     image = torch.rand(3, 24, 31, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
     assert torch.allclose(turn_hue(image, 1 / 3), F.adjust_hue(image, 1 / 3), atol=2e-6)
     assert torch.allclose(turn_hue(image, 1 / 3), image.roll(1, 0), atol=1e-6)
@@ -301,22 +301,22 @@ def test_hue_turns_around_grey():
     assert torch.allclose(turn_hue(image, 0.07).mean(0), image.mean(0), atol=1e-6)
     grey = image[:1].expand(3, -1, -1)
     assert torch.allclose(turn_hue(grey, 0.2), grey, atol=1e-6)
-    assert float((apply_photometric(colour_view(hue=0.05), image) - image).abs().max()) > 0.01
+    assert float((apply_photometric(color_view(hue=0.05), image) - image).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("sigma", [0.4, 1.7, 4.0])
 def test_blur_equals_scipy(sigma):
     image = torch.rand(3, 40, 51, generator=torch.Generator().manual_seed(2))
-    blurred = apply_photometric(colour_view(blur=sigma), image)
+    blurred = apply_photometric(color_view(blur=sigma), image)
     reach = int(np.ceil(3 * sigma))
-    wanted = scipy.ndimage.gaussian_filter(
+    expected = scipy.ndimage.gaussian_filter(
         image.numpy().astype(np.float64), (0, sigma, sigma), mode="mirror", radius=(0, reach, reach)
     )
-    np.testing.assert_allclose(blurred.numpy(), wanted, atol=2e-6)
-    assert apply_photometric(colour_view(blur=4.0), image[:, :1, :1]).shape == (3, 1, 1)
+    np.testing.assert_allclose(blurred.numpy(), expected, atol=2e-6)
+    assert apply_photometric(color_view(blur=4.0), image[:, :1, :1]).shape == (3, 1, 1)
 
 
-def test_colours_leave_the_padding_grey_and_stay_in_range():
+def test_colors_leave_the_padding_grey_and_stay_in_range():
     dataset = ViewDataset(Memory([(30, 40)] * 12), BUSY, view_seed=1)
     for index in range(12):
         sample = dataset.sample((index, 0))
@@ -324,7 +324,7 @@ def test_colours_leave_the_padding_grey_and_stay_in_range():
         assert 0 <= float(sample["image"].min()) and float(sample["image"].max()) <= 1
 
 
-# --- schedule and loading ----------------------------------------------------------------------------------------------------------
+# --- schedule and loading ---
 
 
 def test_schedule_is_a_pure_permutation():
@@ -345,7 +345,7 @@ def test_schedule_is_a_pure_permutation():
     assert sum(batches, []) != list(range(23))
 
 
-def test_steps_can_be_taken_up_anywhere_and_shared():
+def test_steps_can_be_resumed_anywhere_and_shared():
     whole_run = list(Steps(10, 4, seed=1, start=0, stop=9))
     assert len(whole_run) == 9 and [batch[0][1] for batch in whole_run] == [
         0,
@@ -379,7 +379,7 @@ def test_the_number_of_workers_changes_no_bit():
                 assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def test_a_sample_does_not_depend_on_its_batch_and_workers_serve_again():
+def test_a_sample_does_not_depend_on_its_batch_and_a_loader_can_be_iterated_twice():
     dataset = ViewDataset(Memory([(48, 64)] * 6), BUSY)
     loader = Loader(dataset, [[(0, 3), (5, 3)], [(2, 7)]], workers=1)
     first, second = list(loader), list(loader)
@@ -392,7 +392,7 @@ def test_a_sample_does_not_depend_on_its_batch_and_workers_serve_again():
     )
 
 
-def test_stored_views_come_round_again():
+def test_stored_views_repeat():
     dataset = ViewDataset(Memory([(48, 64)] * 2), BUSY, views=3)
     assert [dataset.number(n) for n in range(5)] == [0, 1, 2, 0, 1]
     assert dataset.view((1, 4)) == dataset.view((1, 1)) != dataset.view((1, 2))
@@ -402,7 +402,7 @@ def test_stored_views_come_round_again():
     )
 
 
-def test_a_clean_teacher_sees_geometry_only_and_the_student_new_colours():
+def test_a_clean_teacher_gets_geometry_only_and_the_student_new_colors():
     clean = ViewDataset(Memory([(48, 64)]), replace(BUSY, teacher_sees="clean"), views=1)
     first, later = (collate([clean[(0, n)]]) for n in (0, 1))
     assert torch.equal(first.teacher_images, later.teacher_images) and not torch.equal(
@@ -420,10 +420,11 @@ def test_a_clean_teacher_sees_geometry_only_and_the_student_new_colours():
     )
 
 
-OUTLIVES = """
+SIGNALS = """
 import multiprocessing, subprocess
 from tests.views.test_views import BUSY, Loader, Memory, ViewDataset
-batches = iter(Loader(ViewDataset(Memory([(48, 64)] * 4), BUSY), [[(0, n)] for n in range(30)], workers=1))
+dataset = ViewDataset(Memory([(48, 64)] * 4), BUSY)
+batches = iter(Loader(dataset, [[(0, n)] for n in range(30)], workers=1))
 next(batches)
 (worker,) = multiprocessing.active_children()
 for name in ("TERM", "INT"):
@@ -435,10 +436,10 @@ print(worker.exitcode)
 """
 
 
-def test_a_worker_outlives_a_signal_to_the_group_but_obeys_its_parent():
-    """In a process of its own: a worker is a fork, and would take along what other tests left in this one, threads and open files."""
+def test_a_worker_ignores_signals_except_those_of_its_parent():
+    """Run in a new process: a worker is a fork, and would inherit threads and open files."""
     done = subprocess.run(
-        [sys.executable, "-c", OUTLIVES],
+        [sys.executable, "-c", SIGNALS],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -447,7 +448,7 @@ def test_a_worker_outlives_a_signal_to_the_group_but_obeys_its_parent():
     assert done.stdout.split() == ["20", "True", "0"], done.stderr
 
 
-def test_a_worker_that_is_killed_is_told_by_its_signal():
+def test_a_killed_worker_is_an_error_that_names_its_signal():
     before = set(multiprocessing.active_children())
     batches = iter(
         Loader(ViewDataset(Memory([(48, 64)] * 4), BUSY), [[(0, n)] for n in range(30)], workers=1)
@@ -456,14 +457,14 @@ def test_a_worker_that_is_killed_is_told_by_its_signal():
     (worker,) = set(multiprocessing.active_children()) - before
     worker.kill()
     with pytest.raises(
-        FreqKDError, match="a process that loads data has ended\n  got  signal 9"
+        FreqKDError, match="a data loading process was killed\n  got  SIGKILL"
     ) as caught:
         list(batches)
     assert caught.value.exit_code == 1 and "data.workers" in caught.value.tip
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_worker_arrives_as_itself(workers):
+def test_an_error_in_a_worker_reaches_the_main_process_unchanged(workers):
     dataset = ViewDataset(Memory([(48, 64)] * 4, broken=3), BUSY)
     batches = iter(Loader(dataset, [[(0, 0), (1, 0)], [(2, 0), (3, 0)]], workers))
     assert len(next(batches)) == 2
@@ -471,21 +472,21 @@ def test_an_error_in_a_worker_arrives_as_itself(workers):
         next(batches)
     assert (
         str(caught.value)
-        == "cannot read picture.png\n  got  rubbish\n  need a picture\n  try  another one"
+        == "cannot read image.png\n  got  rubbish\n  need a image\n  try  another one"
     )
     assert (caught.value.got, caught.value.tip) == ("rubbish", "another one")
 
 
-def test_pictures_without_masks_have_no_labels():
+def test_images_without_masks_have_no_labels():
     dataset = ViewDataset(Memory([(48, 64)] * 2, labelled=False), BUSY)
     batch = collate([dataset[(0, 0)], dataset[(1, 0)]])
     assert isinstance(batch, Batch) and batch.labels is None and batch.valid.shape == (2, 40, 56)
 
 
-def test_whole_batches_never_mix_sizes_and_miss_nothing():
+def test_whole_batches_never_mix_sizes_and_contain_every_image():
     sizes = [(33, 40), (64, 64), (20, 50), (50, 64), (33, 41), (64, 33), (31, 64)]
-    pictures = Memory(sizes)
-    batches = list(whole_batches(pictures, 2))
+    image_files = Memory(sizes)
+    batches = list(whole_batches(image_files, 2))
     assert sorted(sum((b.indices.tolist() for b in batches), [])) == list(range(7))
     for batch in batches:
         assert len(batch) <= 2 and bool((batch.views == -1).all())
@@ -493,6 +494,6 @@ def test_whole_batches_never_mix_sizes_and_miss_nothing():
             height, width = sizes[index]
             assert int(batch.valid[row].sum()) == height * width
             np.testing.assert_array_equal(
-                batch.labels[row, :height, :width].numpy(), pictures.read(index)[1]
+                batch.labels[row, :height, :width].numpy(), image_files.read(index)[1]
             )
-    assert [b.indices.tolist() for b in whole_batches(pictures, 2, indices=[1, 5])] == [[1, 5]]
+    assert [b.indices.tolist() for b in whole_batches(image_files, 2, indices=[1, 5])] == [[1, 5]]

@@ -172,7 +172,7 @@ def test_data_that_is_not_there(freqkd, command):
     refused(
         freqkd(command, folder, "--out", "a"),
         4,
-        "folder needs the folder of the pictures",
+        "the data set 'folder' needs the folder of your images",
         "--data-root DIR",
     )
     refused(
@@ -266,11 +266,11 @@ def test_a_truncated_picture_leaves_an_unfinished_cache(freqkd):
 @pytest.mark.parametrize(
     ("mask", "told"),
     [
-        (np.full((64, 64), 7, np.uint8), "holds label values outside the classes\n  got  7\n  need 0 .. 2, or 255 to ignore"),
-        (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  several channels with the colour #000000\n"),
-        (np.zeros((32, 64), np.uint8), "does not fit its picture p1.jpg\n  got  32x64\n  need 64x64"),
+        (np.full((64, 64), 7, np.uint8), "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255 (ignored)"),
+        (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  the color #000000\n"),
+        (np.zeros((32, 64), np.uint8), "and its image p1.jpg differ in size\n  got  32x64 (height x width)\n  need 64x64"),
         (b"", "cannot read data/masks/train/p1.png"),
-        (None, "have no label image in data/masks/train\n  got  no p1"),
+        (None, "have no label image\n  got  no p1 in data/masks/train"),
     ],
     ids=["value", "colours", "size", "empty", "absent"],
 )  # fmt: skip

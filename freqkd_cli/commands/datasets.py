@@ -1,0 +1,83 @@
+"""``freqkd datasets``: the data sets that a recipe may name in ``data.name``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from freqkd_cli import registry
+from freqkd_cli.commands._options import Json
+from freqkd_cli.commands._output import argument_table, columns, print_result
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in registry.names("datasets") if name.startswith(incomplete)]
+
+
+def run(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Show one data set: its folder layout, classes and arguments.",
+            autocompletion=_complete,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the data sets, their folder layouts and arguments.
+
+    freqkd datasets folder
+    """
+    if name:
+        registry.find("datasets", name)
+    rows = [_describe(one) for one in ([name] if name else registry.names("datasets"))]
+    print_result(rows, as_json, _one if name else _all)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from freqkd_cli.errors import DataMissing
+    from freqkd_cli.recipe.describe import arguments
+
+    module = registry.find("datasets", name)
+    try:
+        classes = list(module.classes())
+    except DataMissing:  # only the data's folder or the recipe names them
+        classes = None
+    return {
+        "name": name,
+        "about": registry.first_line(module),
+        "classes": None if classes is None else len(classes),
+        "class_names": classes,
+        "layout": module.LAYOUT,
+        "arguments": arguments("datasets", name),
+        "definition": (module.__doc__ or "").partition("\n")[2].strip().replace("``", ""),
+    }
+
+
+def _all(rows: list[dict[str, Any]]) -> str:
+    head = ("data set", "classes", "")
+    return columns([head, *((row["name"], _count(row), row["about"]) for row in rows)])
+
+
+def _count(row: dict[str, Any]) -> str:
+    return "yours" if row["classes"] is None else str(row["classes"])
+
+
+def _one(rows: list[dict[str, Any]]) -> str:
+    (row,) = rows
+    names = ", ".join(row["class_names"] or ("named in the recipe or in the data set's folder",))
+    if row["classes"] is not None and row["classes"] > 30:
+        names = f"{', '.join(row['class_names'][:12])} ... (all with --json)"
+    facts = [
+        ("layout", row["layout"]),
+        ("classes", names if row["classes"] is None else f"{row['classes']}: {names}"),
+    ]
+    parts = (
+        f"{row['name']}: {row['about']}",
+        columns(facts),
+        argument_table(row["arguments"]),
+        row["definition"],
+    )
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,101 @@
+"""Label images that can be read, but probably mean something else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from freqkd_cli.doctor.finding import Finding, finding_about
+from freqkd_cli.doctor.label_errors import shown_colors
+from freqkd_cli.doctor.survey import Survey
+from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.label_rules import LabelRule
+
+_DOMINANT = 4
+"""A class covers the ground if no other has this many times its pixels there."""
+
+
+def void(dataset: FileDataset, survey: Survey) -> Finding | None:
+    if not survey.void:
+        return None
+    tip = "ignore this if intended: they add nothing to label losses and scores"
+    if len(survey.void) == survey.read:
+        tip = (
+            "check what their values mean (data.ignore, data.label_map): "
+            "label losses and scores have no pixel to use"
+        )
+    return finding_about(
+        dataset,
+        "warning",
+        survey.void,
+        one="has no pixel of any class",
+        many=f"of {survey.read} have no pixel of any class",
+        tip=tip,
+    )
+
+
+def palettes(dataset: FileDataset, survey: Survey) -> Finding | None:
+    """Return the finding of palettes that differ from file to file.
+
+    Tools write them that reduce colors to the fewest indices.
+    """
+    first: dict[int, tuple[int, int]] = {}
+    for index, palette in survey.palettes.items():
+        for value, color in palette.items():
+            known, other = first.setdefault(color, (value, index))
+            if known == value or other == index:
+                continue
+            if survey.palettes[other].get(value, color) != color:
+                return finding_about(
+                    dataset,
+                    "warning",
+                    (other, index),
+                    one="",
+                    many="have different palettes, but palette indices are what is read",
+                    got=f"#{color:06x} is index {known} in one and {value} in the other",
+                    tip=f"if the colors define the classes, "
+                    f"{dataset.advice.for_colors(shown_colors(survey))}",
+                )
+    return None
+
+
+def ground(dataset: FileDataset, survey: Survey) -> Finding | None:
+    """Return the finding of a street that is not at the bottom of the images.
+
+    The ids are shifted by one, or belong to another form of the data set.
+    """
+    advice = dataset.advice
+    if advice.ground is None or not survey.ground or survey.rejected:
+        return None
+    if covers_ground(dataset, survey, dataset.rule):
+        return None
+    options = [
+        variant.option
+        for variant in advice.variants
+        if variant.rule.colors is None
+        and variant.rule.allows(survey.values)
+        and covers_ground(dataset, survey, variant.rule)
+    ]
+    counts = _ground_by_class(dataset, survey, dataset.rule)
+    name = dataset.classes[advice.ground]
+    return Finding(
+        "warning",
+        f"most pixels at the bottom of the images are not {name}",
+        (),
+        dataset.classes[max(counts, key=lambda number: counts[number])],
+        name,
+        ", or ".join(options) or "look at the masks: freqkd data RECIPE --image masks.png",
+    )
+
+
+def _ground_by_class(dataset: FileDataset, survey: Survey, rule: LabelRule) -> dict[int, int]:
+    counts = dict.fromkeys(range(len(dataset.classes)), 0)
+    for value, pixels in survey.ground.items():
+        number = int(rule.ids(np.array([value]))[0])
+        if number in counts:
+            counts[number] += pixels
+    return counts
+
+
+def covers_ground(dataset: FileDataset, survey: Survey, rule: LabelRule) -> bool:
+    counts = _ground_by_class(dataset, survey, rule)
+    return _DOMINANT * counts[dataset.advice.ground] >= max(counts.values()) > 0

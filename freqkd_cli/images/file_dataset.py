@@ -1,0 +1,152 @@
+"""``FileDataset``: a split made of image files and label files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.decode import digest, read_upright, upright_size
+from freqkd_cli.images.label_advice import NO_ADVICE, Advice
+from freqkd_cli.images.label_rules import INVALID, LabelRule
+from freqkd_cli.images.pairs import Pair
+from freqkd_cli.images.stored_labels import NEED, count_values, read_header, read_labels
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The content of a label image, for the label doctor.
+
+    Attributes:
+        values: stored value, or 0xRRGGBB of a ``colored`` mask, -> number of pixels.
+        colored: it holds colors where the data set reads values.
+        labels: train ids ``[H, W]`` int16, :data:`INVALID` where a value must not occur; None
+            for a colored mask.
+        palette: index -> 0xRRGGBB of the indices that occur, where there is a palette.
+        lowest: like ``values``, in the lowest quarter.
+    """
+
+    values: dict[int, int]
+    colored: bool
+    labels: np.ndarray | None
+    palette: dict[int, int]
+    lowest: dict[int, int]
+
+
+class FileDataset:
+    """A split of image files with or without label images; implements ``Dataset``.
+
+    Args:
+        identity: ``name``, ``split`` and ``arguments`` for the manifest.
+        pairs: the files, in the order of their numbers. Either all have labels or none has.
+        classes: names in the order of the train ids.
+        palette: ``[K, 3]`` uint8.
+        rule: how stored label values are read.
+        advice: how they may be misread.
+    """
+
+    def __init__(
+        self,
+        identity: dict[str, Any],
+        pairs: Sequence[Pair],
+        classes: Sequence[str],
+        palette: np.ndarray,
+        rule: LabelRule,
+        advice: Advice = NO_ADVICE,
+    ) -> None:
+        self.identity, self.pairs, self.rule, self.advice = identity, tuple(pairs), rule, advice
+        self.classes, self.palette = tuple(classes), palette
+        self.labelled = all(pair.label is not None for pair in self.pairs)
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index].stem
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        if index not in self._sizes:
+            self._sizes[index] = upright_size(self.pairs[index].image)
+        return self._sizes[index]
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        pair = self.pairs[index]
+        image = read_upright(pair.image)
+        if pair.label is None:
+            return image, None
+        return image, self._labels(pair.label, pair.image, image.shape[:2])
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the identity with number, classes and a sha256 over all files.
+
+        The hash covers stems, sizes and contents.
+        """
+        total = hashlib.sha256()
+        for pair in sorted(self.pairs, key=lambda pair: pair.stem):
+            label = digest(pair.label) if pair.label else ("none",)
+            for part in (pair.stem, *digest(pair.image), *label):
+                total.update(os.fsencode(part) + b"\0")  # a stem need not be UTF-8
+        return {
+            **self.identity,
+            "number": len(self),
+            "classes": list(self.classes),
+            "sha256": total.hexdigest(),
+        }
+
+    def mask_header(self, index: int) -> tuple[tuple[int, int], int]:
+        """Return (H, W) of an image's label image and its number of channels."""
+        return read_header(self._label_path(index))
+
+    def mask(self, index: int) -> Mask:
+        """Return the content of an image's label image, valid or not.
+
+        Raises:
+            DataBroken: it cannot be read, or holds fractions.
+        """
+        read_colors = self.rule.colors is not None
+        stored = read_labels(self._label_path(index), colors=read_colors)
+        colored = stored.rgb and not read_colors
+        counts = count_values(stored.values)
+        return Mask(
+            counts,
+            colored,
+            None if colored else self.rule.ids(stored.values),
+            {value: stored.palette[value] for value in counts if value in stored.palette},
+            count_values(stored.values[3 * len(stored.values) // 4 :]),
+        )
+
+    def _label_path(self, index: int) -> Path:
+        path = self.pairs[index].label
+        assert path is not None
+        return path
+
+    def _labels(self, path: Path, image: Path, size: tuple[int, ...]) -> np.ndarray:
+        read_colors = self.rule.colors is not None
+        stored = read_labels(path, colors=read_colors)
+        if stored.rgb and not read_colors:
+            tip = self.advice.for_colors(count_values(stored.values))
+            raise DataBroken(f"{path} is not a label image", got="RGB colors", need=NEED, tip=tip)
+        if stored.values.shape != tuple(size):
+            raise DataBroken(
+                f"{path} and its image {image.name} differ in size",
+                got=f"{stored.values.shape[0]}x{stored.values.shape[1]} (height x width)",
+                need=f"{size[0]}x{size[1]}",
+            )
+        labels = self.rule.ids(stored.values)
+        if labels.min(initial=0) == INVALID:
+            rejected = np.unique(stored.values[labels == INVALID]).tolist()
+            tip = self.advice.for_values(np.unique(stored.values).tolist(), self.rule)
+            raise DataBroken(
+                f"{path} contains label values that belong to no class",
+                got=self.rule.format(rejected),
+                need=self.rule.need,
+                tip=tip,
+            )
+        return labels.astype(np.uint8)

@@ -1,0 +1,43 @@
+"""``freqkd datasets``: every data set with its layout, classes and arguments."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from freqkd_cli import registry
+
+
+def test_all_data_sets_are_listed(freqkd):
+    code, out, err = freqkd("datasets")
+    assert (code, err) == (0, "")
+    for name in registry.names("datasets"):
+        assert any(line.startswith(name) for line in out.splitlines()), name
+    rows = json.loads(freqkd("datasets", "--json")[1])
+    assert [row["name"] for row in rows] == list(registry.names("datasets"))
+    classes = {row["name"]: row["classes"] for row in rows}
+    assert classes == {
+        "ade20k": 150,
+        "camvid": 11,
+        "cityscapes": 19,
+        "folder": None,
+        "scenes": 12,
+        "voc": 21,
+    }
+    assert all(row["layout"] and row["about"] for row in rows)
+
+
+@pytest.mark.parametrize("name", registry.names("datasets"))
+def test_one_data_set_is_shown_with_layout_and_arguments(freqkd, name):
+    (row,) = json.loads(freqkd("datasets", name, "--json")[1])
+    assert row["layout"] == registry.find("datasets", name).LAYOUT
+    out = freqkd("datasets", name)[1]
+    assert row["layout"][:40] in out
+    for argument in row["arguments"]:
+        assert argument["name"] in out and argument["about"], argument["name"]
+
+
+def test_an_unknown_name_suggests_the_nearest(freqkd):
+    code, out, err = freqkd("datasets", "camvit")
+    assert (code, out) == (2, "") and "did you mean 'camvid'" in err
