@@ -14,7 +14,8 @@ from freqkd_cli.report.tables import Column, by_stage, render
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from freqkd_cli.spectrum.graph_measure import EigenMaps, Picture
+    from freqkd_cli.spectrum.graph_result import EigenMaps
+    from freqkd_cli.spectrum.graph_result import GraphImage as Picture
 
 _QUIET = "#4a4a52"
 _VOID = (0.55, 0.55, 0.58, 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing
 from freqkd_cli.models import _segformer_sizes, segformer
-from freqkd_cli.models._segformer_names import authors_to_hub, to_hub, to_now
+from freqkd_cli.models._segformer_names import authors_to_hub, to_hub_names, to_module_names
 
 TINY = {"channels": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "decoder": 16}
 
@@ -107,7 +107,7 @@ def test_variants_have_the_published_sizes(variant: str, millions: float) -> Non
 def test_both_spellings_and_half_precision_load(
     tmp_path: Path, model: segformer.SegFormer, images: Tensor, spelling: str, dtype: torch.dtype
 ) -> None:
-    state = model.net.state_dict() if spelling == "now" else to_hub(model.net.state_dict())
+    state = model.net.state_dict() if spelling == "now" else to_hub_names(model.net.state_dict())
     assert any(key.startswith("segformer.encoder.block.") for key in state) == (spelling == "hub")
     state = {
         key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()
@@ -138,15 +138,15 @@ def test_the_hub_spelling_is_what_transformers_itself_writes(
 
 def test_names_go_there_and_back(model: segformer.SegFormer) -> None:
     state = model.net.state_dict()
-    there = to_hub(state)
+    there = to_hub_names(state)
     assert len(set(there) & set(state)) < len(state) / 2
-    assert set(to_now(there)) == set(state)
-    assert set(to_now(state)) == set(state)
+    assert set(to_module_names(there)) == set(state)
+    assert set(to_module_names(state)) == set(state)
 
 
 def test_the_authors_spelling_loads(model: segformer.SegFormer) -> None:
     """Written out by hand for a block with a reduction, a block without, and the head; keys and values lie in one tensor there."""
-    hub = to_hub(model.net.state_dict())
+    hub = to_hub_names(model.net.state_dict())
     block, last = "segformer.encoder.block.0.0", "segformer.encoder.block.3.0"
     kv = torch.cat(
         [hub[f"{block}.attention.self.key.weight"], hub[f"{block}.attention.self.value.weight"]]
@@ -268,7 +268,7 @@ def test_a_pickle_is_read_as_tensors_alone(tmp_path: Path, model: segformer.SegF
         by_file.net.decode_head.classifier.weight, model.net.decode_head.classifier.weight
     )
     torch.save({"weight": _Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match="tensors alone"):
+    with pytest.raises(WeightsMissing, match="as plain tensors"):
         segformer.build(classes=5, weights=str(folder))
     assert not _Trap.sprung
 
@@ -320,8 +320,9 @@ def test_hub_ids_go_through_the_hub_cache_and_carry_their_licence(
     assert torch.equal(
         loaded.net.decode_head.classifier.weight, model.net.decode_head.classifier.weight
     )
-    assert loaded.licence_note == segformer.LICENCE_NOTE
-    assert segformer.LICENCE_NOTE in caplog.text
+    assert loaded.license == segformer.NVIDIA_LICENSE
+    assert loaded.license.noncommercial
+    assert segformer.NVIDIA_LICENSE.note in caplog.text
     with pytest.raises(WeightsMissing, match="could not be fetched"):
         segformer.build(classes=5, weights="nvidia/segformer-absent")
 

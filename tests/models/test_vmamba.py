@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.models import vmamba
-from freqkd_cli.models._vmamba_blocks import Backbone, DropPath
+from freqkd_cli.models._vmamba_blocks import Backbone
 from freqkd_cli.models._vmamba_names import load_backbone
-from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
+from freqkd_cli.models._vmamba_sizes import VARIANTS, VMambaSize
 from freqkd_cli.runtime.lanes import Lanes
 from freqkd_cli.scan.affinity import evenly_spaced, raw_affinity
 from freqkd_cli.scan.backends import BACKENDS
@@ -36,7 +36,7 @@ PARAMETERS = {
     "vanilla_small": 44_417_416,
 }
 
-NARROW = Size((1, 1, 2, 1), (16, 32, 64, 128), state=1, ratio=1, drop_path=0.2, decoder=16)
+NARROW = VMambaSize((1, 1, 2, 1), (16, 32, 64, 128), state=1, ratio=1, drop_path=0.2, decoder=16)
 SIZES = {
     "narrow_s1": NARROW,
     "narrow_s2": replace(NARROW, ratio=2),
@@ -470,7 +470,8 @@ def test_convolutions_have_a_bias_where_the_variant_says() -> None:
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    drop = DropPath(0.25).train()
+    drop = vmamba.build(classes=3, variant="nano", drop_path=0.25).train()
+    drop = drop.backbone.layers[3].blocks[-1].drop_path
     found = drop(torch.ones(4000, 2, 3))
     assert sorted(set(found.flatten().tolist())) == pytest.approx([0, 4 / 3])
     assert torch.equal(found, found[:, :1, :1].expand_as(found))
@@ -481,7 +482,7 @@ def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
 def test_drop_path_grows_with_depth() -> None:
     with torch.device("meta"):
         layers = Backbone(VARIANTS["tiny"], drop_path=0.2).layers
-    rates = [block.drop_path.rate for stage in layers for block in stage.blocks]
+    rates = [block.drop_path.p for stage in layers for block in stage.blocks]
     assert len(rates) == 14
     assert rates == pytest.approx([0.2 * i / 13 for i in range(14)])
 

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.files import SUFFIX
-from freqkd_cli.spectrum.graph_measure import SHOWN, TAU, measure_graphs
-from freqkd_cli.spectrum.graph_pairs import Pair, choose_pairs
-from freqkd_cli.spectrum.radial import Subject
+from freqkd_cli.spectrum.eigen_maps import SHOWN
+from freqkd_cli.spectrum.graph_inputs import GraphInput
+from freqkd_cli.spectrum.graph_measure import measure_graphs
+from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
+from freqkd_cli.spectrum.graph_result import TAU
+from freqkd_cli.spectrum.subjects import Subject
 from freqkd_cli.views.batch import Batch
 
 SIZE = (128, 160)
@@ -61,12 +64,12 @@ def normalised_laplacian(edges: np.ndarray) -> np.ndarray:
     return np.eye(len(edges)) - root @ edges @ root
 
 
-def pair(**taps: Tap) -> Pair:
-    return Pair("stage3", taps)
+def pair(**taps: Tap) -> GraphPair:
+    return GraphPair("stage3", taps)
 
 
-def measured(taps: Pair, *values: dict[str, dict[str, Tensor]], labels: Tensor | None = None):
-    items = [(f"image {n}", batch_of(labels), value) for n, value in enumerate(values)]
+def measured(taps: GraphPair, *values: dict[str, dict[str, Tensor]], labels: Tensor | None = None):
+    items = [GraphInput(f"image {n}", batch_of(labels), value) for n, value in enumerate(values)]
     return measure_graphs(SUBJECTS, [taps], items)
 
 
@@ -180,7 +183,7 @@ def test_a_students_eigenvectors_stand_below_those_that_they_are_like():
 
 
 def test_which_taps_are_compared():
-    def names(pairs: list[Pair]) -> list[tuple[str, dict[str, str]]]:
+    def names(pairs: list[GraphPair]) -> list[tuple[str, dict[str, str]]]:
         return [
             (found.name, {role: tap.name for role, tap in found.taps.items()}) for found in pairs
         ]
@@ -350,7 +353,8 @@ def test_maps_without_the_picture(folders, tmp_path, drawn):
 
 
 def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path, drawn):
-    words = ("--graph", "--stage", "3", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
+    words = ("--graph", "--stage", "3", "--limit", "2", "--json", "--overwrite")
+    words = (*words, "--png", str(tmp_path / "x.png"))
     code, out, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
     assert code == 0, err
     live = json.loads(run_command(str(folders["run"]), "--teacher", *words, folder=tmp_path)[1])[
@@ -371,7 +375,7 @@ def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path, drawn):
         (("{run}", "--tap", "keys5"), 2, "did you mean"),
         (("{plain}", "--stage", "3"), 2, "teacher-dump RECIPE --content taps"),
         (("{model}", "--set", "data.size=[32,32]"), 1, "too small for a graph"),
-        (("nowhere",), 4, "not there"),
+        (("nowhere",), 4, "does not exist"),
     ],
 )
 def test_bad_input_is_one_message(folders, tmp_path, words, code, said):
@@ -431,4 +435,7 @@ def test_the_chain_from_dump_to_spectra(folders, tmp_path):
         assert (
             code == 0 and [tuple(line.split("\t")[1:3]) for line in out.splitlines()[1:]] == taps
         ), err
-        assert (tmp_path / source / "graph_spectrum_maps.png").is_file()
+        figures = {path.name for path in (tmp_path / source).glob("*.png")}
+        assert figures == (
+            {"graph_spectrum.png", "graph_spectrum_maps.png"} if source == "a" else set()
+        )

@@ -1,4 +1,4 @@
-"""Power spectra against known answers and numpy, and the whole command on a run, a cache, a recipe and a model's folder."""
+"""Power spectra against known answers and numpy, and the command on every kind of source."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from freqkd_cli.errors import ShapeError, UsageError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectral.power import half_plane, radial_spectrum, ring_sums, ring_width, rings_of
-from freqkd_cli.spectrum import locate, radial
-from freqkd_cli.spectrum.radial import Subject, choose_taps, measure, wanted_taps
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.spectrum import locate
+from freqkd_cli.spectrum.radial import choose_taps, cut_images, live_maps, measure, wanted_taps
+from freqkd_cli.spectrum.subjects import Subject
 
 SIZES = [(16, 16), (15, 21), (12, 17), (9, 8), (2, 2), (45, 60)]
 
@@ -200,33 +202,35 @@ def test_measure_gives_the_spectrum_of_the_tap():
         Subject("student", "pooled", POOLED, Pooled()),
         Subject("teacher", "pooled", POOLED, Pooled()),
     ]
-    count, found = measure(subjects, images, ("stage1", "stage2"), cutoff=0.4)
+    names = dict.fromkeys(("student", "teacher"), ("stage1", "stage2"))
+    maps = live_maps(subjects, images, names)
+    count, spectra = measure(subjects, maps, ("stage1", "stage2"), 0.4, Silent())
     assert count == 3
-    assert [(item.tap, item.role) for item in found] == [
+    assert [(item.tap.name, item.role) for item in spectra] == [
         ("stage1", "student"),
         ("stage1", "teacher"),
         ("stage2", "student"),
         ("stage2", "teacher"),
     ]
     whole = radial_spectrum(ring_sums(torch.cat(images), 0.4))
-    assert found[0].spectrum.low_energy == pytest.approx(whole.low_energy, rel=1e-9)
-    np.testing.assert_allclose(found[0].spectrum.power, whole.power, rtol=1e-9)
-    assert found[2].grid == (16, 32)
-    np.testing.assert_allclose(found[2].cycles_per_pixel, np.array(found[2].spectrum.rho) / 4)
+    assert spectra[0].spectrum.low_energy == pytest.approx(whole.low_energy, rel=1e-9)
+    np.testing.assert_allclose(spectra[0].spectrum.power, whole.power, rtol=1e-9)
+    assert spectra[2].grid == (16, 32)
+    np.testing.assert_allclose(spectra[2].cycles_per_pixel, np.array(spectra[2].spectrum.rho) / 4)
 
 
 def test_default_taps_are_the_stages_that_exist():
     subject = Subject("student", "pooled", POOLED)
-    assert choose_taps([subject], wanted_taps((), ()), exact=False) == {
+    assert choose_taps([subject], wanted_taps((), ()), named=False) == {
         "student": ("stage1", "stage2")
     }
     assert wanted_taps((3, 1), ("decoder", "stage3")) == ("stage3", "stage1", "decoder")
 
 
-@pytest.mark.parametrize("name, said", [("stage3", "did you mean"), ("keys", "no map of features")])
+@pytest.mark.parametrize("name, said", [("stage3", "did you mean"), ("keys", "not a feature map")])
 def test_a_tap_that_is_not_there_or_is_no_map_is_refused(name, said):
     with pytest.raises(UsageError, match=said):
-        choose_taps([Subject("student", "pooled", POOLED)], (name,), exact=True)
+        choose_taps([Subject("student", "pooled", POOLED)], (name,), named=True)
 
 
 def test_stage_5_is_refused():
@@ -235,11 +239,11 @@ def test_stage_5_is_refused():
 
 
 def test_no_image_is_an_error():
-    with pytest.raises(UsageError, match="no image"):
-        measure([Subject("student", "pooled", POOLED, Pooled())], [], ("stage1",))
+    with pytest.raises(UsageError, match="no images"):
+        measure([Subject("student", "pooled", POOLED)], [], ("stage1",), 0.25, Silent())
 
 
-def test_pictures_are_cut_to_multiples_of_32():
+def test_images_are_cut_to_multiples_of_32():
     class Two:
         def __len__(self):
             return 2
@@ -250,9 +254,77 @@ def test_pictures_are_cut_to_multiples_of_32():
         def read(self, index):
             return np.full((70, 100, 3) if index == 0 else (20, 100, 3), 51, np.uint8), None
 
-    assert next(radial.pictures(Two(), 1)).shape == (1, 3, 64, 96)
+    assert next(cut_images(Two(), 1)).shape == (1, 3, 64, 96)
     with pytest.raises(UsageError, match="p1 is too small"):
-        list(radial.pictures(Two(), 2))
+        list(cut_images(Two(), 2))
+
+
+# Files
+
+
+def test_only_a_run_folder_gets_a_figure_without_being_asked(folders, tmp_path):
+    """A spectrum.png of the working folder, a cache or another model is never replaced."""
+    (tmp_path / "spectrum.png").write_text("mine")
+    for name in ("cache", "model"):
+        (folders[name] / "spectrum.png").write_text("mine")
+    try:
+        for source in (folders["cache"], folders["model"], folders["run"] / "recipe.yaml"):
+            code, out, err = run_command(
+                str(source), "--stage", "3", "--limit", "1", "--json", folder=tmp_path
+            )
+            assert code == 0 and json.loads(out)["png"] is None, err
+            assert "no figure written; --out DIR or --png FILE" in err
+        for folder in (tmp_path, folders["cache"], folders["model"]):
+            assert (folder / "spectrum.png").read_text() == "mine"
+            assert [path.name for path in folder.glob("*.png")] == ["spectrum.png"]
+    finally:
+        for name in ("cache", "model"):
+            (folders[name] / "spectrum.png").unlink()
+
+
+def test_a_read_only_run_folder_gets_no_figure(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    words = (str(folders["run"]), "--stage", "3", "--limit", "1", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0 and json.loads(out)["png"] is None, err
+
+
+def test_out_gets_the_figure_and_the_table(folders, tmp_path):
+    words = (str(folders["model"]), "--stage", "3", "--limit", "1", "--out", "o", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0, err
+    assert (json.loads(out)["png"], json.loads(out)["csv"]) == ("o/spectrum.png", "o/spectrum.csv")
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"spectrum.png", "spectrum.csv"}
+    assert "written: o/spectrum.png" in err and "Next: freqkd spectrum" in err
+    (tmp_path / "o" / "mine.txt").write_text("kept")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert (code, out) == (2, "") and "--out o is not empty" in err
+    assert run_command(*words, "--overwrite", folder=tmp_path)[0] == 0
+    assert (tmp_path / "o" / "mine.txt").read_text() == "kept"
+    (tmp_path / "empty").mkdir()
+    words = (*words[:-3], "--out", "empty")
+    assert run_command(*words, folder=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (("--png", "a.png"), "--png would replace a.png"),
+        (("--csv", "a.csv"), "--csv would replace a.csv"),
+        (("--graph", "--png", "b.png"), "--png would replace b_maps.png"),
+        (("--out", "a.csv"), "a.csv is a file"),
+        (("--out", "a.csv/below"), "a.csv is a file"),
+    ],
+)
+def test_an_existing_file_is_refused_without_overwrite(folders, tmp_path, words, text):
+    names = ("a.png", "a.csv", "b_maps.png")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    code, out, err = run_command(str(folders["run"]), *words, folder=tmp_path)
+    assert (code, out) == (2, "") and text in err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, "mine"
+    )
 
 
 # Sources
@@ -335,8 +407,8 @@ def test_a_run_shows_student_and_teacher(folders, tmp_path):
 
 
 def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path):
-    """The run's teacher is the model's folder, so the same pictures give the same numbers whichever way it is named."""
-    words = ("--stage", "3", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
+    """The run's teacher is the model's folder: the same images give the same numbers."""
+    words = ("--stage", "3", "--limit", "2", "--json", "--out", str(tmp_path / "x"), "--overwrite")
     recipe = folders["run"] / "recipe.yaml"
     ways = [
         (folders["run"], "--teacher"),
@@ -360,17 +432,7 @@ def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path)
 
 
 def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
-    words = (
-        "--stage",
-        "3",
-        "--tap",
-        "decoder",
-        "--limit",
-        "2",
-        "--json",
-        "--png",
-        str(tmp_path / "x.png"),
-    )
+    words = ("--stage", "3", "--tap", "decoder", "--limit", "2", "--json")
     code, out, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
     assert code == 0, err
     live = run_command(
@@ -387,9 +449,9 @@ def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
 
 
 def test_without_a_source_the_newest_is_taken_and_named(folders):
-    assert locate.newest(folders["root"]) == locate.Source("run", folders["run"])
+    assert locate.newest(folders["root"]) == locate.SpectrumSource("run", folders["run"])
     code, out, err = run_command("--stage", "3", "--limit", "1", folder=folders["root"])
-    assert code == 0 and f"taking {folders['run']}" in err
+    assert code == 0 and f"using {folders['run']}" in err
     assert out.splitlines()[0].startswith("tap\tmodel\tstride") and len(out.splitlines()) == 3
     assert (folders["run"] / "spectrum.png").is_file()
     (folders["run"] / "spectrum.png").unlink()
@@ -401,7 +463,7 @@ def test_the_newest_is_the_embedded_teacher_where_there_is_nothing(tmp_path):
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "index.json").write_text('{"format": "something else"}')
     (tmp_path / "web" / "model.safetensors").write_text("no model")
-    assert locate.newest(tmp_path) == locate.Source("embedded", None)
+    assert locate.newest(tmp_path) == locate.SpectrumSource("embedded", None)
 
 
 def test_a_cache_of_targets_is_not_taken(tmp_path):
@@ -430,9 +492,9 @@ def test_kinds_of_sources(folders, tmp_path):
         name: locate.identify(folders[name]).kind for name in ("run", "cache", "model", "plain")
     }
     assert kinds == {"run": "run", "cache": "cache", "model": "model", "plain": "recipe"}
-    with pytest.raises(UsageError, match="no source"):
+    with pytest.raises(UsageError, match="no model and no cache"):
         locate.identify(tmp_path)
-    with pytest.raises(WeightsMissing, match="not there"):
+    with pytest.raises(WeightsMissing, match="does not exist"):
         locate.identify(tmp_path / "nothing")
 
 
@@ -440,10 +502,10 @@ def test_kinds_of_sources(folders, tmp_path):
     "words, code, said",
     [
         (("{plain}",), 2, "no teacher"),
-        (("nowhere/at/all",), 4, "not there"),
+        (("nowhere/at/all",), 4, "does not exist"),
         (("{run}", "--tap", "stag3"), 2, "did you mean"),
-        (("{model}", "--teacher"), 2, "names no teacher"),
-        (("{run}", "--recipe", "{plain}"), 2, "says itself which pictures"),
+        (("{model}", "--teacher"), 2, "so it has no teacher"),
+        (("{run}", "--recipe", "{plain}"), 2, "has its own data set"),
         (("{plain}", "--teacher"), 2, "no teacher"),
     ],
 )
