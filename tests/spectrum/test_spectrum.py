@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, UsageError, WeightsMissing
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.spectral.power import half_plane, radial_spectrum, ring_sums, ring_width, rings_of
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.spectral.power import half_plane, radial_spectrum, ring_sums, ring_width, rings_of
 from freqkd_cli.spectrum import locate
 from freqkd_cli.spectrum.radial import choose_taps, cut_images, live_maps, measure, wanted_taps
 from freqkd_cli.spectrum.subjects import Subject
@@ -283,10 +283,13 @@ def test_only_a_run_folder_gets_a_figure_without_being_asked(folders, tmp_path):
 
 
 def test_a_read_only_run_folder_gets_no_figure(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: not mode & os.W_OK)
     words = (str(folders["run"]), "--stage", "3", "--limit", "1", "--json")
     code, out, err = run_command(*words, folder=tmp_path)
     assert code == 0 and json.loads(out)["png"] is None, err
+    for option in ("--out", "--png"):
+        code, out, err = run_command(*words, option, "a.png", folder=tmp_path)
+        assert (code, out) == (1, "") and f"{option} a.png cannot be written" in err
 
 
 def test_out_gets_the_figure_and_the_table(folders, tmp_path):
