@@ -58,7 +58,7 @@ def graph_spectra(
         total = len(first_views(reader, options.limit))
         inputs = cached_inputs(reader, subject, pairs, options.limit, options.data_root)
     else:
-        subjects, dataset = open_networks(source, options, progress)
+        subjects, dataset = open_networks(source, options)
         pairs = choose_pairs(subjects, options.stages, options.taps)
         total = min(options.limit, len(dataset))
         inputs = live_inputs(subjects, pairs, dataset, total, pick_device(options.device))

@@ -51,7 +51,7 @@ def radial_spectra(
         names = choose_taps(subjects, wanted, named=options.named)
         maps = cached_maps(reader, subject, views, names["teacher"])
     else:
-        subjects, dataset = open_networks(source, options, progress)
+        subjects, dataset = open_networks(source, options)
         total = min(options.limit, len(dataset))
         names = choose_taps(subjects, wanted, named=options.named)
         images = cut_images(dataset, total)

@@ -15,7 +15,6 @@ from freqkd_cli import registry
 from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.errors import Missing, UsageError
 from freqkd_cli.features.taps import Tap, stored_as
-from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.spectrum.locate import SpectrumSource
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def by_role(items: Iterable[tuple[str, str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def open_networks(
-    source: SpectrumSource, options: SpectrumOptions, progress: Progress
+    source: SpectrumSource, options: SpectrumOptions
 ) -> tuple[list[Subject], Dataset]:
     """Return the networks of a run, recipe or model, student before teacher, and their images.
 
@@ -108,7 +107,8 @@ def open_networks(
     dataset = assemble.build_dataset(recipe, options.split, options.data_root)
     total = min(options.limit, len(dataset))
     names = " and ".join(f"{subject.role} {subject.name}" for subject in subjects)
-    progress.note(f"{names} on {total} images of {recipe.data.name}, split {options.split}")
+    images = f"{total} image{'s' * (total != 1)} of {recipe.data.name}"
+    log.info("%s on %s, split %s", names, images, options.split)
     return subjects, dataset
 
 

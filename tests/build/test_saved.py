@@ -38,18 +38,18 @@ def test_transformers_reads_a_segformer_as_its_own(tmp_path: Path) -> None:
     model = segformer.build(classes=3, **TINY).eval()
     model.set_normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     save_model(tmp_path, model, "segformer", NAMES)
-    theirs, report = SegformerForSemanticSegmentation.from_pretrained(
+    reference, report = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path, output_loading_info=True
     )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.config.id2label == NAMES
+    assert reference.config.id2label == NAMES
     pixels = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     given = SegformerImageProcessor.from_pretrained(tmp_path)(images=pixels, return_tensors="pt")[
         "pixel_values"
     ]
     assert given.shape == (1, 3, 64, 96)
     torch.testing.assert_close(
-        theirs.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
+        reference.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
     )
 
 
@@ -65,20 +65,20 @@ def test_a_folder_that_transformers_wrote_is_loaded(tmp_path: Path) -> None:
         "decoder_hidden_size": 16,
     }
     unusual = {"sr_ratios": [4, 2, 2, 1], "mlp_ratios": [2, 2, 3, 3]}
-    theirs = SegformerForSemanticSegmentation(
+    reference = SegformerForSemanticSegmentation(
         SegformerConfig(num_labels=3, **sizes, **unusual)
     ).eval()
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = freqkd_cli.load(tmp_path / "theirs")
+    reference.save_pretrained(tmp_path / "transformers")
+    loaded = freqkd_cli.load(tmp_path / "transformers")
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(
-        ours(images)["logits"], theirs(ours.normalise(images)).logits, atol=1e-5, rtol=1e-5
+        loaded(images)["logits"], reference(loaded.normalise(images)).logits, atol=1e-5, rtol=1e-5
     )
-    assert (ours.classes, ours.id2label) == (3, None)
+    assert (loaded.classes, loaded.id2label) == (3, None)
     save_model(
-        tmp_path / "again", ours
-    )  # what our arguments do not name survives a round trip all the same
-    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], ours(images)["logits"])
+        tmp_path / "again", loaded
+    )  # fields that our arguments do not name survive a round trip
+    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], loaded(images)["logits"])
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_half_precision_on_disk_and_float32_in_memory(tmp_path: Path) -> None:
         kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 - not a dictionary
     assert kinds == {torch.float16, torch.int64}
     loaded = load_model(tmp_path)
-    for mine, read in zip(model.parameters(), loaded.parameters(), strict=True):
+    for parameter, read in zip(model.parameters(), loaded.parameters(), strict=True):
         assert read.dtype == torch.float32
-        assert torch.equal(read, mine.half().float())
+        assert torch.equal(read, parameter.half().float())
 
 
 def test_a_channels_last_model_is_saved_whole(tmp_path: Path) -> None:

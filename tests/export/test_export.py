@@ -70,17 +70,17 @@ def tiny(seed: int = 0) -> Tiny:
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory) -> tuple[nn.Module, Path, dict, str]:
-    """A Fast-SCNN exported once: the model, the file, the result, and what was said on the way."""
-    model, path, said = (
+    """A Fast-SCNN exported once: the model, the file, the result, and all output on the way."""
+    model, path, output = (
         student(),
         tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx",
         io.StringIO(),
     )
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         result = export_file(
             model, path, "onnx", ExportOptions(latency_sizes=((64, 96), (96, 128)), latency_runs=2)
         )
-    return model, path, result, said.getvalue()
+    return model, path, result, output.getvalue()
 
 
 def session(path: Path):
@@ -105,7 +105,7 @@ def test_onnx_takes_the_image_and_gives_logits_of_any_batch_and_size(onnx_file):
 @pytest.mark.parametrize(
     "size", [(1, 192, 256), (2, 96, 160), (3, 131, 97), (1, 64, 64), (1, 360, 480)]
 )
-def test_onnx_answers_like_torch(onnx_file, size):
+def test_onnx_gives_the_logits_of_torch(onnx_file, size):
     model, path, _, _ = onnx_file
     image = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
     (answer,) = session(path).run(None, {"image": image.numpy()})
@@ -116,15 +116,15 @@ def test_onnx_answers_like_torch(onnx_file, size):
     assert (answer.argmax(1) == wanted.argmax(1)).mean() >= 0.9999
 
 
-def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
+def test_onnx_is_one_file_with_its_classes_and_without_output(onnx_file):
     import onnx
 
-    _, path, result, said = onnx_file
+    _, path, result, output = onnx_file
     assert [child.name for child in path.parent.iterdir()] == ["model.onnx"]
     graph = onnx.load(path, load_external_data=False)
     facts = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(facts["classes"]) == list(NAMES) and "RGB" in facts["input"]
-    assert said == ""
+    assert output == ""
     assert {"DFT", "STFT"}.isdisjoint(node.op_type for node in graph.graph.node)
     assert result["bytes"] == path.stat().st_size and result["format"] == "onnx"
     assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999
@@ -139,10 +139,10 @@ def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
 def test_a_graph_of_one_size_takes_no_other(tmp_path):
     model = tiny()
     model.one_size = True
-    found = export_file(
+    result = export_file(
         model, tmp_path / "a.pt2", "pt2", ExportOptions(latency_sizes=((32, 48), (64, 96)))
     )
-    assert found["size"] == [32, 48] and found["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
+    assert result["size"] == [32, 48] and result["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
     asked = export_file(model, tmp_path / "b.pt2", "pt2", ExportOptions().at((40, 56)))
     assert asked["size"] == [40, 56]
     graph = torch.export.load(tmp_path / "b.pt2").module()
@@ -187,7 +187,7 @@ def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
 
 
 class Pyramid(Tiny):
-    """Pooling to bins and upsampling by a size that is known only when it runs: what makes free sizes hard."""
+    """Pooling to bins and upsampling to a size that is a symbol: the hard part of free sizes."""
 
     def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
         x = self.layers(images)
@@ -198,7 +198,7 @@ class Pyramid(Tiny):
 
 
 def test_another_operator_set_than_was_asked_for_is_not_written(tmp_path, monkeypatch):
-    """What torch does where it cannot convert: it keeps its own and says nothing."""
+    """Where torch cannot convert, it keeps its own operator set without a message."""
     write = torch.onnx.export
     monkeypatch.setattr(
         torch.onnx,
@@ -245,7 +245,7 @@ def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
         )
 
 
-def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+def test_an_export_with_other_results_is_not_written(tmp_path, monkeypatch):
     write = graph_file._write_pt2
 
     def damaged(program, path: Path) -> None:
@@ -286,7 +286,7 @@ def test_compare_measures_the_difference():
 
 
 @pytest.mark.parametrize(
-    "exported, said",
+    "exported, text",
     [
         (lambda image: logits(image) * float("nan"), "gives other results"),
         (
@@ -300,8 +300,8 @@ def test_compare_measures_the_difference():
         ),
     ],
 )
-def test_compare_refuses(exported, said):
-    with pytest.raises(CheckFailed, match=said):
+def test_compare_refuses(exported, text):
+    with pytest.raises(CheckFailed, match=text):
         compare(logits, exported, ((1, 8, 8), (2, 5, 7))).require("it")
 
 
@@ -312,14 +312,15 @@ def test_rounding_passes():
 def test_labels_are_compared_by_agreement():
     wrong = torch.zeros(1, 100, 100, dtype=torch.int64)
     wrong[0, 0, :2] = 1
-    found = compare(
+    parity = compare(
         lambda image: torch.zeros(1, 100, 100, dtype=torch.int64),
         lambda image: wrong,
         ((1, 100, 100),),
     )
-    assert found.argmax_agreement == pytest.approx(1 - 2e-4) and found.relative_difference is None
+    assert parity.argmax_agreement == pytest.approx(1 - 2e-4)
+    assert parity.relative_difference is None
     with pytest.raises(CheckFailed):
-        found.require("it")
+        parity.require("it")
 
 
 # The folder
@@ -330,8 +331,10 @@ def run_folder(tmp_path) -> Path:
     run = tmp_path / "run"
     save_model(run, student(), "fast_scnn")
     (run / "recipe.yaml").write_text(
-        "version: 1\ndata: {name: scenes, size: [96, 128]}\nteacher: {name: segformer, weights: nvidia/some-segformer}\n"
-        "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
+        "version: 1\ndata: {name: scenes, size: [96, 128]}\n"
+        "teacher: {name: segformer, weights: nvidia/some-segformer}\n"
+        "student: {name: fast_scnn, width: 0.25}\n"
+        "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     )
     (run / "summary.json").write_text(
         json.dumps({"miou": 0.5531, "best_step": 1200, "steps": 1500})
@@ -339,7 +342,7 @@ def run_folder(tmp_path) -> Path:
     return run
 
 
-def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_path):
+def test_a_folder_is_loaded_again_and_describes_its_origin(run_folder, tmp_path):
     model = freqkd_cli.load(run_folder)
     result = deploy.export_folder(
         model,
@@ -365,7 +368,7 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
     }
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     text = (tmp_path / "out" / "README.md").read_text()
-    for said in (
+    for part in (
         "mIoU 55.31 on scenes",
         "nvidia/some-segformer",
         "not for commercial use",
@@ -378,7 +381,7 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
         "Not measured: latency, accuracy",
         "## Training\n\n1500 steps",
     ):
-        assert said in text
+        assert part in text
     assert "Apache-2.0" not in text
 
 
@@ -387,20 +390,20 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
     ("text", "along"),
     [("{", False), ("[]", False), ('{"miou": "x", "steps": [], "libraries": 3}', True)],
 )
-def test_a_damaged_record_is_warned_of_and_left_out_of_the_card(run_folder, file, text, along):
+def test_a_damaged_record_is_a_warning_and_left_out_of_the_card(run_folder, file, text, along):
     (run_folder / file).write_text(text)
     code, out, err = run_command(str(run_folder), "--format", "safetensors", "--no-latency")
     assert code == 0 and f"{file} is damaged: the model card leaves out" in err, err
-    found = (run_folder / "export" / "README.md").read_text()
-    assert ("mIoU 55.31" in found) == (file != "summary.json")
+    card = (run_folder / "export" / "README.md").read_text()
+    assert ("mIoU 55.31" in card) == (file != "summary.json")
     if file == "summary.json":
         assert (
-            "## Results\n\nNot recorded." in found
+            "## Results\n\nNot recorded." in card
             and (run_folder / "export" / file).exists() == along
         )
 
 
-def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypatch):
+def test_the_code_of_the_card_runs(run_folder, tmp_path, onnx_file, monkeypatch):
     deploy.export_folder(
         freqkd_cli.load(run_folder),
         "fast_scnn",
@@ -413,12 +416,12 @@ def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypa
     shutil.copy(onnx_file[1], tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     for block in blocks:
-        said: dict = {}
-        exec(block, said)
-        assert tuple(said["logits"].shape) == (1, len(NAMES), 24, 32)
+        names: dict = {}
+        exec(block, names)
+        assert tuple(names["logits"].shape) == (1, len(NAMES), 24, 32)
 
 
-def test_a_card_says_what_is_missing(tmp_path):
+def test_a_card_names_what_is_missing(tmp_path):
     result = deploy.export_folder(
         student(),
         "fast_scnn",
@@ -429,10 +432,8 @@ def test_a_card_says_what_is_missing(tmp_path):
     for heading in ("Data", "Results", "Training", "Teacher", "License", "Recipe"):
         assert f"## {heading}\n\nNot recorded." in text
     assert "mIoU" not in text and "license:" not in text
-    assert (
-        f"torch, one image of 192 x 256: {result['latency_ms'][0]['torch']:.1f} ms (cpu, 1 thread, median of 1"
-        in text
-    )
+    ms = f"{result['latency_ms'][0]['torch']:.1f} ms"
+    assert f"torch, one image of 192 x 256: {ms} (cpu, 1 thread, median of 1" in text
 
 
 def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
@@ -476,13 +477,13 @@ def test_a_segformers_folder_is_read_by_transformers(tmp_path):
         options=ExportOptions(sizes=((1, 64, 96), (2, 65, 97))),
     )
     assert result["checked_by"] == ["freqkd", "transformers"]
-    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
-    assert theirs.config.id2label == dict(enumerate(NAMES))
+    reference = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    assert reference.config.id2label == dict(enumerate(NAMES))
     image = probe_image(1, 75, 101)
     with torch.no_grad():
         wanted = model(image)["logits"]
         torch.testing.assert_close(
-            theirs(pixel_values=(image - model.mean) / model.std).logits,
+            reference(pixel_values=(image - model.mean) / model.std).logits,
             wanted,
             rtol=1e-4,
             atol=1e-5,
@@ -547,10 +548,10 @@ def test_a_vmamba_exports_at_one_size(tmp_path, kind):
     torch.manual_seed(0)
     model = vmamba.build(classes=5, variant="nano").eval()
     model.classifier.weight.data.mul_(100)
-    found = export_file(model, tmp_path / f"model.{kind}", kind, ExportOptions().at((64, 96)))
+    result = export_file(model, tmp_path / f"model.{kind}", kind, ExportOptions().at((64, 96)))
     assert (
-        found["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]]
-        and found["relative_difference"] < 1e-5
+        result["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]]
+        and result["relative_difference"] < 1e-5
     )
 
 
@@ -606,7 +607,7 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, text",
     [
         (("--format", "safetensors", "--argmax"), 2, "--argmax has no effect"),
         (("--format", "pt2", "--opset", "20"), 2, "--opset"),
@@ -618,10 +619,12 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
         (("--size", "192"), 2, "not a height and a width\n  got  --size 192\n  need H,W"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(run_folder, words, code, said):
+def test_options_that_do_not_fit_are_refused(run_folder, words, code, text):
     before = sorted(run_folder.rglob("*"))
-    found, out, err = run_command(str(run_folder), *(word.format(run=run_folder) for word in words))
-    assert found == code and said in err and out == ""
+    actual, out, err = run_command(
+        str(run_folder), *(word.format(run=run_folder) for word in words)
+    )
+    assert actual == code and text in err and out == ""
     assert sorted(run_folder.rglob("*")) == before
 
 

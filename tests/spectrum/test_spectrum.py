@@ -41,13 +41,13 @@ def test_the_half_plane_stands_for_the_whole_one(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_sum_of_power_is_the_sum_of_squares(size):
     maps = noise(2, 3, *size) + 0.7
-    found = radial_spectrum(ring_sums(maps, 0.25))
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
     energy = (
-        sum(cells * power for cells, power in zip(found.cells, found.power, strict=True))
-        + 6 * found.dc_power
+        sum(cells * power for cells, power in zip(spectrum.cells, spectrum.power, strict=True))
+        + 6 * spectrum.dc_power
     )
     assert energy == pytest.approx(float(maps.double().square().sum()), rel=1e-6)
-    assert sum(found.cells) == 6 * (size[0] * size[1] - 1)
+    assert sum(spectrum.cells) == 6 * (size[0] * size[1] - 1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -57,11 +57,11 @@ def test_energy_shares_equal_numpys(size, cutoff):
     power = np.abs(np.fft.fft2(maps.numpy().astype(np.float64))) ** 2
     rho = full_plane(*size)
     low = power[..., (rho > 0) & (rho <= cutoff + 1e-9)].sum()
-    found = radial_spectrum(ring_sums(maps, cutoff))
-    assert found.low_energy == pytest.approx(
+    spectrum = radial_spectrum(ring_sums(maps, cutoff))
+    assert spectrum.low_energy == pytest.approx(
         low / (power.sum() - power[..., 0, 0].sum()), rel=1e-5, abs=1e-9
     )
-    assert found.low_energy + found.high_energy == pytest.approx(1.0, abs=1e-12)
+    assert spectrum.low_energy + spectrum.high_energy == pytest.approx(1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [(24, 32), (25, 33), (16, 64)])
@@ -73,11 +73,11 @@ def test_ring_means_equal_numpys(size):
     if (ring == ring.max()).sum() == 1:
         ring[ring == ring.max()] -= 1
     ring[0, 0] = 0
-    found = radial_spectrum(ring_sums(maps, 0.25))
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
     expected = [power[..., ring == k].mean() for k in np.unique(ring) if k > 0]
-    np.testing.assert_allclose(found.power, expected, rtol=1e-5)
+    np.testing.assert_allclose(spectrum.power, expected, rtol=1e-5)
     np.testing.assert_allclose(
-        found.rho, [rho[ring == k].mean() for k in np.unique(ring) if k > 0], rtol=1e-12
+        spectrum.rho, [rho[ring == k].mean() for k in np.unique(ring) if k > 0], rtol=1e-12
     )
 
 
@@ -96,14 +96,14 @@ def test_a_cosine_grating_lands_in_its_ring(fy, fx):
 
 
 def test_white_noise_is_flat():
-    found = radial_spectrum(ring_sums(noise(8, 16, 48, 64), 0.25))
+    spectrum = radial_spectrum(ring_sums(noise(8, 16, 48, 64), 0.25))
     spread = 4 / np.sqrt(
-        np.array(found.cells) / 2
+        np.array(spectrum.cells) / 2
     )  # the power of a complex normal has its mean as deviation; cells come in pairs
-    assert np.all(np.abs(np.array(found.power) - 1) < spread)
-    assert np.abs(found.relative_log_amplitude).max() < 0.1
+    assert np.all(np.abs(np.array(spectrum.power) - 1) < spread)
+    assert np.abs(spectrum.relative_log_amplitude).max() < 0.1
     rho = full_plane(48, 64)
-    assert found.low_energy == pytest.approx(
+    assert spectrum.low_energy == pytest.approx(
         ((rho > 0) & (rho <= 0.25)).sum() / (48 * 64 - 1), abs=3e-3
     )
 
@@ -113,13 +113,13 @@ def test_an_exponential_amplitude_gives_a_straight_line():
     rho = torch.from_numpy(full_plane(39, 57))
     wanted = torch.exp(-2 * rho)
     maps = torch.fft.ifft2(spectrum_of_noise / spectrum_of_noise.abs() * wanted).real.float()
-    found = radial_spectrum(ring_sums(maps, 0.25))
-    line = -2 * (np.array(found.rho) - found.rho[0])
-    np.testing.assert_allclose(found.relative_log_amplitude, line, atol=1e-4)
-    assert found.dc_relative_log_amplitude == pytest.approx(2 * found.rho[0], abs=1e-4)
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
+    line = -2 * (np.array(spectrum.rho) - spectrum.rho[0])
+    np.testing.assert_allclose(spectrum.relative_log_amplitude, line, atol=1e-4)
+    assert spectrum.dc_relative_log_amplitude == pytest.approx(2 * spectrum.rho[0], abs=1e-4)
 
 
-def test_a_channels_scale_and_level_do_not_move_the_log_amplitude():
+def test_scale_and_level_of_a_channel_do_not_change_the_log_amplitude():
     maps = noise(1, 3, 24, 24).cumsum(-1)
     moved = (
         maps * torch.tensor([1.0, 30.0, 0.01])[:, None, None]
@@ -175,7 +175,7 @@ def test_maps_without_frequencies_are_refused(maps):
         ring_sums(maps, 0.25)
 
 
-def test_what_is_no_map_is_refused():
+def test_a_tensor_that_is_not_a_map_is_refused():
     with pytest.raises(ShapeError, match="B, C, h, w"):
         ring_sums(torch.zeros(3, 8, 8), 0.25)
 
@@ -184,8 +184,9 @@ class Pooled(nn.Module):
     """``stage1`` is the image, ``stage2`` its 2x2 mean."""
 
     def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
-        found = {"stage1": images, "stage2": nn.functional.avg_pool2d(images, 2), "logits": images}
-        return {name: found[name] for name in ("logits", *taps)}
+        pooled = nn.functional.avg_pool2d(images, 2)
+        taps_by_name = {"stage1": images, "stage2": pooled, "logits": images}
+        return {name: taps_by_name[name] for name in ("logits", *taps)}
 
 
 POOLED = {
@@ -227,9 +228,9 @@ def test_default_taps_are_the_stages_that_exist():
     assert wanted_taps((3, 1), ("decoder", "stage3")) == ("stage3", "stage1", "decoder")
 
 
-@pytest.mark.parametrize("name, said", [("stage3", "did you mean"), ("keys", "not a feature map")])
-def test_a_tap_that_is_not_there_or_is_no_map_is_refused(name, said):
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize("name, text", [("stage3", "did you mean"), ("keys", "not a feature map")])
+def test_a_tap_that_does_not_exist_or_is_not_a_map_is_refused(name, text):
+    with pytest.raises(UsageError, match=text):
         choose_taps([Subject("student", "pooled", POOLED)], (name,), named=True)
 
 
@@ -354,7 +355,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     run, model, cache = root / "a" / "run", root / "model", root / "cache"
     save_model(run, student, "fast_scnn", dict(enumerate(names)))
     save_model(model, teacher, "segformer", dict(enumerate(names)))
-    recipe = "version: 1\ndata: {name: scenes, size: [96, 128]}\n%sstudent: {name: fast_scnn, width: 0.25}\n"
+    recipe = "version: 1\ndata: {name: scenes, size: [96, 128]}\n"
+    recipe += "%sstudent: {name: fast_scnn, width: 0.25}\n"
     recipe += "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     (run / "recipe.yaml").write_text(
         recipe % f"teacher: {{name: segformer, weights: {json.dumps(str(model))}}}\n"
@@ -419,17 +421,17 @@ def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path)
         (recipe,),
         (folders["model"], "--recipe", recipe),
     ]
-    found = []
+    documents = []
     for way in ways:
         code, out, err = run_command(*map(str, way), *words, folder=tmp_path)
         assert code == 0, err
-        found.append(json.loads(out))
-    assert [(document["of"], "teacher" in document) for document in found] == [
+        documents.append(json.loads(out))
+    assert [(document["of"], "teacher" in document) for document in documents] == [
         ("teacher", False)
     ] * 4
-    assert all(document["stages"] == found[0]["stages"] for document in found)
+    assert all(document["stages"] == documents[0]["stages"] for document in documents)
     other = json.loads(run_command(str(folders["model"]), *words, folder=tmp_path)[1])
-    assert other["stages"]["stage3"]["grid"] != found[0]["stages"]["stage3"]["grid"], (
+    assert other["stages"]["stage3"]["grid"] != documents[0]["stages"]["stage3"]["grid"], (
         "scenes of another size without --recipe"
     )
 
@@ -502,7 +504,7 @@ def test_kinds_of_sources(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, text",
     [
         (("{plain}",), 2, "no teacher"),
         (("nowhere/at/all",), 4, "does not exist"),
@@ -512,9 +514,9 @@ def test_kinds_of_sources(folders, tmp_path):
         (("{plain}", "--teacher"), 2, "no teacher"),
     ],
 )
-def test_bad_input_is_one_message(folders, tmp_path, words, code, said):
-    found, out, err = run_command(*(word.format(**folders) for word in words), folder=tmp_path)
-    assert found == code and said in err and out == "" and "Traceback" not in err
+def test_bad_input_is_one_message(folders, tmp_path, words, code, text):
+    actual, out, err = run_command(*(word.format(**folders) for word in words), folder=tmp_path)
+    assert actual == code and text in err and out == "" and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
