@@ -141,9 +141,7 @@ def test_pictures_are_prepared_as_their_processor_does(theirs, tmp_path, said):
 
 def test_a_mean_that_is_none_is_refused(theirs, tmp_path):
     folder = old_folder(tmp_path / "old", theirs[0], image_mean=[0.5])
-    with pytest.raises(
-        WeightsMissing, match=r"preprocessor_config\.json .* three numbers|says no mean"
-    ):
+    with pytest.raises(WeightsMissing, match="image_mean: List should have at least 3 items"):
         segformer.build(classes=3, weights=str(folder))
 
 
@@ -154,7 +152,7 @@ def test_a_deviation_that_nothing_can_be_divided_by_is_refused(theirs, tmp_path,
     folder = old_folder(tmp_path / "old", theirs[0], image_std=std)
     with pytest.raises(
         WeightsMissing,
-        match="says no mean and std\n.*\n  need three numbers each, std and factor above 0",
+        match=r"preprocessor_config\.json .*\n.*\n  need image_std\.0: (less|greater) than or equal",
     ):
         load_model(folder)
 
@@ -167,7 +165,7 @@ def test_reduced_labels_are_reported(theirs, tmp_path, caplog, key, told):
     with caplog.at_level(logging.WARNING):
         segformer.build(classes=3, weights=str(old_folder(tmp_path / "old", theirs[0], **said)))
     assert (
-        "trained with reduced labels: its class 0 is value 1 of the masks" in caplog.text
+        "trained with reduced labels: its class 0 is value 1 in the masks" in caplog.text
     ) == told
 
 
