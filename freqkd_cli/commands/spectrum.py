@@ -141,6 +141,7 @@ def run(
 
         freqkd spectrum --graph --stage 3 --limit 4
     """
+    from freqkd_cli.report.eigenvector_maps import graph_table
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.spectrum import locate
     from freqkd_cli.spectrum.figure_files import choose_files
@@ -170,14 +171,13 @@ def run(
     )
     measure = graph_spectra if graph else radial_spectra
     spectra: Any = measure(place, options, progress(verbose - quiet))
-    draw = _draw_graphs if graph else _draw_radial
-    print_result(
-        draw(spectra, files, image=not no_image), as_json, _graph_table if graph else _table
-    )
+    write = _write_graphs if graph else _write_radial
+    document = write(spectra, files, image=not no_image)
+    print_result(document, as_json, graph_table if graph else _table)
     _log_files(place, files, graph)
 
 
-def _draw_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
+def _write_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
     """Write the figure and the table, and return the document."""
     from freqkd_cli.report.plots import spectrum_figure
 
@@ -189,7 +189,7 @@ def _draw_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -
     return document | {"png": files.png, "csv": files.csv}
 
 
-def _draw_graphs(spectra: GraphSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
+def _write_graphs(spectra: GraphSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
     """Write the figure, the figure of the eigenvectors and the table; return the document."""
     from freqkd_cli.report.eigenvector_maps import eigenvector_figure, graph_figure
 
@@ -215,12 +215,6 @@ def _log_files(source: SpectrumSource, files: SpectrumFiles, graph: bool) -> Non
         log.info("Next: freqkd export%s", place)
     elif not graph:
         log.info("Next: freqkd spectrum%s --graph", place)
-
-
-def _graph_table(document: dict[str, Any]) -> str:
-    from freqkd_cli.report.eigenvector_maps import graph_table
-
-    return graph_table(document)
 
 
 def _table(document: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ All facts come from the model and from the records of its run. Missing records a
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def _recorded(run: Path | None, name: str) -> RunRecord:
     return RunRecord.model_validate(valid)
 
 
-def _front_matter(config: ModelConfig, licenses: list[License]) -> str:
+def _front_matter(config: ModelConfig, licenses: Iterable[License]) -> str:
     lines = [
         f"library_name: {'transformers' if config.of_segformer else 'freqkd'}",
         "pipeline_tag: image-segmentation",
@@ -205,17 +206,20 @@ def recorded_license(folder: Path) -> License | None:
         return None
 
 
-def _licenses(model: nn.Module, recipe: Recipe | None) -> list[License]:
-    """Return the known licenses of the weights that the model and its teacher started from."""
-    known = [getattr(model, "license", None), teacher_license(recipe) if recipe else None]
-    return [license for license in dict.fromkeys(known) if license]
+def _licenses(model: nn.Module, recipe: Recipe | None) -> dict[License, str]:
+    """Return the known licenses -> the weights that they are for; one license may be for both."""
+    known = [
+        (teacher_license(recipe) if recipe else None, "Teacher"),
+        (getattr(model, "license", None), "Model"),
+    ]
+    return {license: owner for license, owner in reversed(known) if license}
 
 
 def _license(model: nn.Module, recipe: Recipe | None) -> str:
     texts = []
-    for license in _licenses(model, recipe):
+    for license, owner in _licenses(model, recipe).items():
         use = "no commercial use" if license.noncommercial else "commercial use allowed"
-        texts.append(f"{license.name} ({use}). {license.note or ''}".strip())
+        texts.append(f"{owner}: {license.name} ({use}). {license.note or ''}".strip())
     weights = _teacher_weights(recipe) if recipe else None
     if recipe and weights and not teacher_license(recipe):
         published = getattr(registry.find("models", recipe.teacher.name), "PUBLISHED_LICENSE", None)

@@ -19,7 +19,7 @@ from freqkd_cli.build.saved import CONFIG, load_model, save_model
 from freqkd_cli.errors import CheckFailed
 from freqkd_cli.export.card import card, teacher_license
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, result
-from freqkd_cli.export.parity import compare, require_finite
+from freqkd_cli.export.parity import Parity, compare, require_finite
 from freqkd_cli.export.quiet import quiet_exporter
 from freqkd_cli.export.target import folder_beside
 from freqkd_cli.runtime.json_file import object_or_none
@@ -65,18 +65,8 @@ def export_folder(
     model.license = getattr(model, "license", None) or _inherited(run)
     with folder_beside(out) as folder:
         save_model(folder, model, name)
-        parity = compare(
-            ExportForm(model), ExportForm(load_model(folder)), options.sizes, OTHERWISE
-        )
-        parity.require("the folder")
-        checked_by = ["freqkd"]
         config = read_config(folder / CONFIG)
-        if config.of_segformer:
-            other = _from_transformers(folder, model)
-            compare(ExportForm(model), other, options.sizes, OTHERWISE).require(
-                "the folder, read by transformers,"
-            )
-            checked_by.append("transformers")
+        parity, checked_by = _check(model, folder, config.of_segformer, options)
         if run:
             _copy_records(run, folder)
         document = result(out, "safetensors", 0, parity)
@@ -90,6 +80,21 @@ def export_folder(
         document["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
         _move(folder, out)
     return document
+
+
+def _check(
+    model: nn.Module, folder: Path, of_segformer: bool, options: ExportOptions
+) -> tuple[Parity, list[str]]:
+    """Compare the model with its folder, as freqkd and transformers read it; name the readers."""
+    form = ExportForm(model)
+    parity = compare(form, ExportForm(load_model(folder)), options.sizes, OTHERWISE)
+    parity.require("the folder")
+    if not of_segformer:
+        return parity, ["freqkd"]
+    network = _from_transformers(folder, model)
+    other = compare(form, network, options.sizes, OTHERWISE)
+    other.require("the folder, read by transformers,")
+    return parity, ["freqkd", "transformers"]
 
 
 def _inherited(run: Path | None) -> Any:

@@ -70,17 +70,20 @@ def write_onnx(
             key="opset",
         )
     _name_axes(graph.graph)
-    names = class_names or {}
+    for key, value in _facts(class_names or {}).items():
+        graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def _facts(names: Mapping[int, str]) -> dict[str, str]:
+    """Return the metadata that a user of the file needs."""
     listed = [str(names[number]) for number in sorted(names, key=int)]
-    facts = {
+    return {
         "producer": "freqkd",
         "input": "RGB in [0, 1], float32 [B, 3, H, W]",
         "classes": json.dumps(listed, ensure_ascii=False),
     }
-    for key, value in facts.items():
-        graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
-    onnx.checker.check_model(graph)
-    onnx.save(graph, path)
 
 
 def _name_axes(graph: Any) -> None:

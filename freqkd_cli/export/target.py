@@ -86,8 +86,7 @@ def _refuse_sources(out: Path, written: Iterable[Path], source: Path) -> None:
             raise UsageError(
                 f"--out {out} would replace a file of the run or of its teacher",
                 got=protected[_identity(path)],
-                need="a place of its own",
-                tip=f"--out {source / 'exports' / out.name}",
+                tip="use another --out, or leave it out",
                 key="out",
             )
 

@@ -1,14 +1,18 @@
-"""SegFormer's decoder with its two linear maps multiplied, and the initialisation of its layers."""
+"""SegFormer's decoder with two linear maps multiplied, its initialisation and smallest image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd_cli.errors import ShapeError
 from freqkd_cli.models._segformer_graphs import as_map
 
 
@@ -44,6 +48,27 @@ def fuse(head: nn.Module, stages: Sequence[Tensor]) -> Tensor:
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply a linear map to the channels of ``[B, C, h, w]``."""
     return as_map(F.linear(x.flatten(2).transpose(1, 2), weight, bias), x.shape[-2:])
+
+
+def require_size(config: Any, images: Tensor) -> None:
+    """Check that every stage has at least one key.
+
+    Args:
+        config: transformers' ``SegformerConfig``.
+
+    Raises:
+        ShapeError: an image side is too small.
+    """
+    if torch.compiler.is_exporting():  # sizes are symbols there
+        return
+    stages = zip(accumulate(config.strides, mul), config.sr_ratios, strict=True)
+    smallest = max(stride * (reduction - 1) + 1 for stride, reduction in stages)
+    if min(images.shape[-2:]) < smallest:
+        raise ShapeError(
+            "images are too small for this SegFormer",
+            got=tuple(images.shape[-2:]),
+            need=f"at least {smallest} a side",
+        )
 
 
 def draw_encoder(module: nn.Module) -> None:

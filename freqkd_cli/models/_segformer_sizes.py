@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.models._segformer_config import Architecture, Description, describe
 from freqkd_cli.runtime.json_file import read_object
-from freqkd_cli.weights.config import (
-    Deviation,
-    License,
-    Mean,
-    ModelConfig,
-    any_number,
-    checked,
-    read_config,
-)
-from freqkd_cli.weights.state_dict import WEIGHT_FILES, hub_file, is_hub_id, read_state
+from freqkd_cli.weights.config import License, ModelConfig, read_config
+from freqkd_cli.weights.hub import hub_file, is_hub_id
+from freqkd_cli.weights.state_dict import WEIGHT_FILES, read_state
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
 
@@ -129,10 +121,31 @@ def _local_weights(name: str, place: Path) -> SegFormerWeights:
     )
 
 
+def local_weights(name: str) -> SegFormerWeights | None:
+    """Return weights that are on this machine, or None for a hub id or a run that is not yet."""
+    try:
+        return find_weights(name, offline=True)
+    except WeightsMissing:
+        if name == "embedded" or Path(name).expanduser().exists():
+            raise
+        return None
+
+
 def hub_license(name: str) -> License | None:
     """Return the license of a hub repository whose owner publishes all weights under one."""
     owner, slash, _ = name.lower().partition("/")
     return NVIDIA_LICENSE if slash and owner == "nvidia" else None
+
+
+def weights_license(name: str) -> License | None:
+    """Return the license of weights that a recipe names, or None where it is not known.
+
+    Nothing is downloaded.
+    """
+    try:
+        return find_weights(name, offline=True).license
+    except WeightsMissing:
+        return hub_license(name)
 
 
 def architecture(
@@ -153,20 +166,13 @@ def architecture(
         RecipeError: arguments that make no network.
         WeightsMissing: arguments that contradict the weights.
     """
-    width, depth, most_heads, decoder_width = VARIANTS[variant or "b0"]
+    chosen = _variant_sizes(variant) if variant else {}
     if channels is not None and heads is None:
+        most_heads = VARIANTS[variant or "b0"][2]
         heads = [
             max(n for n in range(1, most + 1) if c % n == 0)
             for c, most in zip(channels, most_heads, strict=True)
         ]
-    chosen: dict[str, Any] = {}
-    if variant:
-        chosen = {
-            "hidden_sizes": width,
-            "depths": depth,
-            "num_attention_heads": most_heads,
-            "decoder_hidden_size": decoder_width,
-        }
     given = {
         "hidden_sizes": channels and tuple(channels),
         "depths": depths and tuple(depths),
@@ -185,6 +191,11 @@ def architecture(
             key="heads",
         )
     return sizes
+
+
+def _variant_sizes(variant: str) -> dict[str, Any]:
+    fields = ("hidden_sizes", "depths", "num_attention_heads", "decoder_hidden_size")
+    return dict(zip(fields, VARIANTS[variant], strict=True))
 
 
 _ARGUMENTS = {
@@ -208,44 +219,3 @@ def _as_described(name: str, sizes: Architecture, chosen: Mapping[str, Any]) -> 
                 key=_ARGUMENTS[key],
             )
     return sizes
-
-
-class _Normalisation(BaseModel):
-    """The numbers of a ``preprocessor_config.json`` that an image is normalised with."""
-
-    image_mean: Mean  # type: ignore[valid-type]
-    image_std: Deviation  # type: ignore[valid-type]
-    rescale_factor: any_number(1e-9, 1e9)  # type: ignore[valid-type]
-
-
-def normalisation(
-    preprocessor: Mapping[str, Any] | None, where: str
-) -> tuple[list[float], list[float]] | None:
-    """Return the mean and std of a ``preprocessor_config.json`` in units of [0, 1], or None.
-
-    Raises:
-        WeightsMissing: they are not three finite numbers each, or a std or the factor is not above
-        0.
-    """
-    if not preprocessor:
-        return None
-    # Processors read 0 .. 255 and multiply by a factor first. Versions without a factor divided
-    # by 255.
-    factor = (
-        preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
-    )
-    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
-    if preprocessor.get("do_normalize") is False:
-        mean, std = [0.0] * 3, [1.0] * 3
-    elif mean is None or std is None:
-        return None
-    fields = {"image_mean": mean, "image_std": std, "rescale_factor": factor}
-    checked(_Normalisation, fields, f"the preprocessor_config.json of {where}")
-    unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
-    return [x / unit for x in mean], [x / unit for x in std]
-
-
-def reduces_labels(preprocessor: Mapping[str, Any] | None) -> bool:
-    """Whether the masks of the training data had 0 for void and k + 1 for class k."""
-    fields = preprocessor or {}  # the key has an older and a newer spelling
-    return bool(fields.get("do_reduce_labels", fields.get("reduce_labels")))

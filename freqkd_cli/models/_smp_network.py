@@ -32,21 +32,7 @@ def create(arch: str, encoder: str, classes: int, encoder_weights: str | None = 
     """
     import segmentation_models_pytorch as library
 
-    known = library.MODEL_ARCHITECTURES_MAPPING
-    if arch.lower() not in known:
-        raise RecipeError(
-            f"smp has no arch {arch!r}{did_you_mean(arch, known)}",
-            need=f"one of {', '.join(known)}",
-            key="arch",
-        )
-    offered = library.encoders.get_encoder_names()
-    if not encoder.startswith(("tu-", "timm-")) and encoder not in offered:
-        hint = did_you_mean(encoder, offered)
-        raise RecipeError(
-            f"smp has no encoder {encoder!r}{hint}",
-            need="one of its encoders, or tu- and a timm name",
-            key="encoder",
-        )
+    _check_names(arch, encoder)
     # Otherwise a vision transformer accepts one size only.
     sizes = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
     try:
@@ -76,6 +62,26 @@ def create(arch: str, encoder: str, classes: int, encoder_weights: str | None = 
         raise RecipeError(
             f"smp cannot build {arch} with encoder {encoder}", got=_line(error)
         ) from error
+
+
+def _check_names(arch: str, encoder: str) -> None:
+    import segmentation_models_pytorch as library
+
+    known = library.MODEL_ARCHITECTURES_MAPPING
+    if arch.lower() not in known:
+        raise RecipeError(
+            f"smp has no arch {arch!r}{did_you_mean(arch, known)}",
+            need=f"one of {', '.join(known)}",
+            key="arch",
+        )
+    offered = library.encoders.get_encoder_names()
+    if not encoder.startswith(("tu-", "timm-")) and encoder not in offered:
+        hint = did_you_mean(encoder, offered)
+        raise RecipeError(
+            f"smp has no encoder {encoder!r}{hint}",
+            need="one of its encoders, or tu- and a timm name",
+            key="encoder",
+        )
 
 
 def _line(error: Exception) -> str:

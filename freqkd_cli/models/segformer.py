@@ -18,32 +18,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from operator import mul
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._segformer_config import Architecture
-from freqkd_cli.models._segformer_decoder import draw_encoder, draw_head, fuse
+from freqkd_cli.models._segformer_decoder import draw_encoder, draw_head, fuse, require_size
 from freqkd_cli.models._segformer_graphs import attention_taps, encode
 from freqkd_cli.models._segformer_names import load_any, to_hub_names, to_module_names
+from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_labels
 from freqkd_cli.models._segformer_sizes import (
     NVIDIA_LICENSE,
     SegFormerWeights,
     architecture,
     find_weights,
-    hub_license,
-    normalisation,
-    reduces_labels,
+    local_weights,
+    weights_license,
 )
-from freqkd_cli.weights.config import License
 from freqkd_cli.weights.state_dict import load_exact
 
 log = logging.getLogger(__name__)
@@ -104,6 +98,12 @@ def build(
         return model
     load_any(model.net, source.state(), where=source.name, new_head=not kept)
     model.id2label = source.id2label() if kept else None
+    _describe(model, source)
+    return model
+
+
+def _describe(model: SegFormer, source: SegFormerWeights) -> None:
+    """Take license and normalisation of the weights, and warn of what users must know."""
     model.license = source.license
     if model.license and model.license.noncommercial:
         log.warning("%s: %s", source.name, model.license.note or model.license.name)
@@ -115,7 +115,6 @@ def build(
     mean_and_std = normalisation(source.preprocessor, source.name)
     if mean_and_std:
         model.set_normalisation(*mean_and_std)
-    return model
 
 
 def taps(
@@ -135,32 +134,14 @@ def taps(
 
     Nothing is downloaded.
     """
-    source = _local(weights) if weights else None
+    source = local_weights(weights) if weights else None
     sizes = architecture(
         source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder
     )
     return _taps(sizes, source.classes() if source and head == "keep" else classes)
 
 
-def license_of(weights: str) -> License | None:
-    """Return the license of weights that a recipe names, or None where it is not known.
-
-    Nothing is downloaded.
-    """
-    try:
-        return find_weights(weights, offline=True).license
-    except WeightsMissing:
-        return hub_license(weights)
-
-
-def _local(name: str) -> SegFormerWeights | None:
-    """Return weights that are on this machine, or None for a hub id or a run that is not yet."""
-    try:
-        return find_weights(name, offline=True)
-    except WeightsMissing:
-        if name == "embedded" or Path(name).expanduser().exists():
-            raise
-        return None
+license_of = weights_license
 
 
 def fetch(*, weights: str | None = None, **_: Any) -> None:
@@ -225,7 +206,7 @@ class SegFormer(Segmenter):
         self.net.train()  # every module starts in training mode
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
-        self._check_size(images)
+        require_size(self.net.config, images)
         wanted = [tap for tap in self.attention_taps if tap.name in taps]
         stages, tensors = encode(self.net.segformer, images, wanted, self.normalise)
         head = self.net.decode_head
@@ -236,19 +217,6 @@ class SegFormer(Segmenter):
             "decoder": decoder,
             "logits": head.classifier(head.dropout(decoder)),
         }
-
-    def _check_size(self, images: Tensor) -> None:
-        if torch.compiler.is_exporting():  # sizes are symbols there
-            return
-        config = self.net.config
-        stages = zip(accumulate(config.strides, mul), config.sr_ratios, strict=True)
-        smallest = max(stride * (reduction - 1) + 1 for stride, reduction in stages)
-        if min(images.shape[-2:]) < smallest:
-            raise ShapeError(
-                "images are too small for this SegFormer",
-                got=tuple(images.shape[-2:]),
-                need=f"at least {smallest} a side",
-            )
 
     def portable_state(self) -> dict[str, Tensor]:
         """Return the weights under the names of the hub, which every transformers version reads."""

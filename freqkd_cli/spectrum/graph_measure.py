@@ -117,19 +117,7 @@ def measure_graphs(
     for count, item in enumerate(inputs, start=1):
         rows: list[EigenMaps] = []
         for pair in pairs:
-            grid = pair.grid(*item.batch.images.shape[-2:])
-            valid = node_validity(item.batch, grid)
-            if int(valid.sum()) < 2:
-                continue
-            modes: dict[str, Modes] = {}
-            for role, tap in pair.taps.items():
-                x = item.taps[role][tap.name]
-                graph = _graph(role, tap, x, grid, valid, item.name)
-                modes[role] = graph.modes()
-                key = (pair.name, role)
-                distance = _distance(tap, x, grid, valid)
-                numbers.setdefault(key, _Numbers(grid)).add(graph, modes[role], distance)
-            rows += eigen_maps(pair, modes, valid, grid) if count - 1 in drawn else []
+            rows += _add_image(pair, item, numbers, keep_maps=count - 1 in drawn)
         images += [_drawn(item, rows)] if rows else []
         progress.advance(count)
     if not numbers:
@@ -143,6 +131,28 @@ def measure_graphs(
         if (pair.name, role) in numbers
     ]
     return count, graphs, images
+
+
+def _add_image(
+    pair: GraphPair,
+    item: GraphInput,
+    numbers: dict[tuple[str, str], _Numbers],
+    *,
+    keep_maps: bool,
+) -> list[EigenMaps]:
+    """Add one image's graphs of a pair to ``numbers``, and return its eigenvectors to draw."""
+    grid = pair.grid(*item.batch.images.shape[-2:])
+    valid = node_validity(item.batch, grid)
+    if int(valid.sum()) < 2:
+        return []
+    modes: dict[str, Modes] = {}
+    for role, tap in pair.taps.items():
+        x = item.taps[role][tap.name]
+        graph = _graph(role, tap, x, grid, valid, item.name)
+        modes[role] = graph.modes()
+        of_graph = numbers.setdefault((pair.name, role), _Numbers(grid))
+        of_graph.add(graph, modes[role], _distance(tap, x, grid, valid))
+    return eigen_maps(pair, modes, valid, grid) if keep_maps else []
 
 
 def _graph(role: str, tap: Tap, x: Tensor, grid: Grid, valid: Tensor, image: str) -> Graph:

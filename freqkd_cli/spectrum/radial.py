@@ -89,16 +89,7 @@ def measure(
     count = 0
     for count, features in enumerate(maps, start=1):
         for key, x in features.items():
-            try:
-                one = ring_sums(x, cutoff, sums[key].step if key in sums else None)
-            except FreqKDError as error:
-                raise type(error)(
-                    f"{' '.join(key)}: {error.what}",
-                    got=error.got,
-                    need=error.need,
-                    tip="use larger images, or an earlier stage",
-                ) from error
-            sums[key] = sums[key] + one if key in sums else one
+            sums[key] = _added(sums.get(key), x, cutoff, " ".join(key))
             grids.setdefault(key, (x.shape[-2], x.shape[-1]))
         progress.advance(count)
     if count == 0:
@@ -115,6 +106,20 @@ def measure(
         for subject, key in keys
         if key in sums
     ]
+
+
+def _added(before: RingSums | None, x: Tensor, cutoff: float, name: str) -> RingSums:
+    """Return the ring sums of the images so far and of one more."""
+    try:
+        after = ring_sums(x, cutoff, before.step if before else None)
+    except FreqKDError as error:
+        raise type(error)(
+            f"{name}: {error.what}",
+            got=error.got,
+            need=error.need,
+            tip="use larger images, or an earlier stage",
+        ) from error
+    return before + after if before else after
 
 
 def live_maps(

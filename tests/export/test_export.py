@@ -781,7 +781,10 @@ def test_the_license_comes_from_the_teachers_folder_or_is_not_recorded(taught_ru
     save_model(tmp_path / "teacher", teacher)
     deploy.export_folder(model, "fast_scnn", tmp_path / "b", run=taught_run, options=options)
     card = (tmp_path / "b" / "README.md").read_text()
-    assert "## License\n\nMIT (commercial use allowed)." in card and "license: other" not in card
+    assert (
+        "## License\n\nTeacher: MIT (commercial use allowed)." in card
+        and "license: other" not in card
+    )
     assert freqkd_cli.load(tmp_path / "b").license is None
 
 
