@@ -55,8 +55,7 @@ def card(model: nn.Module, config: ModelConfig, run: Path | None, checks: dict[s
     recipe = None
     if run and (run / "recipe.yaml").is_file():
         recipe = recipes.load(run / "recipe.yaml", parts=False)
-    summary = _recorded(run, "summary.json")
-    environment = _recorded(run, "environment.json")
+    summary, environment = (_recorded(run, f"{name}.json") for name in ("summary", "environment"))
     millions = f"{parameters(model) / 1e6:.2f} M parameters"
     parts = [
         _front_matter(config, _licenses(model, recipe)),
@@ -227,8 +226,7 @@ def _license(model: nn.Module, recipe: Recipe | None) -> str:
             f"The license of the teacher's weights, {weights}, is not recorded. Check it. "
             f"{published.note if published else ''}".strip()
         )
-    default = f"{MISSING} It depends on the data and the weights of the training."
-    return "\n\n".join(texts) or default
+    return "\n\n".join(texts) or f"{MISSING} It depends on the data and weights of the training."
 
 
 def _measured(checks: dict[str, Any]) -> str:
