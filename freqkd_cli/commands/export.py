@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Source = Annotated[
+ModelFolder = Annotated[
     Path,
     typer.Argument(
         metavar="RUN", help="A run folder, or a folder with config.json and model.safetensors."
@@ -44,7 +44,7 @@ Size = Annotated[
         "any size by default.",
     ),
 ]
-Latency = Annotated[
+LatencyRuns = Annotated[
     int,
     typer.Option(
         "--latency",
@@ -56,14 +56,14 @@ Latency = Annotated[
 
 
 def run(
-    source: Source,
+    source: ModelFolder,
     kind: Format = "onnx",
     out: Out = None,
     upsample: Upsample = False,
     argmax: Argmax = False,
     opset: Opset = None,
     size: Size = None,
-    latency: Latency = 5,
+    latency: LatencyRuns = 5,
     no_latency: Annotated[bool, typer.Option("--no-latency", hidden=True)] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,

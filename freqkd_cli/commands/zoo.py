@@ -32,14 +32,14 @@ Counts = Annotated[
         "--counts", help="Count parameters and operations (builds each variant without memory)."
     ),
 ]
-Latency = Annotated[
+TimeImage = Annotated[
     bool,
     typer.Option("--latency", help="Time one image on this machine's CPU; implies --counts."),
 ]
 
 
 def run(
-    name: Model = None, counts: Counts = False, latency: Latency = False, as_json: Json = False
+    name: Model = None, counts: Counts = False, latency: TimeImage = False, as_json: Json = False
 ) -> None:
     """List the models, their variants and taps.
 
