@@ -1,7 +1,8 @@
-"""A model as a folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``; no pickle, and enough to build it again.
+"""A model as a folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``.
 
-``config.json`` says ``{"model", "arguments", "id2label", "mean", "std", "licence_note", "format": 1}``. A model that another library can
-read (SegFormer) writes that library's own configuration there, and ours under the key ``freqkd``.
+The folder holds no pickle, and enough to build the model again. ``config.json`` has the keys
+``{"model", "arguments", "id2label", "mean", "std", "license", "format": 1}``. Where another library
+can read the model (SegFormer), its own configuration is at the top and freqkd's under ``freqkd``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.runtime.files import write_synced
-from freqkd_cli.weights.config import FORMAT, Config, read_config
-from freqkd_cli.weights.state_dict import read_state
+from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
+from freqkd_cli.weights.state_dict import read_state, safetensors_bytes
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
@@ -36,12 +37,11 @@ def save_model(
 
     Args:
         model: one of this program's models, not wrapped.
-        model_name: its name in a recipe; the model's own where None.
-        id2label: class names; the model's own where None.
-        dtype: type of the floating-point tensors on disk, such as ``torch.float16``; the model's own where None.
+        model_name: its name in a recipe; the model's own by default.
+        id2label: class names; the model's own by default.
+        dtype: type of the floating-point tensors on disk, such as ``torch.float16``; the model's
+            own by default.
     """
-    from safetensors.torch import save
-
     assert isinstance(model, Segmenter)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,62 +49,65 @@ def save_model(
         model.id2label = {int(number): str(name) for number, name in id2label.items()}
     state = {key: _on_disk(value, dtype) for key, value in model.portable_state().items()}
     foreign = model.portable_config()
-    _write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    _write(folder / WEIGHTS, safetensors_bytes(state))
     _write(folder / PREPROCESSOR, _json(_preprocessor(model, foreign)))
-    ours = _description(model, model_name or model.model_name)
-    _write(folder / CONFIG, _json({**foreign, "freqkd": ours} if foreign else ours))
+    section = _section(model, model_name or model.model_name)
+    _write(folder / CONFIG, _json({**foreign, "freqkd": section} if foreign else section))
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The model of a folder, in eval mode on the CPU, its tensors in float32.
+    """Return the model of a folder, in eval mode on the CPU, its tensors in float32.
 
     A folder that transformers wrote for a SegFormer is read as well.
 
     Raises:
-        WeightsMissing: files are missing, of a later format, or do not fit each other.
+        WeightsMissing: files are missing, damaged, of a later format, or do not fit each other.
     """
     folder = Path(folder)
     config = _config(folder)
-    ours = config.ours
+    section = config.section
     if config.of_segformer:
-        # Built from the other library's configuration, which may say more than our arguments do; it reads its tensors itself.
-        said = {"classes": 1} if ours.arguments is None else ours.arguments
-        model = _build("segformer", {**said, "weights": str(folder)}, config)
-    elif ours.model is not None:
-        model = _build(ours.model, ours.arguments or {}, config)
+        # Built from the other library's configuration, which may hold more than our arguments. The
+        # model reads its tensors itself.
+        arguments = {"classes": 1} if section.arguments is None else section.arguments
+        model = _build("segformer", {**arguments, "weights": str(folder)}, config)
+    elif section.model is not None:
+        model = _build(section.model, section.arguments or {}, config)
         model.load_portable(read_state(folder / WEIGHTS), where=str(folder))
-        model.take(ours)
+        model.take(section)
     else:
+        keys = ("model", "model_type")
         raise WeightsMissing(
             f"{folder / CONFIG} names no model",
-            got=", ".join(f"{key} {config.said.get(key)!r}" for key in ("model", "model_type")),
+            got=", ".join(f"{key} {config.content.get(key)!r}" for key in keys),
             need="a folder that freqkd wrote, or a SegFormer of transformers",
         )
     return model.eval()
 
 
 def class_names_of(folder: str | Path) -> dict[int, str]:
-    """Class number -> name, as a folder that freqkd wrote says; empty where it says none.
+    """Return class number -> name of a folder that freqkd wrote; empty where it has no names.
 
     Raises:
         WeightsMissing: its ``config.json`` cannot be read.
     """
     path = Path(folder) / CONFIG
-    return dict(read_config(path).ours.id2label or {}) if path.is_file() else {}
+    return dict(read_config(path).section.id2label or {}) if path.is_file() else {}
 
 
 def load_state(folder: str | Path, model: nn.Module) -> None:
-    """Give a freshly built model the weights of a trained one of the same arguments (``student.weights``).
+    """Load the weights of a trained model into a new one of the same arguments.
 
-    Training-only heads may be absent from either side: those of the model stay as drawn.
+    This is ``student.weights``. Training-only heads may be absent from either side: those of the
+    model keep their initial values.
 
     Raises:
-        WeightsMissing: there is no such folder, or a tensor is missing, unexpected or of another shape; the model is unchanged then.
+        WeightsMissing: there is no such folder, or a tensor is missing, unexpected or of another
+            shape; the model is unchanged then.
     """
     assert isinstance(model, Segmenter)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
+    _require_folder(folder)
     state, own = read_state(folder), model.portable_state()
     heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
     given = {key: value for key, value in state.items() if key not in heads} | {
@@ -113,37 +116,39 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     model.load_portable(given, where=str(folder))
 
 
-def _config(folder: Path) -> Config:
+def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise WeightsMissing(f"{folder} is no folder", need="the folder of a run or of an export")
+        what = f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist"
+        raise WeightsMissing(what, need="the folder of a run or of an export")
+
+
+def _config(folder: Path) -> ModelConfig:
+    _require_folder(folder)
     if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
-        again = f"freqkd distill {folder}/recipe.yaml --out {folder} --resume"
         raise WeightsMissing(
-            f"the run in {folder} was stopped before its first score and holds no model yet",
-            tip=again,
+            f"{folder} contains no model yet: its run was stopped before the first evaluation",
+            tip=f"freqkd distill {folder}/recipe.yaml --out {folder} --resume",
         )
     return read_config(folder / CONFIG)
 
 
-def _build(name: str, arguments: Mapping[str, Any], config: Config) -> Segmenter:
-    """A model of recipes from the arguments that its folder keeps, which are held to what a recipe may say."""
+def _build(name: str, arguments: Mapping[str, Any], config: ModelConfig) -> Segmenter:
+    """Build a model from the arguments in its folder, which are checked like those of a recipe."""
+    filled_in = registry.FILLED_IN["models"]
     try:
         part = registry.find("models", name)
         registry.arguments("models", name)(
-            **{
-                key: value
-                for key, value in arguments.items()
-                if key not in registry.FILLED_IN["models"]
-            }
+            **{key: value for key, value in arguments.items() if key not in filled_in}
         )
         return part.build(**arguments)
     except (UnknownName, TypeError, ValueError, RuntimeError) as error:
         raise WeightsMissing(
-            f"{config.path} describes no model that this version knows", got=error
+            f"{config.path} does not describe a model of this version", got=error
         ) from error
 
 
-def _description(model: Segmenter, model_name: str) -> dict[str, Any]:
+def _section(model: Segmenter, model_name: str) -> dict[str, Any]:
+    """Return freqkd's fields of ``config.json``."""
     names = model.id2label
     return {
         "model": model_name,
@@ -151,19 +156,22 @@ def _description(model: Segmenter, model_name: str) -> dict[str, Any]:
         "id2label": {str(number): name for number, name in names.items()} if names else None,
         "mean": _three(model.mean),
         "std": _three(model.std),
-        "licence_note": model.licence_note,
+        "license": model.license.model_dump() if model.license else None,
         "format": FORMAT,
     }
 
 
 def _preprocessor(model: Segmenter, foreign: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' image processors read: pictures in 0..255, rescaled, normalised, not resized."""
-    said: dict[str, Any] = (
+    """Return the fields of transformers' image processors.
+
+    Images in 0..255 are rescaled and normalised, not resized.
+    """
+    processor: dict[str, Any] = (
         {"image_processor_type": "SegformerImageProcessor", "do_reduce_labels": False}
         if foreign
         else {}
     )
-    return said | {
+    return processor | {
         "do_resize": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -174,7 +182,7 @@ def _preprocessor(model: Segmenter, foreign: Mapping[str, Any]) -> dict[str, Any
 
 
 def _three(values: Tensor) -> list[float]:
-    """Three floats with the digits that a float32 has, so 0.485 is written as 0.485."""
+    """Return three floats with the digits of a float32, so that 0.485 is written as 0.485."""
     return [float(f"{value:.7g}") for value in values.flatten().tolist()]
 
 
@@ -182,7 +190,8 @@ def _on_disk(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().cpu()
     if dtype is not None and value.is_floating_point():
         value = value.to(dtype)
-    return value.contiguous().clone()  # tensors that share memory are refused by the format
+    # The format refuses tensors that share memory.
+    return value.contiguous().clone()
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

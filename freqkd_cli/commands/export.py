@@ -1,56 +1,70 @@
-"""``freqkd export``: a trained student as a file or folder that other programs run, checked against the original."""
+"""``freqkd export``: a trained student as a file or folder that other programs run."""
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
-from freqkd_cli.commands._output import check_parents, print_result
+from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from freqkd_cli.export.graph_file import Options
+    from freqkd_cli.export.graph_file import ExportOptions
+
+log = logging.getLogger(__name__)
+
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run folder, or a folder with config.json and model.safetensors."
+    ),
+]
+Format = Annotated[
+    Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="Format to write.")
+]
+Upsample = Annotated[bool, typer.Option("--upsample", help="Give logits at the image's size.")]
+Argmax = Annotated[bool, typer.Option("--argmax", help="Give class numbers instead of logits.")]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        "--opset", min=18, metavar="N", help="ONNX operator set; the exporter's own by default."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="H,W",
+        help="The only image size in pixels that the graph accepts, such as 192,256; "
+        "any size by default.",
+    ),
+]
+LatencyRuns = Annotated[
+    int,
+    typer.Option(
+        "--latency",
+        min=0,
+        metavar="N",
+        help="Number of timed runs per size, whose median is reported; 0 measures no times.",
+    ),
+]
 
 
 def run(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder, or any folder with config.json and model.safetensors.",
-        ),
-    ],
-    kind: Annotated[
-        Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="What is written.")
-    ] = "onnx",
+    source: ModelFolder,
+    kind: Format = "onnx",
     out: Out = None,
-    upsample: Annotated[
-        bool, typer.Option("--upsample", help="Answer at the image's size.")
-    ] = False,
-    argmax: Annotated[
-        bool, typer.Option("--argmax", help="Answer class numbers in place of logits.")
-    ] = False,
-    opset: Annotated[
-        int | None, typer.Option("--opset", min=18, metavar="N", help="ONNX operator set.")
-    ] = None,
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            "--size",
-            metavar="H W",
-            help="The only image size that the graph takes; any by default.",
-        ),
-    ] = None,
-    latency: Annotated[
-        int,
-        typer.Option(
-            "--latency", min=0, metavar="N", help="Images that each time is the median of."
-        ),
-    ] = 5,
-    no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no times.")] = False,
+    upsample: Upsample = False,
+    argmax: Argmax = False,
+    opset: Opset = None,
+    size: Size = None,
+    latency: LatencyRuns = 5,
+    no_latency: Annotated[bool, typer.Option("--no-latency", hidden=True)] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = 0,
@@ -58,66 +72,66 @@ def run(
 ) -> None:
     """Export a trained student to ONNX, pt2 or safetensors.
 
-    pt2 is torch.export's; safetensors is a folder with a model card. Batch and size stay free; a VMamba has one size, its recipe's or
-    that of --size. The file gets its name only after it has answered like the model at five sizes, or at three batches of the one (exit
-    code 3 otherwise). Then torch and the exported forms are timed on the CPU, by turns, at the recipe's size and one more.
-    Beside the run's weights unless --out says where: model.onnx, model.pt2, or the folder export.
+    pt2 is the format of torch.export. safetensors is a folder with a model card. Batch and image
+    size are free; a VMamba has one size, that of --size or of its recipe.
+
+    The export is checked against the trained model before it gets its name: at five sizes, or at
+    three batches of the one size (exit code 3 if they differ). Then torch and the exported forms
+    are timed on the CPU, at the recipe's size and one more.
+
+    By default the export is written beside the run's weights: model.onnx, model.pt2, or the folder
+    export.
 
         freqkd export runs/a --format onnx --upsample
     """
     from freqkd_cli.build.saved import load_model
     from freqkd_cli.export.deploy import export_folder, latency_sizes, model_name
-    from freqkd_cli.export.graph_file import Options, export_file
-    from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.export.graph_file import ExportOptions, export_file
+    from freqkd_cli.export.target import DEFAULT, check_target
 
-    listener = progress(verbose - quiet)
-    runs = 0 if no_latency else latency
-    options = Options(
+    options = ExportOptions(
         upsample=upsample,
         argmax=argmax,
         opset=opset,
         latency_sizes=latency_sizes(source),
-        latency_runs=runs,
+        latency_runs=0 if no_latency else latency,
     )
-    options = options.at(size) if size else options
+    options = options.at(_size(size)) if size else options
     _refuse_changes(kind, options)
-    target = (
-        out or source / {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}[kind]
-    )
-    _refuse_existing(target, kind, overwrite)
+    target = out or source / DEFAULT[kind]
+    check_target(target, kind, source, overwrite=overwrite)
     model = load_model(source)
-    listener.note(f"writing {target} and checking it")
+    log.info("writing %s and checking it", target)
     if kind == "safetensors":
         result = export_folder(model, model_name(source), target, run=source, options=options)
     else:
         result = export_file(model, target, kind, options)
     print_result(result, as_json, _table)
+    log.info("Next: %s", _next(kind, target))
 
 
-def _refuse_existing(out: Path, kind: str, overwrite: bool) -> None:
-    """Raise where ``out`` is in the way.
+def _size(text: str) -> tuple[int, int]:
+    """Return (height, width) of ``H,W``, ``HxW`` or ``"H W"``.
 
     Raises:
-        UsageError: it exists and ``overwrite`` is not set, it is a folder where a file is to be written, or the other way round, or it
-            would lie below a file.
+        UsageError: the text is not two whole numbers.
     """
-    if out.exists() and out.is_dir() != (kind == "safetensors"):
-        need = "a folder" if kind == "safetensors" else "a file"
+    match = re.fullmatch(r"\s*(-?\d{1,6})\s*[,x ]\s*(-?\d{1,6})\s*", text)
+    if not match:
         raise UsageError(
-            f"{out} is {'a folder' if out.is_dir() else 'a file'}",
-            need=f"{need} for --format {kind}",
-            tip="another --out",
+            "--size is not a height and a width",
+            got=f"--size {text}",
+            need="H,W in pixels, such as 192,256",
+            key="size",
         )
-    check_parents("--out", out)
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already", tip="--overwrite, or another --out")
+    return int(match[1]), int(match[2])
 
 
-def _refuse_changes(kind: str, options: Options) -> None:
-    """Refuse options that a folder of weights cannot hold.
+def _refuse_changes(kind: str, options: ExportOptions) -> None:
+    """Refuse options that the format cannot hold.
 
     Raises:
-        UsageError: upsample, argmax, opset or a size where there is no graph to put them in.
+        UsageError: upsample, argmax, size or opset without a graph, or opset without ONNX.
     """
     changes = {
         "upsample": options.upsample,
@@ -128,41 +142,39 @@ def _refuse_changes(kind: str, options: Options) -> None:
     given = [name for name, value in changes.items() if value]
     if given and kind == "safetensors" or options.opset and kind == "pt2":
         raise UsageError(
-            f"--{given[-1]} changes a graph, and --format {kind} has none to change",
-            tip="--format onnx",
+            f"--{given[-1]} has no effect on --format {kind}", tip="--format onnx", key=given[-1]
         )
+
+
+def _next(kind: str, target: Path) -> str:
+    if kind == "safetensors":
+        return f"freqkd_cli.load({str(target)!r}) in Python; {target / 'README.md'} has examples"
+    if kind == "pt2":
+        return f"torch.export.load({str(target)!r}).module() in Python"
+    return f"onnxruntime.InferenceSession({str(target)!r}) in Python"
 
 
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import render, size
 
     relative = result["relative_difference"]
-    difference = (
-        "labels only"
-        if relative is None
-        else f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
-    )
-    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
-    sizes = ", ".join("x".join(map(str, checked)) for checked in result["sizes"])
-    taken = (
-        "any size"
-        if result.get("size") is None
-        else f"{'x'.join(map(str, result['size']))} alone; another with --size H W"
-    )
+    difference = "labels only"
+    if relative is not None:
+        difference = f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
+    accepted = "any size"
+    if result.get("size") is not None:
+        accepted = f"{'x'.join(map(str, result['size']))} only; --size H,W sets another"
     rows = [
         ["written", f"{result['file']} ({size(result['bytes'])})"],
-        ["takes images of", taken],
+        ["image size", accepted],
         ["largest difference", difference],
         ["same class", f"{100 * result['argmax_agreement']:.4f} % of the pixels"],
-        ["checked at", sizes],
+        ["checked at", ", ".join("x".join(map(str, checked)) for checked in result["sizes"])],
     ]
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     for row in result["latency_ms"]:
-        times = ", ".join(f"{name} {took:.1f}" for name, took in row.items() if name != "size")
         height, width = row["size"][1:]
-        rows.append(
-            [
-                f"ms an image of {height}x{width}",
-                f"{times} ({result['device']}, {threads}, median of {result['latency_runs']})",
-            ]
-        )
+        times = ", ".join(f"{name} {ms:.1f}" for name, ms in row.items() if name != "size")
+        where = f"{result['device']}, {threads}, median of {result['latency_runs']}"
+        rows.append([f"ms per image of {height}x{width}", f"{times} ({where})"])
     return render(["", ""], rows).lstrip()

@@ -1,8 +1,8 @@
-"""``freqkd spectrum``: where in frequency a model's features lie, and the graphs that they make, stage by stage, student beside teacher."""
+"""``freqkd spectrum``: power spectra of a model's taps, and spectra of their graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from freqkd_cli.commands._options import (
     DataRoot,
     Device,
     Json,
+    Overwrite,
     Quiet,
     Sets,
     Split,
@@ -22,49 +23,56 @@ from freqkd_cli.commands._output import check_file, print_result
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from freqkd_cli.report.progress_bars import Bars, Lines
-    from freqkd_cli.spectrum.locate import Source
-    from freqkd_cli.spectrum.look import Look
+    from freqkd_cli.spectrum.figure_files import SpectrumFiles
+    from freqkd_cli.spectrum.graph_result import GraphSpectra
+    from freqkd_cli.spectrum.locate import SpectrumSource
+    from freqkd_cli.spectrum.radial_result import RadialSpectra
+
+log = logging.getLogger(__name__)
 
 SourceArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A run, cache, recipe or model's folder; the newest nearby by default.",
+        help="A run, a cache, a recipe or a model's folder; by default the newest run, cache or "
+        "model below this folder, else the embedded teacher.",
     ),
 ]
 Graph = Annotated[
     bool,
     typer.Option(
         "--graph",
-        help="The graphs over patches instead: their eigenvalues, and their eigenvectors as maps.",
+        help="Measure the graphs over patches: their eigenvalues, and eigenvectors as maps.",
     ),
 ]
 Stages = Annotated[
     list[int] | None,
     typer.Option(
-        "--stage", min=1, max=4, metavar="N", help="A stage, counted from 1 (repeatable)."
+        "--stage", min=1, max=4, metavar="N", help="Stage to measure, from 1 (repeatable)."
     ),
 ]
 Taps = Annotated[
     list[str] | None,
     typer.Option(
-        "--tap", metavar="NAME", help="Any other tap (repeatable).", autocompletion=complete_tap
+        "--tap",
+        metavar="NAME",
+        help="Any other tap to measure (repeatable).",
+        autocompletion=complete_tap,
     ),
 ]
-Recipe = Annotated[
+DataRecipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         metavar="RECIPE",
-        help="Whose data to use for a model's folder; scenes by default.",
+        help="Recipe that defines the images for a model's folder; scenes by default.",
     ),
 ]
-Teacher = Annotated[
-    bool, typer.Option("--teacher", help="The teacher of a recipe or a run, alone.")
+TeacherOnly = Annotated[
+    bool, typer.Option("--teacher", help="Measure only the teacher of a recipe or a run.")
 ]
 Images = Annotated[
-    int, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")
+    int, typer.Option("--limit", min=1, metavar="N", help="Use only the first N images.")
 ]
 Cutoff = Annotated[
     float,
@@ -73,31 +81,32 @@ Cutoff = Annotated[
         min=0.0,
         max=1.41,
         metavar="RHO",
-        help="What parts low from high, in Nyquist units; no say in --graph.",
+        help="Cutoff between low and high, in Nyquist units (ignored with --graph).",
     ),
 ]
-Png = Annotated[
+OutFolder = Annotated[
     Path | None,
     typer.Option(
-        "--png",
-        metavar="FILE",
-        help="The figure; spectrum.png, or graph_spectrum.png, beside the source by default.",
+        "--out",
+        metavar="DIR",
+        help="Folder for the figure and the table; by default a run folder gets the figure and "
+        "other sources write no file.",
+    ),
+]
+Png = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="File for the figure.")]
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        "--csv", metavar="FILE", help="File for the table: one row per tap and ring or eigenvalue."
     ),
 ]
 NoImage = Annotated[
     bool,
     typer.Option(
         "--no-image",
-        help="The maps of --graph without the picture, where that may not be passed on.",
+        help="Draw the --graph maps without the input image (for data you may not share).",
     ),
 ]
-Csv = Annotated[
-    Path | None,
-    typer.Option("--csv", metavar="FILE", help="One row per tap and ring, or eigenvalue."),
-]
-
-Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], str]]
-"""The document, and what makes a table of it."""
 
 
 def run(
@@ -105,14 +114,16 @@ def run(
     graph: Graph = False,
     stages: Stages = None,
     taps: Taps = None,
-    recipe: Recipe = None,
-    teacher: Teacher = False,
+    recipe: DataRecipe = None,
+    teacher: TeacherOnly = False,
     split: Split = "val",
     limit: Images = 16,
     cutoff: Cutoff = 0.25,
+    out: OutFolder = None,
     png: Png = None,
     csv: Csv = None,
     no_image: NoImage = False,
+    overwrite: Overwrite = False,
     data_root: DataRoot = None,
     sets: Sets = None,
     device: Device = None,
@@ -120,121 +131,116 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Measure the power spectra of taps, or those of their graphs.
+    """Measure the power spectra of taps, or the spectra of their graphs.
 
-    Radial, student against teacher where both are known; energy shares leave DC out. With --graph a stage is the teacher's keys beside
-    the student's features, on the same patches. Without a source the newest run, cache or model below this folder is taken, else the
-    embedded teacher.
+    Spectra are radial, and a student is shown beside its teacher where both are known. Energy
+    shares leave DC out. With --graph, a stage is the graph of the teacher's keys beside that of the
+    student's features, on the same patches.
 
         freqkd spectrum --stage 3 runs/a
 
         freqkd spectrum --graph --stage 3 --limit 4
     """
+    from freqkd_cli.report.eigenvector_maps import graph_table
     from freqkd_cli.report.progress_bars import progress
-    from freqkd_cli.spectrum import locate as sources
-    from freqkd_cli.spectrum.look import Look
+    from freqkd_cli.spectrum import locate
+    from freqkd_cli.spectrum.figure_files import choose_files
+    from freqkd_cli.spectrum.graph_measure import graph_spectra
+    from freqkd_cli.spectrum.radial import radial_spectra
+    from freqkd_cli.spectrum.subjects import SpectrumOptions
 
     check_file("--png", png, ".png")
     check_file("--csv", csv, ".csv")
     if no_image and not graph:
-        raise UsageError(
-            "--no-image leaves the picture out beside the eigenvectors, and without --graph there are none",
-            tip="add --graph",
-        )
-    listener = progress(verbose - quiet)
-    found = sources.identify(source) if source else sources.newest(Path.cwd())
+        raise UsageError("--no-image has no effect without --graph", tip="add --graph")
+    place = locate.identify(source) if source else locate.newest(Path.cwd())
     if source is None:
-        listener.note(
-            f"no source was named: taking {found}{f' ({found.kind})' if found.path else ''}"
-        )
-    how = Look(
-        stages or (),
-        taps or (),
-        cutoff,
-        split,
-        limit,
-        device,
-        data_root,
-        sets or (),
-        recipe,
-        teacher,
+        log.info("no source was given: using %s%s", place, f" ({place.kind})" if place.path else "")
+    files = choose_files(place, graph=graph, out=out, png=png, csv=csv, overwrite=overwrite)
+    options = SpectrumOptions(
+        stages=stages or (),
+        taps=taps or (),
+        cutoff=cutoff,
+        split=split,
+        limit=limit,
+        device=device,
+        data_root=data_root,
+        sets=sets or (),
+        recipe=recipe,
+        teacher=teacher,
     )
-    figure = png or (found.path if found.path and found.path.is_dir() else Path()) / (
-        "graph_spectrum.png" if graph else "spectrum.png"
-    )
-    document, table = (
-        _graphs(found, how, listener, figure, csv, image=not no_image)
-        if graph
-        else _frequencies(found, how, listener, figure, csv)
-    )
-    print_result(document, as_json, table)
-    for path in (figure, document.get("maps"), csv):
-        if path:
-            listener.note(f"written: {path}")
+    measure = graph_spectra if graph else radial_spectra
+    spectra: Any = measure(place, options, progress(verbose - quiet))
+    write = _write_graphs if graph else _write_radial
+    document = write(spectra, files, image=not no_image)
+    print_result(document, as_json, graph_table if graph else _table)
+    _log_files(place, files, graph)
 
 
-def _frequencies(
-    source: Source, how: Look, listener: Lines | Bars, figure: Path, csv: Path | None
-) -> Answer:
+def _write_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
+    """Write the figure and the table, and return the document."""
     from freqkd_cli.report.plots import spectrum_figure
-    from freqkd_cli.spectrum.look import look
 
-    spectra = look(source, how, listener)
-    spectrum_figure(spectra.to_json(), figure)
-    if csv:
-        spectra.write_csv(csv)
-    return spectra.to_json() | {"png": figure, "csv": csv}, _table
+    document = spectra.to_json()
+    if files.png:
+        spectrum_figure(document, files.png)
+    if files.csv:
+        spectra.write_csv(files.csv)
+    return document | {"png": files.png, "csv": files.csv}
 
 
-def _graphs(
-    source: Source,
-    how: Look,
-    listener: Lines | Bars,
-    figure: Path,
-    csv: Path | None,
-    *,
-    image: bool,
-) -> Answer:
-    """The figure, and beside it ``..._maps.png`` with the eigenvectors."""
-    from freqkd_cli.report.eigenvector_maps import eigenvector_figure, graph_figure, graph_table
-    from freqkd_cli.spectrum.graph_look import look_at_graphs
+def _write_graphs(spectra: GraphSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
+    """Write the figure, the figure of the eigenvectors and the table; return the document."""
+    from freqkd_cli.report.eigenvector_maps import eigenvector_figure, graph_figure
 
-    spectra = look_at_graphs(source, how, listener)
-    maps = figure.with_name(f"{figure.stem}_maps.png") if spectra.pictures else None
-    graph_figure(spectra.to_json(), figure)
+    document = spectra.to_json()
+    maps = files.maps if spectra.drawn else None
+    if files.png:
+        graph_figure(document, files.png)
     if maps:
-        eigenvector_figure(spectra.pictures, str(source), maps, image=image)
-    if csv:
-        spectra.write_csv(csv)
-    return spectra.to_json() | {"png": figure, "maps": maps, "csv": csv}, graph_table
+        eigenvector_figure(spectra.drawn, spectra.source, maps, image=image)
+    if files.csv:
+        spectra.write_csv(files.csv)
+    return document | {"png": files.png, "maps": maps, "csv": files.csv}
+
+
+def _log_files(source: SpectrumSource, files: SpectrumFiles, graph: bool) -> None:
+    for path in (files.png, files.maps, files.csv):
+        if path and path.exists():
+            log.info("written: %s", path)
+    if not files.png:
+        log.info("no figure written; --out DIR or --png FILE writes one")
+    place = "" if source.path is None else f" {source.path}"
+    if graph and source.kind == "run":
+        log.info("Next: freqkd export%s", place)
+    elif not graph:
+        log.info("Next: freqkd spectrum%s --graph", place)
 
 
 def _table(document: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import Column, by_stage, render
 
-    cutoff = f"{document['cutoff']:g}"
-    shares = [Column(f"low % (rho <= {cutoff})", ".1f"), Column("high %", ".1f")]
-    heads = [
+    columns = [
         "tap",
         "model",
         "stride",
         "channels",
-        *shares,
+        Column(f"low % (rho <= {document['cutoff']:g})", ".1f"),
+        Column("high %", ".1f"),
         Column("log amplitude at Nyquist", ".2f"),
     ]
     rows = [
-        [tap, role, found["stride"], found["channels"], *_numbers(found)]
-        for tap, present in by_stage(document)
-        for role, found in present
+        [tap, role, numbers["stride"], numbers["channels"], *_shares(numbers)]
+        for tap, sides in by_stage(document)
+        for role, numbers in sides
     ]
-    return render(heads, rows, title=f"{document['source']}, {document['images']} images")
+    return render(columns, rows, title=f"{document['source']}, {document['images']} images")
 
 
-def _numbers(found: dict[str, Any]) -> list[float | None]:
-    """Shares in percent, and the relative log amplitude of the ring nearest to Nyquist."""
-    shares = [
-        None if share is None else 100 * share
-        for share in (found["low_energy"], found["high_energy"])
-    ]
-    nearest = min(range(len(found["rho"])), key=lambda ring: abs(found["rho"][ring] - 1.0))
-    return [*shares, found["relative_log_amplitude"][nearest]]
+def _shares(numbers: dict[str, Any]) -> list[float | None]:
+    """Return the shares in percent, and the log amplitude of the ring nearest to Nyquist."""
+    shares = [numbers["low_energy"], numbers["high_energy"]]
+    rings = range(len(numbers["rho"]))
+    nearest = min(rings, key=lambda ring: abs(numbers["rho"][ring] - 1.0))
+    amplitude = numbers["relative_log_amplitude"][nearest]
+    return [*(None if share is None else 100 * share for share in shares), amplitude]

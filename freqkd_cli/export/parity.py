@@ -1,10 +1,9 @@
-"""Does an exported model still say what the trained one says? Both are run on the same images, and the worst difference counts."""
+"""Whether an exported model gives the results of the trained one, on the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from freqkd_cli.errors import CheckFailed, FreqKDError
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of the largest logit."""
+"""Largest accepted difference of a logit, as a share of the largest logit."""
 LEAST_AGREEMENT = 0.9999
-"""Share of pixels whose class is the same."""
+"""Least accepted share of pixels with the same class."""
 
 SIZES: tuple[tuple[int, int, int], ...] = (
     (1, 192, 256),
@@ -23,7 +22,10 @@ SIZES: tuple[tuple[int, int, int], ...] = (
     (2, 64, 96),
     (1, 352, 480),
 )
-"""(batch, height, width): odd sides, batches of one to three, and 64 x 96, whose 1/32 grid has fewer cells than a pooling into six bins."""
+"""(batch, height, width): odd sides, batches of one to three, and 64 x 96, whose 1/32 grid has
+fewer cells than a pooling into six bins."""
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,10 @@ class Parity:
 
     Attributes:
         sizes: (batch, height, width) of every check.
-        max_abs_difference: largest |exported - trained| of a logit; None where the output is labels.
-        relative_difference: the same as a share of the largest |logit| of that check; None likewise.
+        max_abs_difference: largest |exported - trained| of a logit; None for labels.
+        relative_difference: the same as a share of the largest |logit| of that check.
         argmax_agreement: share of pixels with the same class, over all checks together.
-        tip: what else can be tried where this is not enough.
+        tip: what to try where this is not enough.
     """
 
     sizes: list[tuple[int, int, int]]
@@ -45,37 +47,56 @@ class Parity:
     tip: str | None = None
 
     def require(self, what: str) -> None:
-        """Raise unless the export may be called the same model.
+        """Check that ``what`` is the same model up to rounding.
 
         Raises:
             CheckFailed: logits or classes differ by more than rounding.
         """
-        far = (
-            self.relative_difference is not None
-            and not self.relative_difference <= LARGEST_DIFFERENCE
-        )
+        relative = self.relative_difference
+        far = relative is not None and not relative <= LARGEST_DIFFERENCE
         if far or not self.argmax_agreement >= LEAST_AGREEMENT:
-            difference = (
-                ""
-                if self.relative_difference is None
-                else f"{self.relative_difference:.2e} of the largest logit, "
-            )
+            difference = "" if relative is None else f"{relative:.2e} of the largest logit, "
             raise CheckFailed(
-                f"{what} does not answer like the trained model, so it was not written",
+                f"{what} gives other results than the trained model, so it was not written",
                 got=f"{difference}{self.argmax_agreement:.6f} of the pixels with the same class",
-                need=f"at most {LARGEST_DIFFERENCE:g} of the largest logit, at least {LEAST_AGREEMENT} of the pixels",
+                need=f"at most {LARGEST_DIFFERENCE:g} of the largest logit, "
+                f"at least {LEAST_AGREEMENT} of the pixels",
                 tip=self.tip,
             )
 
 
+def require_finite(model: nn.Module) -> None:
+    """Check that every weight of the model is a finite number.
+
+    Raises:
+        CheckFailed: names the tensors with NaN or infinite values.
+    """
+    bad = [
+        key
+        for key, value in model.state_dict().items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise CheckFailed(
+            "the model has weights that are NaN or infinite, so it was not exported",
+            got=f"{', '.join(bad[:_SHOWN])}{more}",
+            need="finite numbers in every tensor",
+            tip="train again with a lower learning rate, or use a checkpoint from before",
+        )
+
+
 def probe_image(batch: int, height: int, width: int) -> Tensor:
-    """A soft, coloured pattern with some grain, ``[B, 3, H, W]`` in [0, 1]: nearer to a photograph than noise is, the same each time."""
+    """Return a smooth color pattern with some noise, ``[B, 3, H, W]`` in [0, 1].
+
+    It is nearer to a photograph than noise is, and the same for every call with one size.
+    """
     source = torch.Generator().manual_seed(height * 10_007 + width * 101 + batch)
     coarse = torch.rand(batch, 3, 7, 9, generator=source)
-    soft = nn.functional.interpolate(
+    smooth = nn.functional.interpolate(
         coarse, size=(height, width), mode="bicubic", align_corners=False
     )
-    return (soft + 0.1 * torch.randn(batch, 3, height, width, generator=source)).clamp(0, 1)
+    return (smooth + 0.1 * torch.randn(batch, 3, height, width, generator=source)).clamp(0, 1)
 
 
 @torch.inference_mode()
@@ -88,61 +109,72 @@ def compare(
     """Run both on probe images of every size.
 
     Args:
-        trained, exported: images ``[B, 3, H, W]`` -> logits ``[B, K, h, w]``, or labels ``[B, h, w]`` of an integer type.
-        tip: what else can be tried where the exported model fails.
+        trained, exported: images ``[B, 3, H, W]`` -> logits ``[B, K, h, w]``, or labels ``[B, h,
+            w]`` of an integer type.
+        tip: what to try where the exported model fails.
 
     Raises:
-        CheckFailed: the exported model fails on a size, or answers in another shape.
+        CheckFailed: the trained model's logits are not finite, or the exported model fails on a
+            size or gives another shape.
     """
     largest = relative = 0.0
     same = pixels = 0
     labels = False
     for size in sizes:
         image = probe_image(*size)
-        wanted = trained(image)
-        try:
-            got = exported(image)
-        except FreqKDError:
-            raise
-        except Exception as error:  # runtimes raise classes of their own, and any of them means the same: this size does not work
-            raise CheckFailed(
-                f"the exported model fails on {_words(size)}, so it was not written",
-                got=_first_line(error),
-                tip=tip,
-            ) from error
-        if got.shape != wanted.shape:
-            raise CheckFailed(
-                f"the exported model answers in another shape on {_words(size)}",
-                got=tuple(got.shape),
-                need=tuple(wanted.shape),
-                tip=tip,
-            )
-        labels = not wanted.is_floating_point()
+        expected = trained(image)
+        actual = _run(exported, image, expected, tip)
+        labels = not expected.is_floating_point()
         if not labels:
-            worst = _largest_difference(got, wanted)
-            largest, relative = (
-                max(largest, worst),
-                max(relative, worst / max(float(wanted.abs().max()), 1e-30)),
-            )
-            got, wanted = got.argmax(1), wanted.argmax(1)
-        same += int((got == wanted).sum())
-        pixels += wanted.numel()
-    agreement = same / pixels
-    return Parity(
-        list(sizes), None if labels else largest, None if labels else relative, agreement, tip
-    )
+            _require_finite_logits(expected, size)
+            difference = _largest_difference(actual, expected)
+            largest = max(largest, difference)
+            relative = max(relative, difference / max(float(expected.abs().max()), 1e-30))
+            actual, expected = actual.argmax(1), expected.argmax(1)
+        same += int((actual == expected).sum())
+        pixels += expected.numel()
+    differences = (None, None) if labels else (largest, relative)
+    return Parity(list(sizes), *differences, same / pixels, tip)
 
 
-def _largest_difference(got: Tensor, wanted: Tensor) -> float:
-    """max() of Python drops NaN silently; infinity does not pass any check."""
-    worst = float((got - wanted).abs().max())
-    return worst if worst == worst else float("inf")
+def _run(
+    exported: Callable[[Tensor], Tensor], image: Tensor, expected: Tensor, tip: str | None
+) -> Tensor:
+    """Return the exported model's output, which has the expected shape."""
+    batch, _, height, width = image.shape
+    size = f"{batch} image{'s' * (batch > 1)} of {height}x{width}"
+    try:
+        actual = exported(image)
+    except FreqKDError:
+        raise
+    except Exception as error:  # each runtime has its own classes; all mean that this size fails
+        lines = str(error).strip().splitlines()
+        raise CheckFailed(
+            f"the exported model fails on {size}, so it was not written",
+            got=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
+            tip=tip,
+        ) from error
+    if actual.shape != expected.shape:
+        raise CheckFailed(
+            f"the exported model gives another shape for {size}, so it was not written",
+            got=tuple(actual.shape),
+            need=tuple(expected.shape),
+            tip=tip,
+        )
+    return actual
 
 
-def _words(size: tuple[int, int, int]) -> str:
-    return f"{size[0]} image{'s' * (size[0] > 1)} of {size[1]}x{size[2]}"
+def _require_finite_logits(logits: Tensor, size: tuple[int, int, int]) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckFailed(
+            "the trained model's logits are NaN or infinite, so it was not exported",
+            got=f"a test image of {size[1]}x{size[2]}",
+            need="finite logits",
+            tip="train again with a lower learning rate, or use a checkpoint from before",
+        )
 
 
-def _first_line(error: Any) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+def _largest_difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference; NaN, which Python's max() drops, becomes infinity."""
+    difference = float((actual - expected).abs().max())
+    return difference if difference == difference else float("inf")

@@ -1,4 +1,4 @@
-"""How torch's exporters, and libraries that read what they wrote, are heard: not at all, or in one message."""
+"""Torch's exporters and the libraries that read their files: silent, or one error message."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from freqkd_cli.errors import FreqKDError
 
 
 @contextlib.contextmanager
-def exporter_voice(what: str, tip: str) -> Iterator[None]:
-    """Keep the exporter's chatter off stdout and stderr, and turn its failure into one message that ends with ``tip``.
+def quiet_exporter(what: str, tip: str) -> Iterator[None]:
+    """Keep the exporter's output off stdout and stderr, and turn its failure into one message.
+
+    Args:
+        what: what is wrong where the body fails.
+        tip: what to do then.
 
     Raises:
         FreqKDError: the body failed; the first line of its error is in the message.
     """
-    said = io.StringIO()
+    ignored = io.StringIO()
     level = logging.root.manager.disable
     try:
         logging.disable(logging.ERROR)
         with (
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(ignored),
+            contextlib.redirect_stderr(ignored),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
             yield
     except (FreqKDError, OSError, MemoryError):
         raise
-    except Exception as error:  # the exporters raise classes from four packages; all of them mean that this model cannot be written
+    except Exception as error:  # exporters raise classes of four packages, all with one meaning
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         got = f"{type(error).__name__}: {lines[0][:200]}"
-        raise FreqKDError(what, got=got, tip=f"{tip}; --debug shows all of it") from error
+        raise FreqKDError(what, got=got, tip=f"{tip}; --debug shows the whole error") from error
     finally:
         logging.disable(level)

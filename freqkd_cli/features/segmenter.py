@@ -14,7 +14,7 @@ from freqkd_cli.errors import UnknownName
 from freqkd_cli.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from freqkd_cli.weights.config import Section
+    from freqkd_cli.weights.config import License, ModelSection
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,7 +30,7 @@ class Segmenter(nn.Module, ABC):
         classes: K of the logits.
         recipe_arguments: JSON-able arguments of ``build`` that give the same architecture again; they name no weights.
         id2label: class number -> name, or None where nobody said.
-        licence_note: what the licence of the weights asks of whoever uses them, or None.
+        license: the license of the weights, or None where it is not known.
         model_name: what recipes call it, the name of its file.
         mean, std: ``[1, 3, 1, 1]``, applied inside; not in the state dict.
     """
@@ -44,17 +44,17 @@ class Segmenter(nn.Module, ABC):
         self.classes = classes
         self.recipe_arguments: dict[str, Any] = {"classes": classes, **arguments}
         self.id2label: dict[int, str] | None = None
-        self.licence_note: str | None = None
+        self.license: License | None = None
         self.tap_names = tuple(tap_names)
         self.model_name = type(self).__module__.rpartition(".")[2]
         self.set_normalisation(IMAGENET_MEAN, IMAGENET_STD)
 
-    def take(self, said: Section) -> None:
-        """Class names, licence note and normalisation from the model's own ``config.json``."""
-        self.id2label = dict(said.id2label) if said.id2label else None
-        self.licence_note = said.licence_note
-        if said.mean and said.std:
-            self.set_normalisation(said.mean, said.std)
+    def take(self, section: ModelSection) -> None:
+        """Take class names, license and normalisation from the model's own ``config.json``."""
+        self.id2label = dict(section.id2label) if section.id2label else None
+        self.license = section.license
+        if section.mean and section.std:
+            self.set_normalisation(section.mean, section.std)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Use another mean and standard deviation, three numbers each, in units of [0, 1].

@@ -1,1 +1,1 @@
-"""Drawer: one file is one model; it offers ``build(...)`` and ``taps(...)`` with the same keywords."""
+"""Drawer of models: each file offers ``build(...)`` and ``taps(...)`` with the same keywords."""

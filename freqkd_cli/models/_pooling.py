@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 def average_pool(x: Tensor, bins: int) -> Tensor:
-    """``adaptive_avg_pool2d(x, bins)``: ``[B, C, h, w] -> [B, C, bins, bins]``.
+    """Return ``adaptive_avg_pool2d(x, bins)``: ``[B, C, h, w] -> [B, C, bins, bins]``.
 
-    Bin i of n cells covers floor(i n / bins) up to ceil((i + 1) n / bins). While a graph is being exported the sizes are symbols, and ONNX
-    has no adaptive pooling, so the averages are written as two matrix products.
+    Bin i of n cells covers floor(i n / bins) up to ceil((i + 1) n / bins). While a graph is
+    exported the sizes are symbols, and ONNX has no adaptive pooling for them. The averages are then
+    two matrix products.
     """
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, bins)
@@ -21,7 +22,10 @@ def average_pool(x: Tensor, bins: int) -> Tensor:
 
 
 def averaging_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
-    """``[bins, cells]``: row i holds 1 / size of bin i on its cells and 0 elsewhere. ``cells`` may be a symbol."""
+    """Return ``[bins, cells]``: row i is 1 / size of bin i on its cells and 0 elsewhere.
+
+    ``cells`` may be a symbol.
+    """
     number = torch.arange(bins, device=like.device).unsqueeze(1)
     start = (number * cells) // bins
     end = ((number + 1) * cells + bins - 1) // bins
@@ -31,7 +35,7 @@ def averaging_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
 
 
 class AveragePool(nn.Module):
-    """:func:`average_pool` in place of ``nn.AdaptiveAvgPool2d``."""
+    """:func:`average_pool` as a module, in place of ``nn.AdaptiveAvgPool2d``."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -44,36 +48,31 @@ class AveragePool(nn.Module):
 class PoolingBranch(nn.Module):
     """Average to ``bins`` a side, 1x1 convolution, norm, ReLU.
 
-    One bin of one image is a single value a channel, which has no variance: that case (a last batch of one) takes the running statistics.
+    One bin of one image is a single value per channel, which has no variance. In that case (a last
+    batch of one) the norm uses its running statistics.
     """
 
-    def __init__(self, given: int, out: int, bins: int) -> None:
+    def __init__(self, channels: int, out: int, bins: int) -> None:
         super().__init__()
         self.bins = bins
-        self.conv = nn.Conv2d(given, out, 1, bias=False)
+        self.conv = nn.Conv2d(channels, out, 1, bias=False)
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(average_pool(x, self.bins))
         if self.training and self.bins == 1 and len(y) == 1:
             norm = self.norm
-            return F.relu(
-                F.batch_norm(
-                    y,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.weight,
-                    norm.bias,
-                    False,
-                    0.0,
-                    norm.eps,
-                )
-            )
+            statistics = (norm.running_mean, norm.running_var)
+            y = F.batch_norm(y, *statistics, norm.weight, norm.bias, training=False, eps=norm.eps)
+            return F.relu(y)
         return F.relu(self.norm(y))
 
 
 def make_exportable(model: nn.Module) -> None:
-    """Replace every adaptive pooling to several bins inside another library's ``model``; it has no weights, so no name changes."""
+    """Replace every adaptive pooling to several bins in another library's ``model``.
+
+    The pooling has no weights, so no name in the state dict changes.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             size = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1

@@ -1,22 +1,26 @@
-"""What the attention of each SegFormer stage's last block says: features ``context``, graphs ``attention``, nodes ``keys``.
+"""The taps ``context``, ``keys`` and ``attention`` of SegFormer: features, nodes and graphs.
 
-They are read by hooks on the block's projections, which are there only while such a tap is asked for, so the block keeps its fused
-attention and an ordinary pass computes nothing more. The simplified block is CASS's (arXiv 2411.17150): LayerNorm, then self-attention;
-the block's residual and MLP are left out.
+Each tap is read from the last block of its stage, by hooks on the block's projections. The hooks
+exist only while such a tap is wanted, so the block keeps its fused attention and an ordinary pass
+computes nothing more. The simplified block is that of CASS (arXiv 2411.17150): LayerNorm, then
+self-attention. The block's residual and MLP are left out.
 
-``context`` is softmax(Q K^T / sqrt(d)) V with the heads joined by the output projection, as CASS joins them. Without it the numbers would
-depend on a choice that no model fixes: turning a head's values one way and its part of the projection the other way changes nothing that
-the model says, but every channel that a loss standardises.
+``context`` is softmax(Q K^T / sqrt(d)) V with the heads joined by the output projection, as in
+CASS. The projection is needed: a head's values can be rotated one way and its part of the
+projection the other way without any change to the model. The unprojected channels, which a loss
+standardises, would depend on that arbitrary rotation.
 
-``attention`` and ``keys`` live on the grid of the keys, whose cells are ``stride * sequence reduction`` pixels wide: 32 at every stage of
-the published sizes. ``attention`` is the softmax in float32, before dropout, averaged over the reduction x reduction queries of each
-node, so that rows still sum to 1; ``keys`` is what the projection gives. Its Gram matrix K K^T / sqrt(d) is symmetric and positive
-semidefinite.
+``attention`` and ``keys`` are on the grid of the keys, whose cells are ``stride * sequence
+reduction`` pixels wide: 32 at every stage of the published sizes. ``attention`` is the softmax in
+float32, before dropout. It is averaged over the reduction x reduction queries of each node, so rows
+still sum to 1. ``keys`` is the output of the projection. Its Gram matrix K K^T / sqrt(d) is
+symmetric and positive semidefinite.
 
-A picture whose sides that stride does not divide has no common grid: the reduction drops what is left over (360 x 480 gives 11 x 15 keys
-at stages 1 to 3 and 12 x 15 at stage 4). Its graphs are then those of the picture padded with grey at the bottom and on the right, as the
-view ``whole`` is padded, from a second pass that nothing else reads; every stage has ceil(H / 32) x ceil(W / 32) nodes and a line in the
-log says so. Training views are multiples of 32 already.
+An image whose sides that stride does not divide has no common grid, because the reduction drops the
+remainder: 360 x 480 gives 11 x 15 keys at stages 1 to 3 and 12 x 15 at stage 4. Its graphs are
+those of the image padded with grey at the bottom and on the right, as the view ``whole`` is padded.
+They come from a second pass that nothing else reads. Every stage then has ceil(H / 32) x ceil(W /
+32) nodes, and a warning is logged once. Training views are multiples of 32 already.
 """
 
 from __future__ import annotations
@@ -36,11 +40,11 @@ from freqkd_cli.spectral.fourier import widened
 log = logging.getLogger(__name__)
 
 READS = {"context": ("o_proj",), "attention": ("q_proj", "k_proj"), "keys": ("k_proj",)}
-"""Kind of tap -> the projections of an attention block, in transformers' names, whose outputs it is made of."""
+"""Kind of tap -> the projections (transformers' names) of an attention block that it is made of."""
 
 
 def attention_taps(sizes: Architecture) -> tuple[Tap, ...]:
-    """``context1`` to ``keys4``."""
+    """Return the taps ``context1`` to ``keys4``."""
     strides, nodes = sizes.stage_strides, sizes.node_strides
     channels, heads = sizes.hidden_sizes, sizes.num_attention_heads
     return (
@@ -58,59 +62,62 @@ def encode(
     Args:
         encoder: transformers' ``SegformerModel``.
         images: ``[B, 3, H, W]``, normalised.
-        taps: those of :func:`attention_taps` that are wanted.
-        normalise: what was done to the images, for the grey that pads them.
+        taps: the wanted ones of :func:`attention_taps`.
+        normalise: the normalisation of the images, for the grey of the padding.
 
     Returns:
-        The stages' maps ``[B, C, h, w]``, and the taps: ``context`` ``[B, C, h, w]``, ``attention`` ``[B, heads, N, N]`` in float32 or
-        wider, ``keys`` ``[B, heads, N, d]``.
+        The stages' maps ``[B, C, h, w]``, and the taps: ``context`` ``[B, C, h, w]``, ``attention``
+        ``[B, heads, N, N]`` in float32 or wider, ``keys`` ``[B, heads, N, d]``.
     """
     uneven = [
         tap
         for tap in taps
         if tap.kind != "features" and any(side % tap.stride for side in images.shape[-2:])
     ]
-    maps, found = _run(encoder, images, [tap.name for tap in taps if tap not in uneven])
+    maps, tensors = _run(encoder, images, [tap.name for tap in taps if tap not in uneven])
     for stride in {tap.stride for tap in uneven}:
         padded = _padded(images, stride, normalise)
-        found |= _run(encoder, padded, [tap.name for tap in uneven if tap.stride == stride])[1]
-    return maps, found
+        tensors |= _run(encoder, padded, [tap.name for tap in uneven if tap.stride == stride])[1]
+    return maps, tensors
 
 
 def _run(
     encoder: nn.Module, images: Tensor, taps: Sequence[str]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """One pass, and the taps, whose grid must divide the images."""
-    seen: dict[tuple[int, str], Tensor] = {}
+    """Run one pass; the grid of the taps must divide the images."""
+    outputs: dict[tuple[int, str], Tensor] = {}
     maps: list[Tensor] = []
     handles = []
     try:
         for number, part in {(int(name[-1]), part) for name in taps for part in READS[name[:-1]]}:
             projection = getattr(encoder.stages[number - 1].blocks[-1].attention, part)
-            handles.append(projection.register_forward_hook(partial(_keep, seen, (number, part))))
+            handles.append(
+                projection.register_forward_hook(partial(_keep, outputs, (number, part)))
+            )
         for stage in encoder.stages:
             maps.append(stage(maps[-1] if maps else images))
     finally:
         for handle in handles:
             handle.remove()
-    return maps, {name: _tap(name, seen, maps, encoder.config) for name in taps}
+    return maps, {name: _tap(name, outputs, maps, encoder.config) for name in taps}
 
 
 def _keep(
-    seen: dict[tuple[int, str], Tensor],
+    outputs: dict[tuple[int, str], Tensor],
     key: tuple[int, str],
     module: nn.Module,
-    given: Any,
-    out: Tensor,
+    inputs: Any,
+    output: Tensor,
 ) -> None:
-    seen[key] = out
+    """Store a projection's output: a forward hook."""
+    outputs[key] = output
 
 
 def _tap(
-    name: str, seen: Mapping[tuple[int, str], Tensor], maps: Sequence[Tensor], config: Any
+    name: str, outputs: Mapping[tuple[int, str], Tensor], maps: Sequence[Tensor], config: Any
 ) -> Tensor:
     kind, number = name[:-1], int(name[-1])
-    parts = [seen[number, part] for part in READS[kind]]
+    parts = [outputs[number, part] for part in READS[kind]]
     size, heads = maps[number - 1].shape[-2:], config.num_attention_heads[number - 1]
     if kind == "context":
         return as_map(parts[0], size)
@@ -122,16 +129,20 @@ def _tap(
 
 
 def pooled_attention(queries: Tensor, keys: Tensor, size: Sequence[int], reduction: int) -> Tensor:
-    """softmax(Q K^T / sqrt(d)), its rows averaged over blocks of reduction x reduction queries: ``[B, heads, N, N]``.
+    """Return softmax(Q K^T / sqrt(d)), averaged over blocks of reduction x reduction queries.
+
+    The result is ``[B, heads, N, N]``.
 
     Args:
-        queries: ``[B, heads, h * w, d]`` of the grid ``size`` = (h, w), which ``reduction`` divides.
+        queries: ``[B, heads, h * w, d]`` of the grid ``size`` = (h, w).
         keys: ``[B, heads, N, d]``, N = h * w / reduction^2.
+        size: (h, w), both multiples of ``reduction``.
+        reduction: queries per node and side.
     """
     nodes = size[1] // reduction
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys = widened(queries), widened(keys).transpose(-2, -1) * keys.shape[-1] ** -0.5
-        # Node row by node row: the full attention of stage 1 at 1024 x 2048 would take a gigabyte an image.
+        # Node row by node row: the full attention of stage 1 at 1024 x 2048 takes 1 GiB an image.
         rows = [
             (strip @ keys).softmax(-1).unflatten(2, (reduction, nodes, reduction)).mean((2, 4))
             for strip in queries.unflatten(2, (size[0] // reduction, -1)).unbind(2)
@@ -140,20 +151,20 @@ def pooled_attention(queries: Tensor, keys: Tensor, size: Sequence[int], reducti
 
 
 def _by_head(tokens: Tensor, heads: int) -> Tensor:
-    """``[B, N, heads * d] -> [B, heads, N, d]``, a view."""
+    """Return ``[B, N, heads * d]`` as ``[B, heads, N, d]``, a view."""
     return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def as_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
-    """``[B, N, C] -> [B, C, h, w]``, a view."""
+    """Return ``[B, N, C]`` as ``[B, C, h, w]``, a view."""
     return tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
 
 
 def _padded(images: Tensor, stride: int, normalise: Callable[[Tensor], Tensor]) -> Tensor:
-    """Grey at the bottom and on the right, up to multiples of ``stride``."""
+    """Pad with grey at the bottom and on the right, up to multiples of ``stride``."""
     from freqkd_cli.views.apply import GREY
 
-    _tell(stride)
+    _warn_of_padding(stride)
     height, width = images.shape[-2:]
     grey = normalise(torch.full((1, 3, 1, 1), GREY, device=images.device))
     padded = grey.expand(
@@ -164,9 +175,9 @@ def _padded(images: Tensor, stride: int, normalise: Callable[[Tensor], Tensor]) 
 
 
 @cache
-def _tell(stride: int) -> None:
-    """Once for each stride, and not for every batch."""
+def _warn_of_padding(stride: int) -> None:
+    """Log once for each stride, and not for every batch."""
     log.warning(
-        "graphs of pictures whose sides are no multiples of %d: those of the picture padded with grey up to such multiples",
+        "image sides are not multiples of %d: graphs are those of the image padded with grey",
         stride,
     )

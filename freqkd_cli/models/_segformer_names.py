@@ -1,7 +1,9 @@
-"""Three spellings of the same SegFormer tensors, brought to the one that transformers' modules have, and loaded.
+"""Tensor names of SegFormer: three spellings, converted to that of transformers' modules.
 
-``now`` is what transformers 5 calls its modules, ``hub`` what transformers up to 4 called them and what files on the hub (and files that
-transformers writes today) say, ``authors`` what the authors' own checkpoints say.
+- module: the names of transformers 5's modules;
+- hub: the names of transformers up to 4, of files on the hub, and of files that transformers
+writes;
+- authors: the names in the authors' own checkpoints.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.weights.state_dict import load_exact
 
-# (hub, now) as templates; {s} is a stage and {b} a block, counted from 0.
+# (hub, module) as templates; {s} is a stage and {b} a block, counted from 0.
 _PAIRS = (
     ("segformer.encoder.patch_embeddings.{s}.", "segformer.stages.{s}.patch_embeddings."),
     (
@@ -56,7 +58,8 @@ _PAIRS = (
     ("decode_head.linear_c.{s}.", "decode_head.linear_projections.{s}."),
 )
 
-# Authors' spelling, to that of the hub. Stages count from 1 there; keys and values are one tensor (see authors_to_hub).
+# (authors, hub). The authors count stages from 1; keys and values are one tensor, see
+# authors_to_hub.
 _AUTHORS = (
     (r"block(\d)\.(\d+)\.norm1\.", "segformer.encoder.block.{s}.{b}.layer_norm_1."),
     (r"block(\d)\.(\d+)\.norm2\.", "segformer.encoder.block.{s}.{b}.layer_norm_2."),
@@ -96,7 +99,7 @@ def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]
     return rules
 
 
-_TO_NOW = _rules(_PAIRS)
+_TO_MODULE = _rules(_PAIRS)
 _TO_HUB = _rules((new, old) for old, new in _PAIRS)
 
 
@@ -107,21 +110,27 @@ def _renamed(key: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
     return key
 
 
-def to_now(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Any of the three spellings to that of the modules. A name that no rule knows stays, and is then found unexpected."""
+def to_module_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert any of the three spellings to that of the modules.
+
+    A name without a rule stays as it is, so that loading reports it as unexpected.
+    """
     if any(re.match(r"(backbone\.)?patch_embed\d\.", key) for key in state):
         state = authors_to_hub(state)
-    return {_renamed(key, _TO_NOW): value for key, value in state.items()}
+    return {_renamed(key, _TO_MODULE): value for key, value in state.items()}
 
 
-def to_hub(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The spelling of files: every version of transformers that knows SegFormer reads it."""
+def to_hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert module names to those of files, which every version of transformers reads."""
     return {_renamed(key, _TO_HUB): value for key, value in state.items()}
 
 
 def authors_to_hub(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' ``backbone.block1.0.attn.q`` spelling; keys and values are split, and heads that no forward pass reads are dropped."""
-    out: dict[str, Tensor] = {}
+    """Convert the authors' spelling, such as ``backbone.block1.0.attn.q``.
+
+    Keys and values are split, and heads that no forward pass reads are dropped.
+    """
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix("backbone.").removeprefix("decode_head.")
         if name.startswith(("conv_seg.", "head.")):  # made by the framework, never called
@@ -129,20 +138,18 @@ def authors_to_hub(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = _from_authors(name)
         if ".attention.self.kv." in name:
             half = len(value) // 2
-            out[name.replace(".kv.", ".key.")], out[name.replace(".kv.", ".value.")] = (
-                value[:half],
-                value[half:],
-            )
+            renamed[name.replace(".kv.", ".key.")] = value[:half]
+            renamed[name.replace(".kv.", ".value.")] = value[half:]
         else:
-            out[name] = value
-    return out
+            renamed[name] = value
+    return renamed
 
 
 def _from_authors(name: str) -> str:
     for pattern, template in _AUTHORS:
-        found = re.match(pattern, name)
-        if found:
-            return template.format(s=int(found[1]) - 1, b=found[2]) + name[found.end() :]
+        match = re.match(pattern, name)
+        if match:
+            return template.format(s=int(match[1]) - 1, b=match[2]) + name[match.end() :]
     for old, new in _AUTHORS_HEAD:
         if name.startswith(old):
             return new + name[len(old) :]
@@ -150,36 +157,37 @@ def _from_authors(name: str) -> str:
 
 
 def load_any(net: nn.Module, state: Mapping[str, Tensor], *, where: str, new_head: bool) -> None:
-    """Every tensor of the network; with a new head all but the classifier, or all but the head where the weights have none.
+    """Load every tensor of the network; with ``new_head``, all but the classifier.
+
+    Where the weights have no head at all, ``new_head`` leaves out the whole head.
 
     Raises:
-        WeightsMissing: another model's weights, or a tensor is missing, unexpected or of another shape.
+        WeightsMissing: another model's weights, or a tensor is missing, unexpected or of another
+        shape.
     """
-    state = to_now(state)
+    state = to_module_names(state)
     if not new_head:
         if not any(key.startswith("decode_head.") for key in state):
-            # Without an encoder either, they are another model's, and no new head would help.
+            # Without an encoder either, they are another model's, and a new head would not help.
             if not any(key.startswith("segformer.") or ".attention." in key for key in state):
                 raise WeightsMissing(
-                    f"{where} holds no weights of a SegFormer",
+                    f"{where} contains no weights of a SegFormer",
                     got=", ".join(sorted(state)[:3]) + " ...",
                 )
             raise WeightsMissing(
                 f"{where} has no segmentation head",
-                tip="head: new, which draws one for the recipe's classes",
+                tip="head: new starts one for the recipe's classes",
             )
         load_exact(net, state, where=where)
         return
     if any(key.startswith("decode_head.") for key in state):
-        drawn = [key for key in net.state_dict() if key.startswith("decode_head.classifier.")]
+        fresh = [key for key in net.state_dict() if key.startswith("decode_head.classifier.")]
     else:
-        drawn = [key for key in net.state_dict() if key.startswith("decode_head.")]
-        drawn += [
-            "classifier.weight",
-            "classifier.bias",
-        ]  # of a checkpoint for image classification
+        fresh = [key for key in net.state_dict() if key.startswith("decode_head.")]
+        # The head of a checkpoint for image classification.
+        fresh += ["classifier.weight", "classifier.bias"]
         if not any(key.startswith("segformer.") for key in state):  # an encoder saved alone
-            state = to_now(
-                {f"segformer.{key}": value for key, value in state.items() if key not in drawn}
+            state = to_module_names(
+                {f"segformer.{key}": value for key, value in state.items() if key not in fresh}
             )
-    load_exact(net, state, where=where, ignore=drawn)
+    load_exact(net, state, where=where, ignore=fresh)

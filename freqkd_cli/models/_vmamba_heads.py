@@ -1,4 +1,4 @@
-"""Two segmentation heads on four maps at 1/4 to 1/32: a light all-MLP one, and UPerNet."""
+"""Two segmentation heads on four maps at 1/4 to 1/32: a light all-MLP head, and UPerNet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ BINS = (1, 2, 3, 6)
 
 
 class MLPHead(nn.Module):
-    """One linear map a stage, summed from the deepest up, norm, ReLU.
+    """One linear map per stage, summed from the deepest stage up, norm, ReLU.
 
-    The all-MLP decoder of SegFormer (NeurIPS 2021) with its two linear maps in a row multiplied into one, and with upsampling by two from
-    stage to stage instead of at once, which is a quarter of the work.
+    This is the all-MLP decoder of SegFormer (NeurIPS 2021) with two changes. Its two linear maps in
+    a row are one. Upsampling goes by two from stage to stage instead of at once, which is a quarter
+    of the work.
     """
 
     def __init__(self, dims: Sequence[int], channels: int) -> None:
@@ -35,9 +36,10 @@ class MLPHead(nn.Module):
 
 
 class UPerHead(nn.Module):
-    """Pyramid pooling on the deepest map, a top-down feature pyramid, and a fusion of its four levels.
+    """Pyramid pooling on the deepest map, a top-down feature pyramid, a fusion of its four levels.
 
-    Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, as in mmsegmentation, without its auxiliary head.
+    Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, as in
+    mmsegmentation, without its auxiliary head.
     """
 
     def __init__(self, dims: Sequence[int], channels: int) -> None:
@@ -61,13 +63,15 @@ class UPerHead(nn.Module):
         return self.fuse(torch.cat([resized(x, levels[-1]) for x in levels[::-1]], dim=1))
 
 
-def conv_bn_relu(given: int, out: int, kernel: int) -> nn.Sequential:
+def conv_bn_relu(channels: int, out: int, kernel: int) -> nn.Sequential:
+    """Return a convolution without bias, a batch norm and a ReLU."""
     return nn.Sequential(
-        nn.Conv2d(given, out, kernel, padding=kernel // 2, bias=False),
+        nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out),
         nn.ReLU(inplace=True),
     )
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Return ``x`` at the size of ``like``, bilinear."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,6 +1,7 @@
-"""Official checkpoints of VMamba: every spelling that the authors' loaders accept, brought to the one of the modules here.
+"""Official checkpoints of VMamba: all spellings of tensor names that the authors' loaders accept.
 
-Files are of two kinds: for classification (``patch_embed. layers. classifier.``), of mmsegmentation (``backbone. decode_head. ...``).
+There are two kinds of files: for classification (``patch_embed. layers. classifier.``), and of
+mmsegmentation (``backbone. decode_head. ...``).
 """
 
 from __future__ import annotations
@@ -34,24 +35,27 @@ _RULES = tuple(
 _HEADS = ("classifier.", "norm.", "head.", "decode_head.", "auxiliary_head.")
 
 
-def to_now(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors of the backbone under the names of the modules here, and the keys of heads, which are left out."""
+def backbone_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the backbone's tensors under our module names, and the keys of heads, left out."""
     inside = any(key.startswith("backbone.") for key in state)
-    found: dict[str, Tensor] = {}
-    left = []
+    tensors: dict[str, Tensor] = {}
+    heads = []
     for key, value in state.items():
         name = key.removeprefix("backbone.")
         if name.startswith(_HEADS) and not (inside and key != name):
-            left.append(key)
+            heads.append(key)
             continue
         for pattern, new in _RULES:
             name = pattern.sub(new, name)
-        found[name] = value
-    return found, left
+        tensors[name] = value
+    return tensors, heads
 
 
 def _plain(shape: Sequence[int]) -> tuple[int, ...]:
-    """A linear map may be stored as a 1x1 convolution, and the four orders as one axis."""
+    """Return a shape as a matrix's.
+
+    A linear map may be stored as a 1x1 convolution, and the four scan orders as one axis.
+    """
     if len(shape) == 4 and shape[2:] == (1, 1):
         return tuple(shape[:2])
     return (shape[0] * shape[1], shape[2]) if len(shape) == 3 else tuple(shape)
@@ -63,44 +67,44 @@ def _shaped(value: Tensor, like: Tensor) -> Tensor:
 
 
 def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
-    """Take an official checkpoint, and say what was taken, renamed, left out and drawn anew.
+    """Load an official checkpoint, and log what was loaded, renamed, left out and initialised.
 
-    A classification file has no norms behind the stages; those keep what they are.
+    A classification file has no norms after the stages; those keep their initial values.
 
     Raises:
         WeightsMissing: it is of another variant or another network; nothing has been loaded then.
     """
-    found, left = to_now(state)
+    tensors, heads = backbone_tensors(state)
     wanted = backbone.state_dict()
-    found = {
-        key: _shaped(value, wanted[key]) if key in wanted else value for key, value in found.items()
+    tensors = {
+        key: _shaped(value, wanted[key]) if key in wanted else value
+        for key, value in tensors.items()
     }
     norms = [key for key in wanted if key.startswith("outnorm")]
-    absent = [] if any(key in found for key in norms) else norms
+    absent = [] if any(key in tensors for key in norms) else norms
     try:
-        load_exact(backbone, found, where=where, ignore=absent)
+        load_exact(backbone, tensors, where=where, ignore=absent)
     except WeightsMissing as error:
-        of = _variant(found)
-        tip = (
-            f"variant: {of}, which has their depths and widths"
-            if of and VARIANTS[of] != backbone.size
-            else None
-        )
-        raise WeightsMissing(error.what, got=error.got, need=error.need, tip=tip) from None
-    renamed = sum(key not in state and f"backbone.{key}" not in state for key in found)
+        variant = _variant(tensors)
+        fits = variant and VARIANTS[variant] != backbone.size
+        tip = f"variant: {variant}, which has these depths and widths" if fits else None
+        raise WeightsMissing(
+            error.what, got=error.got, need=error.need, tip=tip, key="variant" if fits else None
+        ) from None
+    renamed = sum(key not in state and f"backbone.{key}" not in state for key in tensors)
     log.info(
-        "%s: took %d tensors of the backbone (%d renamed); left out %d of heads%s; drawn anew: %s",
+        "%s: loaded %d tensors of the backbone (%d renamed); left out %d of heads%s; new: %s",
         where,
-        len(found),
+        len(tensors),
         renamed,
-        len(left),
-        f" ({', '.join(sorted({key.partition('.')[0] for key in left}))})" if left else "",
-        "the segmentation head" + (" and the 4 norms behind the stages" if absent else ""),
+        len(heads),
+        f" ({', '.join(sorted({key.partition('.')[0] for key in heads}))})" if heads else "",
+        "the segmentation head" + (" and the 4 norms after the stages" if absent else ""),
     )
 
 
 def _variant(state: Mapping[str, Tensor]) -> str | None:
-    """The variant whose depths and widths these tensors have, if any."""
+    """Return the variant with the depths and widths of these tensors, if there is one."""
     try:
         firsts = [f"layers.{i}.blocks.0." for i in range(4)]
         dims = tuple(len(state[f"{first}norm.weight"]) for first in firsts)

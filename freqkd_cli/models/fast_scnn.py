@@ -1,9 +1,17 @@
 """Fast-SCNN: a 1.1 M parameter network for real-time segmentation, any input size.
 
-Poudel, Liwicki, Cipolla, "Fast-SCNN: Fast Semantic Segmentation Network", BMVC 2019 (arXiv 1902.04502), table 1 and figure 1. As in the
-paper, and unlike popular copies: no activation between the two halves of a separable convolution, a dilation of 4 in the fusion, a
-padded first convolution. Departures: upsampling goes to the size of the tensor it meets (the paper's fixed factors need sides that 32
-divides), align_corners is False, and auxiliary heads are optional.
+Source: Poudel, Liwicki, Cipolla, "Fast-SCNN: Fast Semantic Segmentation Network", BMVC 2019 (arXiv
+1902.04502), table 1 and figure 1.
+
+Taps: ``stage1`` (1/4), ``ltd`` = ``stage2`` (1/8), ``encoder16`` = ``stage3`` (1/16), ``encoder`` =
+``stage4`` (1/32), ``decoder`` and ``logits`` (1/8); with ``auxiliary``, ``aux1`` and ``aux2``.
+
+As in the paper, and unlike popular copies: no activation between the two halves of a separable
+convolution, a dilation of 4 in the fusion, a padded first convolution. Departures from the paper:
+
+- upsampling goes to the size of the other tensor (fixed factors need sides that 32 divides);
+- align_corners is False;
+- auxiliary heads are optional.
 """
 
 from __future__ import annotations
@@ -29,13 +37,13 @@ def build(
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     auxiliary: bool = False,
 ) -> FastSCNN:
-    """A Fast-SCNN from scratch.
+    """Build a Fast-SCNN from scratch.
 
     Args:
         classes: K.
-        width: factor on every number of channels, rounded to multiples of 8.
-        dropout: before the last 1x1 convolution.
-        auxiliary: adds training-only heads, taps ``aux1`` on ``ltd`` and ``aux2`` on ``encoder``.
+        width: factor on all numbers of channels, rounded to multiples of 8.
+        dropout: rate of dropout before the last 1x1 convolution.
+        auxiliary: add training-only heads, taps ``aux1`` on ``ltd`` and ``aux2`` on ``encoder``.
     """
     return FastSCNN(classes=classes, width=width, dropout=dropout, auxiliary=auxiliary)
 
@@ -43,9 +51,9 @@ def build(
 def taps(
     *, classes: int, width: float = 1.0, dropout: float = 0.1, auxiliary: bool = False
 ) -> tuple[Tap, ...]:
-    """The named places, from the arguments alone."""
+    """Return the taps, from the arguments alone."""
     quarter, ltd, encoder16, _, encoder = (scaled(c, width) for c in (48, 64, 64, 96, 128))
-    listed = (
+    always = (
         Tap("stage1", 4, quarter),
         Tap("ltd", 8, ltd),
         Tap("encoder16", 16, encoder16),
@@ -57,16 +65,16 @@ def taps(
         Tap("stage4", 32, encoder, alias="encoder"),
     )
     heads = (Tap("aux1", 8, classes, "auxiliary"), Tap("aux2", 32, classes, "auxiliary"))
-    return listed + heads if auxiliary else listed
+    return always + heads if auxiliary else always
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` rounded to a multiple of 8, at least 8."""
+    """Return ``channels * width`` rounded to a multiple of 8, at least 8."""
     return max(8, 8 * round(channels * width / 8))
 
 
 class FastSCNN(Segmenter):
-    """See the module; taps: ``stage1`` (1/4), ``ltd`` (1/8), ``encoder16`` (1/16), ``encoder`` (1/32), ``decoder`` and ``logits`` (1/8)."""
+    """The network of the paper's table 1, with the taps that the module's docstring lists."""
 
     def __init__(self, *, classes: int, width: float, dropout: float, auxiliary: bool) -> None:
         arguments = {"width": width, "dropout": dropout, "auxiliary": auxiliary}
@@ -108,13 +116,11 @@ class FastSCNN(Segmenter):
         encoder16 = self.global_features[0](ltd)
         encoder = self.pyramid(self.global_features[2](self.global_features[1](encoder16)))
         decoder = self.fusion(ltd, encoder)
-        found = {
+        outputs = {
             "logits": self.classifier(decoder),
             "stage1": stage1,
             "ltd": ltd,
             "encoder16": encoder16,
-        }
-        found |= {
             "encoder": encoder,
             "decoder": decoder,
             "stage2": ltd,
@@ -122,51 +128,56 @@ class FastSCNN(Segmenter):
             "stage4": encoder,
         }
         if self.training:
-            found |= {
+            outputs |= {
                 name: head(ltd if name == "aux1" else encoder)
                 for name, head in self.auxiliary.items()
                 if name in taps
             }
-        return found
+        return outputs
 
 
-def conv_bn_relu(given: int, out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv_bn_relu(channels: int, out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Return a convolution without bias, a batch norm and a ReLU."""
     return nn.Sequential(
-        nn.Conv2d(given, out, kernel, stride, kernel // 2, bias=False),
+        nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out),
         nn.ReLU(inplace=True),
     )
 
 
-def separable(given: int, out: int, *, stride: int = 1) -> nn.Sequential:
-    """DSConv: depth-wise 3x3, point-wise 1x1, and no activation between them (section 3.2 of the paper)."""
+def separable(channels: int, out: int, *, stride: int = 1) -> nn.Sequential:
+    """Return a DSConv: depth-wise 3x3, point-wise 1x1, no activation between them (section 3.2)."""
     return nn.Sequential(
-        nn.Conv2d(given, given, 3, stride, 1, groups=given, bias=False),
-        nn.BatchNorm2d(given),
-        nn.Conv2d(given, out, 1, bias=False),
+        nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.Conv2d(channels, out, 1, bias=False),
         nn.BatchNorm2d(out),
         nn.ReLU(inplace=True),
     )
 
 
 def bottlenecks(
-    given: int, out: int, *, stride: int, expansion: int = 6, repeats: int = 3
+    channels: int, out: int, *, stride: int, expansion: int = 6, repeats: int = 3
 ) -> nn.Sequential:
-    steps = [(given, stride)] + [(out, 1)] * (repeats - 1)
+    """Return bottlenecks in a row; the first changes the channels and has the stride."""
+    steps = [(channels, stride)] + [(out, 1)] * (repeats - 1)
     return nn.Sequential(
-        *(Bottleneck(channels, out, stride=s, expansion=expansion) for channels, s in steps)
+        *(Bottleneck(width, out, stride=s, expansion=expansion) for width, s in steps)
     )
 
 
 class Bottleneck(nn.Module):
-    """Inverted residual of MobileNetV2: expand, depth-wise 3x3, project without activation; a residual where shapes allow."""
+    """Inverted residual of MobileNetV2: expand, depth-wise 3x3, project without activation.
 
-    def __init__(self, given: int, out: int, *, stride: int, expansion: int) -> None:
+    The residual exists where input and output have one shape.
+    """
+
+    def __init__(self, channels: int, out: int, *, stride: int, expansion: int) -> None:
         super().__init__()
-        inner = given * expansion
-        self.residual = stride == 1 and given == out
+        inner = channels * expansion
+        self.residual = stride == 1 and channels == out
         self.block = nn.Sequential(
-            nn.Conv2d(given, inner, 1, bias=False),
+            nn.Conv2d(channels, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
             nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
@@ -181,7 +192,10 @@ class Bottleneck(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 2, 3 and 6 bins a side, each through a 1x1 convolution to a quarter of the channels, concatenated and mixed."""
+    """Averages over 1, 2, 3 and 6 bins a side, concatenated with the map and mixed.
+
+    Each average has its own 1x1 convolution to a quarter of the channels.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -195,7 +209,10 @@ class PyramidPooling(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """The deep map, upsampled and smoothed by a dilated depth-wise convolution, plus the skip; both through biased 1x1 convolutions."""
+    """The deep map plus the skip, each after a 1x1 convolution with bias.
+
+    The deep map is upsampled and smoothed by a dilated depth-wise convolution first.
+    """
 
     def __init__(self, skip: int, deep: int) -> None:
         super().__init__()
@@ -212,10 +229,12 @@ class FeatureFusion(nn.Module):
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Return ``x`` at the size of ``like``, bilinear."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def auxiliary_head(channels: int, classes: int, dropout: float) -> nn.Sequential:
+    """Return a training-only classifier of one tap."""
     return nn.Sequential(
         *conv_bn_relu(channels, 32, kernel=3), nn.Dropout(dropout), nn.Conv2d(32, classes, 1)
     )

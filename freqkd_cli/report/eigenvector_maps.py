@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from freqkd_cli.spectrum.graph_measure import EigenMaps, Picture
+    from freqkd_cli.spectrum.graph_result import EigenMaps, GraphImage
 
 _VOID = (0.55, 0.55, 0.58, 1.0)
 _CELL = 2.2
@@ -104,7 +104,7 @@ def _curve(ax: Axes, role: str, numbers: Mapping[str, Any], values: Sequence[flo
 
 
 def eigenvector_figure(
-    images: Sequence[Picture], source: str, path: Path, *, image: bool = True
+    images: Sequence[GraphImage], source: str, path: Path, *, image: bool = True
 ) -> None:
     """Draw leading eigenvectors as maps over the image: the teacher's, and below the student's.
 
@@ -135,13 +135,13 @@ def eigenvector_figure(
     draw_figure(path, size, draw, _STYLE)
 
 
-def _box(shown: Picture) -> tuple[int, int]:
+def _box(shown: GraphImage) -> tuple[int, int]:
     """Height and width up to the last valid pixel: the view without its padding."""
     valid = shown.valid.numpy()
     return int(valid.any(1).nonzero()[0].max()) + 1, int(valid.any(0).nonzero()[0].max()) + 1
 
 
-def _image(ax: Axes, shown: Picture, *, visible: bool) -> None:
+def _image(ax: Axes, shown: GraphImage, *, visible: bool) -> None:
     ax.set_axis_off()
     height, width = _box(shown)
     if visible:
@@ -157,7 +157,7 @@ def _label(ax: Axes, row: EigenMaps) -> None:
 
 
 def _eigenvectors(
-    line: Sequence[Axes], shown: Picture, row: EigenMaps, *, beneath: bool, named: bool
+    line: Sequence[Axes], shown: GraphImage, row: EigenMaps, *, beneath: bool, named: bool
 ) -> None:
     """The maps of one row, over the image or on white.
 

@@ -1,308 +1,224 @@
-"""The graphs of a model's taps: eigenvalues, effective rank, Laplacian, and the leading eigenvectors; the student beside its teacher.
+"""Spectra of the graphs of a model's taps: eigenvalues, Laplacian, and leading eigenvectors.
 
-Both graphs of a pair have the same nodes, those of the coarser grid, void ones left out. The heads of a graph are averaged into one graph.
+Both graphs of a pair have the same nodes, those of the coarser grid, without void ones. The heads
+of a graph are averaged into one graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import TrainingFailed, UsageError
 from freqkd_cli.features.graphs import GraphSide, node_validity
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.runtime.files import write_csv
+from freqkd_cli.runtime.precision import pick_device
+from freqkd_cli.runtime.progress import Progress, Silent
 from freqkd_cli.spectral.attention_distance import attention_distance
 from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import Modes, effective_rank, eigenvalues, shares
-from freqkd_cli.spectrum.graph_pairs import Pair
-from freqkd_cli.spectrum.radial import Subject, by_role
-from freqkd_cli.views.batch import Batch
+from freqkd_cli.spectrum.eigen_maps import eigen_maps
+from freqkd_cli.spectrum.graph_inputs import GraphInput, cached_inputs, live_inputs
+from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
+from freqkd_cli.spectrum.graph_result import TAU, EigenMaps, GraphImage, GraphSpectra, TapGraph
+from freqkd_cli.spectrum.locate import SpectrumSource
+from freqkd_cli.spectrum.subjects import (
+    SpectrumOptions,
+    Subject,
+    first_views,
+    open_cache,
+    open_networks,
+)
 
 COUNT = 20
-"""Eigenvalues that are told, as many as CASS compares (arXiv 2411.17150)."""
+"""Number of reported eigenvalues, as many as CASS compares (arXiv 2411.17150)."""
 
-SHOWN = 4
-"""Eigenvectors that are drawn."""
-
-TAU = 0.1
-"""Of the kernel exp(cos / tau) that makes a graph of cosines one with a Laplacian."""
-
-Taps = Mapping[str, Mapping[str, Tensor]]
-"""Role -> tap -> tensor."""
+DRAWN = 3
+"""Number of drawn images where one tap is measured, else one. They are spread over the measured
+images, since neighbours may be frames of one film."""
 
 
-@dataclass(frozen=True)
-class GraphSpectrum:
-    """The spectrum of one tap's graph, averaged over images, entry by entry over those that have it.
+def graph_spectra(
+    source: SpectrumSource, options: SpectrumOptions, progress: Progress
+) -> GraphSpectra:
+    """Load the networks or the cache of a source, and measure the graphs of its taps.
 
-    Attributes:
-        nodes: mean number of nodes that are not void.
-        eigenvalues: the largest, descending; of attention without the Perron mode.
-        shares: those over the sum of all magnitudes of their image.
-        effective_rank: exp(entropy of all shares).
-        laplacian: the smallest eigenvalues of the normalised Laplacian, ascending.
-        distance: mean attention distance in image pixels, over heads; None where the tap is not a graph.
+    Raises:
+        WeightsMissing, DataMissing: weights or images do not exist.
+        UsageError: a tap that does not exist, or a cache of targets.
     """
-
-    stage: str
-    role: str
-    model: str
-    tap: str
-    grid: Grid
-    nodes: float
-    eigenvalues: list[float]
-    shares: list[float]
-    effective_rank: float
-    laplacian: list[float]
-    distance: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key not in ("stage", "role")}
-
-
-@dataclass(frozen=True)
-class EigenMaps:
-    """The leading eigenvectors of one graph of one image.
-
-    Attributes:
-        numbers: which eigenvectors, from 1 by falling eigenvalue: a student's are those most like its teacher's, column by column.
-        likeness: magnitude of the cosine with the teacher's eigenvector of the same column; None where there is no other.
-        maps: ``[columns, h, w]``, NaN on void nodes; of the sign of the column's first, where the sum of cubes is positive.
-    """
-
-    stage: str
-    role: str
-    tap: str
-    numbers: list[int]
-    shares: list[float]
-    likeness: list[float] | None
-    maps: Tensor
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image ``[H, W, 3]`` uint8 in its view's frame, which of its pixels are valid, and what its graphs see, teacher before student."""
-
-    name: str
-    image: Tensor
-    valid: Tensor
-    rows: list[EigenMaps]
-
-
-@dataclass(frozen=True)
-class GraphSpectra:
-    """The result: a :class:`GraphSpectrum` for each pair and role, student before teacher."""
-
-    source: str
-    kind: str
-    images: int
-    found: list[GraphSpectrum]
-    pictures: list[Picture] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        facts = {"source": self.source, "kind": self.kind, "images": self.images, "tau": TAU}
-        return facts | by_role((item.role, item.stage, item.to_json()) for item in self.found)
-
-    def write_csv(self, path: Path) -> None:
-        """One row per pair, role and place in the spectrum."""
-        rows: list[list[Any]] = [
-            ["stage", "role", "model", "tap", "number", "eigenvalue", "share", "laplacian"]
-        ]
-        for item in self.found:
-            for number in range(max(len(item.eigenvalues), len(item.laplacian))):
-                columns = (item.eigenvalues, item.shares, item.laplacian)
-                values = [
-                    f"{column[number]:.9g}" if number < len(column) else "" for column in columns
-                ]
-                rows.append([item.stage, item.role, item.model, item.tap, number + 1, *values])
-        write_csv(path, rows)
-
-
-class _Means:
-    """Rows of numbers of one graph, image by image."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.grid, self.rows = (
-            grid,
-            {
-                name: []
-                for name in (
-                    "nodes",
-                    "eigenvalues",
-                    "shares",
-                    "effective_rank",
-                    "laplacian",
-                    "distance",
-                )
-            },
+    if source.kind == "cache":
+        reader, subject = open_cache(source, options)
+        subjects, pairs = [subject], _pairs_of_cache(subject, reader, options)
+        total = len(first_views(reader, options.limit))
+        inputs = cached_inputs(reader, subject, pairs, options.limit, options.data_root)
+    else:
+        subjects, dataset = open_networks(source, options)
+        pairs = choose_pairs(subjects, options.stages, options.taps)
+        total = min(options.limit, len(dataset))
+        inputs = live_inputs(subjects, pairs, dataset, total, pick_device(options.device))
+    drawn = range(0, total, -(-total // DRAWN)) if len(pairs) == 1 else (0,)
+    progress.begin("image", total)
+    try:
+        count, graphs, images = measure_graphs(
+            subjects, pairs, inputs, drawn=drawn, progress=progress
         )
+    finally:
+        progress.end()
+    return GraphSpectra(str(source), source.kind, count, graphs, images)
 
-    def add(self, graph: Graph, modes: Modes, reach: Tensor) -> None:
-        nodes = int(graph.valid.sum())
-        edges = graph.edges("exp", TAU)
-        low = eigenvalues(laplacian(edges), graph.valid, min(COUNT, nodes), end="smallest")[0, 0]
-        values = modes.values[modes.kept]
-        found = {"eigenvalues": values[:COUNT], "shares": shares(values)[:COUNT], "laplacian": low}
-        found |= {
-            "nodes": torch.tensor([nodes]),
-            "effective_rank": effective_rank(values)[None],
-            "distance": reach,
-        }
-        for name, row in found.items():
-            self.rows[name].append(
-                torch.nn.functional.pad(row.double(), (0, COUNT - len(row)), value=torch.nan)
-            )
 
-    def mean(self, name: str) -> list[float]:
-        means = torch.stack(self.rows[name]).nanmean(0)
-        return means[~means.isnan()].tolist()
+def _pairs_of_cache(
+    subject: Subject, reader: CacheReader, options: SpectrumOptions
+) -> list[GraphPair]:
+    try:
+        return choose_pairs([subject], options.stages, options.taps)
+    except UsageError as error:
+        raise UsageError(
+            f"the cache {reader.folder}: {error.what}",
+            got=error.got,
+            tip="freqkd teacher-dump RECIPE --content taps, where a loss of the recipe reads that "
+            "tap; or use the recipe itself as the source",
+            key=error.key,
+        ) from error
 
 
 @torch.inference_mode()
 def measure_graphs(
     subjects: Sequence[Subject],
-    pairs: Sequence[Pair],
-    items: Iterable[tuple[str, Batch, Taps]],
+    pairs: Sequence[GraphPair],
+    inputs: Iterable[GraphInput],
     *,
     drawn: Collection[int] = (0,),
-) -> tuple[int, list[GraphSpectrum], list[Picture]]:
-    """Gather the spectra of every pair, image by image.
+    progress: Progress | None = None,
+) -> tuple[int, list[TapGraph], list[GraphImage]]:
+    """Measure every pair of graphs image by image.
 
     Args:
-        items: name, batch of one, and taps of each image.
-        drawn: places in ``items`` of those whose eigenvectors are kept.
+        drawn: places in ``inputs`` of the images whose eigenvectors are kept.
 
     Returns:
-        The number of images, the spectra, and what is to be drawn.
+        The number of images, the mean numbers of each graph, and the images to draw.
 
     Raises:
-        UsageError: no image at all, or none with two valid nodes.
+        UsageError: there is no image, or none with two valid nodes.
         ShapeError, RecipeError: a grid that is too small, or taps whose nodes differ.
         TrainingFailed: features that are not finite.
     """
-    sums: dict[tuple[str, str], _Means] = {}
-    seen: list[Picture] = []
+    progress = progress or Silent()
+    numbers: dict[tuple[str, str], _Numbers] = {}
+    images: list[GraphImage] = []
     count = 0
-    for name, batch, taps in items:
+    for count, item in enumerate(inputs, start=1):
         rows: list[EigenMaps] = []
         for pair in pairs:
-            grid = pair.grid(*batch.images.shape[-2:])
-            valid = node_validity(batch, grid)
-            if int(valid.sum()) < 2:
-                continue
-            modes: dict[str, Modes] = {}
-            for role, tap in pair.taps.items():
-                graph = _graph(role, tap, taps[role][tap.name], grid, valid, name)
-                modes[role] = graph.modes()
-                reach = _distance(tap, taps[role][tap.name], grid, valid)
-                sums.setdefault((pair.name, role), _Means(grid)).add(graph, modes[role], reach)
-            rows += _eigen_maps(pair, modes, valid, grid) if count in drawn else []
-        if rows:
-            image = batch.images if batch.teacher_images is None else batch.teacher_images
-            seen.append(
-                Picture(
-                    name,
-                    (image[0] * 255).round().byte().permute(1, 2, 0).cpu(),
-                    batch.valid[0].cpu(),
-                    rows,
-                )
-            )
-        count += 1
-    if not sums:
-        what = (
-            "no image has two nodes that are not void" if count else "there is no image to look at"
-        )
-        raise UsageError(what, tip="a larger --limit, or another --split")
-    by_role = {subject.role: subject.name for subject in subjects}
-    return (
-        count,
-        [
-            _result(pair, role, by_role[role], sums)
-            for pair in pairs
-            for role in pair.taps
-            if (pair.name, role) in sums
-        ],
-        seen,
-    )
+            rows += _add_image(pair, item, numbers, keep_maps=count - 1 in drawn)
+        images += [_drawn(item, rows)] if rows else []
+        progress.advance(count)
+    if not numbers:
+        what = "no image has two nodes that are not void" if count else "there are no images"
+        raise UsageError(what, tip="use a larger --limit, or another --split", key="limit")
+    models = {subject.role: subject.name for subject in subjects}
+    keys = [(pair, role) for pair in pairs for role in pair.taps]
+    graphs = [
+        numbers[pair.name, role].mean(pair, role, models[role])
+        for pair, role in keys
+        if (pair.name, role) in numbers
+    ]
+    return count, graphs, images
+
+
+def _add_image(
+    pair: GraphPair,
+    item: GraphInput,
+    numbers: dict[tuple[str, str], _Numbers],
+    *,
+    keep_maps: bool,
+) -> list[EigenMaps]:
+    """Add one image's graphs of a pair to ``numbers``, and return its eigenvectors to draw."""
+    grid = pair.grid(*item.batch.images.shape[-2:])
+    valid = node_validity(item.batch, grid)
+    if int(valid.sum()) < 2:
+        return []
+    modes: dict[str, Modes] = {}
+    for role, tap in pair.taps.items():
+        x = item.taps[role][tap.name]
+        graph = _graph(role, tap, x, grid, valid, item.name)
+        modes[role] = graph.modes()
+        of_graph = numbers.setdefault((pair.name, role), _Numbers(grid))
+        of_graph.add(graph, modes[role], _distance(tap, x, grid, valid))
+    return eigen_maps(pair, modes, valid, grid) if keep_maps else []
 
 
 def _graph(role: str, tap: Tap, x: Tensor, grid: Grid, valid: Tensor, image: str) -> Graph:
     if not bool(torch.isfinite(x).all()):
         raise TrainingFailed(
             f"{role} {tap.name}: features of the image {image} are not finite",
-            tip="a checkpoint from before it diverged",
+            tip="use a checkpoint from before the training diverged",
         )
     return GraphSide(tap)(x, grid, valid).mean()
 
 
 def _distance(tap: Tap, x: Tensor, grid: Grid, valid: Tensor) -> Tensor:
-    """One number, or none; void nodes neither look nor are looked at."""
+    """Return the mean attention distance between valid nodes, or nothing for other taps."""
     if tap.kind != "graph":
         return x.new_empty(0)
     both = valid[:, None, :, None] & valid[:, None, None, :]
     return attention_distance(x * both, grid, tap.stride).mean()[None].cpu()
 
 
-def _result(
-    pair: Pair, role: str, model: str, sums: Mapping[tuple[str, str], _Means]
-) -> GraphSpectrum:
-    of = sums[pair.name, role]
-    lists = {name: of.mean(name) for name in ("eigenvalues", "shares", "laplacian")}
-    numbers = {name: of.mean(name)[0] for name in ("nodes", "effective_rank")}
-    distance = next(iter(of.mean("distance")), None)
-    return GraphSpectrum(
-        pair.name, role, model, pair.taps[role].name, of.grid, **numbers, **lists, distance=distance
-    )
+class _Numbers:
+    """The numbers of one graph, one row per image."""
 
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.rows: dict[str, list[Tensor]] = {}
 
-def _eigen_maps(
-    pair: Pair, modes: Mapping[str, Modes], valid: Tensor, grid: Grid
-) -> list[EigenMaps]:
-    """The teacher's leading eigenvectors, and the student's that are most like them; or those of the only one there is."""
-    leading: Tensor | None = None
-    rows = []
-    for role in sorted(modes, reverse=True):  # the teacher first
-        kept = int(modes[role].kept.sum())
-        vectors, likeness = modes[role].vectors[0, 0, :, :kept], None
-        if leading is None:
-            numbers = list(range(min(SHOWN, kept)))
-            leading = vectors = vectors[:, numbers] * torch.where(
-                vectors[:, numbers].pow(3).sum(0) < 0, -1.0, 1.0
-            )
-        else:
-            cosines = leading.mT @ vectors[:, : 2 * SHOWN]
-            numbers = _closest(cosines.abs())
-            signed = cosines[range(len(numbers)), numbers]
-            likeness = signed.abs().tolist()
-            vectors = vectors[:, numbers] * torch.where(signed < 0, -1.0, 1.0)
-        part = shares(modes[role].values)[0, 0, numbers].tolist()
-        maps = vectors.masked_fill(~valid[0, :, None], torch.nan).mT.unflatten(1, grid).cpu()
-        rows.append(
-            EigenMaps(
-                pair.name,
-                role,
-                pair.taps[role].name,
-                [number + 1 for number in numbers],
-                part,
-                likeness,
-                maps,
-            )
+    def add(self, graph: Graph, modes: Modes, distance: Tensor) -> None:
+        """Append the numbers of one image; entries that it does not have are NaN."""
+        nodes = int(graph.valid.sum())
+        edges = graph.edges("exp", TAU)
+        low = eigenvalues(laplacian(edges), graph.valid, min(COUNT, nodes), end="smallest")[0, 0]
+        values = modes.values[modes.kept]
+        row = {
+            "nodes": torch.tensor([nodes]),
+            "eigenvalues": values[:COUNT],
+            "shares": shares(values)[:COUNT],
+            "effective_rank": effective_rank(values)[None],
+            "laplacian": low,
+            "distance": distance,
+        }
+        for name, entries in row.items():
+            padding = (0, COUNT - len(entries))
+            padded = torch.nn.functional.pad(entries.double(), padding, value=torch.nan)
+            self.rows.setdefault(name, []).append(padded)
+
+    def mean(self, pair: GraphPair, role: str, model: str) -> TapGraph:
+        """Return the means over the images, entry by entry over those that have it."""
+        means = {name: torch.stack(rows).nanmean(0) for name, rows in self.rows.items()}
+        lists = {name: values[~values.isnan()].tolist() for name, values in means.items()}
+        return TapGraph(
+            stage=pair.name,
+            role=role,
+            model=model,
+            tap=pair.taps[role].name,
+            grid=self.grid,
+            nodes=lists["nodes"][0],
+            eigenvalues=lists["eigenvalues"],
+            shares=lists["shares"],
+            effective_rank=lists["effective_rank"][0],
+            laplacian=lists["laplacian"],
+            distance=next(iter(lists["distance"]), None),
         )
-    return rows
 
 
-def _closest(likeness: Tensor) -> list[int]:
-    """For each row in turn the largest column that is still free."""
-    free, chosen = likeness.clone(), []
-    for row in range(min(likeness.shape)):
-        chosen.append(int(free[row].argmax()))
-        free[:, chosen[-1]] = -1.0
-    return chosen
+def _drawn(item: GraphInput, rows: list[EigenMaps]) -> GraphImage:
+    batch = item.batch
+    image = batch.images if batch.teacher_images is None else batch.teacher_images
+    pixels = (image[0] * 255).round().byte().permute(1, 2, 0).cpu()
+    return GraphImage(item.name, pixels, batch.valid[0].cpu(), rows)

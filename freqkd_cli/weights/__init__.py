@@ -1,1 +1,1 @@
-"""Weights that ship with the package, and reading the weights and configs of others."""
+"""Weights that ship with the package, and reading the weights and configs of other programs."""

@@ -1,168 +1,202 @@
-"""What a ``config.json`` says of a model, checked field by field. Whoever reads one, reads it here.
+"""The ``config.json`` of a model: its fields as pydantic models, and the function that reads it.
 
-What freqkd says (``model``, ``arguments``, ``id2label``, ``mean``, ``std``, ``licence_note``, ``format``) stands at the top of the file, or
-under the key ``freqkd`` where another library's description has the top.
+freqkd's fields (``model``, ``arguments``, ``id2label``, ``mean``, ``std``, ``license``, ``format``)
+are at the top of the file. Where another library's configuration is at the top, they are under the
+key ``freqkd``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.runtime.json_file import read_object
 
 FORMAT = 1
 
+Fields = TypeVar("Fields", bound=BaseModel)
+
+
+def whole_number(low: int, high: int) -> Any:
+    """Return the annotation of an integer from ``low`` to ``high``; True is not an integer."""
+    return Annotated[StrictInt, Field(ge=low, le=high)]
+
+
+def any_number(low: float, high: float) -> Any:
+    """Return the annotation of a number from ``low`` to ``high``; an integer stays an integer."""
+    return Annotated[Any, AfterValidator(_number), Field(ge=low, le=high)]
+
+
+def _number(value: Any) -> int | float:
+    if type(value) not in (int, float):
+        raise ValueError("a number")
+    return value
+
+
+def several(count: int, kind: Any) -> Any:
+    """Return the annotation of a tuple of ``count`` values of one kind; JSON lists are accepted."""
+    return Annotated[tuple[kind, ...], Field(min_length=count, max_length=count)]
+
+
+def names_by_number(names: Any) -> dict[int, str] | None:
+    """Return class number -> name, in the order of the numbers.
+
+    Older files list the numbers as words: 0, 1, 10, 100, 11 ...
+
+    Raises:
+        ValueError: the numbers are not 0, 1, 2 ..., or a name is not a text or a number.
+    """
+    if names is None:
+        return None
+    need = "an object with a name for each class number, from 0 up, none left out"
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
+        raise ValueError(need)
+    if not all(len(str(key)) < 7 and type(names[key]) in (str, int, float) for key in names):
+        raise ValueError(need)
+    if {int(key) for key in names} != set(range(len(names))):
+        raise ValueError(need)
+    return dict(sorted((int(number), str(name)) for number, name in names.items())) or None
+
+
+ClassNames = Annotated[dict[int, str] | None, BeforeValidator(names_by_number)]
+Mean = several(3, any_number(-1e6, 1e6))
+Deviation = several(3, any_number(1e-6, 1e6))
+
+
+class License(BaseModel):
+    """The license of a model's weights.
+
+    Attributes:
+        name: what the license is called; ``unnamed`` where only a note is known.
+        note: what it asks of users, in one or two sentences.
+        noncommercial: whether commercial use is excluded, also for models trained from the weights.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: StrictStr
+    note: StrictStr | None = None
+    noncommercial: bool = False
+
+
+class ModelSection(BaseModel):
+    """freqkd's fields of a ``config.json``.
+
+    ``model`` is None in files of other programs, ``id2label`` where the classes have no names.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model: StrictStr | None = None
+    arguments: dict[str, Any] | None = None
+    id2label: ClassNames = None
+    mean: Mean | None = None  # type: ignore[valid-type]
+    std: Deviation | None = None  # type: ignore[valid-type]
+    license: License | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_note(cls, fields: Any) -> Any:
+        """Read ``licence_note`` of older folders, which was written for restricted weights only."""
+        note = fields.get("licence_note") if isinstance(fields, Mapping) else None
+        if note is None or "license" in fields:
+            return fields
+        return {**fields, "license": {"name": "unnamed", "note": note, "noncommercial": True}}
+
 
 @dataclass(frozen=True)
-class Kind:
-    """What a field may hold, in words and as a test."""
+class ModelConfig:
+    """A checked ``config.json``.
 
-    need: str
-    holds: Callable[[Any], bool]
-
-
-def whole(low: int, high: int) -> Kind:
-    return Kind(
-        f"a whole number from {low} to {high}",
-        lambda value: type(value) is int and low <= value <= high,
-    )
-
-
-def number(low: float, high: float) -> Kind:
-    """Ends included; not a number is outside of every range."""
-    return Kind(
-        f"a number from {low:g} to {high:g}",
-        lambda value: type(value) in (int, float) and low <= value <= high,
-    )
-
-
-def several(count: str, length: int, kind: Kind) -> Kind:
-    """A list of so many of a kind; ``count`` is their number in words."""
-    need = f"{count} of them, each {kind.need}"
-    return Kind(
-        need,
-        lambda value: (
-            isinstance(value, list) and len(value) == length and all(map(kind.holds, value))
-        ),
-    )
-
-
-def exactly(wanted: Any) -> Kind:
-    return Kind(json.dumps(wanted), lambda value: type(value) is type(wanted) and value == wanted)
-
-
-def or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.need}, or null", lambda value: value is None or kind.holds(value))
-
-
-def _numbered(value: Any) -> bool:
-    """Whether these are names by number, none left out: the rows of a classifier."""
-    if not isinstance(value, dict) or not all(key.isdecimal() and len(key) < 7 for key in value):
-        return False
-    return {int(key) for key in value} == set(range(len(value))) and all(
-        type(name) in (str, int, float) for name in value.values()
-    )
-
-
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-OBJECT = Kind("an object", lambda value: isinstance(value, dict))
-LABELS = or_null(
-    Kind("an object with the name of each class number, 0 and up, none left out", _numbered)
-)
-MEAN = several("three", 3, number(-1e6, 1e6))
-STD = several("three", 3, number(1e-6, 1e6))
-_SAID = {
-    "model": TEXT,
-    "arguments": OBJECT,
-    "id2label": LABELS,
-    "mean": or_null(MEAN),
-    "std": or_null(STD),
-    "licence_note": or_null(TEXT),
-}
-
-
-@dataclass(frozen=True)
-class Section:
-    """What freqkd says of a model. ``model`` is None where it says nothing, ``id2label`` where it names no classes."""
-
-    model: str | None = None
-    arguments: Mapping[str, Any] | None = None
-    id2label: Mapping[int, str] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    licence_note: str | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    """A ``config.json``: what messages call it, what it holds, and freqkd's section of it, which is checked."""
+    Attributes:
+        path: the file's name in messages.
+        content: the whole file.
+        section: freqkd's fields.
+    """
 
     path: str
-    said: Mapping[str, Any]
-    ours: Section
+    content: Mapping[str, Any]
+    section: ModelSection
 
     @property
     def of_segformer(self) -> bool:
-        """Whether it is transformers' own, of a SegFormer."""
-        return self.said.get("model_type") == "segformer"
+        """Whether the file is transformers' own, for a SegFormer."""
+        return self.content.get("model_type") == "segformer"
 
 
-def read_config(path: Path, called: str | None = None) -> Config:
-    """Read and check a ``config.json``; ``called`` is what messages call the file.
+def read_config(path: Path, name: str | None = None) -> ModelConfig:
+    """Read and check a ``config.json``.
+
+    Args:
+        path: the file.
+        name: what messages call it; the path by default.
 
     Raises:
-        WeightsMissing: it is absent, no JSON object, of a later format, or a field of freqkd's section is of the wrong kind.
+        WeightsMissing: it is absent, not a JSON object, of a later format, or a field of freqkd's
+            section has a wrong type or range.
     """
-    said, called = read_object(path), called or str(path)
-    if "freqkd" in said:
-        refuse(called, said, {"freqkd": OBJECT})
-        ours = said["freqkd"]
-    else:  # others write files of this name too
-        ours = said if isinstance(said.get("model"), str) else {}
-    found = ours.get("format", FORMAT)
-    if found != FORMAT:
+    content, name = read_object(path), name or str(path)
+    fields: Any = content
+    if "freqkd" in content:
+        fields = content["freqkd"]
+        if not isinstance(fields, dict):
+            raise not_a_model(name, {"freqkd": fields}, "freqkd: an object")
+    elif not isinstance(content.get("model"), str):  # another program's file of this name
+        fields = {}
+    version = fields.get("format", FORMAT)
+    if version != FORMAT:
         raise WeightsMissing(
-            f"{called} has another format", got=found, need=FORMAT, tip="a newer freqkd"
+            f"{name} has another format", got=version, need=FORMAT, tip="install a newer freqkd"
         )
-    refuse(called, ours, _SAID)
-    three = {side: tuple(map(float, ours[side])) for side in ("mean", "std") if ours.get(side)}
-    plain = {key: ours.get(key) for key in ("model", "arguments", "licence_note")}
-    return Config(
-        called, said, Section(**plain, **three, id2label=names_by_number(ours.get("id2label")))
-    )
+    return ModelConfig(name, content, checked(ModelSection, fields, name))
 
 
-def names_by_number(said: Mapping[str, Any] | None) -> dict[int, str] | None:
-    """Checked class names in the order of their numbers; files of older versions list those as words: 0, 1, 10, 100, 11 ..."""
-    return dict(sorted((int(number), str(name)) for number, name in said.items())) if said else None
-
-
-def refuse(path: str, said: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
-    """Let fields pass that are absent, or of their kind.
+def checked(model: type[Fields], values: Mapping[str, Any], path: str) -> Fields:
+    """Return ``model`` made of ``values``.
 
     Raises:
-        WeightsMissing: with every field that is not.
+        WeightsMissing: lists every field that has a wrong type or range.
     """
-    wrong = {
-        key: kind.need for key, kind in kinds.items() if key in said and not kind.holds(said[key])
-    }
-    if wrong:
-        raise undescribed(
-            path,
-            {key: said[key] for key in wrong},
-            "; ".join(f"{key}: {need}" for key, need in wrong.items()),
-        )
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        needs: dict[str, str] = {}
+        for problem in error.errors():
+            place = ".".join(map(str, problem["loc"])) or "the file"
+            needs.setdefault(str((*problem["loc"], "the file")[0]), f"{place}: {_text(problem)}")
+        got = {field: values[field] for field in needs if field in values}
+        if "license" in needs and "licence_note" in values:
+            got["licence_note"] = values["licence_note"]
+        raise not_a_model(path, got, "; ".join(needs.values())) from error
 
 
-def undescribed(path: str, got: Mapping[str, Any], need: str) -> WeightsMissing:
-    """The one message of fields that make no model."""
-    told = "; ".join(f"{key} {_short(value)}" for key, value in got.items())
-    return WeightsMissing(f"{path} describes no model that can be built", got=told, need=need)
+def _text(problem: Any) -> str:
+    """Return what pydantic asks for, in the words of JSON."""
+    text = str(problem["ctx"]["error"] if problem["type"] == "value_error" else problem["msg"])
+    text = text.replace("tuple", "list").replace("Tuple", "List").replace("dictionary", "object")
+    return text.removeprefix("Input should be ").replace(" after validation", "")
+
+
+def not_a_model(path: str, got: Mapping[str, Any], need: str) -> WeightsMissing:
+    """Return the error for a file whose fields do not describe a model."""
+    shown = "; ".join(f"{field} {_short(value)}" for field, value in got.items())
+    return WeightsMissing(f"{path} does not describe a model", got=shown or None, need=need)
 
 
 def _short(value: Any) -> str:

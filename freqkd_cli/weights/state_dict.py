@@ -1,12 +1,17 @@
-"""Reading weights: safetensors first, pickles only as plain tensors, and no key left over on either side."""
+"""Weight files: safetensors, and pickles of plain tensors.
+
+A safetensors file that freqkd wrote carries the sha256 of its data in its header's metadata. It is
+checked whenever the file is read; files of other programs have none and are read as they are.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import re
+import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -17,10 +22,14 @@ from freqkd_cli.errors import WeightsMissing
 log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+CHECKSUM = "freqkd.sha256"
+"""Metadata key of the sha256 of a safetensors file's data: every byte after the header."""
+
 _SHOWN = 4
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 _NESTED = ("state_dict", "model_ema", "model")
-"""Where training frameworks put the weights of a checkpoint, the averaged ones first: published results are theirs."""
+"""Where training frameworks put a checkpoint's weights. Averaged weights come first: published
+results are theirs."""
 _BESIDE = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     *(
@@ -30,17 +39,20 @@ _BESIDE = (
     ),
     *(f"numpy.{name}" for name in ("ndarray", "dtype", "dtypes.Float64DType", "dtypes.Int64DType")),
 )
-"""What frameworks put beside the weights and tensors are not made of; read as nothing."""
+"""Classes that frameworks save beside the weights and that no tensor needs; read as nothing."""
 
 
 def load_exact(
     module: nn.Module, state: Mapping[str, Tensor], *, where: str, ignore: Collection[str] = ()
 ) -> None:
-    """Load ``state`` into ``module``, which must want exactly these keys. Other float types are cast to the module's own.
+    """Load ``state`` into ``module``, whose keys must be exactly those of ``state``.
+
+    Other float types are cast to the module's own.
 
     Args:
         where: the file or folder, for the message.
-        ignore: keys that may be absent from ``state`` (and are skipped in it): they keep what the module holds.
+        ignore: keys that may be absent from ``state`` and are skipped in it; the module keeps its
+            own values there.
 
     Raises:
         WeightsMissing: lists missing, unexpected and mis-shaped keys; nothing has been loaded then.
@@ -49,22 +61,22 @@ def load_exact(
     given = {key: value for key, value in state.items() if key not in ignore}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
-    other = [
+    reshaped = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
         if key in given and given[key].shape != wanted[key].shape
     ]
-    if missing or unexpected or other:
-        said = [
+    if missing or unexpected or reshaped:
+        counts = [
             _count("missing", missing),
             _count("unexpected", unexpected),
-            _count("of another shape", other),
+            _count("of another shape", reshaped),
         ]
         raise WeightsMissing(
             f"{where} does not fit the model",
-            got="; ".join(text for text in said if text),
+            got="; ".join(text for text in counts if text),
             need=f"exactly the {len(wanted)} tensors of the model",
-            tip="give the arguments (variant, width, encoder, classes...) that the weights were made with",
+            tip="use the arguments (variant, width, encoder, classes...) of the saved model",
         )
     module.load_state_dict(given, strict=not ignore)
 
@@ -77,55 +89,113 @@ def _count(what: str, keys: list[str]) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, or of a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
+    """Return the tensors of a weight file, or of a folder with one of :data:`WEIGHT_FILES`.
 
     Raises:
-        WeightsMissing: there is no such file, or it cannot be read as tensors alone.
+        WeightsMissing: there is no such file, it is damaged, or it holds more than tensors.
     """
     if path.is_dir():
-        here = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-        if not here:
-            raise WeightsMissing(f"{path} holds no weights", need=" or ".join(WEIGHT_FILES))
-        path = here[0]
+        present = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        if not present:
+            raise WeightsMissing(f"{path} contains no weights", need=" or ".join(WEIGHT_FILES))
+        path = present[0]
     if not path.is_file():
         raise WeightsMissing(
-            f"{path} is not there", need="a weight file or a folder with model.safetensors"
+            f"{path} does not exist", need="a weight file or a folder with model.safetensors"
         )
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    return _without_wrapper(
+        _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    )
 
-        try:
-            return _bare(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise WeightsMissing(
-                f"{path} cannot be read", got=error, tip="fetch or write it again"
-            ) from error
-    return _read_pickle(path)
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tip = "copy, download or export it again"
+    try:
+        state = load_file(path)
+        expected, actual = _checksums(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsMissing(f"{path} cannot be read", got=error, tip=tip) from error
+    if expected != actual:
+        raise WeightsMissing(
+            f"{path} is damaged: its checksum does not match",
+            got=f"sha256 {actual}",
+            need=expected,
+            tip=tip,
+        )
+    return state
+
+
+def _checksums(path: Path) -> tuple[str | None, str | None]:
+    """Return the recorded and the actual sha256 of a safetensors file's data.
+
+    Both are None where none is recorded.
+    """
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        expected = header.get("__metadata__", {}).get(CHECKSUM)
+        return expected, expected and hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safetensors_bytes(state: dict[str, Tensor]) -> bytes:
+    """Return a safetensors file of ``state`` with the checksum of its data in the metadata."""
+    from safetensors.torch import save
+
+    # The layout of the data does not depend on the metadata, so a first copy gives the checksum.
+    content = memoryview(save(state))
+    data = content[8 + int.from_bytes(content[:8], "little") :]
+    checksum = hashlib.sha256(data).hexdigest()
+    return save(state, metadata={"format": "pt", CHECKSUM: checksum})
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    # Names of classes become these harmless ones while the file is read; nothing in it is imported or called.
+    # While the file is read, its class names stand for these harmless classes. Nothing in it is
+    # imported or called.
     harmless = [(OrderedDict, "yacs.config.CfgNode"), *((_Nothing, name) for name in _BESIDE)]
     try:
         with torch.serialization.safe_globals(harmless):
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # nothing in the file is run; what the reader raises on a damaged one depends on the byte
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            refused = ""
+    except Exception:  # the class of the error depends on the damaged byte; nothing has been run
+        # torch's own text recommends to allow the code, so it is not shown.
+        refused = _refused(path, harmless)
+    if refused:
         raise WeightsMissing(
-            f"{path} cannot be read as tensors alone", got=said, need="a file without pickled code"
-        ) from error
-    nested = [key for key in _NESTED if isinstance(held, dict) and isinstance(held.get(key), dict)]
+            f"{path} cannot be read as plain tensors",
+            got=refused,
+            need="a file that contains nothing but tensors; code in it is never run",
+            tip="ask its author for a .safetensors file",
+        )
+    nested = [
+        key for key in _NESTED if isinstance(content, dict) and isinstance(content.get(key), dict)
+    ]
     if nested:
-        log.debug("%s: the weights are its %s", path, nested[0])
-        held = held[nested[0]]
-    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise WeightsMissing(f"{path} holds no table of tensors", got=type(held).__name__)
-    return _bare(dict(held))
+        log.debug("%s: read the weights from its entry %s", path, nested[0])
+        content = content[nested[0]]
+    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
+        raise WeightsMissing(f"{path} contains no table of tensors", got=type(content).__name__)
+    return dict(content)
+
+
+def _refused(path: Path, harmless: list[tuple[type, str]]) -> str:
+    """Return what makes a pickle unreadable: the code that it names, or damage."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return "a damaged file, or one of an old format with more than tensors"
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return "a TorchScript program"
+        with torch.serialization.safe_globals(harmless):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the class of the error depends on the damaged byte
+        return "a damaged file"
+    return f"code: {', '.join(sorted(names)[:_SHOWN])}" if names else "a damaged file"
 
 
 class _Nothing:
-    """Stands in for whatever a file holds beside its tensors."""
+    """Takes the place of objects that a file contains beside its tensors."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -134,62 +204,9 @@ class _Nothing:
         pass
 
 
-def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the word that a wrapper (many GPUs, a compiler, a training framework) put before every key."""
-    for word in _WRAPPERS:
-        if state and all(key.startswith(word) for key in state):
-            return _bare({key.removeprefix(word): value for key, value in state.items()})
+def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefix that a wrapper (many GPUs, a compiler, a framework) put before all keys."""
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            return _without_wrapper({key.removeprefix(prefix): x for key, x in state.items()})
     return state
-
-
-def is_hub_id(name: str) -> bool:
-    """``owner/name`` that is not a path on this machine."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """The hub library tells of every attempt; one message at the end is enough."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def hub_file(repository: str, names: Collection[str], *, offline: bool = False) -> Path:
-    """The first of ``names`` that the hub repository has, downloaded (unless ``offline``) or from the local hub cache.
-
-    Raises:
-        WeightsMissing: the hub has none of them, or cannot be reached and nothing is cached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    trouble: Exception | None = None
-    for name in names:
-        try:
-            with _quiet_hub():
-                return Path(hf_hub_download(repository, name, local_files_only=offline))
-        except (
-            LocalEntryNotFoundError
-        ) as error:  # a kind of EntryNotFoundError, but it means: no connection
-            trouble = error
-        except EntryNotFoundError as error:
-            trouble = trouble or error
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-            trouble = error
-            break
-    raise WeightsMissing(
-        f"{repository} is no folder here and could not be fetched from the hub",
-        got=str(trouble).splitlines()[0] if str(trouble) else type(trouble).__name__,
-        need=f"{' or '.join(names)} in that repository, and a connection or a filled hub cache",
-        tip="download it where there is a connection and give the folder as weights",
-    ) from trouble

@@ -1,20 +1,25 @@
-"""Model folders: what transformers reads, what is refused, and that a half-written one cannot be taken for whole."""
+"""Model folders: what transformers reads, what is refused, and that no damage goes unnoticed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import freqkd_cli
 from freqkd_cli.build.saved import load_model, load_state, save_model
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.models import fast_scnn, segformer, smp
+from freqkd_cli.weights.config import License
+from freqkd_cli.weights.state_dict import read_state
 
 TINY: dict[str, Any] = {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder": 16}
 NAMES = {0: "road", 1: "car", 2: "pole"}
@@ -33,18 +38,18 @@ def test_transformers_reads_a_segformer_as_its_own(tmp_path: Path) -> None:
     model = segformer.build(classes=3, **TINY).eval()
     model.set_normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     save_model(tmp_path, model, "segformer", NAMES)
-    theirs, report = SegformerForSemanticSegmentation.from_pretrained(
+    reference, report = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path, output_loading_info=True
     )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.config.id2label == NAMES
+    assert reference.config.id2label == NAMES
     pixels = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     given = SegformerImageProcessor.from_pretrained(tmp_path)(images=pixels, return_tensors="pt")[
         "pixel_values"
     ]
     assert given.shape == (1, 3, 64, 96)
     torch.testing.assert_close(
-        theirs.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
+        reference.eval()(given).logits, model(pixels[None] / 255)["logits"], atol=1e-5, rtol=1e-5
     )
 
 
@@ -60,20 +65,20 @@ def test_a_folder_that_transformers_wrote_is_loaded(tmp_path: Path) -> None:
         "decoder_hidden_size": 16,
     }
     unusual = {"sr_ratios": [4, 2, 2, 1], "mlp_ratios": [2, 2, 3, 3]}
-    theirs = SegformerForSemanticSegmentation(
+    reference = SegformerForSemanticSegmentation(
         SegformerConfig(num_labels=3, **sizes, **unusual)
     ).eval()
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = freqkd_cli.load(tmp_path / "theirs")
+    reference.save_pretrained(tmp_path / "transformers")
+    loaded = freqkd_cli.load(tmp_path / "transformers")
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(
-        ours(images)["logits"], theirs(ours.normalise(images)).logits, atol=1e-5, rtol=1e-5
+        loaded(images)["logits"], reference(loaded.normalise(images)).logits, atol=1e-5, rtol=1e-5
     )
-    assert (ours.classes, ours.id2label) == (3, None)
+    assert (loaded.classes, loaded.id2label) == (3, None)
     save_model(
-        tmp_path / "again", ours
-    )  # what our arguments do not name survives a round trip all the same
-    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], ours(images)["logits"])
+        tmp_path / "again", loaded
+    )  # fields that our arguments do not name survive a round trip
+    assert torch.equal(load_model(tmp_path / "again")(images)["logits"], loaded(images)["logits"])
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -90,7 +95,7 @@ def test_what_is_in_the_folder(tmp_path: Path) -> None:
         "id2label": {"0": "road", "1": "car", "2": "pole"},
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
-        "licence_note": None,
+        "license": None,
         "format": 1,
     }
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["image_mean"] == [
@@ -107,9 +112,9 @@ def test_half_precision_on_disk_and_float32_in_memory(tmp_path: Path) -> None:
         kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 - not a dictionary
     assert kinds == {torch.float16, torch.int64}
     loaded = load_model(tmp_path)
-    for mine, read in zip(model.parameters(), loaded.parameters(), strict=True):
+    for parameter, read in zip(model.parameters(), loaded.parameters(), strict=True):
         assert read.dtype == torch.float32
-        assert torch.equal(read, mine.half().float())
+        assert torch.equal(read, parameter.half().float())
 
 
 def test_a_channels_last_model_is_saved_whole(tmp_path: Path) -> None:
@@ -121,11 +126,104 @@ def test_a_channels_last_model_is_saved_whole(tmp_path: Path) -> None:
     )
 
 
-def test_the_licence_note_goes_along(tmp_path: Path) -> None:
+def test_the_license_is_saved_and_loaded_as_a_field(tmp_path: Path) -> None:
     model = segformer.build(classes=3, **TINY)
-    model.licence_note = segformer.LICENCE_NOTE
+    model.license = segformer.NVIDIA_LICENSE
     save_model(tmp_path, model)
-    assert load_model(tmp_path).licence_note == segformer.LICENCE_NOTE
+    field = json.loads((tmp_path / "config.json").read_text())["freqkd"]["license"]
+    assert field["noncommercial"] is True and set(field) == {"name", "note", "noncommercial"}
+    assert load_model(tmp_path).license == segformer.NVIDIA_LICENSE
+
+
+def test_a_license_note_of_an_older_folder_is_a_restricted_license(tmp_path: Path) -> None:
+    """Older versions wrote a note for weights that exclude commercial use, and for no others."""
+    save_model(tmp_path, fast_scnn.build(classes=3, width=0.25))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["license"]
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"licence_note": "For research."}))
+    assert load_model(tmp_path).license == License(
+        name="unnamed", note="For research.", noncommercial=True
+    )
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"licence_note": None}))
+    assert load_model(tmp_path).license is None
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_of_the_weights_is_refused(tmp_path: Path) -> None:
+    model = fast_scnn.build(classes=3, width=0.25)
+    save_model(tmp_path, model)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    for place in (data, (data + len(whole)) // 2, len(whole) - 1):
+        for read in (load_model, lambda folder: load_state(folder, model), read_state):
+            path.write_bytes(whole)
+            flip(path, place, bit=3)
+            with pytest.raises(WeightsMissing, match="checksum does not match") as caught:
+                read(tmp_path)
+            assert str(path) in caught.value.what and caught.value.exit_code == 4
+    for place in range(8, data, 97):
+        path.write_bytes(whole)
+        flip(path, place, bit=place % 7)
+        with contextlib.suppress(WeightsMissing):  # or a harmless bit, such as a space
+            assert torch.equal(
+                load_model(tmp_path).classifier[3].weight, model.classifier[3].weight
+            )
+    path.write_bytes(whole)
+    load_model(tmp_path)
+
+
+def test_weights_without_a_checksum_are_read(tmp_path: Path) -> None:
+    """Folders of older versions and of other programs."""
+    model = fast_scnn.build(classes=3, width=0.25)
+    save_model(tmp_path, model)
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path), path, {"format": "pt"})
+    flip(path, path.stat().st_size - 1)
+    load_model(tmp_path)
+    save_file(load_file(path), path)
+    load_model(tmp_path)
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.system, ("true",))
+
+
+def _script(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.rand(1)), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "got"),
+    [
+        (lambda path: torch.save({"weight": _Code()}, path), "code: posix.system"),
+        (
+            lambda path: torch.save(
+                {"weight": _Code()}, path, _use_new_zipfile_serialization=False
+            ),
+            "with more than tensors",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})), "more than tensors"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "a damaged file"),
+        (lambda path: path.write_bytes(b""), "a damaged file"),
+        (_script, "a TorchScript program"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_refused_pickle_is_explained_without_the_advice_to_run_it(tmp_path, write, got) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    write(path)
+    with pytest.raises(WeightsMissing, match="cannot be read as plain tensors") as caught:
+        read_state(path)
+    assert got in caught.value.got
+    text = str(caught.value)
+    assert not any(word in text for word in ("weights_only", "torch.load", "allowlist", "False"))
 
 
 def test_an_interrupted_write_leaves_the_old_model(
@@ -149,7 +247,7 @@ def test_an_interrupted_write_leaves_the_old_model(
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="no folder"):
+    with pytest.raises(WeightsMissing, match="does not exist"):
         freqkd_cli.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsMissing, match="config.json is missing"):
@@ -197,7 +295,7 @@ def test_a_student_starts_from_a_trained_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="of another shape"):
         load_state(tmp_path / "plain", other)
     assert torch.equal(other.classifier[3].weight, before)
-    with pytest.raises(WeightsMissing, match="no folder"):
+    with pytest.raises(WeightsMissing, match="does not exist"):
         load_state(tmp_path / "nowhere", other)
 
 
@@ -222,7 +320,8 @@ def test_a_normalisation_that_makes_no_numbers_is_refused(tmp_path: Path, make, 
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(
-        WeightsMissing, match="(?s)config.json describes no model.*got  (mean|std) .*three of them"
+        WeightsMissing,
+        match="(?s)config.json does not describe a model.*got  (mean|std) .*(greater|less|finite)",
     ) as caught:
         load_model(tmp_path)
     assert (
@@ -230,5 +329,5 @@ def test_a_normalisation_that_makes_no_numbers_is_refused(tmp_path: Path, make, 
         in caught.value.got
     )
     if model.model_name == "smp":
-        with pytest.raises(WeightsMissing, match="(?s)config.json.*three of them"):
+        with pytest.raises(WeightsMissing, match="(?s)config.json does not describe a model"):
             smp.build(classes=3, weights=str(tmp_path))

@@ -1,11 +1,14 @@
-"""Exports answer like the model, carry what a reader needs, and never leave anything behind that does not."""
+"""Exports give the model's results, describe themselves, and leave nothing behind on failure."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
+import functools
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -19,21 +22,28 @@ from torch import Tensor, nn
 
 import freqkd_cli
 from freqkd_cli.build.saved import save_model
-from freqkd_cli.errors import CheckFailed, FreqKDError
+from freqkd_cli.commands import export
+from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
 from freqkd_cli.export import deploy, graph_file
-from freqkd_cli.export.graph_file import ExportForm, Options, export_file
+from freqkd_cli.export.graph_file import ExportForm, ExportOptions, export_file
 from freqkd_cli.export.parity import SIZES, Parity, compare, probe_image
 from freqkd_cli.models import fast_scnn, segformer, smp, vmamba
 from freqkd_cli.models._pooling import average_pool
 from freqkd_cli.runtime.latency import measure_latency, median_ms
+from freqkd_cli.weights.config import License
 
 NAMES = ("road", "sky", "tree, bush", "car", "pole", "person", "sign")
 
 
-def student(width: float = 0.25) -> nn.Module:
-    """A Fast-SCNN whose batch norms have seen images, so that its logits are as large as a trained one's."""
+def student() -> nn.Module:
+    """A Fast-SCNN whose batch norms have seen images, with logits as large as after training."""
+    return copy.deepcopy(_student())
+
+
+@functools.cache
+def _student() -> nn.Module:
     torch.manual_seed(0)
-    model = fast_scnn.build(classes=len(NAMES), width=width).train()
+    model = fast_scnn.build(classes=len(NAMES), width=0.25).train()
     with torch.no_grad():
         for _ in range(30):
             model(torch.rand(4, 3, 64, 96))
@@ -60,17 +70,17 @@ def tiny(seed: int = 0) -> Tiny:
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory) -> tuple[nn.Module, Path, dict, str]:
-    """A Fast-SCNN exported once: the model, the file, the result, and what was said on the way."""
-    model, path, said = (
+    """A Fast-SCNN exported once: the model, the file, the result, and all output on the way."""
+    model, path, output = (
         student(),
         tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx",
         io.StringIO(),
     )
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         result = export_file(
-            model, path, "onnx", Options(latency_sizes=((64, 96), (96, 128)), latency_runs=2)
+            model, path, "onnx", ExportOptions(latency_sizes=((64, 96), (96, 128)), latency_runs=2)
         )
-    return model, path, result, said.getvalue()
+    return model, path, result, output.getvalue()
 
 
 def session(path: Path):
@@ -95,7 +105,7 @@ def test_onnx_takes_the_image_and_gives_logits_of_any_batch_and_size(onnx_file):
 @pytest.mark.parametrize(
     "size", [(1, 192, 256), (2, 96, 160), (3, 131, 97), (1, 64, 64), (1, 360, 480)]
 )
-def test_onnx_answers_like_torch(onnx_file, size):
+def test_onnx_gives_the_logits_of_torch(onnx_file, size):
     model, path, _, _ = onnx_file
     image = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
     (answer,) = session(path).run(None, {"image": image.numpy()})
@@ -106,15 +116,15 @@ def test_onnx_answers_like_torch(onnx_file, size):
     assert (answer.argmax(1) == wanted.argmax(1)).mean() >= 0.9999
 
 
-def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
+def test_onnx_is_one_file_with_its_classes_and_without_output(onnx_file):
     import onnx
 
-    _, path, result, said = onnx_file
+    _, path, result, output = onnx_file
     assert [child.name for child in path.parent.iterdir()] == ["model.onnx"]
     graph = onnx.load(path, load_external_data=False)
     facts = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(facts["classes"]) == list(NAMES) and "RGB" in facts["input"]
-    assert said == ""
+    assert output == ""
     assert {"DFT", "STFT"}.isdisjoint(node.op_type for node in graph.graph.node)
     assert result["bytes"] == path.stat().st_size and result["format"] == "onnx"
     assert result["relative_difference"] <= 1e-4 and result["argmax_agreement"] >= 0.9999
@@ -129,11 +139,11 @@ def test_onnx_is_one_file_that_names_its_classes_and_says_nothing(onnx_file):
 def test_a_graph_of_one_size_takes_no_other(tmp_path):
     model = tiny()
     model.one_size = True
-    found = export_file(
-        model, tmp_path / "a.pt2", "pt2", Options(latency_sizes=((32, 48), (64, 96)))
+    result = export_file(
+        model, tmp_path / "a.pt2", "pt2", ExportOptions(latency_sizes=((32, 48), (64, 96)))
     )
-    assert found["size"] == [32, 48] and found["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
-    asked = export_file(model, tmp_path / "b.pt2", "pt2", Options().at((40, 56)))
+    assert result["size"] == [32, 48] and result["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
+    asked = export_file(model, tmp_path / "b.pt2", "pt2", ExportOptions().at((40, 56)))
     assert asked["size"] == [40, 56]
     graph = torch.export.load(tmp_path / "b.pt2").module()
     assert graph(torch.rand(4, 3, 40, 56)).shape[0] == 4
@@ -155,7 +165,7 @@ def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
         model,
         tmp_path / "a.onnx",
         "onnx",
-        Options(upsample=True, argmax=True, opset=20, sizes=((1, 33, 47), (2, 64, 32))),
+        ExportOptions(upsample=True, argmax=True, opset=20, sizes=((1, 33, 47), (2, 64, 32))),
     )
     assert (
         result["output"] == "labels"
@@ -177,7 +187,7 @@ def test_onnx_with_upsample_and_argmax_gives_labels_of_the_image(tmp_path):
 
 
 class Pyramid(Tiny):
-    """Pooling to bins and upsampling by a size that is known only when it runs: what makes free sizes hard."""
+    """Pooling to bins and upsampling to a size that is a symbol: the hard part of free sizes."""
 
     def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
         x = self.layers(images)
@@ -188,7 +198,7 @@ class Pyramid(Tiny):
 
 
 def test_another_operator_set_than_was_asked_for_is_not_written(tmp_path, monkeypatch):
-    """What torch does where it cannot convert: it keeps its own and says nothing."""
+    """Where torch cannot convert, it keeps its own operator set without a message."""
     write = torch.onnx.export
     monkeypatch.setattr(
         torch.onnx,
@@ -198,7 +208,7 @@ def test_another_operator_set_than_was_asked_for_is_not_written(tmp_path, monkey
     with pytest.raises(
         FreqKDError, match="in that operator set\n  got  18\n  need --opset 21\n"
     ) as caught:
-        export_file(tiny(), tmp_path / "a.onnx", "onnx", Options(opset=21))
+        export_file(tiny(), tmp_path / "a.onnx", "onnx", ExportOptions(opset=21))
     assert caught.value.exit_code == 1 and list(tmp_path.iterdir()) == []
 
 
@@ -235,15 +245,15 @@ def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
         )
 
 
-def test_an_export_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+def test_an_export_with_other_results_is_not_written(tmp_path, monkeypatch):
     write = graph_file._write_pt2
 
     def damaged(program, path: Path) -> None:
         write(graph_file._program(ExportForm(tiny(seed=1)), "pt2", None), path)
 
     monkeypatch.setattr(graph_file, "_write_pt2", damaged)
-    with pytest.raises(CheckFailed, match="does not answer like") as caught:
-        export_file(tiny(), tmp_path / "a.pt2", "pt2", Options(sizes=((1, 32, 32),)))
+    with pytest.raises(CheckFailed, match="gives other results than") as caught:
+        export_file(tiny(), tmp_path / "a.pt2", "pt2", ExportOptions(sizes=((1, 32, 32),)))
     assert caught.value.exit_code == 3 and "--format onnx" in caught.value.tip
     assert list(tmp_path.iterdir()) == []
 
@@ -276,19 +286,22 @@ def test_compare_measures_the_difference():
 
 
 @pytest.mark.parametrize(
-    "exported, said",
+    "exported, text",
     [
-        (lambda image: logits(image) * float("nan"), "does not answer"),
-        (lambda image: logits(image) + 2e-4 * float(logits(image).abs().max()), "does not answer"),
-        (lambda image: logits(image)[..., 1:], "another shape"),
+        (lambda image: logits(image) * float("nan"), "gives other results"),
+        (
+            lambda image: logits(image) + 2e-4 * float(logits(image).abs().max()),
+            "gives other results",
+        ),
+        (lambda image: logits(image)[..., 1:], "gives another shape"),
         (
             lambda image: logits(image) if image.shape[-1] % 2 == 0 else image.reshape(7, 11),
             "fails on 2 images of 5x7",
         ),
     ],
 )
-def test_compare_refuses(exported, said):
-    with pytest.raises(CheckFailed, match=said):
+def test_compare_refuses(exported, text):
+    with pytest.raises(CheckFailed, match=text):
         compare(logits, exported, ((1, 8, 8), (2, 5, 7))).require("it")
 
 
@@ -299,14 +312,15 @@ def test_rounding_passes():
 def test_labels_are_compared_by_agreement():
     wrong = torch.zeros(1, 100, 100, dtype=torch.int64)
     wrong[0, 0, :2] = 1
-    found = compare(
+    parity = compare(
         lambda image: torch.zeros(1, 100, 100, dtype=torch.int64),
         lambda image: wrong,
         ((1, 100, 100),),
     )
-    assert found.argmax_agreement == pytest.approx(1 - 2e-4) and found.relative_difference is None
+    assert parity.argmax_agreement == pytest.approx(1 - 2e-4)
+    assert parity.relative_difference is None
     with pytest.raises(CheckFailed):
-        found.require("it")
+        parity.require("it")
 
 
 # The folder
@@ -317,8 +331,10 @@ def run_folder(tmp_path) -> Path:
     run = tmp_path / "run"
     save_model(run, student(), "fast_scnn")
     (run / "recipe.yaml").write_text(
-        "version: 1\ndata: {name: scenes, size: [96, 128]}\nteacher: {name: segformer, weights: nvidia/some-segformer}\n"
-        "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
+        "version: 1\ndata: {name: scenes, size: [96, 128]}\n"
+        "teacher: {name: segformer, weights: nvidia/some-segformer}\n"
+        "student: {name: fast_scnn, width: 0.25}\n"
+        "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     )
     (run / "summary.json").write_text(
         json.dumps({"miou": 0.5531, "best_step": 1200, "steps": 1500})
@@ -326,14 +342,14 @@ def run_folder(tmp_path) -> Path:
     return run
 
 
-def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_path):
+def test_a_folder_is_loaded_again_and_describes_its_origin(run_folder, tmp_path):
     model = freqkd_cli.load(run_folder)
     result = deploy.export_folder(
         model,
         "fast_scnn",
         tmp_path / "out",
         run=run_folder,
-        options=Options(sizes=((1, 64, 96), (2, 65, 97))),
+        options=ExportOptions(sizes=((1, 64, 96), (2, 65, 97))),
     )
     assert result["max_abs_difference"] == 0.0 and result["checked_by"] == ["freqkd"]
     image = probe_image(1, 70, 90)
@@ -352,7 +368,7 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
     }
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     text = (tmp_path / "out" / "README.md").read_text()
-    for said in (
+    for part in (
         "mIoU 55.31 on scenes",
         "nvidia/some-segformer",
         "not for commercial use",
@@ -365,7 +381,7 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
         "Not measured: latency, accuracy",
         "## Training\n\n1500 steps",
     ):
-        assert said in text
+        assert part in text
     assert "Apache-2.0" not in text
 
 
@@ -374,25 +390,25 @@ def test_a_folder_is_loaded_again_and_tells_where_it_comes_from(run_folder, tmp_
     ("text", "along"),
     [("{", False), ("[]", False), ('{"miou": "x", "steps": [], "libraries": 3}', True)],
 )
-def test_a_damaged_record_is_warned_of_and_left_out_of_the_card(run_folder, file, text, along):
+def test_a_damaged_record_is_a_warning_and_left_out_of_the_card(run_folder, file, text, along):
     (run_folder / file).write_text(text)
     code, out, err = run_command(str(run_folder), "--format", "safetensors", "--no-latency")
     assert code == 0 and f"{file} is damaged: the model card leaves out" in err, err
-    found = (run_folder / "export" / "README.md").read_text()
-    assert ("mIoU 55.31" in found) == (file != "summary.json")
+    card = (run_folder / "export" / "README.md").read_text()
+    assert ("mIoU 55.31" in card) == (file != "summary.json")
     if file == "summary.json":
         assert (
-            "## Results\n\nNot recorded." in found
+            "## Results\n\nNot recorded." in card
             and (run_folder / "export" / file).exists() == along
         )
 
 
-def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypatch):
+def test_the_code_of_the_card_runs(run_folder, tmp_path, onnx_file, monkeypatch):
     deploy.export_folder(
         freqkd_cli.load(run_folder),
         "fast_scnn",
         tmp_path / "this" / "folder",
-        options=Options(sizes=((1, 64, 96),)),
+        options=ExportOptions(sizes=((1, 64, 96),)),
     )
     text = (tmp_path / "this" / "folder" / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
@@ -400,26 +416,24 @@ def test_what_the_card_says_can_be_run(run_folder, tmp_path, onnx_file, monkeypa
     shutil.copy(onnx_file[1], tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     for block in blocks:
-        said: dict = {}
-        exec(block, said)
-        assert tuple(said["logits"].shape) == (1, len(NAMES), 24, 32)
+        names: dict = {}
+        exec(block, names)
+        assert tuple(names["logits"].shape) == (1, len(NAMES), 24, 32)
 
 
-def test_a_card_says_what_is_missing(tmp_path):
+def test_a_card_names_what_is_missing(tmp_path):
     result = deploy.export_folder(
         student(),
         "fast_scnn",
         tmp_path / "a",
-        options=Options(sizes=((1, 64, 96),), latency_runs=1),
+        options=ExportOptions(sizes=((1, 64, 96),), latency_runs=1),
     )
     text = (tmp_path / "a" / "README.md").read_text()
-    for heading in ("Data", "Results", "Training", "Teacher", "Licence", "Recipe"):
+    for heading in ("Data", "Results", "Training", "Teacher", "License", "Recipe"):
         assert f"## {heading}\n\nNot recorded." in text
     assert "mIoU" not in text and "license:" not in text
-    assert (
-        f"torch, one image of 192 x 256: {result['latency_ms'][0]['torch']:.1f} ms (cpu, 1 thread, median of 1"
-        in text
-    )
+    ms = f"{result['latency_ms'][0]['torch']:.1f} ms"
+    assert f"torch, one image of 192 x 256: {ms} (cpu, 1 thread, median of 1" in text
 
 
 def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
@@ -432,9 +446,9 @@ def test_a_folder_that_does_not_read_back_is_not_written(tmp_path, monkeypatch):
         write(folder, other, name)
 
     monkeypatch.setattr(deploy, "save_model", damaged)
-    with pytest.raises(CheckFailed, match="the folder does not answer"):
+    with pytest.raises(CheckFailed, match="the folder gives other results"):
         deploy.export_folder(
-            student(), "fast_scnn", tmp_path / "out", options=Options(sizes=((1, 64, 96),))
+            student(), "fast_scnn", tmp_path / "out", options=ExportOptions(sizes=((1, 64, 96),))
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -457,16 +471,19 @@ def test_a_segformers_folder_is_read_by_transformers(tmp_path):
 
     model = small_segformer()
     result = deploy.export_folder(
-        model, "segformer", tmp_path / "out", options=Options(sizes=((1, 64, 96), (2, 65, 97)))
+        model,
+        "segformer",
+        tmp_path / "out",
+        options=ExportOptions(sizes=((1, 64, 96), (2, 65, 97))),
     )
     assert result["checked_by"] == ["freqkd", "transformers"]
-    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
-    assert theirs.config.id2label == dict(enumerate(NAMES))
+    reference = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    assert reference.config.id2label == dict(enumerate(NAMES))
     image = probe_image(1, 75, 101)
     with torch.no_grad():
         wanted = model(image)["logits"]
         torch.testing.assert_close(
-            theirs(pixel_values=(image - model.mean) / model.std).logits,
+            reference(pixel_values=(image - model.mean) / model.std).logits,
             wanted,
             rtol=1e-4,
             atol=1e-5,
@@ -531,10 +548,10 @@ def test_a_vmamba_exports_at_one_size(tmp_path, kind):
     torch.manual_seed(0)
     model = vmamba.build(classes=5, variant="nano").eval()
     model.classifier.weight.data.mul_(100)
-    found = export_file(model, tmp_path / f"model.{kind}", kind, Options().at((64, 96)))
+    result = export_file(model, tmp_path / f"model.{kind}", kind, ExportOptions().at((64, 96)))
     assert (
-        found["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]]
-        and found["relative_difference"] < 1e-5
+        result["sizes"] == [[1, 64, 96], [2, 64, 96], [3, 64, 96]]
+        and result["relative_difference"] < 1e-5
     )
 
 
@@ -577,34 +594,37 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
     ] and document["latency_runs"] == 5
     assert document["file"] == str(run_folder / "export")
     code, out, err = run_command(str(run_folder), "--format", "safetensors")
-    assert code == 2 and "there already" in err and out == ""
+    assert code == 2 and "is not empty" in err and out == ""
     (run_folder / "export" / "mine.txt").write_text("kept")
     (run_folder / "export" / "README.md").write_text("old")
     code, out, err = run_command(
         str(run_folder), "--format", "safetensors", "--overwrite", "--no-latency"
     )
-    assert "ms an image" not in out
+    assert "ms per image" not in out
     assert code == 0 and out.startswith("written\t")
     assert (run_folder / "export" / "mine.txt").read_text() == "kept"
     assert (run_folder / "export" / "README.md").read_text() != "old"
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, text",
     [
-        (("--format", "safetensors", "--argmax"), 2, "--argmax changes a graph"),
+        (("--format", "safetensors", "--argmax"), 2, "--argmax has no effect"),
         (("--format", "pt2", "--opset", "20"), 2, "--opset"),
         (("--format", "onnx", "--out", "{run}"), 2, "is a folder"),
         (("--format", "tflite"), 2, "tflite"),
         (("--opset", "99"), 2, "no such operator set\n  got  --opset 99\n  need at most "),
-        (("--size", "0", "0"), 2, "at least one pixel\n  got  --size 0 0\n  need height and width"),
-        (("--size", "-5", "7"), 2, "at least one pixel\n  got  --size -5 7\n"),
+        (("--size", "0,0"), 2, "at least one pixel\n  got  --size 0,0\n  need height and width"),
+        (("--size", "-5x7"), 2, "at least one pixel\n  got  --size -5,7\n"),
+        (("--size", "192"), 2, "not a height and a width\n  got  --size 192\n  need H,W"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(run_folder, words, code, said):
+def test_options_that_do_not_fit_are_refused(run_folder, words, code, text):
     before = sorted(run_folder.rglob("*"))
-    found, out, err = run_command(str(run_folder), *(word.format(run=run_folder) for word in words))
-    assert found == code and said in err and out == ""
+    actual, out, err = run_command(
+        str(run_folder), *(word.format(run=run_folder) for word in words)
+    )
+    assert actual == code and text in err and out == ""
     assert sorted(run_folder.rglob("*")) == before
 
 
@@ -613,12 +633,194 @@ def test_a_folder_without_a_model_is_exit_code_4(tmp_path):
     assert code == 4 and out == "" and "config.json" in err
 
 
+# What an export must not replace
+
+
+@pytest.fixture
+def taught_run(run_folder, tmp_path) -> Path:
+    """A run whose teacher is a folder on this machine, with what a run keeps beside its weights."""
+    save_model(tmp_path / "teacher", small_segformer())
+    path = run_folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("nvidia/some-segformer", str(tmp_path / "teacher")))
+    for name in ("metrics.jsonl", "last/model.safetensors", "state/optimizer.safetensors"):
+        (run_folder / name).parent.mkdir(exist_ok=True)
+        (run_folder / name).write_text("kept")
+    return run_folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "run/model.safetensors",
+        "run/metrics.jsonl",
+        "run/last/model.safetensors",
+        "run/state/optimizer.safetensors",
+        "teacher/model.safetensors",
+        "symbolic.onnx",
+        "hard.onnx",
+        "folder/config.json",
+    ],
+)
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_export_never_replaces_a_file_of_the_run_or_its_teacher(
+    taught_run, tmp_path, target, kind
+):
+    (tmp_path / "symbolic.onnx").symlink_to(taught_run / "model.safetensors")
+    (tmp_path / "hard.onnx").hardlink_to(taught_run / "model.safetensors")
+    (tmp_path / "folder").symlink_to(tmp_path / "teacher")
+    before = contents(tmp_path)
+    words = ("--format", kind, "--out", str(tmp_path / target), "--overwrite")
+    code, out, err = run_command(str(taught_run), *words)
+    assert (code, out) == (2, "") and "would replace a file of the run or of its teacher" in err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["run", "run/last", "teacher", "link", "linked"])
+def test_an_exported_folder_never_replaces_a_run_or_its_teacher(taught_run, tmp_path, target):
+    (tmp_path / "link").symlink_to(taught_run)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "model.safetensors").hardlink_to(taught_run / "model.safetensors")
+    before = contents(tmp_path)
+    words = ("--format", "safetensors", "--out", str(tmp_path / target), "--overwrite")
+    code, out, err = run_command(str(taught_run), *words)
+    assert (code, out) == (2, "") and "would replace a file of the run or of its teacher" in err
+    assert contents(tmp_path) == before
+
+
+def test_an_earlier_export_beside_the_weights_is_replaced(taught_run, monkeypatch):
+    from freqkd_cli.export.target import check_target
+
+    for name, kind in (("model.onnx", "onnx"), ("small.pt2", "pt2")):
+        (taught_run / name).write_text("an earlier export")
+        with pytest.raises(UsageError, match="already exists"):
+            check_target(taught_run / name, kind, taught_run, overwrite=False)
+        check_target(taught_run / name, kind, taught_run, overwrite=True)
+    (taught_run / "empty").mkdir()
+    check_target(taught_run / "empty", "safetensors", taught_run, overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize(
+    ("out", "code", "text"),
+    [
+        ("/", 2, "--out /"),
+        ("/proc/freqkd/below", 1, "--out /proc/freqkd/below cannot be written"),
+        ("{run}/recipe.yaml/below", 2, "is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_message(run_folder, kind, out, code, text):
+    before = contents(run_folder)
+    words = ("--format", kind, "--out", out.format(run=run_folder), "--overwrite")
+    actual, stdout, err = run_command(str(run_folder), *words, "--latency", "0")
+    assert (actual, stdout) == (code, "") and text in err and "Traceback" not in err
+    assert contents(run_folder) == before
+
+
+def test_a_read_only_folder_is_refused_before_the_work(run_folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: not mode & os.W_OK)
+    code, out, err = run_command(str(run_folder), "--out", "there.onnx")
+    assert (code, out) == (1, "") and "--out there.onnx cannot be written" in err
+
+
+# Weights that are not finite
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(run_folder, kind, value):
+    model = freqkd_cli.load(run_folder)
+    with torch.no_grad():
+        model.fusion.skip[0].weight[3] = value
+        model.fusion.skip[1].running_var[0] = value
+    save_model(run_folder, model, "fast_scnn")
+    before = contents(run_folder)
+    code, out, err = run_command(str(run_folder), "--format", kind)
+    assert (code, out) == (3, ""), err
+    assert "NaN or infinite" in err and "fusion.skip.0.weight, fusion.skip.1.running_var" in err
+    assert contents(run_folder) == before
+
+
+def test_logits_that_are_not_finite_are_refused():
+    """Finite weights whose products overflow; the exported model may well agree."""
+    with pytest.raises(CheckFailed, match="logits are NaN or infinite"):
+        compare(lambda image: logits(image) / 0, lambda image: logits(image) / 0, ((1, 8, 8),))
+    assert (
+        not compare(logits, lambda image: logits(image) / 0, ((1, 8, 8),)).relative_difference < 1
+    )
+
+
+# The license
+
+
+def test_the_license_of_a_restricted_teacher_is_a_field_of_the_exported_folder(
+    run_folder, tmp_path
+):
+    options = ExportOptions(sizes=((1, 64, 96),))
+    model = freqkd_cli.load(run_folder)
+    assert model.license is None
+    deploy.export_folder(model, "fast_scnn", tmp_path / "out", run=run_folder, options=options)
+    fields = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert fields["license"]["noncommercial"] is True
+    assert freqkd_cli.load(tmp_path / "out").license == segformer.NVIDIA_LICENSE
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: other\nlicense_name: NVIDIA Source Code License for SegFormer\n---" in card
+
+
+def test_the_license_comes_from_the_teachers_folder_or_is_not_recorded(taught_run, tmp_path):
+    options = ExportOptions(sizes=((1, 64, 96),))
+    model = freqkd_cli.load(taught_run)
+    deploy.export_folder(model, "fast_scnn", tmp_path / "a", run=taught_run, options=options)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "is not recorded" in card and "license: other" not in card
+    teacher = freqkd_cli.load(tmp_path / "teacher")
+    teacher.license = License(name="MIT")
+    save_model(tmp_path / "teacher", teacher)
+    deploy.export_folder(model, "fast_scnn", tmp_path / "b", run=taught_run, options=options)
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert (
+        "## License\n\nTeacher: MIT (commercial use allowed)." in card
+        and "license: other" not in card
+    )
+    assert freqkd_cli.load(tmp_path / "b").license is None
+
+
+# Options
+
+
+def test_a_size_may_be_written_in_three_ways():
+    assert {export._size(text) for text in ("192,256", "192x256", "192 256", " 192, 256")} == {
+        (192, 256)
+    }
+
+
+def test_old_options_are_accepted_and_hidden():
+    code, out, err = run_command("--help")
+    assert code == 0 and "--no-latency" not in out + err and "--latency" in out + err
+
+
+def test_the_next_step_is_logged(run_folder):
+    words = ("--format", "safetensors", "--latency", "0")
+    assert "Next: freqkd_cli.load(" in run_command(str(run_folder), *words)[2]
+    assert "Next" not in run_command(str(run_folder), *words, "--overwrite", "-q")[2]
+
+
 # Latency
 
 
-def test_the_median_leaves_out_warm_up_and_outliers():
-    naps = iter([0.05, 0.05, 0.05, 0.01, 0.01, 0.05, 0.01, 0.01])
-    assert 9 < median_ms(lambda: time.sleep(next(naps)), runs=5, warm_up=3) < 40
+def test_the_median_leaves_out_warm_up_and_outliers(monkeypatch):
+    """Calls of known length on a clock of our own: 50 ms each in the warm-up, then mostly 10 ms."""
+    lengths = iter([0.05, 0.05, 0.05, 0.01, 0.01, 0.05, 0.01, 0.01])
+    now = [0.0]
+
+    def call() -> None:
+        now[0] += next(lengths)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    assert median_ms(call, runs=5, warm_up=3) == pytest.approx(10)
 
 
 def test_latency_is_measured_in_eval_mode_and_the_mode_restored():

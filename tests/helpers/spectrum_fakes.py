@@ -13,7 +13,7 @@ from freqkd_cli.cache.fingerprint import Fingerprint, teacher_identity
 from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.datasets import scenes
-from freqkd_cli.spectrum.radial import pictures
+from freqkd_cli.spectrum.radial import cut_images
 
 
 def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
     }
     items = ((0, -1), (1, -1))
     with torch.no_grad():
-        taps = [teacher(image, taps=names) for image in pictures(dataset, 2)]
+        taps = [teacher(image, taps=names) for image in cut_images(dataset, 2)]
     with CacheWriter(folder, CachePlan(Fingerprint(fields), ((items,),))) as writer:
         writer.put(0, {name: [tap[name][0].contiguous() for tap in taps] for name in names})
         writer.finish()

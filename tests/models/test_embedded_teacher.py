@@ -1,4 +1,4 @@
-"""The teacher inside the package: its size, its score, and that scenes needs both low and high frequencies of it."""
+"""The embedded teacher: its size, its score, and its need for low and high frequencies."""
 
 from __future__ import annotations
 
@@ -45,13 +45,16 @@ def test_it_is_small_and_needs_no_pickle(teacher):
 def test_transformers_reads_it(teacher):
     from transformers import SegformerForSemanticSegmentation
 
-    theirs = SegformerForSemanticSegmentation.from_pretrained(
+    reference = SegformerForSemanticSegmentation.from_pretrained(
         FOLDER, local_files_only=True, dtype=torch.float32
     ).eval()
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(
-            teacher(image)["logits"], theirs(teacher.normalise(image)).logits, rtol=1e-4, atol=1e-4
+            teacher(image)["logits"],
+            reference(teacher.normalise(image)).logits,
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 
@@ -77,9 +80,10 @@ def _plain(model, images: Tensor) -> Tensor:
 
 
 def _tiles(model, images: Tensor) -> Tensor:
-    """Each tile alone, in the middle of a grey picture as wide as the scene is high; only its own middle is counted.
+    """Predict each tile alone, in the middle of a grey image as wide as the scene is high.
 
-    At a tile's edge a pole may be cut lengthwise, and half a pole is no pole: that would measure the scissors, not the missing layout.
+    Only the middle of the tile is counted. At its edge a pole may be cut lengthwise, and half a
+    pole would measure the cut and not the missing layout.
     """
     height, width = images.shape[-2:]
     guess = torch.full((len(images), height, width), -1)
@@ -129,7 +133,7 @@ def test_small_tiles_cost_the_layout_and_spare_the_fine_classes(teacher, streets
 def test_its_score_is_the_one_in_its_lab_note(teacher):
     """Within 0.2 points on the whole of val, from the half-precision file."""
     device = torch.device("cpu")
-    found = score(
+    result = score(
         teacher,
         scenes.build(split="val", root=None, size=(192, 256)),
         choose(device, "float32", "auto"),
@@ -140,4 +144,4 @@ def test_its_score_is_the_one_in_its_lab_note(teacher):
         encoding="utf-8"
     )
     noted = re.search(r"shipped, in half precision: (\d+\.\d+) mIoU on val", note)
-    assert noted and 100 * found.values["miou"] == pytest.approx(float(noted[1]), abs=0.2)
+    assert noted and 100 * result.values["miou"] == pytest.approx(float(noted[1]), abs=0.2)

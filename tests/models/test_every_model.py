@@ -1,4 +1,4 @@
-"""What every model promises, looped over the drawer: a new file is tested by existing."""
+"""The contract of a model, for every file of the drawer; new files are tested automatically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from freqkd_cli.features.taps import Tap
 CLASSES = 4
 SIZES = [(64, 64), (97, 130)]
 
-# Smaller than the defaults where those take long; a model that is not named here is tested with its defaults.
+# Smaller than the defaults where those take long; other models are tested with their defaults.
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "fast_scnn": [{}, {"width": 0.5, "auxiliary": True}],
     "segformer": [
@@ -70,23 +70,23 @@ def test_the_drawer_is_not_empty() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_taps_say_what_the_model_gives(name: str, arguments: dict[str, Any]) -> None:
+def test_taps_describe_the_models_output(name: str, arguments: dict[str, Any]) -> None:
     model, listed = made(name, arguments)
     auxiliary = {tap.name for tap in listed.values() if tap.kind == "auxiliary"}
     for training in (True, False):
         model.train(training)
         for size in SIZES:
-            found = model(images_of(size), list(listed))
-            assert set(found) == set(listed) - (set() if training else auxiliary)
+            outputs = model(images_of(size), list(listed))
+            assert set(outputs) == set(listed) - (set() if training else auxiliary)
             for tap in listed.values():
-                if tap.name in found:
-                    assert tuple(found[tap.name].shape) == (2, *shape_of(tap, size)), (tap, size)
+                if tap.name in outputs:
+                    assert tuple(outputs[tap.name].shape) == (2, *shape_of(tap, size)), (tap, size)
     assert listed["logits"].kind == "logits"
     assert listed["logits"].channels == model.classes == CLASSES
     assert {"encoder", "decoder"} <= set(listed)
     for tap in listed.values():
         if tap.alias:
-            assert torch.equal(found[tap.name], found[tap.alias])
+            assert torch.equal(outputs[tap.name], outputs[tap.alias])
             assert (tap.stride, tap.channels) == (
                 listed[tap.alias].stride,
                 listed[tap.alias].channels,
@@ -127,10 +127,10 @@ def test_every_parameter_learns(name: str, arguments: dict[str, Any]) -> None:
     model, listed = made(name, arguments)
     model.train()
     images = images_of((96, 128))
-    found = model(
+    outputs = model(
         images, [tap.name for tap in listed.values() if tap.kind in ("logits", "auxiliary")]
     )
-    sum(x.square().mean() for x in found.values()).backward()
+    sum(x.square().mean() for x in outputs.values()).backward()
     idle = [
         key
         for key, p in model.named_parameters()
@@ -178,9 +178,9 @@ def test_a_folder_gives_the_same_bits(tmp_path: Path, name: str, arguments: dict
     loaded = freqkd_cli.load(tmp_path)
     assert not loaded.training
     images = images_of((97, 130))
-    ours, theirs = model(images, list(listed)), loaded(images, list(listed))
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    before, after = model(images, list(listed)), loaded(images, list(listed))
+    assert set(before) == set(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
     assert (loaded.classes, loaded.id2label) == (CLASSES, {i: f"class {i}" for i in range(CLASSES)})
     assert loaded.recipe_arguments == model.recipe_arguments
 
@@ -190,18 +190,20 @@ def test_recipe_arguments_are_json_and_rebuild_the_taps(
     name: str, arguments: dict[str, Any]
 ) -> None:
     model, listed = made(name, arguments)
-    said = json.loads(json.dumps(model.recipe_arguments))
-    assert said == model.recipe_arguments
-    assert said["classes"] == CLASSES
+    arguments_again = json.loads(json.dumps(model.recipe_arguments))
+    assert arguments_again == model.recipe_arguments
+    assert arguments_again["classes"] == CLASSES
     part = registry.find("models", name)
-    assert {tap.name: tap for tap in part.taps(**said)} == listed
+    assert {tap.name: tap for tap in part.taps(**arguments_again)} == listed
     shapes = [
         {key: value.shape for key, value in each.state_dict().items()}
-        for each in (model, part.build(**said))
+        for each in (model, part.build(**arguments_again))
     ]
     assert shapes[0] == shapes[1]
     accepted = {
-        key: value for key, value in said.items() if key not in registry.FILLED_IN["models"]
+        key: value
+        for key, value in arguments_again.items()
+        if key not in registry.FILLED_IN["models"]
     }
     registry.arguments("models", name)(**accepted)
 

@@ -15,14 +15,14 @@ def convolutions(module: nn.Module) -> list[nn.Conv2d]:
     return [part for part in module.modules() if isinstance(part, nn.Conv2d)]
 
 
-def test_convolutions_number_what_the_paper_says() -> None:
+def test_convolutions_have_the_papers_number_of_weights() -> None:
     model = fast_scnn.build(classes=19)
     weights = sum(part.weight.numel() for part in convolutions(model))
     biases = sum(part.bias.numel() for part in convolutions(model) if part.bias is not None)
     assert (weights, biases, weights + biases) == (1_114_096, 275, 1_114_371)
 
 
-def test_an_auxiliary_head_costs_what_it_is_known_to() -> None:
+def test_an_auxiliary_head_has_the_known_number_of_weights() -> None:
     plain, heads = fast_scnn.build(classes=19), fast_scnn.build(classes=19, auxiliary=True)
     assert sum(p.numel() for p in heads.auxiliary["aux1"].parameters()) == 19_123
     assert {key for key in heads.state_dict() if not key.startswith("auxiliary.")} == set(
@@ -33,8 +33,10 @@ def test_an_auxiliary_head_costs_what_it_is_known_to() -> None:
 @torch.no_grad()
 def test_shapes_of_table_1_at_an_eighth_of_the_papers_size() -> None:
     model = fast_scnn.build(classes=19).eval()
-    found = model(torch.rand(1, 3, 128, 256), ["stage1", "ltd", "encoder16", "encoder", "decoder"])
-    assert {name: tuple(x.shape[1:]) for name, x in found.items()} == {
+    outputs = model(
+        torch.rand(1, 3, 128, 256), ["stage1", "ltd", "encoder16", "encoder", "decoder"]
+    )
+    assert {name: tuple(x.shape[1:]) for name, x in outputs.items()} == {
         "stage1": (48, 32, 64),
         "ltd": (64, 16, 32),
         "encoder16": (64, 8, 16),
@@ -72,9 +74,9 @@ def test_width_scales_every_channel(width: float, channels: int) -> None:
 def test_auxiliary_logits_are_for_training_alone() -> None:
     model = fast_scnn.build(classes=5, auxiliary=True)
     images = torch.rand(2, 3, 96, 128)
-    found = model(images, ["aux1", "aux2"])
-    assert found["aux1"].shape == (2, 5, 12, 16)
-    assert found["aux2"].shape == (2, 5, 3, 4)
+    outputs = model(images, ["aux1", "aux2"])
+    assert outputs["aux1"].shape == (2, 5, 12, 16)
+    assert outputs["aux2"].shape == (2, 5, 3, 4)
     assert set(model(images)) == {"logits"}
     assert set(model.eval()(images, ["aux1", "aux2"])) == {"logits"}
 
@@ -113,5 +115,5 @@ def test_pooling_exports_with_sizes_that_are_symbols() -> None:
     assert "adaptive_avg_pool2d" not in str(program.graph)
     for size in ((1, 3, 7, 9), (3, 3, 4, 31), (2, 3, 5, 2)):
         x = torch.randn(size)
-        for found, bins in zip(program.module()(x), fast_scnn.BINS, strict=True):
-            torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, bins), atol=1e-6, rtol=0)
+        for pooled, bins in zip(program.module()(x), fast_scnn.BINS, strict=True):
+            torch.testing.assert_close(pooled, F.adaptive_avg_pool2d(x, bins), atol=1e-6, rtol=0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing
 from freqkd_cli.models import _segformer_sizes, segformer
-from freqkd_cli.models._segformer_names import authors_to_hub, to_hub, to_now
+from freqkd_cli.models._segformer_names import authors_to_hub, to_hub_names, to_module_names
 
 TINY = {"channels": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "decoder": 16}
 
@@ -22,7 +22,7 @@ TINY = {"channels": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "decoder": 16}
 def model() -> segformer.SegFormer:
     torch.manual_seed(0)
     model = segformer.build(classes=5, **TINY).eval()
-    with torch.no_grad():  # so that no norm is an identity and no bias nought
+    with torch.no_grad():  # so that no norm is an identity and no bias is zero
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         model.net.decode_head.batch_norm.running_mean.normal_(0, 0.1)
@@ -55,13 +55,13 @@ def test_logits_and_stages_are_those_of_transformers(
     model: segformer.SegFormer, images: Tensor
 ) -> None:
     reference = model.net(model.normalise(images), output_hidden_states=True)
-    found = model(images, ["stage1", "stage2", "stage3", "stage4", "encoder"])
+    outputs = model(images, ["stage1", "stage2", "stage3", "stage4", "encoder"])
     assert len(reference.hidden_states) == 4
     for i, hidden in enumerate(reference.hidden_states, start=1):
-        assert torch.equal(found[f"stage{i}"], hidden)
-    assert torch.equal(found["encoder"], found["stage4"])
+        assert torch.equal(outputs[f"stage{i}"], hidden)
+    assert torch.equal(outputs["encoder"], outputs["stage4"])
     # The decoder multiplies its two linear maps first, so equal up to rounding.
-    torch.testing.assert_close(found["logits"], reference.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs["logits"], reference.logits, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -76,19 +76,23 @@ def test_decoder_tap_is_what_transformers_gives_its_dropout(
         model.net(model.normalise(images))
     finally:
         handle.remove()
-    found = model(images, ["decoder"])["decoder"]
-    torch.testing.assert_close(found, seen[0], atol=1e-5, rtol=1e-5)
-    assert found.min() == 0
+    decoder = model(images, ["decoder"])["decoder"]
+    torch.testing.assert_close(decoder, seen[0], atol=1e-5, rtol=1e-5)
+    assert decoder.min() == 0
 
 
 def test_gradients_are_those_of_transformers(model: segformer.SegFormer, images: Tensor) -> None:
-    ours = torch.autograd.grad(model(images)["logits"].square().mean(), list(model.parameters()))
-    theirs = torch.autograd.grad(
+    gradients = torch.autograd.grad(
+        model(images)["logits"].square().mean(), list(model.parameters())
+    )
+    expected = torch.autograd.grad(
         model.net(model.normalise(images)).logits.square().mean(), list(model.parameters())
     )
-    for (name, _), mine, reference in zip(model.named_parameters(), ours, theirs, strict=True):
+    for (name, _), actual, reference in zip(
+        model.named_parameters(), gradients, expected, strict=True
+    ):
         torch.testing.assert_close(
-            mine, reference, atol=1e-6, rtol=1e-3, msg=lambda said, name=name: f"{name}: {said}"
+            actual, reference, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -107,7 +111,7 @@ def test_variants_have_the_published_sizes(variant: str, millions: float) -> Non
 def test_both_spellings_and_half_precision_load(
     tmp_path: Path, model: segformer.SegFormer, images: Tensor, spelling: str, dtype: torch.dtype
 ) -> None:
-    state = model.net.state_dict() if spelling == "now" else to_hub(model.net.state_dict())
+    state = model.net.state_dict() if spelling == "now" else to_hub_names(model.net.state_dict())
     assert any(key.startswith("segformer.encoder.block.") for key in state) == (spelling == "hub")
     state = {
         key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()
@@ -138,15 +142,15 @@ def test_the_hub_spelling_is_what_transformers_itself_writes(
 
 def test_names_go_there_and_back(model: segformer.SegFormer) -> None:
     state = model.net.state_dict()
-    there = to_hub(state)
+    there = to_hub_names(state)
     assert len(set(there) & set(state)) < len(state) / 2
-    assert set(to_now(there)) == set(state)
-    assert set(to_now(state)) == set(state)
+    assert set(to_module_names(there)) == set(state)
+    assert set(to_module_names(state)) == set(state)
 
 
 def test_the_authors_spelling_loads(model: segformer.SegFormer) -> None:
-    """Written out by hand for a block with a reduction, a block without, and the head; keys and values lie in one tensor there."""
-    hub = to_hub(model.net.state_dict())
+    """A block with a reduction, a block without, and the head; keys and values are one tensor."""
+    hub = to_hub_names(model.net.state_dict())
     block, last = "segformer.encoder.block.0.0", "segformer.encoder.block.3.0"
     kv = torch.cat(
         [hub[f"{block}.attention.self.key.weight"], hub[f"{block}.attention.self.value.weight"]]
@@ -167,16 +171,16 @@ def test_the_authors_spelling_loads(model: segformer.SegFormer) -> None:
         "decode_head.linear_fuse.bn.running_var": "decode_head.batch_norm.running_var",
         "decode_head.linear_pred.bias": "decode_head.classifier.bias",
     }
-    given = {theirs: hub[ours] for theirs, ours in authors.items()}
+    given = {name: hub[hub_name] for name, hub_name in authors.items()}
     given |= {"backbone.block1.0.attn.kv.weight": kv, "decode_head.conv_seg.weight": torch.zeros(1)}
-    found = authors_to_hub(given)
+    renamed = authors_to_hub(given)
     wanted = {
         *authors.values(),
         f"{block}.attention.self.key.weight",
         f"{block}.attention.self.value.weight",
     }
-    assert set(found) == wanted
-    assert all(torch.equal(found[key], hub[key]) for key in wanted)
+    assert set(renamed) == wanted
+    assert all(torch.equal(renamed[key], hub[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
@@ -220,10 +224,10 @@ def test_class_names_and_a_new_head(tmp_path: Path, model: segformer.SegFormer) 
     assert {t.name: t.channels for t in segformer.taps(classes=11, weights=folder, head="new")}[
         "logits"
     ] == 11
-    ours, theirs = new.net.state_dict(), model.net.state_dict()
+    started, kept = new.net.state_dict(), model.net.state_dict()
     assert all(
-        torch.equal(ours[key], theirs[key])
-        for key in ours
+        torch.equal(started[key], kept[key])
+        for key in started
         if not key.startswith("decode_head.classifier.")
     )
 
@@ -268,7 +272,7 @@ def test_a_pickle_is_read_as_tensors_alone(tmp_path: Path, model: segformer.SegF
         by_file.net.decode_head.classifier.weight, model.net.decode_head.classifier.weight
     )
     torch.save({"weight": _Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match="tensors alone"):
+    with pytest.raises(WeightsMissing, match="as plain tensors"):
         segformer.build(classes=5, weights=str(folder))
     assert not _Trap.sprung
 
@@ -285,7 +289,7 @@ def _spring() -> int:
     return 0
 
 
-def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (str(tmp_path / "nowhere"), "just-a-word"):
         with pytest.raises(WeightsMissing, match="no weights at"):
             segformer.fetch(weights=name)
@@ -300,7 +304,7 @@ def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         segformer.build(classes=3, weights="embedded")
 
 
-def test_hub_ids_go_through_the_hub_cache_and_carry_their_licence(
+def test_hub_ids_go_through_the_hub_cache_and_carry_their_license(
     tmp_path: Path,
     model: segformer.SegFormer,
     monkeypatch: pytest.MonkeyPatch,
@@ -320,8 +324,9 @@ def test_hub_ids_go_through_the_hub_cache_and_carry_their_licence(
     assert torch.equal(
         loaded.net.decode_head.classifier.weight, model.net.decode_head.classifier.weight
     )
-    assert loaded.licence_note == segformer.LICENCE_NOTE
-    assert segformer.LICENCE_NOTE in caplog.text
+    assert loaded.license == segformer.NVIDIA_LICENSE
+    assert loaded.license.noncommercial
+    assert segformer.NVIDIA_LICENSE.note in caplog.text
     with pytest.raises(WeightsMissing, match="could not be fetched"):
         segformer.build(classes=5, weights="nvidia/segformer-absent")
 

@@ -1,4 +1,4 @@
-"""segmentation-models-pytorch: the library's own numbers under our names, any size, clear errors."""
+"""segmentation-models-pytorch: the library's numbers under our names, any size, clear errors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SMALL = "tu-mobilenetv3_small_100"
 def test_logits_are_the_librarys_before_its_upsampling(arch: str, upsampling: int) -> None:
     model = smp.build(classes=3, arch=arch, encoder=SMALL).eval()
     images = torch.rand(1, 3, 64, 96)
-    found = model(images, ["stage1", "stage4", "decoder"])
+    outputs = model(images, ["stage1", "stage4", "decoder"])
     features = model.net.encoder(model.normalise(images))
-    assert torch.equal(found["stage1"], features[2])
-    assert torch.equal(found["stage4"], features[5])
-    assert torch.equal(found["decoder"], model.net.decoder(features))
+    assert torch.equal(outputs["stage1"], features[2])
+    assert torch.equal(outputs["stage4"], features[5])
+    assert torch.equal(outputs["decoder"], model.net.decoder(features))
     upsampled = torch.nn.functional.interpolate(
-        found["logits"], scale_factor=upsampling, mode="bilinear", align_corners=True
+        outputs["logits"], scale_factor=upsampling, mode="bilinear", align_corners=True
     )
     torch.testing.assert_close(
-        upsampled if upsampling > 1 else found["logits"],
+        upsampled if upsampling > 1 else outputs["logits"],
         model.net(model.normalise(images)),
         atol=1e-5,
         rtol=0,
@@ -97,9 +97,9 @@ def test_taps_of_many_architectures(arch: str, encoder: str, strides: dict[str, 
     listed = smp.taps(classes=3, arch=arch, encoder=encoder)
     assert {tap.name: tap.stride for tap in listed} == strides
     model = smp.build(classes=3, arch=arch, encoder=encoder).eval()
-    found = model(torch.rand(1, 3, 97, 130), strides)
+    outputs = model(torch.rand(1, 3, 97, 130), strides)
     for tap in listed:
-        assert found[tap.name].shape == (1, tap.channels, *tap.grid(97, 130)), tap
+        assert outputs[tap.name].shape == (1, tap.channels, *tap.grid(97, 130)), tap
 
 
 def test_listing_taps_draws_no_random_number() -> None:
@@ -117,7 +117,7 @@ def test_padding_changes_nothing_where_none_is_needed_and_little_elsewhere() -> 
     grey[..., :90, :80] = images[..., :90, :80]
     assert torch.equal(
         model(images[..., :90, :80])["logits"], model(grey)["logits"][..., :90, :80]
-    ), "padded with the mean colour"
+    ), "padded with the mean color"
 
 
 def test_names_that_the_library_does_not_have() -> None:
@@ -131,13 +131,13 @@ def test_names_that_the_library_does_not_have() -> None:
 
 def test_weights_of_the_library_and_of_ours(tmp_path: Path) -> None:
     model = smp.build(classes=3, encoder=SMALL)
-    torch.save(model.net.state_dict(), tmp_path / "theirs.pth")
-    torch.save(model.state_dict(), tmp_path / "ours.pth")
-    for name in ("theirs.pth", "ours.pth"):
+    torch.save(model.net.state_dict(), tmp_path / "library.pth")
+    torch.save(model.state_dict(), tmp_path / "freqkd.pth")
+    for name in ("library.pth", "freqkd.pth"):
         loaded = smp.build(classes=3, encoder=SMALL, weights=str(tmp_path / name))
         assert all(
             torch.equal(a, b)
             for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
         )
     with pytest.raises(WeightsMissing, match="missing"):
-        smp.build(classes=3, arch="fpn", encoder=SMALL, weights=str(tmp_path / "ours.pth"))
+        smp.build(classes=3, arch="fpn", encoder=SMALL, weights=str(tmp_path / "freqkd.pth"))

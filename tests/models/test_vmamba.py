@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, WeightsMissing
 from freqkd_cli.models import vmamba
-from freqkd_cli.models._vmamba_blocks import Backbone, DropPath
+from freqkd_cli.models._vmamba_blocks import Backbone
 from freqkd_cli.models._vmamba_names import load_backbone
-from freqkd_cli.models._vmamba_sizes import VARIANTS, Size
+from freqkd_cli.models._vmamba_sizes import VARIANTS, VMambaSize
 from freqkd_cli.runtime.lanes import Lanes
 from freqkd_cli.scan.affinity import evenly_spaced, raw_affinity
 from freqkd_cli.scan.backends import BACKENDS
@@ -36,7 +36,7 @@ PARAMETERS = {
     "vanilla_small": 44_417_416,
 }
 
-NARROW = Size((1, 1, 2, 1), (16, 32, 64, 128), state=1, ratio=1, drop_path=0.2, decoder=16)
+NARROW = VMambaSize((1, 1, 2, 1), (16, 32, 64, 128), state=1, ratio=1, drop_path=0.2, decoder=16)
 SIZES = {
     "narrow_s1": NARROW,
     "narrow_s2": replace(NARROW, ratio=2),
@@ -47,7 +47,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Golden:
-    """Of each stage after its norm: channel 1 at (h // 2, w // 3), and the mean of |x|; then the first four classes' logits."""
+    """Per stage after its norm: channel 1 at (h // 2, w // 3), mean of |x|; then four logits."""
 
     size: tuple[int, int]
     cells: list[float]
@@ -55,8 +55,9 @@ class Golden:
     logits: list[float]
 
 
-# MzeroMiko/VMamba at commit 2ed52ead062a51a64521ed3871d52914bf532876, classification/models/vmamba.py: Backbone_VSSM and VSSM with
-# selective_scan_torch, float32 on a CPU, weights and image by `noise`. Narrow: depths 1 1 2 1, dims 16, 10 classes; else 1000 classes.
+# MzeroMiko/VMamba at commit 2ed52ead062a51a64521ed3871d52914bf532876, classification/models/
+# vmamba.py: Backbone_VSSM and VSSM with selective_scan_torch, float32 on a CPU, weights and image
+# by `noise`. Narrow: depths 1 1 2 1, dims 16, 10 classes; else 1000 classes.
 GOLDEN = {
     "narrow_s1": Golden(
         (68, 100),
@@ -98,7 +99,7 @@ GOLDEN = {
 
 
 def noise(name: str, *shape: int) -> Tensor:
-    """Numbers in [-1, 1) by a formula of the index and the tensor's name: an integer hash, so no two rows are alike."""
+    """Return numbers in [-1, 1): an integer hash of the index and the tensor's name."""
     count = torch.Size(shape).numel()
     x = (
         torch.arange(1, count + 1, dtype=torch.int64) + zlib.crc32(name.encode())
@@ -109,7 +110,7 @@ def noise(name: str, *shape: int) -> Tensor:
 
 
 def weight(name: str, shape: torch.Size) -> Tensor:
-    """The tensor called ``name`` of the network that the golden numbers are of."""
+    """Return the tensor called ``name`` of the network of the golden numbers."""
     x, leaf = noise(name, *shape), name.rpartition(".")[2]
     if leaf == "A_logs":
         return torch.arange(1, shape[1] + 1).log() + 0.3 * x
@@ -192,7 +193,7 @@ def backbone() -> Backbone:
 
 
 def published(backbone: Backbone) -> dict[str, Tensor]:
-    """A classification file's tensors: no norms behind the stages."""
+    """The tensors of a classification file: no norms after the stages."""
     return {k: v for k, v in authors(backbone).items() if not k.startswith("outnorm")} | classifier(
         backbone, 10
     )
@@ -215,7 +216,7 @@ def older(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The later release's names and shapes: one axis for the four orders, linear maps as 1x1 convolutions."""
+    """The later release: one axis for the four orders, linear maps as 1x1 convolutions."""
     out = {}
     for key, value in state.items():
         if key.endswith((".x_proj_weight", ".dt_projs_weight")):
@@ -258,7 +259,7 @@ def test_averaged_weights_come_before_the_last_ones(tmp_path: Path, backbone: Ba
     assert equal(backbone, state)
 
 
-def test_a_file_of_mmsegmentation_loads_and_what_was_taken_is_told(
+def test_a_file_of_mmsegmentation_loads_and_a_line_is_logged(
     tmp_path: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = authors(backbone)
@@ -275,9 +276,9 @@ def test_a_file_of_mmsegmentation_loads_and_what_was_taken_is_told(
         load_backbone(backbone, read_state(tmp_path / "w.pth"), "w.pth")
     assert equal(backbone, state)
     count, renamed = len(state), 3 * sum(NARROW.depths)
-    assert f"took {count} tensors of the backbone ({renamed} renamed)" in caplog.text
+    assert f"loaded {count} tensors of the backbone ({renamed} renamed)" in caplog.text
     assert (
-        "left out 2 of heads (auxiliary_head, decode_head); drawn anew: the segmentation head\n"
+        "left out 2 of heads (auxiliary_head, decode_head); new: the segmentation head\n"
         in caplog.text
     )
 
@@ -285,7 +286,7 @@ def test_a_file_of_mmsegmentation_loads_and_what_was_taken_is_told(
 def test_settings_beside_the_weights_are_not_in_the_way(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The authors save their yacs settings with the weights, mmengine its log; neither library is needed, nor is their code run."""
+    """Settings of yacs and a log of mmengine in the file: no library is needed, no code is run."""
     import numpy as np
 
     def module(name: str, **members: object) -> None:
@@ -386,13 +387,13 @@ def test_grids_are_rounded_up(name: str, size: tuple[int, int]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["nano", "vanilla_tiny"])
 def test_affinities_are_the_hidden_matrices_of_the_last_scans(variant: str) -> None:
-    """Between the cells of 1/32; where that is the stage's own grid, the unpooled matrices of all channels, averaged."""
+    """On the cells of 1/32: at stage 4, the unpooled matrices of all channels, averaged."""
     torch.manual_seed(0)
     model = vmamba.build(classes=3, variant=variant).eval()
     images = torch.rand(2, 3, 70, 100)
     names = ["affinity1", "affinity2", "affinity3", "affinity4"]
-    found = model(images, names)
-    for x in (found[name] for name in names):
+    outputs = model(images, names)
+    for x in (outputs[name] for name in names):
         assert x.shape == (2, 1, 12, 12)
         torch.testing.assert_close(x.sum(-1), torch.ones(2, 1, 12))
         assert float(x.min()) > 0
@@ -407,10 +408,10 @@ def test_affinities_are_the_hidden_matrices_of_the_last_scans(variant: str) -> N
     raw = raw_affinity(step_sizes(delta, bias), A, B, C, (3, 4)).abs()
     chosen = evenly_spaced(raw.shape[2], 32)
     graph = raw[:, :, chosen].mean(2).sum(1)
-    torch.testing.assert_close(found["affinity4"][:, 0], graph / graph.sum(-1, keepdim=True))
+    torch.testing.assert_close(outputs["affinity4"][:, 0], graph / graph.sum(-1, keepdim=True))
 
 
-def test_what_computes_the_scan_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_backend_of_the_scan_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     model = vmamba.build(classes=3, variant="nano", scan="torch")
     with caplog.at_level(logging.INFO):
         model.ready(torch.device("cpu"))
@@ -422,20 +423,20 @@ def test_a_scan_that_cannot_run_is_refused_before_the_folder_is_made(
     freqkd, tmp_path: Path
 ) -> None:
     changes = ["--set", "student.scan=mamba-ssm", "--set", "data.length=8", "--device", "cpu"]
-    code, _, said = freqkd("distill", "vmamba_ce", "--out", tmp_path / "a", *changes)
-    assert code == 2 and "needs tensors on CUDA" in said and "scan: auto" in said
+    code, _, err = freqkd("distill", "vmamba_ce", "--out", tmp_path / "a", *changes)
+    assert code == 2 and "needs tensors on CUDA" in err and "scan: auto" in err
     assert not (tmp_path / "a").exists()
 
 
 def test_scans_by_any_name_are_one_model() -> None:
-    assert get_args(vmamba.Scan) == BACKENDS
-    images, found = torch.rand(1, 3, 64, 96), []
+    assert get_args(vmamba.ScanBackend) == BACKENDS
+    images, results = torch.rand(1, 3, 64, 96), []
     for scan in ("numba", "parallel", "torch"):
         torch.manual_seed(0)
         model = vmamba.build(classes=3, variant="nano", scan=scan).eval()
-        found.append(model(images, ["stage4"])["stage4"])
-    for x in found[1:]:
-        torch.testing.assert_close(x, found[0], atol=1e-4, rtol=1e-4)
+        results.append(model(images, ["stage4"])["stage4"])
+    for x in results[1:]:
+        torch.testing.assert_close(x, results[0], atol=1e-4, rtol=1e-4)
 
 
 def test_the_start_is_the_authors() -> None:
@@ -457,31 +458,32 @@ def test_the_start_is_the_authors() -> None:
     assert float(op.in_proj.weight.std()) == pytest.approx(0.02, rel=0.05)
 
 
-def test_convolutions_have_a_bias_where_the_variant_says() -> None:
-    for name, given in (("narrow_s1", False), ("narrow_vanilla", True)):
+def test_only_vanilla_variants_have_convolutions_with_bias() -> None:
+    for name, bias in (("narrow_s1", False), ("narrow_vanilla", True)):
         with torch.device("meta"):
             ops = [
                 block.op
                 for stage in Backbone(SIZES[name], drop_path=0.0).layers
                 for block in stage.blocks
             ]
-        assert all((op.conv2d.bias is not None) == given for op in ops)
+        assert all((op.conv2d.bias is not None) == bias for op in ops)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    drop = DropPath(0.25).train()
-    found = drop(torch.ones(4000, 2, 3))
-    assert sorted(set(found.flatten().tolist())) == pytest.approx([0, 4 / 3])
-    assert torch.equal(found, found[:, :1, :1].expand_as(found))
-    assert float(found.mean()) == pytest.approx(1, abs=0.03)
-    assert drop.eval()(found) is found
+    drop = vmamba.build(classes=3, variant="nano", drop_path=0.25).train()
+    drop = drop.backbone.layers[3].blocks[-1].drop_path
+    dropped = drop(torch.ones(4000, 2, 3))
+    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+    assert drop.eval()(dropped) is dropped
 
 
 def test_drop_path_grows_with_depth() -> None:
     with torch.device("meta"):
         layers = Backbone(VARIANTS["tiny"], drop_path=0.2).layers
-    rates = [block.drop_path.rate for stage in layers for block in stage.blocks]
+    rates = [block.drop_path.p for stage in layers for block in stage.blocks]
     assert len(rates) == 14
     assert rates == pytest.approx([0.2 * i / 13 for i in range(14)])
 

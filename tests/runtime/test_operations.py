@@ -80,4 +80,4 @@ def test_the_zoo_shows_counts_and_latency() -> None:
     assert "latency_ms" not in counts
     timed = zoo._counts({"name": "fast_scnn", "variants": [], "arguments": []}, latency=True)
     assert timed["latency_ms"][""] > 0
-    assert "ms" in zoo._counted([{"name": "fast_scnn", **timed}]).splitlines()[0]
+    assert "ms" in zoo._count_table([{"name": "fast_scnn", **timed}]).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Power spectra against known answers and numpy, and the whole command on a run, a cache, a recipe and a model's folder."""
+"""Power spectra against known answers and numpy, and the command on every kind of source."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import ShapeError, UsageError, WeightsMissing
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.spectral.power import half_plane, radial_spectrum, ring_sums, ring_width, rings_of
-from freqkd_cli.spectrum import locate, radial
-from freqkd_cli.spectrum.radial import Subject, choose_taps, measure, wanted_taps
+from freqkd_cli.spectrum import locate
+from freqkd_cli.spectrum.radial import choose_taps, cut_images, live_maps, measure, wanted_taps
+from freqkd_cli.spectrum.subjects import Subject
 
 SIZES = [(16, 16), (15, 21), (12, 17), (9, 8), (2, 2), (45, 60)]
 
@@ -39,13 +41,13 @@ def test_the_half_plane_stands_for_the_whole_one(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_sum_of_power_is_the_sum_of_squares(size):
     maps = noise(2, 3, *size) + 0.7
-    found = radial_spectrum(ring_sums(maps, 0.25))
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
     energy = (
-        sum(cells * power for cells, power in zip(found.cells, found.power, strict=True))
-        + 6 * found.dc_power
+        sum(cells * power for cells, power in zip(spectrum.cells, spectrum.power, strict=True))
+        + 6 * spectrum.dc_power
     )
     assert energy == pytest.approx(float(maps.double().square().sum()), rel=1e-6)
-    assert sum(found.cells) == 6 * (size[0] * size[1] - 1)
+    assert sum(spectrum.cells) == 6 * (size[0] * size[1] - 1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -55,11 +57,11 @@ def test_energy_shares_equal_numpys(size, cutoff):
     power = np.abs(np.fft.fft2(maps.numpy().astype(np.float64))) ** 2
     rho = full_plane(*size)
     low = power[..., (rho > 0) & (rho <= cutoff + 1e-9)].sum()
-    found = radial_spectrum(ring_sums(maps, cutoff))
-    assert found.low_energy == pytest.approx(
+    spectrum = radial_spectrum(ring_sums(maps, cutoff))
+    assert spectrum.low_energy == pytest.approx(
         low / (power.sum() - power[..., 0, 0].sum()), rel=1e-5, abs=1e-9
     )
-    assert found.low_energy + found.high_energy == pytest.approx(1.0, abs=1e-12)
+    assert spectrum.low_energy + spectrum.high_energy == pytest.approx(1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [(24, 32), (25, 33), (16, 64)])
@@ -71,11 +73,11 @@ def test_ring_means_equal_numpys(size):
     if (ring == ring.max()).sum() == 1:
         ring[ring == ring.max()] -= 1
     ring[0, 0] = 0
-    found = radial_spectrum(ring_sums(maps, 0.25))
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
     expected = [power[..., ring == k].mean() for k in np.unique(ring) if k > 0]
-    np.testing.assert_allclose(found.power, expected, rtol=1e-5)
+    np.testing.assert_allclose(spectrum.power, expected, rtol=1e-5)
     np.testing.assert_allclose(
-        found.rho, [rho[ring == k].mean() for k in np.unique(ring) if k > 0], rtol=1e-12
+        spectrum.rho, [rho[ring == k].mean() for k in np.unique(ring) if k > 0], rtol=1e-12
     )
 
 
@@ -94,14 +96,14 @@ def test_a_cosine_grating_lands_in_its_ring(fy, fx):
 
 
 def test_white_noise_is_flat():
-    found = radial_spectrum(ring_sums(noise(8, 16, 48, 64), 0.25))
+    spectrum = radial_spectrum(ring_sums(noise(8, 16, 48, 64), 0.25))
     spread = 4 / np.sqrt(
-        np.array(found.cells) / 2
+        np.array(spectrum.cells) / 2
     )  # the power of a complex normal has its mean as deviation; cells come in pairs
-    assert np.all(np.abs(np.array(found.power) - 1) < spread)
-    assert np.abs(found.relative_log_amplitude).max() < 0.1
+    assert np.all(np.abs(np.array(spectrum.power) - 1) < spread)
+    assert np.abs(spectrum.relative_log_amplitude).max() < 0.1
     rho = full_plane(48, 64)
-    assert found.low_energy == pytest.approx(
+    assert spectrum.low_energy == pytest.approx(
         ((rho > 0) & (rho <= 0.25)).sum() / (48 * 64 - 1), abs=3e-3
     )
 
@@ -111,13 +113,13 @@ def test_an_exponential_amplitude_gives_a_straight_line():
     rho = torch.from_numpy(full_plane(39, 57))
     wanted = torch.exp(-2 * rho)
     maps = torch.fft.ifft2(spectrum_of_noise / spectrum_of_noise.abs() * wanted).real.float()
-    found = radial_spectrum(ring_sums(maps, 0.25))
-    line = -2 * (np.array(found.rho) - found.rho[0])
-    np.testing.assert_allclose(found.relative_log_amplitude, line, atol=1e-4)
-    assert found.dc_relative_log_amplitude == pytest.approx(2 * found.rho[0], abs=1e-4)
+    spectrum = radial_spectrum(ring_sums(maps, 0.25))
+    line = -2 * (np.array(spectrum.rho) - spectrum.rho[0])
+    np.testing.assert_allclose(spectrum.relative_log_amplitude, line, atol=1e-4)
+    assert spectrum.dc_relative_log_amplitude == pytest.approx(2 * spectrum.rho[0], abs=1e-4)
 
 
-def test_a_channels_scale_and_level_do_not_move_the_log_amplitude():
+def test_scale_and_level_of_a_channel_do_not_change_the_log_amplitude():
     maps = noise(1, 3, 24, 24).cumsum(-1)
     moved = (
         maps * torch.tensor([1.0, 30.0, 0.01])[:, None, None]
@@ -173,7 +175,7 @@ def test_maps_without_frequencies_are_refused(maps):
         ring_sums(maps, 0.25)
 
 
-def test_what_is_no_map_is_refused():
+def test_a_tensor_that_is_not_a_map_is_refused():
     with pytest.raises(ShapeError, match="B, C, h, w"):
         ring_sums(torch.zeros(3, 8, 8), 0.25)
 
@@ -182,8 +184,9 @@ class Pooled(nn.Module):
     """``stage1`` is the image, ``stage2`` its 2x2 mean."""
 
     def forward(self, images: Tensor, taps=()) -> dict[str, Tensor]:
-        found = {"stage1": images, "stage2": nn.functional.avg_pool2d(images, 2), "logits": images}
-        return {name: found[name] for name in ("logits", *taps)}
+        pooled = nn.functional.avg_pool2d(images, 2)
+        taps_by_name = {"stage1": images, "stage2": pooled, "logits": images}
+        return {name: taps_by_name[name] for name in ("logits", *taps)}
 
 
 POOLED = {
@@ -200,33 +203,35 @@ def test_measure_gives_the_spectrum_of_the_tap():
         Subject("student", "pooled", POOLED, Pooled()),
         Subject("teacher", "pooled", POOLED, Pooled()),
     ]
-    count, found = measure(subjects, images, ("stage1", "stage2"), cutoff=0.4)
+    names = dict.fromkeys(("student", "teacher"), ("stage1", "stage2"))
+    maps = live_maps(subjects, images, names)
+    count, spectra = measure(subjects, maps, ("stage1", "stage2"), 0.4, Silent())
     assert count == 3
-    assert [(item.tap, item.role) for item in found] == [
+    assert [(item.tap.name, item.role) for item in spectra] == [
         ("stage1", "student"),
         ("stage1", "teacher"),
         ("stage2", "student"),
         ("stage2", "teacher"),
     ]
     whole = radial_spectrum(ring_sums(torch.cat(images), 0.4))
-    assert found[0].spectrum.low_energy == pytest.approx(whole.low_energy, rel=1e-9)
-    np.testing.assert_allclose(found[0].spectrum.power, whole.power, rtol=1e-9)
-    assert found[2].grid == (16, 32)
-    np.testing.assert_allclose(found[2].cycles_per_pixel, np.array(found[2].spectrum.rho) / 4)
+    assert spectra[0].spectrum.low_energy == pytest.approx(whole.low_energy, rel=1e-9)
+    np.testing.assert_allclose(spectra[0].spectrum.power, whole.power, rtol=1e-9)
+    assert spectra[2].grid == (16, 32)
+    np.testing.assert_allclose(spectra[2].cycles_per_pixel, np.array(spectra[2].spectrum.rho) / 4)
 
 
 def test_default_taps_are_the_stages_that_exist():
     subject = Subject("student", "pooled", POOLED)
-    assert choose_taps([subject], wanted_taps((), ()), exact=False) == {
+    assert choose_taps([subject], wanted_taps((), ()), named=False) == {
         "student": ("stage1", "stage2")
     }
     assert wanted_taps((3, 1), ("decoder", "stage3")) == ("stage3", "stage1", "decoder")
 
 
-@pytest.mark.parametrize("name, said", [("stage3", "did you mean"), ("keys", "no map of features")])
-def test_a_tap_that_is_not_there_or_is_no_map_is_refused(name, said):
-    with pytest.raises(UsageError, match=said):
-        choose_taps([Subject("student", "pooled", POOLED)], (name,), exact=True)
+@pytest.mark.parametrize("name, text", [("stage3", "did you mean"), ("keys", "not a feature map")])
+def test_a_tap_that_does_not_exist_or_is_not_a_map_is_refused(name, text):
+    with pytest.raises(UsageError, match=text):
+        choose_taps([Subject("student", "pooled", POOLED)], (name,), named=True)
 
 
 def test_stage_5_is_refused():
@@ -235,11 +240,11 @@ def test_stage_5_is_refused():
 
 
 def test_no_image_is_an_error():
-    with pytest.raises(UsageError, match="no image"):
-        measure([Subject("student", "pooled", POOLED, Pooled())], [], ("stage1",))
+    with pytest.raises(UsageError, match="no images"):
+        measure([Subject("student", "pooled", POOLED)], [], ("stage1",), 0.25, Silent())
 
 
-def test_pictures_are_cut_to_multiples_of_32():
+def test_images_are_cut_to_multiples_of_32():
     class Two:
         def __len__(self):
             return 2
@@ -250,9 +255,80 @@ def test_pictures_are_cut_to_multiples_of_32():
         def read(self, index):
             return np.full((70, 100, 3) if index == 0 else (20, 100, 3), 51, np.uint8), None
 
-    assert next(radial.pictures(Two(), 1)).shape == (1, 3, 64, 96)
+    assert next(cut_images(Two(), 1)).shape == (1, 3, 64, 96)
     with pytest.raises(UsageError, match="p1 is too small"):
-        list(radial.pictures(Two(), 2))
+        list(cut_images(Two(), 2))
+
+
+# Files
+
+
+def test_only_a_run_folder_gets_a_figure_without_being_asked(folders, tmp_path):
+    """A spectrum.png of the working folder, a cache or another model is never replaced."""
+    (tmp_path / "spectrum.png").write_text("mine")
+    for name in ("cache", "model"):
+        (folders[name] / "spectrum.png").write_text("mine")
+    try:
+        for source in (folders["cache"], folders["model"], folders["run"] / "recipe.yaml"):
+            code, out, err = run_command(
+                str(source), "--stage", "3", "--limit", "1", "--json", folder=tmp_path
+            )
+            assert code == 0 and json.loads(out)["png"] is None, err
+            assert "no figure written; --out DIR or --png FILE" in err
+        for folder in (tmp_path, folders["cache"], folders["model"]):
+            assert (folder / "spectrum.png").read_text() == "mine"
+            assert [path.name for path in folder.glob("*.png")] == ["spectrum.png"]
+    finally:
+        for name in ("cache", "model"):
+            (folders[name] / "spectrum.png").unlink()
+
+
+def test_a_read_only_run_folder_gets_no_figure(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: not mode & os.W_OK)
+    words = (str(folders["run"]), "--stage", "3", "--limit", "1", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0 and json.loads(out)["png"] is None, err
+    for option in ("--out", "--png"):
+        code, out, err = run_command(*words, option, "a.png", folder=tmp_path)
+        assert (code, out) == (1, "") and f"{option} a.png cannot be written" in err
+
+
+def test_out_gets_the_figure_and_the_table(folders, tmp_path):
+    words = (str(folders["model"]), "--stage", "3", "--limit", "1", "--out", "o", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0, err
+    assert (json.loads(out)["png"], json.loads(out)["csv"]) == ("o/spectrum.png", "o/spectrum.csv")
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"spectrum.png", "spectrum.csv"}
+    assert "written: o/spectrum.png" in err and "Next: freqkd spectrum" in err
+    (tmp_path / "o" / "mine.txt").write_text("kept")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert (code, out) == (2, "") and "--out o is not empty" in err
+    assert run_command(*words, "--overwrite", folder=tmp_path)[0] == 0
+    assert (tmp_path / "o" / "mine.txt").read_text() == "kept"
+    (tmp_path / "empty").mkdir()
+    words = (*words[:-3], "--out", "empty")
+    assert run_command(*words, folder=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (("--png", "a.png"), "--png would replace a.png"),
+        (("--csv", "a.csv"), "--csv would replace a.csv"),
+        (("--graph", "--png", "b.png"), "--png would replace b_maps.png"),
+        (("--out", "a.csv"), "a.csv is a file"),
+        (("--out", "a.csv/below"), "a.csv is a file"),
+    ],
+)
+def test_an_existing_file_is_refused_without_overwrite(folders, tmp_path, words, text):
+    names = ("a.png", "a.csv", "b_maps.png")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    code, out, err = run_command(str(folders["run"]), *words, folder=tmp_path)
+    assert (code, out) == (2, "") and text in err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, "mine"
+    )
 
 
 # Sources
@@ -279,7 +355,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     run, model, cache = root / "a" / "run", root / "model", root / "cache"
     save_model(run, student, "fast_scnn", dict(enumerate(names)))
     save_model(model, teacher, "segformer", dict(enumerate(names)))
-    recipe = "version: 1\ndata: {name: scenes, size: [96, 128]}\n%sstudent: {name: fast_scnn, width: 0.25}\n"
+    recipe = "version: 1\ndata: {name: scenes, size: [96, 128]}\n"
+    recipe += "%sstudent: {name: fast_scnn, width: 0.25}\n"
     recipe += "losses: [{name: cross_entropy}]\ntrain: {epochs: 1}\n"
     (run / "recipe.yaml").write_text(
         recipe % f"teacher: {{name: segformer, weights: {json.dumps(str(model))}}}\n"
@@ -335,8 +412,8 @@ def test_a_run_shows_student_and_teacher(folders, tmp_path):
 
 
 def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path):
-    """The run's teacher is the model's folder, so the same pictures give the same numbers whichever way it is named."""
-    words = ("--stage", "3", "--limit", "2", "--json", "--png", str(tmp_path / "x.png"))
+    """The run's teacher is the model's folder: the same images give the same numbers."""
+    words = ("--stage", "3", "--limit", "2", "--json", "--out", str(tmp_path / "x"), "--overwrite")
     recipe = folders["run"] / "recipe.yaml"
     ways = [
         (folders["run"], "--teacher"),
@@ -344,33 +421,23 @@ def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path)
         (recipe,),
         (folders["model"], "--recipe", recipe),
     ]
-    found = []
+    documents = []
     for way in ways:
         code, out, err = run_command(*map(str, way), *words, folder=tmp_path)
         assert code == 0, err
-        found.append(json.loads(out))
-    assert [(document["of"], "teacher" in document) for document in found] == [
+        documents.append(json.loads(out))
+    assert [(document["of"], "teacher" in document) for document in documents] == [
         ("teacher", False)
     ] * 4
-    assert all(document["stages"] == found[0]["stages"] for document in found)
+    assert all(document["stages"] == documents[0]["stages"] for document in documents)
     other = json.loads(run_command(str(folders["model"]), *words, folder=tmp_path)[1])
-    assert other["stages"]["stage3"]["grid"] != found[0]["stages"]["stage3"]["grid"], (
+    assert other["stages"]["stage3"]["grid"] != documents[0]["stages"]["stage3"]["grid"], (
         "scenes of another size without --recipe"
     )
 
 
 def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
-    words = (
-        "--stage",
-        "3",
-        "--tap",
-        "decoder",
-        "--limit",
-        "2",
-        "--json",
-        "--png",
-        str(tmp_path / "x.png"),
-    )
+    words = ("--stage", "3", "--tap", "decoder", "--limit", "2", "--json")
     code, out, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
     assert code == 0, err
     live = run_command(
@@ -387,9 +454,9 @@ def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
 
 
 def test_without_a_source_the_newest_is_taken_and_named(folders):
-    assert locate.newest(folders["root"]) == locate.Source("run", folders["run"])
+    assert locate.newest(folders["root"]) == locate.SpectrumSource("run", folders["run"])
     code, out, err = run_command("--stage", "3", "--limit", "1", folder=folders["root"])
-    assert code == 0 and f"taking {folders['run']}" in err
+    assert code == 0 and f"using {folders['run']}" in err
     assert out.splitlines()[0].startswith("tap\tmodel\tstride") and len(out.splitlines()) == 3
     assert (folders["run"] / "spectrum.png").is_file()
     (folders["run"] / "spectrum.png").unlink()
@@ -401,7 +468,7 @@ def test_the_newest_is_the_embedded_teacher_where_there_is_nothing(tmp_path):
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "index.json").write_text('{"format": "something else"}')
     (tmp_path / "web" / "model.safetensors").write_text("no model")
-    assert locate.newest(tmp_path) == locate.Source("embedded", None)
+    assert locate.newest(tmp_path) == locate.SpectrumSource("embedded", None)
 
 
 def test_a_cache_of_targets_is_not_taken(tmp_path):
@@ -430,26 +497,26 @@ def test_kinds_of_sources(folders, tmp_path):
         name: locate.identify(folders[name]).kind for name in ("run", "cache", "model", "plain")
     }
     assert kinds == {"run": "run", "cache": "cache", "model": "model", "plain": "recipe"}
-    with pytest.raises(UsageError, match="no source"):
+    with pytest.raises(UsageError, match="no model and no cache"):
         locate.identify(tmp_path)
-    with pytest.raises(WeightsMissing, match="not there"):
+    with pytest.raises(WeightsMissing, match="does not exist"):
         locate.identify(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, text",
     [
         (("{plain}",), 2, "no teacher"),
-        (("nowhere/at/all",), 4, "not there"),
+        (("nowhere/at/all",), 4, "does not exist"),
         (("{run}", "--tap", "stag3"), 2, "did you mean"),
-        (("{model}", "--teacher"), 2, "names no teacher"),
-        (("{run}", "--recipe", "{plain}"), 2, "says itself which pictures"),
+        (("{model}", "--teacher"), 2, "so it has no teacher"),
+        (("{run}", "--recipe", "{plain}"), 2, "has its own data set"),
         (("{plain}", "--teacher"), 2, "no teacher"),
     ],
 )
-def test_bad_input_is_one_message(folders, tmp_path, words, code, said):
-    found, out, err = run_command(*(word.format(**folders) for word in words), folder=tmp_path)
-    assert found == code and said in err and out == "" and "Traceback" not in err
+def test_bad_input_is_one_message(folders, tmp_path, words, code, text):
+    actual, out, err = run_command(*(word.format(**folders) for word in words), folder=tmp_path)
+    assert actual == code and text in err and out == "" and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 

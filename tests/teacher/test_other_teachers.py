@@ -146,9 +146,7 @@ def test_images_are_prepared_as_by_their_processor(transformers_folder, tmp_path
 
 def test_a_mean_of_one_number_is_refused(transformers_folder, tmp_path):
     folder = old_folder(tmp_path / "old", transformers_folder[0], image_mean=[0.5])
-    with pytest.raises(
-        WeightsMissing, match=r"preprocessor_config\.json .* three numbers|says no mean"
-    ):
+    with pytest.raises(WeightsMissing, match="image_mean: List should have at least 3 items"):
         segformer.build(classes=3, weights=str(folder))
 
 
@@ -159,7 +157,7 @@ def test_a_deviation_that_cannot_divide_is_refused(transformers_folder, tmp_path
     folder = old_folder(tmp_path / "old", transformers_folder[0], image_std=std)
     with pytest.raises(
         WeightsMissing,
-        match="says no mean and std\n.*\n  need three numbers each, std and factor above 0",
+        match=r"preprocessor_config\.json .*\n.*\n  need image_std\.0: (less|greater) than or equal",
     ):
         load_model(folder)
 
@@ -175,7 +173,7 @@ def test_reduced_labels_are_reported(transformers_folder, tmp_path, caplog, key,
             classes=3, weights=str(old_folder(tmp_path / "old", transformers_folder[0], **settings))
         )
     assert (
-        "trained with reduced labels: its class 0 is value 1 of the masks" in caplog.text
+        "trained with reduced labels: its class 0 is value 1 in the masks" in caplog.text
     ) == reduced
 
 

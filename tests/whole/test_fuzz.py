@@ -379,12 +379,12 @@ def test_a_description_of_the_wrong_kind_is_one_message(tmp_path, change):
     save_model(tmp_path, fast_scnn.build(classes=3, width=0.25))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(WeightsMissing, match="config.json describes"):
+    with pytest.raises(WeightsMissing, match="config.json does not describe a model"):
         load_model(tmp_path)
 
 
 def test_a_hundred_damaged_models(tmp_path):
-    """A trained student's folder: refused, or a model. Plain weights carry no checksum, so a flipped bit of theirs is not seen."""
+    """A trained student's folder: refused, or a model; damaged weights never pass their checksum."""
     rng, outcomes = random.Random(3), Counter()
     save_model(tmp_path / "good", fast_scnn.build(classes=3, width=0.25))
     for number in range(100):

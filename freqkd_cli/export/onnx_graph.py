@@ -1,0 +1,111 @@
+"""Writing an exported program as one ONNX file with its classes, and running such a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.runtime.latency import threads
+
+
+def require_opset(opset: int) -> None:
+    """Check an operator set.
+
+    Raises:
+        UsageError: the installed onnx does not have it.
+    """
+    from onnx.defs import onnx_opset_version
+
+    if opset > onnx_opset_version():
+        raise UsageError(
+            "the installed onnx has no such operator set",
+            got=f"--opset {opset}",
+            need=f"at most {onnx_opset_version()}",
+            tip="leave --opset out",
+            key="opset",
+        )
+
+
+@torch.no_grad()
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    output_name: str,
+    class_names: Mapping[int, str] | None,
+    opset: int | None,
+) -> None:
+    """Write a program as ONNX, with the class names in the file's metadata.
+
+    Raises:
+        FreqKDError: the exporter wrote another operator set than ``opset``.
+    """
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=["image"],
+        output_names=[output_name],
+    )
+    import onnx
+
+    graph = onnx.load(path)
+    written = next(entry.version for entry in graph.opset_import if not entry.domain)
+    if opset not in (None, written):  # the exporter keeps its own without a word
+        raise FreqKDError(
+            "torch cannot write this model in that operator set",
+            got=written,
+            need=f"--opset {opset}",
+            tip="leave --opset out",
+            key="opset",
+        )
+    _name_axes(graph.graph)
+    for key, value in _facts(class_names or {}).items():
+        graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def _facts(names: Mapping[int, str]) -> dict[str, str]:
+    """Return the metadata that a user of the file needs."""
+    listed = [str(names[number]) for number in sorted(names, key=int)]
+    return {
+        "producer": "freqkd",
+        "input": "RGB in [0, 1], float32 [B, 3, H, W]",
+        "classes": json.dumps(listed, ensure_ascii=False),
+    }
+
+
+def _name_axes(graph: Any) -> None:
+    """Name the free axes batch, height and width; the exporter numbers them."""
+    axes = graph.input[0].type.tensor_type.shape.dim
+    names = {axes[i].dim_param: name for i, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_param"):
+                axis.dim_param = re.sub(
+                    r"\w+", lambda word: names.get(word[0], word[0]), axis.dim_param
+                )
+
+
+def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return the ONNX file as a function of an image, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), settings, providers=["CPUExecutionProvider"]
+    )
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])

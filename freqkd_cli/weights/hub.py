@@ -1,0 +1,64 @@
+"""Files of the Hugging Face hub, downloaded or from its local cache."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from freqkd_cli.errors import WeightsMissing
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` is written ``owner/name`` and is not a path on this machine."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silence the hub library, which logs every attempt; one message at the end is enough."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def hub_file(repository: str, names: Collection[str], *, offline: bool = False) -> Path:
+    """Return the first of ``names`` that the hub repository has.
+
+    It is downloaded (unless ``offline``) or taken from the local hub cache.
+
+    Raises:
+        WeightsMissing: the hub has none of them, or cannot be reached and nothing is cached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    trouble: Exception | None = None
+    for name in names:
+        try:
+            with _quiet_hub():
+                return Path(hf_hub_download(repository, name, local_files_only=offline))
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError that means: no connection
+            trouble = error
+        except EntryNotFoundError as error:
+            trouble = trouble or error
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+            trouble = error
+            break
+    raise WeightsMissing(
+        f"{repository} is not a folder here and could not be fetched from the hub",
+        got=str(trouble).splitlines()[0] if str(trouble) else type(trouble).__name__,
+        need=f"{' or '.join(names)} in that repository, and a connection or a filled hub cache",
+        tip="download it on a machine with a connection and use the folder as weights",
+    ) from trouble
