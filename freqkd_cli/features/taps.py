@@ -43,18 +43,24 @@ class Tap:
         return -(-height // self.stride), -(-width // self.stride)
 
 
-def pick(taps: Sequence[Tap], name: str, owner: str) -> Tap:
-    """The tap called ``name``.
+def pick(taps: Sequence[Tap], name: str, owner: str, *, key: str | None = None) -> Tap:
+    """Return the tap called ``name``.
+
+    Args:
+        owner: whose taps these are, for the message.
+        key: the recipe key that holds the name.
 
     Raises:
-        RecipeError: ``owner`` has no such tap; the message lists those it has.
+        RecipeError: there is no such tap; the message lists the known ones.
     """
     for tap in taps:
         if tap.name == name:
             return tap
     known = [tap.name for tap in taps]
     raise RecipeError(
-        f"{owner} has no tap {name!r}{did_you_mean(name, known)}", need=f"one of {', '.join(known)}"
+        f"{owner} has no tap {name!r}{did_you_mean(name, known)}",
+        need=f"one of {', '.join(known)}",
+        key=key,
     )
 
 

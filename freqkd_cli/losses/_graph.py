@@ -158,7 +158,7 @@ class NodeLoss(TwoTaps):
         """
         nodes = target["nodes"]
         if nodes.shape[1] != grid[0] * grid[1]:
-            raise self.misfit(f"{nodes.shape[1]} nodes", f"{grid[0]} x {grid[1]}")
+            raise self.mismatch(f"{nodes.shape[1]} nodes", f"{grid[0]} x {grid[1]}")
         return nodes
 
 

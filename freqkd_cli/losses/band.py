@@ -1,25 +1,32 @@
 """Compare one frequency band of a student tap with the same band of a teacher tap.
 
-**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default, standardised per channel. ``band: low`` or
-``high`` filters with a radial mask of ``cutoff``; ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or with ``mix: signal`` one
-filter of that weighted gain. ``filter_side`` leaves the other side whole. ``relative = |A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample,
-the same denominator for every side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 - the cosine of
-the flattened maps. Mean over the batch. ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2,
-``attention_then_filter`` filters the unit-norm map of the mean of x^2; neither has an adapter. They are different maps, nearly unrelated
-for a high-pass.
+**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default,
+standardised per channel; mean over the batch. ``band: low`` or ``high`` filters with a radial mask
+of ``cutoff``. ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or, with ``mix: signal``,
+one filter of that weighted gain. ``filter_side`` leaves the other side whole. Distances:
 
-**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges: the student is told which of the two to copy. With a
-soft mask, ``filter_side: student`` has T / M as its optimum, an inverse filter, and ``teacher`` has M T; with an ideal mask ``student``
-has the gradient of ``both``.
+- ``relative`` = ``|A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample, with one denominator for every
+  filter side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 -
+  the cosine of the flattened maps.
+- ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2;
+  ``attention_then_filter`` filters the unit-norm map of the mean of x^2. Neither has an adapter.
+  For a high-pass the two maps are nearly unrelated.
 
-**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; cutoff in Nyquist units of that grid, or
-``cutoff_cycles`` in cycles per image pixel (= cutoff / (2 stride)). Padded cells take part on both sides alike, since a transform needs a
-full map. ``border: hann`` weights both maps with a window, ``reflect`` continues both by their mirror images (and compares on the
-continuation).
+**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
+which of the two the student copies. With a soft mask, ``filter_side: student`` has T / M as its
+optimum, an inverse filter, and ``teacher`` has M T. With an ideal mask ``student`` has the gradient
+of ``both``.
 
-**Source** This project's first idea, filtered feature distillation; its learned form is FAM-KD (arXiv 2403.05894), here ``fam``.
-Standardisation after NFD (arXiv 2207.05256), attention maps after AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC,
-instead of a box; a relative distance, because high bands hold so little energy that a plain mean square would vanish beside low ones.
+**Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The cutoff is in
+Nyquist units of that grid; ``cutoff_cycles`` is in cycles per image pixel (= cutoff / (2 stride)).
+Padded cells take part on both sides alike, since a transform needs a full map. ``border: hann``
+multiplies both maps with a window; ``reflect`` continues both by their mirror images and compares
+the continuation.
+
+**Source** This project's first idea, filtered feature distillation. Its learned form is FAM-KD
+(arXiv 2403.05894), here ``fam``. Standardisation after NFD (arXiv 2207.05256), attention maps after
+AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC, instead of a box; a relative
+distance, because a plain mean square of high bands would vanish beside that of low ones.
 """
 
 from __future__ import annotations
@@ -31,16 +38,25 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._filter import Band, Border, Filter, Table
+from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
 from freqkd_cli.losses._pair import PairLoss
-from freqkd_cli.losses._rows import Comparison, Distance, Filtered, Side, Weights, energy
-from freqkd_cli.losses._sides import Sides, attention
-from freqkd_cli.spectral.fourier import common_grid, half_spectrum, widened
+from freqkd_cli.spectral.distances import (
+    ENERGY_EPS,
+    Distance,
+    attention,
+    cosine,
+    distance,
+    energy,
+    ratio,
+    standardised,
+)
+from freqkd_cli.spectral.fourier import common_grid, half_spectrum, refit, resample, widened
 from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
 
@@ -68,7 +84,7 @@ def build(
     border: Border = "none",
     adapter: bool = True,
 ) -> Loss:
-    """A band loss; see the top of the file for every key.
+    """Build a band loss; the top of the file explains every key.
 
     Raises:
         RecipeError: both ``cutoff`` and ``cutoff_cycles`` are given.
@@ -78,37 +94,40 @@ def build(
             "band: two cutoffs",
             got=f"cutoff {cutoff} and cutoff_cycles {cutoff_cycles}",
             need="one",
-            tip="drop cutoff_cycles",
+            tip="remove cutoff_cycles",
+            key="cutoff_cycles",
         )
     if cutoff_cycles is None and cutoff is None:
         cutoff = CUTOFF
-    # Only where both sides are filtered are bins without gain of no interest; attention squares a map, so it needs all of them.
+    # Bins without gain matter unless both sides are filtered; attention squares a whole map.
     sparse = filter_side == "both" and represent != "attention"
-    filter = Filter(
-        mask, cutoff or 0.0, order, Filter.terms_of(band, high_share, mix), border, sparse
-    )
-    how = How(filter_side, distance, represent, cutoff_cycles, adapter)
-    return BandLoss((student, teacher), filter, Sides(standardised=normalize == "channel"), how)
+    terms = terms_of(band, high_share, mix)
+    filter = Filter(mask, cutoff or 0.0, order, terms, border, sparse)
+    standardise = normalize == "channel"
+    compared = Compared(filter_side, distance, represent, cutoff_cycles, standardise, adapter)
+    return BandLoss(student, teacher, filter, compared)
 
 
 @dataclass(frozen=True)
-class How:
-    """What is compared, beside the filter."""
+class Compared:
+    """What is compared, beside the filter; every field is a key of the recipe."""
 
-    side: Filtered
+    filter_side: Filtered
     distance: Distance
     represent: Represent
     cutoff_cycles: float | None
+    standardise: bool
     adapter: bool
 
 
 class BandLoss(PairLoss):
     """Made by :func:`build`.
 
-    The target is the teacher's spectrum as rows of real numbers (``spectrum`` ``[B, C, n]``; n counts only the bins that the filter
-    keeps where it drops most of them, and ``outside`` ``[B]`` is then the root of the mean energy in the others), or the unit-norm
-    attention map of each term (``attention`` ``[B, terms, h * w]``). Denominators are made of the target as stored, so rounding it
-    cannot tear them apart.
+    The target is the teacher's orthonormal spectrum as rows of real numbers, ``spectrum``
+    ``[B, C, n]``. Where the filter drops most bins, n counts the others alone, and ``outside``
+    ``[B]`` is the root of the mean energy in the dropped ones. For ``represent: attention`` it is
+    the unit-norm attention map of each term, ``attention`` ``[B, terms, h * w]``.
+    Denominators are made of the target as stored, so rounding it changes both alike.
     """
 
     target_arguments = (
@@ -126,47 +145,46 @@ class BandLoss(PairLoss):
         "border",
     )
 
-    def __init__(self, taps: tuple[str, str], filter: Filter, sides: Sides, how: How) -> None:
-        super().__init__(*taps, adapted=how.adapter and how.represent == "feature")
-        self.filter, self.sides, self.how = filter, sides, how
+    def __init__(self, student: str, teacher: str, filter: Filter, compared: Compared) -> None:
+        adapted = compared.adapter and compared.represent == "feature"
+        super().__init__(student, teacher, adapted=adapted)
+        self.filter, self.compared = filter, compared
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        if self.how.cutoff_cycles is not None:
-            self.filter = replace(self.filter, cutoff=2.0 * self.stride * self.how.cutoff_cycles)
-        if self.how.represent == "feature" and not self.how.adapter:
-            self.same_channels(student[self.student], teacher[self.teacher])
+        if self.compared.cutoff_cycles is not None:
+            cutoff = 2.0 * self.stride * self.compared.cutoff_cycles
+            self.filter = replace(self.filter, cutoff=cutoff)
+        if self.compared.represent == "feature" and not self.compared.adapter:
+            self.require_same_channels(student[self.student], teacher[self.teacher])
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        assert self.stride, (
-            "start() comes first: it knows the stride that turns cycles per pixel into Nyquist units"
-        )
-        grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
+        assert self.stride, "start() comes first: the stride turns cycles per pixel into Nyquist"
+        filter = self.filter
         check_band(
-            grid,
+            common_grid(student[self.student], teacher[self.teacher]),
             filter.kind,
             filter.cutoff,
             filter.order,
             f"student {self.student!r} and teacher {self.teacher!r}",
+            key="cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles",
         )
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
         x, grid = teacher[self.teacher].detach(), self.grid(grids[self.student], batch)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            if self.how.represent == "attention":
-                return {"attention": self._attention(x, grid, filtered=self.how.side != "student")}
-            rows = self._side(x, grid).finished()
+        with torch.autocast(x.device.type, enabled=False):
+            if self.compared.represent == "attention":
+                return {"attention": self._attention(x, grid, self.compared.filter_side != "student")}
             table = self.filter.table(grid, x)
+            every, scale = self._rows(x, grid, table, None)
+            every = adapted(every, None, scale)
+            rows = table.picked(every)
             if table.kept is None:
-                return {"spectrum": rows.div_(table.weights.unit)}
-            whole = self.filter.bordered(self._map(x, grid)).square().sum((1, 2, 3))
-            left = (whole - energy(rows, table.weights.count).sum(1)).clamp(min=0.0)
-            return {
-                "spectrum": rows.div_(table.weights.unit),
-                "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt(),
-            }
+                return {"spectrum": rows}
+            left = (energy(every, table.whole) - energy(rows, table.count)).sum(1).clamp(min=0.0)
+            return {"spectrum": rows, "outside": (left / (rows.shape[1] * table.cells)).sqrt()}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -174,56 +192,109 @@ class BandLoss(PairLoss):
         x = student[self.student]
         grid = self.grid((x.shape[-2], x.shape[-1]), batch)
         with torch.autocast(x.device.type, enabled=False):
-            if self.how.represent == "attention":
-                return self._attention_distance(
-                    self._attention(x, grid, filtered=self.how.side != "teacher"),
-                    target["attention"],
-                )
-            ours = self._side(x, grid, self.adapter)
-            return self._distance(
-                ours,
-                self.fits(ours, target["spectrum"]),
-                self.filter.table(grid, x),
-                target.get("outside"),
-            )
+            if self.compared.represent == "attention":
+                maps = self._attention(x, grid, self.compared.filter_side != "teacher")
+                return self._attention_distance(maps, self.fitted(target["attention"], maps))
+            table = self.filter.table(grid, x)
+            every, scale = self._rows(x, grid, table, self.adapter)
+            return self._distance(table.picked(every), scale, target, table)
 
-    def _side(self, x: Tensor, grid: Grid, adapter: Adapter | None = None) -> Side:
-        if self.how.represent == "feature":
-            return self.sides.in_frequency(x, grid, self.filter, adapter)
-        return Side(
-            self.filter.table(grid, x).rows(half_spectrum(self.filter.bordered(self._map(x, grid))))
-        )
+    def _rows(
+        self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the spectrum of the tap's own channels, and what :func:`adapted` multiplies with.
+
+        The adapter and the transform commute, so the student's few channels are transformed and
+        the adapter comes last. A channel's variance follows from its spectrum (Parseval).
+        """
+        if self.compared.represent != "feature":
+            x = self.filter.bordered(attention(self._map(x, grid)))
+            return table.all_rows(half_spectrum(x)), None
+        standardise = self.compared.standardise
+        if self.filter.border == "none":
+            spectrum = refit(half_spectrum(x, centred=standardise), x.shape[-1], grid)
+            whole = rows = table.all_rows(spectrum)
+            weight = table.whole / table.cells
+        else:
+            x = resample(x, grid)
+            x = x - x.mean((-2, -1), keepdim=True) if standardise else x
+            rows, whole = table.all_rows(half_spectrum(self.filter.bordered(x))), x.flatten(2)
+            weight = torch.full_like(whole[0, 0], 1.0 / whole.shape[-1])
+        return rows, standardising(whole, adapter, weight) if standardise else None
 
     def _map(self, x: Tensor, grid: Grid) -> Tensor:
-        """What is transformed, before the border: the map, or its attention."""
-        x = self.sides.map(x, grid)
-        return x if self.how.represent == "feature" else attention(x)
+        """Return the tap's map on the common grid, ``[B, C, *grid]``."""
+        x = resample(x, grid)
+        return standardised(x) if self.compared.standardise else x
 
-    def _distance(self, ours: Side, theirs: Tensor, table: Table, outside: Tensor | None) -> Tensor:
-        compare = Comparison(self.how.distance, self.how.side, table.weights)
-        if self.how.distance == "l1":
-            rows, gains = ours.finished(), table.weights.gains
-            return sum(
-                share * table.map(compare.difference(rows, theirs, gain)).abs().mean()
-                for share, gain in gains
-            )
+    def _distance(
+        self, rows: Tensor, scale: Tensor | None, target: Mapping[str, Tensor], table: Table
+    ) -> Tensor:
+        """Return the mean distance over the batch of the filtered rows."""
+        teacher, kind = self.fitted(target["spectrum"], rows), self.compared.distance
+        if kind in ("relative", "mse"):
+            return self._squared(rows, scale, teacher, target.get("outside"), table)
+        total = rows.new_zeros(())
+        for share, own, other in table.sides(self.compared.filter_side):
+            a, b = adapted(rows * own, self.adapter, scale), teacher * other
+            if kind == "l1":
+                total = total + share * table.map(a - b).abs().mean()
+            else:
+                total = total + share * cosine(a * table.count.sqrt(), b * table.count.sqrt())
+        return total
+
+    def _squared(
+        self,
+        rows: Tensor,
+        scale: Tensor | None,
+        teacher: Tensor,
+        outside: Tensor | None,
+        table: Table,
+    ) -> Tensor:
+        """``relative`` and ``mse``: squared differences, weighted by gain and denominator.
+
+        The weights' roots multiply the student's own channels, before the adapter.
+        """
+        factors = self._factors(teacher, outside, table)
+        terms = table.sides(self.compared.filter_side)
+        squares = [
+            (factor * own.square(), factor * other.square())
+            for factor, (_, own, other) in zip(factors, terms, strict=True)
+        ]
+        if self.compared.filter_side == "both":  # one product serves all terms
+            squares = [(sum(own for own, _ in squares),) * 2]
+        total = rows.new_zeros(())
+        for of_student, of_teacher in squares:
+            student = adapted(rows * (of_student * table.count).sqrt(), self.adapter, scale)
+            target = teacher * (of_teacher * table.count).sqrt()
+            total = total + F.mse_loss(student, target, reduction="sum")
+        return total
+
+    def _factors(self, teacher: Tensor, outside: Tensor | None, table: Table) -> list[Tensor]:
+        """Return what a squared difference counts in the mean, per term ``[B, 1, 1]``."""
+        size, channels = len(teacher), teacher.shape[1]
+        if self.compared.distance == "mse":
+            number = size * channels * table.cells
+            return [teacher.new_full((1, 1, 1), share / number) for share, _ in table.gains]
+        weights = [table.count, *(table.count * gain.square() for _, gain in table.gains)]
+        whole, *bands = torch.matmul(teacher.square(), torch.stack(weights, -1)).sum(1).unbind(-1)
         if outside is not None:
-            outside = widened(outside).square() * (theirs.shape[1] * table.weights.cells)
-        return compare(ours, theirs, outside)
+            whole = whole + widened(outside).square() * (channels * table.cells)
+        return [
+            ratio(torch.full_like(band, share / size), band + ENERGY_EPS * whole)[:, None, None]
+            for band, (share, _) in zip(bands, table.gains, strict=True)
+        ]
 
-    def _attention(self, x: Tensor, grid: Grid, *, filtered: bool) -> Tensor:
-        """Unit-norm attention maps, ``[B, terms, h * w]``; a side that stays whole has the same map in every term."""
-        x = self.filter.bordered(self.sides.map(x, grid))
-        table = self.filter.table(grid, x)
-        maps = [m for _, m in table.filtered(x)] if filtered else [x] * len(table.weights.gains)
+    def _attention(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
+        """Return the unit-norm attention map of each term, ``[B, terms, h * w]``.
+
+        A side that stays whole has the same map in every term.
+        """
+        x = self.filter.bordered(self._map(x, grid))
+        maps = self.filter.table(grid, x).filtered(x) if filtered else [x] * len(self.filter.terms)
         return torch.cat([attention(m).flatten(2) for m in maps], dim=1)
 
-    def _attention_distance(self, ours: Tensor, target: Tensor) -> Tensor:
-        theirs, total = self.fits(Side(ours), target), ours.new_zeros(())
-        compare = Comparison(self.how.distance, "both", Weights.of_cells(ours))
-        for i, (share, _) in enumerate(self.filter.terms):
-            a, b = ours[:, i : i + 1], theirs[:, i : i + 1]
-            total = total + share * (
-                (a - b).abs().mean() if self.how.distance == "l1" else compare(Side(a), b)
-            )
-        return total
+    def _attention_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        terms = zip(self.filter.terms, student.split(1, 1), teacher.split(1, 1), strict=True)
+        kind = self.compared.distance
+        return sum((share * distance(kind, a, b) for (share, _), a, b in terms), student.new_zeros(()))

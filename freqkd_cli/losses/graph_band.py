@@ -43,8 +43,8 @@ from freqkd_cli.losses._graph import (
     mean_of_samples,
     signed,
 )
-from freqkd_cli.losses._rows import ENERGY_EPS
 from freqkd_cli.spectral.assignment import By
+from freqkd_cli.spectral.distances import ENERGY_EPS
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.graph import GramKind, Kernel, count, laplacian
 from freqkd_cli.spectral.modes import eigenpairs, graph_fourier
@@ -124,7 +124,7 @@ class GraphBand(NodeLoss):
         if self.how.adapted:
             self.adapter = Adapter(ours.channels, self.features_tap.channels)
         else:
-            self.same_channels(ours, self.features_tap)
+            self.require_same_channels(ours, self.features_tap)
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         self.check_nodes(

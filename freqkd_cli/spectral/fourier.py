@@ -13,13 +13,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Grid = tuple[int, int]
-
-TILE = 480
-"""Cells of a plane that are copied at a time: as many lines of a 64-byte cache fit into its first level."""
-
 
 def radial(height: int, width: int) -> np.ndarray:
     """rho of every half-plane bin, ``[h, w // 2 + 1]`` float64, in Nyquist units. Built per axis, so oblong maps stay isotropic."""
@@ -42,77 +37,21 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-class _HalfSpectrum(torch.autograd.Function):
-    """rfft2 whose gradient is one irfft2; torch's own pads it to the full complex plane, at twice the cost."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, centred: bool) -> Tensor:
-        ctx.size, ctx.centred = x.shape[-2:], centred
-        ctx.last = (
-            x.dim() == 4
-            and not x.is_contiguous()
-            and x.is_contiguous(memory_format=torch.channels_last)
-        )
-        spectrum = torch.fft.rfft2(_planes(x))
-        if centred:
-            spectrum[..., 0, 0] = 0
-        return spectrum
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        # irfft2 counts an inner column twice, as the bin and as its mirror image; the gradient holds it once.
-        width = ctx.size[-1]
-        once = torch.full((width // 2 + 1,), 0.5, dtype=gradient.real.dtype, device=gradient.device)
-        once[0] = 1.0
-        if width % 2 == 0:
-            once[-1] = 1.0
-        scaled = gradient * once
-        if ctx.centred:
-            scaled[..., 0, 0] = 0
-        x = _inverse(scaled, ctx.size, "forward")
-        # Laid out as the map was: the network behind it would go on in the other layout, or turn it at a slower place.
-        return x.contiguous(memory_format=torch.channels_last) if ctx.last else x, None
-
-
 def half_spectrum(x: Tensor, *, centred: bool = False) -> Tensor:
-    """``[..., h, w]`` real -> ``[..., h, w // 2 + 1]`` complex; ``centred`` takes the mean of every map away (DC = 0).
+    """``[..., h, w]`` real -> ``[..., h, w // 2 + 1]`` complex.
 
-    Differentiable once.
+    ``centred`` subtracts the mean of every map first, so DC is 0.
     """
-    return _HalfSpectrum.apply(widened(x), centred)
-
-
-def _planes(x: Tensor) -> Tensor:
-    """The same maps, each in one piece of memory, as a transform wants them.
-
-    From channels_last torch copies plane by plane, and so meets every line of memory once for each channel; a few rows of all planes at
-    a time stay in the cache: 0.6 of the time on a CPU.
-    """
-    if (
-        x.is_contiguous()
-        or x.device.type != "cpu"
-        or x.dim() != 4
-        or x.shape[-2] * x.shape[-1] < 2 * TILE
-    ):
-        return x.contiguous()
-    rows, planes = max(1, TILE // x.shape[-1]), torch.empty(x.shape, dtype=x.dtype)
-    for top in range(0, x.shape[-2], rows):
-        planes[..., top : top + rows, :] = x[..., top : top + rows, :]
-    return planes
+    x = widened(x)
+    return torch.fft.rfft2(x - x.mean((-2, -1), keepdim=True) if centred else x)
 
 
 def from_half(spectrum: Tensor, size: Grid) -> Tensor:
-    """The map of a half-plane spectrum; ``size`` (h, w) must be given because w and w + 1 may share a half plane."""
-    return _inverse(spectrum, size, "backward")
+    """Return the map of a half-plane spectrum.
 
-
-def _inverse(spectrum: Tensor, size: Grid, norm: str) -> Tensor:
-    """irfft2 one axis after the other: the same numbers in 0.7 of the time on a CPU, where torch's own copies the spectrum twice."""
-    height, width = size
-    return torch.fft.irfft(
-        torch.fft.ifft(spectrum, n=height, dim=-2, norm=norm), n=width, norm=norm
-    )
+    ``size`` (h, w) must be given, because an even and an odd width may share a half plane.
+    """
+    return torch.fft.irfft2(spectrum, s=tuple(size))
 
 
 def refit(spectrum: Tensor, width: int, grid: Grid) -> Tensor:
@@ -129,9 +68,9 @@ def refit(spectrum: Tensor, width: int, grid: Grid) -> Tensor:
     height = spectrum.shape[-2]
     if (height, width) == tuple(grid):
         return spectrum
-    # Columns that are dropped are not walked over; rows first, which the mirror image of a column does not mind. One of the two has copied.
+    # Rows first, on the kept columns alone: a column's mirror image does not mind the order.
     spectrum = _refit_rows(spectrum[..., : grid[1] // 2 + 1], grid[0])
-    return _refit_columns(spectrum, width, grid[1]).mul_(grid[0] * grid[1] / (height * width))
+    return _refit_columns(spectrum, width, grid[1]) * (grid[0] * grid[1] / (height * width))
 
 
 def _refit_rows(x: Tensor, rows: int) -> Tensor:

@@ -62,7 +62,9 @@ def _bisect(beyond) -> float:
     return above
 
 
-def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> None:
+def check_band(
+    grid: Grid, kind: Kind, cutoff: float, order: int, taps: str, *, key: str = "cutoff"
+) -> None:
     """Refuse a filter that keeps nothing or everything on this grid.
 
     Raises:
@@ -80,4 +82,5 @@ def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> 
         tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}"
         if usable
         else "a tap with more cells: on this one no cutoff works",
+        key=key,
     )
