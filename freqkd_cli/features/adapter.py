@@ -34,7 +34,8 @@ class Adapter(nn.Module):
     def variance(self, covariance: Tensor) -> Tensor:
         """Variances of the adapted channels ``[B, Ct]`` from the covariance ``[B, Cs, Cs]``."""
         weight = self.weight.to(covariance.dtype)
-        return (torch.matmul(weight, covariance) * weight).sum(-1)
+        product = torch.bmm(weight.expand(len(covariance), -1, -1), covariance)
+        return torch.linalg.vecdot(product, weight)
 
 
 def adapted(rows: Tensor, adapter: Adapter | None, scale: Tensor | None = None) -> Tensor:

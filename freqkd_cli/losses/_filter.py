@@ -84,20 +84,22 @@ class Filter:
 
 @dataclass(frozen=True)
 class Table:
-    """A filter on one grid, for rows of an orthonormal half-plane spectrum.
+    """A filter on one grid, for rows of a half-plane spectrum.
 
     Attributes:
         size: (h, w) of the transformed map.
-        whole: ``[2 * bins]``, bins of the full plane that each entry stands for (Parseval).
+        whole: ``[2 * bins]``; energy is the sum of these times the squares of all entries.
         count: ``[n]``, the same for the entries of the kept bins.
-        gains: (share, gain ``[n]``) of each term.
+        shares: share of each term in the loss.
+        gains: ``[terms, n]``.
         kept: numbers of the half-plane bins in the rows, or None for all of them.
     """
 
     size: Grid
     whole: Tensor
     count: Tensor
-    gains: tuple[tuple[float, Tensor], ...]
+    shares: tuple[float, ...]
+    gains: Tensor
     kept: Tensor | None
 
     @property
@@ -105,9 +107,10 @@ class Table:
         """Number of cells of the transformed map."""
         return self.size[0] * self.size[1]
 
-    def all_rows(self, spectrum: Tensor) -> Tensor:
-        """Half-plane spectrum -> orthonormal rows ``[B, C, 2 * bins]``."""
-        return as_rows(spectrum) / self.cells**0.5
+    @property
+    def unit(self) -> float:
+        """Spectrum over orthonormal spectrum. Targets are orthonormal, so half floats hold them."""
+        return self.cells**0.5
 
     def picked(self, rows: Tensor) -> Tensor:
         """Return the entries of the kept bins, ``[B, C, 2 * bins]`` -> ``[B, C, n]``."""
@@ -121,20 +124,12 @@ class Table:
             bins = self.size[0] * (self.size[1] // 2 + 1)
             whole = rows.new_zeros((*rows.shape[:2], bins, 2))
             rows = whole.index_copy(2, self.kept, rows.unflatten(-1, (-1, 2))).flatten(2)
-        return from_half(from_rows(rows * self.cells**0.5, self.size), self.size)
-
-    def sides(self, filter_side: Filtered) -> list[tuple[float, Tensor, Tensor]]:
-        """Return each term's share, and the gains of the student's and of the teacher's rows."""
-        one = torch.ones_like(self.count)
-        return [
-            (share, one if filter_side == "teacher" else g, one if filter_side == "student" else g)
-            for share, g in self.gains
-        ]
+        return from_half(from_rows(rows, self.size), self.size)
 
     def filtered(self, x: Tensor) -> list[Tensor]:
         """Return the map through the filter of every term; this needs all bins."""
-        rows = self.all_rows(half_spectrum(x))
-        return [self.map(rows * gain) for _, gain in self.gains]
+        rows = as_rows(half_spectrum(x))
+        return [self.map(rows * gain) for gain in self.gains]
 
 
 @lru_cache(maxsize=64)
@@ -151,10 +146,12 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
     def both_parts(values: np.ndarray) -> Tensor:
         return torch.as_tensor(np.repeat(values, 2), dtype=dtype, device=device)
 
+    cells = size[0] * size[1]
     return Table(
         size,
-        both_parts(count),
-        both_parts(count[chosen]),
-        tuple((share, both_parts(gain[chosen])) for share, gain in gains),
+        both_parts(count / cells),
+        both_parts(count[chosen] / cells),
+        tuple(share for share, _ in gains),
+        torch.stack([both_parts(gain[chosen]) for _, gain in gains]),
         torch.as_tensor(kept, device=device) if sparse else None,
     )

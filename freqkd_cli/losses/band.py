@@ -56,7 +56,14 @@ from freqkd_cli.spectral.distances import (
     ratio,
     standardised,
 )
-from freqkd_cli.spectral.fourier import common_grid, half_spectrum, refit, resample, widened
+from freqkd_cli.spectral.fourier import (
+    as_rows,
+    common_grid,
+    half_spectrum,
+    refit,
+    resample,
+    widened,
+)
 from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
 
@@ -178,13 +185,14 @@ class BandLoss(PairLoss):
             if self.compared.represent == "attention":
                 return {"attention": self._attention(x, grid, self.compared.filter_side != "student")}
             table = self.filter.table(grid, x)
-            every, scale = self._rows(x, grid, table, None)
-            every = adapted(every, None, scale)
-            rows = table.picked(every)
+            whole, scale = self._rows(x, grid, table, None)
+            whole = adapted(whole, None, scale)
+            rows = table.picked(whole)
             if table.kept is None:
-                return {"spectrum": rows}
-            left = (energy(every, table.whole) - energy(rows, table.count)).sum(1).clamp(min=0.0)
-            return {"spectrum": rows, "outside": (left / (rows.shape[1] * table.cells)).sqrt()}
+                return {"spectrum": rows / table.unit}
+            left = (energy(whole, table.whole) - energy(rows, table.count)).sum(1).clamp(min=0.0)
+            outside = (left / (rows.shape[1] * table.cells)).sqrt()
+            return {"spectrum": rows / table.unit, "outside": outside}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -196,8 +204,8 @@ class BandLoss(PairLoss):
                 maps = self._attention(x, grid, self.compared.filter_side != "teacher")
                 return self._attention_distance(maps, self.fitted(target["attention"], maps))
             table = self.filter.table(grid, x)
-            every, scale = self._rows(x, grid, table, self.adapter)
-            return self._distance(table.picked(every), scale, target, table)
+            whole, scale = self._rows(x, grid, table, self.adapter)
+            return self._distance(table.picked(whole), scale, target, table)
 
     def _rows(
         self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None
@@ -209,16 +217,16 @@ class BandLoss(PairLoss):
         """
         if self.compared.represent != "feature":
             x = self.filter.bordered(attention(self._map(x, grid)))
-            return table.all_rows(half_spectrum(x)), None
+            return as_rows(half_spectrum(x)), None
         standardise = self.compared.standardise
         if self.filter.border == "none":
             spectrum = refit(half_spectrum(x, centred=standardise), x.shape[-1], grid)
-            whole = rows = table.all_rows(spectrum)
+            whole = rows = as_rows(spectrum)
             weight = table.whole / table.cells
         else:
             x = resample(x, grid)
             x = x - x.mean((-2, -1), keepdim=True) if standardise else x
-            rows, whole = table.all_rows(half_spectrum(self.filter.bordered(x))), x.flatten(2)
+            rows, whole = as_rows(half_spectrum(self.filter.bordered(x))), x.flatten(2)
             weight = torch.full_like(whole[0, 0], 1.0 / whole.shape[-1])
         return rows, standardising(whole, adapter, weight) if standardise else None
 
@@ -234,14 +242,20 @@ class BandLoss(PairLoss):
         teacher, kind = self.fitted(target["spectrum"], rows), self.compared.distance
         if kind in ("relative", "mse"):
             return self._squared(rows, scale, teacher, target.get("outside"), table)
-        total = rows.new_zeros(())
-        for share, own, other in table.sides(self.compared.filter_side):
-            a, b = adapted(rows * own, self.adapter, scale), teacher * other
+        total, root_count = rows.new_zeros(()), table.count.sqrt()
+        for share, gain in zip(table.shares, table.gains, strict=True):
+            own, other = self._on_sides(gain)
+            a, b = adapted(rows * own, self.adapter, scale), teacher * (other * table.unit)
             if kind == "l1":
                 total = total + share * table.map(a - b).abs().mean()
             else:
-                total = total + share * cosine(a * table.count.sqrt(), b * table.count.sqrt())
+                total = total + share * cosine(a * root_count, b * root_count)
         return total
+
+    def _on_sides(self, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gain of the student's rows and of the teacher's."""
+        one, side = torch.ones_like(gain), self.compared.filter_side
+        return one if side == "teacher" else gain, one if side == "student" else gain
 
     def _squared(
         self,
@@ -256,34 +270,33 @@ class BandLoss(PairLoss):
         The weights' roots multiply the student's own channels, before the adapter.
         """
         factors = self._factors(teacher, outside, table)
-        terms = table.sides(self.compared.filter_side)
-        squares = [
-            (factor * own.square(), factor * other.square())
-            for factor, (_, own, other) in zip(factors, terms, strict=True)
-        ]
-        if self.compared.filter_side == "both":  # one product serves all terms
-            squares = [(sum(own for own, _ in squares),) * 2]
+        own, other = (table.count * gains.square() for gains in self._on_sides(table.gains))
+        if self.compared.filter_side == "both":  # one weight, and so one product, for all terms
+            weights = [(factors @ own).sqrt()] * 2
+            pairs = [weights]
+        else:
+            pairs = [
+                [(factors[:, i : i + 1] * squares[i]).sqrt() for squares in (own, other)]
+                for i in range(len(table.shares))
+            ]
         total = rows.new_zeros(())
-        for of_student, of_teacher in squares:
-            student = adapted(rows * (of_student * table.count).sqrt(), self.adapter, scale)
-            target = teacher * (of_teacher * table.count).sqrt()
+        for of_student, of_teacher in pairs:
+            student = adapted(rows * of_student[:, None], self.adapter, scale)
+            target = teacher * (of_teacher * table.unit)[:, None]
             total = total + F.mse_loss(student, target, reduction="sum")
         return total
 
-    def _factors(self, teacher: Tensor, outside: Tensor | None, table: Table) -> list[Tensor]:
-        """Return what a squared difference counts in the mean, per term ``[B, 1, 1]``."""
-        size, channels = len(teacher), teacher.shape[1]
+    def _factors(self, teacher: Tensor, outside: Tensor | None, table: Table) -> Tensor:
+        """Return what a squared difference counts in the mean over the batch, ``[B, terms]``."""
+        number, channels = teacher.shape[:2]
+        shares = teacher.new_tensor(table.shares) / number
         if self.compared.distance == "mse":
-            number = size * channels * table.cells
-            return [teacher.new_full((1, 1, 1), share / number) for share, _ in table.gains]
-        weights = [table.count, *(table.count * gain.square() for _, gain in table.gains)]
-        whole, *bands = torch.matmul(teacher.square(), torch.stack(weights, -1)).sum(1).unbind(-1)
+            return shares.expand(number, -1) / (channels * table.cells)
+        squares = torch.linalg.vecdot(teacher, teacher, dim=1) * table.cells
+        whole = (squares @ table.count)[:, None]
         if outside is not None:
-            whole = whole + widened(outside).square() * (channels * table.cells)
-        return [
-            ratio(torch.full_like(band, share / size), band + ENERGY_EPS * whole)[:, None, None]
-            for band, (share, _) in zip(bands, table.gains, strict=True)
-        ]
+            whole = whole + widened(outside).square()[:, None] * (channels * table.cells)
+        return ratio(shares, squares @ (table.count * table.gains.square()).mT + ENERGY_EPS * whole)
 
     def _attention(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
         """Return the unit-norm attention map of each term, ``[B, terms, h * w]``.
