@@ -151,7 +151,6 @@ def _line(plan: Plan, number: int) -> Line:
     """One loss line as an object, its adapters made for the taps it names."""
     spec = plan.recipe.losses[number]
     loss = registry.find("losses", spec.name).build(**spec.arguments)
-    loss.seed, loss.number = plan.recipe.train.seed, number
     for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
         if side == "teacher" and not taps and "teacher" in spec.arguments:
             raise RecipeError(
@@ -163,6 +162,7 @@ def _line(plan: Plan, number: int) -> Line:
                 tuple(taps.values()),
                 spec.arguments[side],
                 f"the {side} {getattr(plan.recipe, side).name!r}",
+                key=side,
             )
     student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
     if loss.reads_logits and not loss.needs_labels and not plan.teacher_taps:

@@ -189,9 +189,18 @@ def loss_identity(
     target_arguments: Sequence[str],
     taps: Sequence[str],
     grids: Mapping[str, tuple[int, int]],
+    file_arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What shapes one loss's targets. An argument that names a file stands for the file's bytes."""
-    kept = {key: _content(arguments[key]) for key in target_arguments if key in arguments}
+    """Return what shapes one loss's targets.
+
+    Args:
+        file_arguments: names of the arguments that are files; the file's bytes stand for them.
+    """
+    kept = {
+        key: _content(arguments[key]) if key in file_arguments else arguments[key]
+        for key in target_arguments
+        if key in arguments
+    }
     return {
         "name": name,
         "arguments": kept,
@@ -200,10 +209,11 @@ def loss_identity(
     }
 
 
-def _content(value: Any) -> Any:
-    if isinstance(value, (str, Path)) and str(value) and Path(value).is_file():
-        return f"sha256:{hashlib.sha256(Path(value).read_bytes()).hexdigest()}"
-    return str(value) if isinstance(value, Path) else value
+def _content(file: str | Path | None) -> str | None:
+    """Return the hash of a file's bytes; the name itself where there is no such file."""
+    if file is None or not Path(file).is_file():
+        return None if file is None else str(file)
+    return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
 
 
 def dump_command(

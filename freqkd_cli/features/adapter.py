@@ -59,4 +59,5 @@ def standardising(rows: Tensor, adapter: Adapter | None, weight: Tensor) -> Tens
     """
     if adapter is None:
         return inverse_deviation(energy(rows, weight))
-    return inverse_deviation(adapter.variance(torch.bmm(rows * weight, rows.mT)))
+    weighted = rows * weight.sqrt()
+    return inverse_deviation(adapter.variance(torch.bmm(weighted, weighted.mT)))

@@ -183,7 +183,9 @@ class BandLoss(PairLoss):
         x, grid = teacher[self.teacher].detach(), self.grid(grids[self.student], batch)
         with torch.autocast(x.device.type, enabled=False):
             if self.compared.represent == "attention":
-                return {"attention": self._attention(x, grid, self.compared.filter_side != "student")}
+                return {
+                    "attention": self._attention(x, grid, self.compared.filter_side != "student")
+                }
             table = self.filter.table(grid, x)
             whole, scale = self._rows(x, grid, table, None)
             whole = adapted(whole, None, scale)
@@ -310,4 +312,6 @@ class BandLoss(PairLoss):
     def _attention_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         terms = zip(self.filter.terms, student.split(1, 1), teacher.split(1, 1), strict=True)
         kind = self.compared.distance
-        return sum((share * distance(kind, a, b) for (share, _), a, b in terms), student.new_zeros(()))
+        return sum(
+            (share * distance(kind, a, b) for (share, _), a, b in terms), student.new_zeros(())
+        )

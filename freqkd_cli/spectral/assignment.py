@@ -23,14 +23,14 @@ class Heads:
     """A recipe's ``heads``.
 
     Attributes:
-        how: ``mean_graph`` averages the graphs; ``mean_spectrum`` keeps all heads, whose spectra the loss averages; ``object`` keeps
+        choice: ``mean_graph`` averages the graphs; ``mean_spectrum`` keeps all heads, whose spectra the loss averages; ``object`` keeps
             ``count`` heads of each sample that see objects best; a tuple keeps those numbers, from 0.
         count: m of ``object``.
         by: what ``object`` scores heads by. ``labels``: how much nearer nodes of one class are than others; ``rank``: low effective
             rank; ``energy``: share of the first k modes.
     """
 
-    how: Literal["mean_graph", "mean_spectrum", "object"] | tuple[int, ...] = "mean_graph"
+    choice: Literal["mean_graph", "mean_spectrum", "object"] | tuple[int, ...] = "mean_graph"
     count: int = 2
     by: By = "labels"
 
@@ -39,15 +39,15 @@ class Heads:
 
         Where a sample's labels tell no two nodes together and no two apart, or there are no labels, its effective rank decides.
         """
-        if self.how == "mean_graph":
+        if self.choice == "mean_graph":
             return graph.mean()
-        if self.how == "mean_spectrum":
+        if self.choice == "mean_spectrum":
             return graph
-        if self.how == "object":
+        if self.choice == "object":
             return graph.pick(
                 self._scores(graph, labels, k).topk(min(self.count, graph.heads), dim=1).indices
             )
-        numbers = torch.tensor(self.how, device=graph.valid.device)
+        numbers = torch.tensor(self.choice, device=graph.valid.device)
         return graph.pick(numbers.expand(graph.valid.shape[0], -1))
 
     def _scores(self, graph: Graph, labels: Tensor | None, k: int) -> Tensor:

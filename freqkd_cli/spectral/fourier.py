@@ -16,6 +16,7 @@ from torch import Tensor
 
 Grid = tuple[int, int]
 
+
 def radial(height: int, width: int) -> np.ndarray:
     """rho of every half-plane bin, ``[h, w // 2 + 1]`` float64, in Nyquist units. Built per axis, so oblong maps stay isotropic."""
     rows = np.fft.fftfreq(height)[:, None]

@@ -13,7 +13,6 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.spectral.fourier import widened
@@ -58,21 +57,6 @@ def count(valid: Tensor) -> Tensor:
     return valid.sum(1, keepdim=True).clamp(min=1)
 
 
-class _Gram(torch.autograd.Function):
-    """X X^T, whose gradient is one product with a symmetric matrix; torch's own takes two."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x @ x.mT
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return (gradient + gradient.mT) @ x
-
-
 def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Node features less their mean over the valid nodes, ``[B, heads, N, d]``, of void nodes too, with what is needed to go on.
 
@@ -107,8 +91,8 @@ def graph_rows(nodes: Tensor, valid: Tensor, gram: GramKind = "centred") -> Tens
 
 @unrounded
 def affinity(rows: Tensor) -> Tensor:
-    """The graph R R^T of :func:`graph_rows`, ``[B, heads, N, N]``; of R^T the factor R^T R, ``[B, heads, d, d]``. Differentiable once."""
-    return _Gram.apply(rows)
+    """Return the graph R R^T of rows ``[B, heads, N, d]``, ``[B, heads, N, N]``."""
+    return rows @ rows.mT
 
 
 @unrounded

@@ -18,7 +18,6 @@ from freqkd_cli.spectral.eigen import (
     End,
     every_mode,
     from_end,
-    largest_of_gram,
     outermost,
     smaller_gram,
 )
@@ -81,7 +80,7 @@ def gram_eigenvalues(rows: Tensor, k: int) -> Tensor:
 
     Computed from R^T R, d x d, where d < N: the non-zero eigenvalues are the same.
     """
-    values = largest_of_gram(rows, k)
+    values = outermost(smaller_gram(rows), k)
     return F.pad(values.clamp(min=0.0), (0, k - values.shape[-1]))
 
 
@@ -165,6 +164,15 @@ def scaled(
     place = torch.where(spread, (size - low) / torch.where(spread, high - low, 1.0), 0.0)
     stretched = place * (largest * high - smallest * low) + smallest * low
     return torch.where(spread & kept, values.sign() * stretched, values)
+
+
+def signed(vectors: Tensor) -> Tensor:
+    """Give eigenvectors ``[..., N, k]`` a positive largest entry.
+
+    Their sign is free, and a cache that is made again should hold the same.
+    """
+    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors)
 
 
 def rebuilt(values: Tensor, vectors: Tensor) -> Tensor:

@@ -166,6 +166,11 @@ def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
     ).model_dump()
     grids = {name: plan.grids[name] for name in line.student_taps}
     identity = loss_identity(
-        spec.name, arguments, line.loss.target_arguments, _places(plan, line), grids
+        spec.name,
+        arguments,
+        line.loss.target_arguments,
+        _places(plan, line),
+        grids,
+        file_arguments=line.loss.file_arguments,
     )
     return {**identity, "version": line.loss.target_version}

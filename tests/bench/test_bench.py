@@ -90,7 +90,7 @@ def test_time_that_is_known_is_laid_to_the_part_that_spent_it(path):
     loop = room._loop(recipes.load(path), Options(), None)
     watched_step(loop)
     objective = loop.training.objective
-    entropy, divergence, high = objective.losses.values()
+    entropy, divergence, high = objective.line_losses
     slowed(loop.setting.dataset, "read", 0.15)  # twice a batch
     slowed(loop.source.model, "forward", 0.4)
     slowed(high, "target", 0.5)

@@ -453,9 +453,20 @@ def test_a_fitted_file_counts_by_its_bytes(tmp_path):
                 ("prompts",),
                 ("stage1",),
                 {"a": (2, 3)},
+                file_arguments=("prompts",),
             )
         )
     assert identities[0] != identities[1] and "weight" not in identities[0]["arguments"]
+
+
+def test_a_file_with_the_name_of_a_tap_changes_no_fingerprint(tmp_path, monkeypatch):
+    """Only arguments that a loss declares as files are read; a tap may be called like a file."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ("band", {"teacher": "stage4"}, ("teacher",), ("stage4",), {"a": (2, 3)})
+    before = loss_identity(*arguments)
+    (tmp_path / "stage4").write_text("not a tap")
+    assert loss_identity(*arguments) == before
+    assert before["arguments"] == {"teacher": "stage4"}
 
 
 def test_the_command_can_be_pasted():
