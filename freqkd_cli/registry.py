@@ -25,7 +25,7 @@ T = TypeVar("T")
 DRAWERS = ("models", "losses", "datasets")
 SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set"}
 
-# Keywords of build() that the program fills in, so a recipe does not name them as arguments of the part.
+# Keywords of build() that the program fills in, so they are no keys of a recipe.
 FILLED_IN: dict[str, frozenset[str]] = {
     "models": frozenset({"classes"}),
     "losses": frozenset(),
@@ -50,6 +50,7 @@ def find(drawer: str, name: str) -> ModuleType:
         raise UnknownName(
             f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}",
             need=f"one of {', '.join(known)}",
+            key="name",
         )
     return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
 

@@ -90,7 +90,7 @@ class Table:
         size: (h, w) of the transformed map.
         whole: ``[2 * bins]``; energy is the sum of these times the squares of all entries.
         count: ``[n]``, the same for the entries of the kept bins.
-        shares: share of each term in the loss.
+        shares: ``[terms]``, share of each term in the loss.
         gains: ``[terms, n]``.
         kept: numbers of the half-plane bins in the rows, or None for all of them.
     """
@@ -98,7 +98,7 @@ class Table:
     size: Grid
     whole: Tensor
     count: Tensor
-    shares: tuple[float, ...]
+    shares: Tensor
     gains: Tensor
     kept: Tensor | None
 
@@ -151,7 +151,7 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
         size,
         both_parts(count / cells),
         both_parts(count[chosen] / cells),
-        tuple(share for share, _ in gains),
+        torch.tensor([share for share, _ in gains], dtype=dtype, device=device),
         torch.stack([both_parts(gain[chosen]) for _, gain in gains]),
         torch.as_tensor(kept, device=device) if sparse else None,
     )

@@ -97,7 +97,10 @@ class NodeLoss(TwoTaps):
     def teacher_graph(
         self, teacher: Mapping[str, Tensor], batch: Batch, grid: Grid, nodes: Tensor
     ) -> Graph:
-        """Return the chosen heads of the teacher's graph; ``nodes`` ``[B, N]`` are those that count.
+        """Return the chosen heads of the teacher's graph.
+
+        Args:
+            nodes: ``[B, N]``, which nodes count.
 
         Raises:
             TrainingFailed: the graph is not finite.

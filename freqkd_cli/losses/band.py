@@ -38,22 +38,19 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
+from freqkd_cli.losses._filter_distance import FilteredDistance, Student
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import (
-    ENERGY_EPS,
     Distance,
     attention,
-    cosine,
     distance,
     energy,
-    ratio,
     standardised,
 )
 from freqkd_cli.spectral.fourier import (
@@ -62,7 +59,6 @@ from freqkd_cli.spectral.fourier import (
     half_spectrum,
     refit,
     resample,
-    widened,
 )
 from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
@@ -207,7 +203,10 @@ class BandLoss(PairLoss):
                 return self._attention_distance(maps, self.fitted(target["attention"], maps))
             table = self.filter.table(grid, x)
             whole, scale = self._rows(x, grid, table, self.adapter)
-            return self._distance(table.picked(whole), scale, target, table)
+            rows = table.picked(whole)
+            distance = FilteredDistance(self.compared.distance, self.compared.filter_side, table)
+            teacher = self.fitted(target["spectrum"], rows)
+            return distance(Student(rows, self.adapter, scale), teacher, target.get("outside"))
 
     def _rows(
         self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None
@@ -236,69 +235,6 @@ class BandLoss(PairLoss):
         """Return the tap's map on the common grid, ``[B, C, *grid]``."""
         x = resample(x, grid)
         return standardised(x) if self.compared.standardise else x
-
-    def _distance(
-        self, rows: Tensor, scale: Tensor | None, target: Mapping[str, Tensor], table: Table
-    ) -> Tensor:
-        """Return the mean distance over the batch of the filtered rows."""
-        teacher, kind = self.fitted(target["spectrum"], rows), self.compared.distance
-        if kind in ("relative", "mse"):
-            return self._squared(rows, scale, teacher, target.get("outside"), table)
-        total, root_count = rows.new_zeros(()), table.count.sqrt()
-        for share, gain in zip(table.shares, table.gains, strict=True):
-            own, other = self._on_sides(gain)
-            a, b = adapted(rows * own, self.adapter, scale), teacher * (other * table.unit)
-            if kind == "l1":
-                total = total + share * table.map(a - b).abs().mean()
-            else:
-                total = total + share * cosine(a * root_count, b * root_count)
-        return total
-
-    def _on_sides(self, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gain of the student's rows and of the teacher's."""
-        one, side = torch.ones_like(gain), self.compared.filter_side
-        return one if side == "teacher" else gain, one if side == "student" else gain
-
-    def _squared(
-        self,
-        rows: Tensor,
-        scale: Tensor | None,
-        teacher: Tensor,
-        outside: Tensor | None,
-        table: Table,
-    ) -> Tensor:
-        """``relative`` and ``mse``: squared differences, weighted by gain and denominator.
-
-        The weights' roots multiply the student's own channels, before the adapter.
-        """
-        factors = self._factors(teacher, outside, table)
-        own, other = (table.count * gains.square() for gains in self._on_sides(table.gains))
-        if self.compared.filter_side == "both":  # one weight, and so one product, for all terms
-            weights = [(factors @ own).sqrt()] * 2
-            pairs = [weights]
-        else:
-            pairs = [
-                [(factors[:, i : i + 1] * squares[i]).sqrt() for squares in (own, other)]
-                for i in range(len(table.shares))
-            ]
-        total = rows.new_zeros(())
-        for of_student, of_teacher in pairs:
-            student = adapted(rows * of_student[:, None], self.adapter, scale)
-            target = teacher * (of_teacher * table.unit)[:, None]
-            total = total + F.mse_loss(student, target, reduction="sum")
-        return total
-
-    def _factors(self, teacher: Tensor, outside: Tensor | None, table: Table) -> Tensor:
-        """Return what a squared difference counts in the mean over the batch, ``[B, terms]``."""
-        number, channels = teacher.shape[:2]
-        shares = teacher.new_tensor(table.shares) / number
-        if self.compared.distance == "mse":
-            return shares.expand(number, -1) / (channels * table.cells)
-        squares = torch.linalg.vecdot(teacher, teacher, dim=1) * table.cells
-        whole = (squares @ table.count)[:, None]
-        if outside is not None:
-            whole = whole + widened(outside).square()[:, None] * (channels * table.cells)
-        return ratio(shares, squares @ (table.count * table.gains.square()).mT + ENERGY_EPS * whole)
 
     def _attention(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
         """Return the unit-norm attention map of each term, ``[B, terms, h * w]``.

@@ -1,8 +1,8 @@
 """Learn which frequencies to compare: a frequency attention module on the student's tap.
 
 **What** ``FAM(S) = gamma1 * local + gamma2 * global``. ``global`` multiplies the spectrum with one
-learned complex weight per channel and frequency, and removes the band below ``cutoff``. ``local`` is
-a 1x1 convolution with bias. Both have the teacher's channels; batch norm and ReLU follow unless
+learned complex weight per channel and frequency, and removes the band below ``cutoff``. ``local``
+is a 1x1 convolution with bias. Both have the teacher's channels; batch norm and ReLU follow unless
 ``output: linear``. The loss is ``d(FAM(S), T)``.
 
 **Why** In ``band`` the recipe sets which frequencies count; here they are learned.

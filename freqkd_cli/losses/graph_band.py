@@ -1,4 +1,4 @@
-"""Compare one band of graph frequencies of the student's features with the same band of the teacher.
+"""Compare one band of graph frequencies of the student's features with that of the teacher's.
 
 **What** U holds the k eigenvectors of smallest eigenvalue of the normalised Laplacian of the
 teacher's graph. X and Y are the adapted student and the teacher on its N patches, per channel
@@ -13,13 +13,13 @@ teacher, wherever its borders run, and high is what differs inside. A Fourier lo
 borders; this one does not.
 
 **Shapes and units** Features ``[B, C, h, w]`` on the student's side; features or nodes
-``[B, heads, N, d]`` on the teacher's, where channels are heads x d; ``basis`` is features, nodes or a
-graph. All on the smallest grid per axis, by area means. 1 <= k < N. Void patches take no part; a
+``[B, heads, N, d]`` on the teacher's, where channels are heads x d; ``basis`` is features, nodes or
+a graph. All on the smallest grid per axis, by area means. 1 <= k < N. Void patches take no part; a
 sample with at most k patches has no high band.
 
 **Source** This project's two ideas together; graph Fourier transform after Shuman et al., The
-Emerging Field of Signal Processing on Graphs (arXiv 1211.0053). Departure: bands are cut at a number
-of modes, not at an eigenvalue, so every image has as many.
+Emerging Field of Signal Processing on Graphs (arXiv 1211.0053). Departure: bands are cut at a
+number of modes, not at an eigenvalue, so every image has as many.
 """
 
 from __future__ import annotations

@@ -4,18 +4,19 @@
 strongest eigenpairs, lambda divided by the trace of its graph; mean over the batch. phi scales the
 eigenvalues and keeps their sum (``scaling`` as in ``graph_lowrank``; here a stretch has an effect,
 for nothing standardises it later). ``heads`` as there. The denominator is at least that of a graph
-without relations, whose modes all have 1 / N of the trace. No Gram graph falls below that; attention
-that is even everywhere does.
+without relations, whose modes all have 1 / N of the trace. No Gram graph falls below that;
+attention that is even everywhere does.
 
-**Why** The diagonal measures how strongly the student's patches group as the teacher's modes do, the
-rest that they do not mix them. Eigenvectors have no fixed sign, and equal eigenvalues no fixed
+**Why** The diagonal measures how strongly the student's patches group as the teacher's modes do,
+the rest that they do not mix them. Eigenvectors have no fixed sign, and equal eigenvalues no fixed
 vectors: this form changes with neither.
 
 **Shapes and units** Taps and the student's graph as in ``graph_lowrank``. 0 where student and
 teacher agree, 1 for a student without any of the teacher's modes. Linear in the number of patches.
 
-**Source** This project's second idea, on the low-rank graph of CASS (arXiv 2411.17150, section 3.2).
-Departure from dividing by k^2: relative to the teacher, so weights are comparable over k and taps.
+**Source** This project's second idea, on the low-rank graph of CASS (arXiv 2411.17150, section
+3.2). Departure from dividing by k^2: relative to the teacher, so weights are comparable over k and
+taps.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def build(
     teacher_heads: TeacherHeads,
     student_graph: StudentGraph,
 ) -> Loss:
-    """Build a loss in the teacher's eigenvectors; ``graph_lowrank`` explains the student's graph."""
+    """Build a loss in the teacher's eigenvectors; see ``graph_lowrank`` for the graphs."""
     graphs = (low_rank.columns(k), teacher_heads.choice(), student_graph)
     return GraphBasis((student, teacher), graphs, low_rank)
 

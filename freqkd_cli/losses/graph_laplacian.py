@@ -4,15 +4,17 @@
 max(cos, 0); attention and state affinity as they are), and L = I - D^(-1/2) W D^(-1/2). Mean over
 the batch; ``heads`` as in ``graph_lowrank``. ``compare`` is one of:
 
-- ``eigenvalues``: the mean of |l_i - m_i| over the k smallest eigenvalues but the first, which is 0;
+- ``eigenvalues``: the mean of |l_i - m_i| over the k smallest eigenvalues but the first, which is
+  0;
 - ``heat_trace``: the mean over t in {0.1, 1, 10} of |tr e^(-t L_S) - tr e^(-t L_T)| / N;
 - ``smoothness``: Tr(X^T (D - W) X) / Tr(X^T D X) on the teacher's W, where X are the rows of the
   student's graph, less their mean.
 
-**Why** The number of small eigenvalues is the number of regions, and their size measures how loosely
-they are connected. Heat traces read the whole spectrum in this way. Smoothness makes the student
-constant over each region of the teacher, a low-pass on the graph. Its minimum is a constant map, so
-it needs ``cross_entropy`` beside it. The first two are blind to layout, as ``graph_spectrum`` is.
+**Why** The number of small eigenvalues is the number of regions, and their size measures how
+loosely they are connected. Heat traces read the whole spectrum in this way. Smoothness makes the
+student constant over each region of the teacher, a low-pass on the graph. Its minimum is a constant
+map, so it needs ``cross_entropy`` beside it. The first two are blind to layout, as
+``graph_spectrum`` is.
 
 **Shapes and units** Taps and the student's graph as in ``graph_lowrank``; ``smoothness`` needs
 features on the student's side. All forms are dense in the N patches. The eigenvalues of the

@@ -1,7 +1,7 @@
 """Compare the student's graph with the teacher's strongest modes: which patches belong together.
 
-**What** The loss is 1 - the correlation of the student's graph with a low-rank teacher graph A~ over
-pairs of different patches, mean over the batch.
+**What** The loss is 1 - the correlation of the student's graph with a low-rank teacher graph A~
+over pairs of different patches, mean over the batch.
 
 - ``heads`` of the teacher's tap are averaged to one graph: all (``mean_graph``), the
   ``object_heads`` that separate objects best (``object``, see ``graph_spectrum``), or a list of
@@ -30,13 +30,13 @@ student's graph, by default what its tap allows:
   the student and never exported;
 - ``state_affinity`` is a tap that is a graph ``[B, heads, N, N]``.
 
-Attention loses its Perron mode, how much every patch is attended to. A student's tap that is a graph
-(``affinity4``) loses the same mode, or the even one beside features. ``gram: centred``, cosines of
-centred features, and ``raw``, K K^T / sqrt(d) as in CASS, count for both sides.
+Attention loses its Perron mode, how much every patch is attended to. A student's tap that is a
+graph (``affinity4``) loses the same mode, or the even one beside features. ``gram: centred``,
+cosines of centred features, and ``raw``, K K^T / sqrt(d) as in CASS, count for both sides.
 
 **Source** Low rank, its energy rule and scaling: CASS (arXiv 2411.17150, section 3.2), which blends
-such graphs without training. Departures: as a loss; energy of the whole spectrum, where the released
-code always keeps 10 modes; correlation instead of min-max.
+such graphs without training. Departures: as a loss; energy of the whole spectrum, where the
+released code always keeps 10 modes; correlation instead of min-max.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ the student's features, or heads of ``query_key``, are its heads; their number m
 channels. There are as many pairs as the smaller number of heads. Lies in [0, 2].
 
 **Source** Complementary matching and its weights: CASS (arXiv 2411.17150, section 3.2). Departures:
-as a loss; a pair is used as it was matched (the released code transposes it); weights are divided by
-their mean, so the loss keeps its size.
+as a loss; a pair is used as it was matched (the released code transposes it); weights are divided
+by their mean, so the loss keeps its size.
 """
 
 from __future__ import annotations

@@ -8,18 +8,18 @@ normalised Laplacian of the kernel's graph instead (see ``graph_laplacian``). Th
 - ``heads: mean_spectrum`` averages the spectra of the heads, ``mean_graph`` their graphs (another
   spectrum). The student's heads are averaged likewise. A list of numbers from 0 takes those heads.
 - ``object`` takes the spectra of the ``object_heads`` heads of each image that separate objects
-  best. ``object_by: labels`` is the mean relation inside a class less that across, over the standard
-  deviation (``rank`` where there are no labels). ``rank`` prefers a low effective rank, ``energy`` a
-  large share of the first k modes.
+  best. ``object_by: labels`` is the mean relation inside a class less that across, over the
+  standard deviation (``rank`` where there are no labels). ``rank`` prefers a low effective rank,
+  ``energy`` a large share of the first k modes.
 
 **Why** A spectrum needs no matching of channels, heads or eigenvectors, so a student without
 attention can learn how strongly the teacher groups patches. It is blind to layout (any permutation
 of the patches has the same spectrum). Combine it with ``graph_lowrank``, ``band`` or ``feature``.
 
 **Shapes and units** The student's tap is features ``[B, C, h, w]`` or a graph ``[B, heads, N, N]``.
-The teacher's is features, nodes ``[B, heads, N, d]`` or a graph, whose Perron mode is left out. Both
-live on N = h w nodes, per axis the smaller grid; void nodes take no part. ``w1`` lies in [0, 2].
-``mse`` of shares is small: it needs weights of some hundreds.
+The teacher's is features, nodes ``[B, heads, N, d]`` or a graph, whose Perron mode is left out.
+Both live on N = h w nodes, per axis the smaller grid; void nodes take no part. ``w1`` lies in [0,
+2]. ``mse`` of shares is small: it needs weights of some hundreds.
 
 **Source** Spectra, k = 20 and their distance after CASS (arXiv 2411.17150, section 3.2), which uses
 them to match heads without training. Departures: as a loss; shares of the eigenvalues themselves,

@@ -43,7 +43,7 @@ def inverse_deviation(variance: Tensor) -> Tensor:
 
 
 def standardised(x: Tensor) -> Tensor:
-    """``(x - mean) / (biased standard deviation + 1e-6)`` per sample and channel, ``[B, C, ...]``."""
+    """``(x - mean) / (biased standard deviation + 1e-6)`` per sample and channel."""
     rows = x.flatten(2)
     rows = rows - rows.mean(-1, keepdim=True)
     return (rows * inverse_deviation(rows.square().mean(-1))).view_as(x)

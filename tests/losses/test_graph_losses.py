@@ -445,7 +445,9 @@ def test_a_student_as_graph_and_one_with_a_projection():
     value(graph, affinity, teacher, batch).backward()
     assert affinity.grad.abs().max() > 0
     loss = begun("lowrank", teacher=NODES, graph="query_key", groups=2, width=4)
-    assert {name: tuple(p.shape) for name, p in loss.named_parameters()} == {"student_side.project": (8, 6)}
+    assert {name: tuple(p.shape) for name, p in loss.named_parameters()} == {
+        "student_side.project": (8, 6)
+    }
     value(loss, drawn(2, 6, 3, 4), teacher, batch).backward()
     assert loss.student_side.project.grad.abs().max() > 0
 
