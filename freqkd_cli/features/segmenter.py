@@ -103,7 +103,7 @@ class Segmenter(nn.Module, ABC):
         """
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return ``(images - mean) / std`` in the type of the weights, which may be a half float."""
+        """Return ``(images - mean) / std`` in the type of the weights (may be half)."""
         return ((images - self.mean) / self.std).to(self.mean.dtype)
 
     @abstractmethod
