@@ -163,13 +163,14 @@ class BandLoss(PairLoss):
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         assert self.stride, "start() comes first: the stride turns cycles per pixel into Nyquist"
-        filter = self.filter
+        grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
+        taps = f"student {self.student!r} and teacher {self.teacher!r}"
         check_band(
-            common_grid(student[self.student], teacher[self.teacher]),
+            grid,
             filter.kind,
             filter.cutoff,
             filter.order,
-            f"student {self.student!r} and teacher {self.teacher!r}",
+            taps,
             key="cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles",
         )
 
@@ -179,9 +180,8 @@ class BandLoss(PairLoss):
         x, grid = teacher[self.teacher].detach(), self.grid(grids[self.student], batch)
         with torch.autocast(x.device.type, enabled=False):
             if self.compared.represent == "attention":
-                return {
-                    "attention": self._attention(x, grid, self.compared.filter_side != "student")
-                }
+                filtered = self.compared.filter_side != "student"
+                return {"attention": self._attention(x, grid, filtered)}
             table = self.filter.table(grid, x)
             whole, scale = self._rows(x, grid, table, None)
             whole = adapted(whole, None, scale)
@@ -246,8 +246,9 @@ class BandLoss(PairLoss):
         return torch.cat([attention(m).flatten(2) for m in maps], dim=1)
 
     def _attention_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        terms = zip(self.filter.terms, student.split(1, 1), teacher.split(1, 1), strict=True)
-        kind = self.compared.distance
-        return sum(
-            (share * distance(kind, a, b) for (share, _), a, b in terms), student.new_zeros(())
-        )
+        """Return the mean distance of attention maps ``[B, terms, h * w]``, weighted by share."""
+        total, kind = student.new_zeros(()), self.compared.distance
+        for number, (share, _) in enumerate(self.filter.terms):
+            part = slice(number, number + 1)
+            total = total + share * distance(kind, student[:, part], teacher[:, part])
+        return total

@@ -21,7 +21,8 @@ from freqkd_cli.spectral.graph import (
     smoothness,
     symmetric,
 )
-from freqkd_cli.spectral.graph_forms import Dense, Gram, correlation_distance
+from freqkd_cli.spectral.graph_correlation import correlation_distance
+from freqkd_cli.spectral.graph_forms import Dense, Gram
 from freqkd_cli.spectral.modes import (
     effective_rank,
     eigenpairs,
