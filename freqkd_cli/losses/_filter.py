@@ -92,6 +92,7 @@ class Table:
         count: ``[n]``, the same for the entries of the kept bins.
         shares: ``[terms]``, share of each term in the loss.
         gains: ``[terms, n]``.
+        energies: ``[terms, n]``; these times squares of the rows add up to a band's energy.
         kept: numbers of the half-plane bins in the rows, or None for all of them.
     """
 
@@ -100,6 +101,7 @@ class Table:
     count: Tensor
     shares: Tensor
     gains: Tensor
+    energies: Tensor
     kept: Tensor | None
 
     @property
@@ -147,11 +149,14 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
         return torch.as_tensor(np.repeat(values, 2), dtype=dtype, device=device)
 
     cells = size[0] * size[1]
+    kept_count = both_parts(count[chosen] / cells)
+    stacked = torch.stack([both_parts(gain[chosen]) for _, gain in gains])
     return Table(
         size,
-        both_parts(count / cells),
-        both_parts(count[chosen] / cells),
-        torch.tensor([share for share, _ in gains], dtype=dtype, device=device),
-        torch.stack([both_parts(gain[chosen]) for _, gain in gains]),
-        torch.as_tensor(kept, device=device) if sparse else None,
+        whole=both_parts(count / cells),
+        count=kept_count,
+        shares=torch.tensor([share for share, _ in gains], dtype=dtype, device=device),
+        gains=stacked,
+        energies=kept_count * stacked.square(),
+        kept=torch.as_tensor(kept, device=device) if sparse else None,
     )

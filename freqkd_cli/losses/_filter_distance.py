@@ -78,12 +78,12 @@ class FilteredDistance:
     def _squared(self, student: Student, teacher: Tensor, outside: Tensor | None) -> Tensor:
         """``relative`` and ``mse``: squared differences, weighted by gain and denominator."""
         shares = self._shares(teacher, outside)
-        own, other = (self.table.count * gain.square() for gain in self._on_sides(self.table.gains))
         if self.filter_side == "both":
             # The filter acts on the difference, so all terms together are one weight of squares.
-            weights = [((shares @ own).sqrt(),) * 2]
+            weights = [((shares @ self.table.energies).sqrt(),) * 2]
         else:
-            columns = shares.split(1, dim=1)
+            columns, gains = shares.split(1, dim=1), self._on_sides(self.table.gains)
+            own, other = (self.table.count * gain.square() for gain in gains)
             weights = [
                 ((column * a).sqrt(), (column * b).sqrt())
                 for column, a, b in zip(columns, own, other, strict=True)
@@ -100,7 +100,7 @@ class FilteredDistance:
         if self.kind == "mse":
             return (shares / (number * channels * self.table.cells)).expand(number, -1)
         squares = torch.linalg.vecdot(teacher, teacher, dim=1) * self.table.cells
-        bands = squares @ (self.table.count * self.table.gains.square()).mT
+        bands = squares @ self.table.energies.mT
         whole = (squares @ self.table.count)[:, None]
         if outside is not None:
             whole = whole + widened(outside).square()[:, None] * (channels * self.table.cells)

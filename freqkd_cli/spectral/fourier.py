@@ -49,10 +49,12 @@ def widened(x: Tensor) -> Tensor:
 def half_spectrum(x: Tensor, *, centred: bool = False) -> Tensor:
     """``[..., h, w]`` real -> ``[..., h, w // 2 + 1]`` complex.
 
-    ``centred`` subtracts the mean of every map first, so DC is 0.
+    ``centred`` is the spectrum of every map less its mean: DC is 0.
     """
-    x = widened(x)
-    return torch.fft.rfft2(x - x.mean((-2, -1), keepdim=True) if centred else x)
+    spectrum = torch.fft.rfft2(widened(x))
+    if centred:
+        spectrum[..., 0, 0] = 0
+    return spectrum
 
 
 def from_half(spectrum: Tensor, size: Grid) -> Tensor:
