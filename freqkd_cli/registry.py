@@ -1,7 +1,9 @@
-"""A name in a recipe is the name of a file in a drawer, and that file offers ``build(...)``.
+"""Finds the file of a drawer that a recipe names, and reads its arguments.
 
-The keyword-only arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the signature is at once
-the check, the default and the documentation. Listing a drawer reads a folder and imports nothing.
+A name in a recipe is the name of a file in a drawer, which offers ``build(...)``. The keyword-only
+arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the
+signature is the check, the default and the documentation in one. Listing a drawer reads a folder
+and imports nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +11,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Collection, Iterable
-from functools import cache
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields, is_dataclass, replace
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from freqkd_cli.errors import UnknownName
+
+T = TypeVar("T")
 
 DRAWERS = ("models", "losses", "datasets", "metrics")
 SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set", "metrics": "metric"}
 
-# Keywords of build() that the program fills in, so a recipe does not name them as arguments of the part.
+# Keywords of build() that the program fills in, so they are no keys of a recipe.
 FILLED_IN: dict[str, frozenset[str]] = {
     "models": frozenset({"classes"}),
     "losses": frozenset(),
@@ -30,7 +35,7 @@ FILLED_IN: dict[str, frozenset[str]] = {
 
 
 def names(drawer: str) -> tuple[str, ...]:
-    """Names of the files in a drawer, sorted; files that start with ``_`` are helpers and no names."""
+    """Return the names of a drawer's files, sorted, without helpers that start with ``_``."""
     folder = Path(__file__).parent / drawer
     return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_")))
 
@@ -39,13 +44,14 @@ def find(drawer: str, name: str) -> ModuleType:
     """Import the file called ``name`` in ``drawer``.
 
     Raises:
-        UnknownName: there is no such file; the message says what the drawer holds and which name is nearest.
+        UnknownName: there is no such file; the message lists the names and suggests the nearest.
     """
     known = names(drawer)
     if name not in known:
         raise UnknownName(
             f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}",
             need=f"one of {', '.join(known)}",
+            key="name",
         )
     return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
 
@@ -58,29 +64,70 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 @cache
 def arguments(drawer: str, name: str) -> Any:
-    """A strict, frozen pydantic model of what a recipe may say to ``build`` of that file.
+    """Return a strict, frozen pydantic model of the arguments that ``build`` takes from a recipe.
 
-    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``; they are the whole schema.
+    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``. They are the whole
+    schema.
     """
     from pydantic import ConfigDict, create_model
 
     build = find(drawer, name).build
     hints = get_type_hints(build, include_extras=True)
-    fields: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for key, parameter in inspect.signature(build).parameters.items():
         if key in FILLED_IN[drawer]:
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[key] = (hints[key], default)
+        keys[key] = (hints[key], default)
     config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
-    return create_model(f"{drawer}.{name}", __config__=config, **fields)
+    return create_model(f"{drawer}.{name}", __config__=config, **keys)
+
+
+def flattened(build: Callable[..., T]) -> Callable[..., T]:
+    """Let the fields of a dataclass argument of ``build`` be keys of the recipe.
+
+    ``build(*, student: str, edges: Edges)`` becomes a function of ``student`` and of the fields of
+    ``Edges``, in this order. Their defaults are those of ``Edges()``, or of the instance that is
+    the argument's default. Parts that share a group of arguments declare it once, and their YAML
+    stays flat.
+    """
+    hints = get_type_hints(build, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for key, parameter in inspect.signature(build).parameters.items():
+        if not is_dataclass(hints[key]):
+            parameters.append(parameter)
+            continue
+        group = hints[key]
+        groups[key] = default = (
+            group() if parameter.default is parameter.empty else parameter.default
+        )
+        hints |= get_type_hints(group, include_extras=True)
+        parameters += [
+            parameter.replace(name=field.name, default=getattr(default, field.name))
+            for field in fields(default)
+        ]
+    signature = inspect.Signature(parameters)
+
+    @wraps(build)
+    def flat(**arguments: Any) -> T:
+        signature.bind(**arguments)  # a TypeError for unknown and missing ones
+        grouped = {}
+        for key, default in groups.items():
+            names = [field.name for field in fields(default) if field.name in arguments]
+            grouped[key] = replace(default, **{name: arguments.pop(name) for name in names})
+        return build(**arguments, **grouped)
+
+    flat.__signature__ = signature  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: hints[parameter.name] for parameter in parameters}
+    return flat
 
 
 def first_line(module: ModuleType) -> str:
-    """The one-line promise of a file: the first line of its docstring."""
+    """Return the first line of a file's docstring."""
     return (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
 
 
 def takes(drawer: str, name: str) -> Collection[str]:
-    """The keywords of ``build``, those that the program fills in included."""
+    """Return the keywords of ``build``, including those that the program fills in."""
     return tuple(inspect.signature(find(drawer, name).build).parameters)

@@ -67,7 +67,6 @@ def build_line(plan: Plan, number: int) -> Line:
     """
     spec, size = plan.recipe.losses[number], plan.view_spec.size
     loss = registry.find("losses", spec.name).build(**spec.arguments)
-    loss.seed, loss.number = plan.recipe.train.seed, number
     _check_taps(plan, spec, loss)
     student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
     _check_nodes([plan.student_taps[name] for name in student], "student", size)

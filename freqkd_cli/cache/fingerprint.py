@@ -34,7 +34,7 @@ LIBRARIES = (
 # The origin of a model's weights does not matter, because their hash is compared.
 _WEIGHT_SOURCES = frozenset({"weights", "encoder_weights"})
 
-_NOT_COMPARED = "teacher.licence_note"
+_NOT_COMPARED = "teacher.license"
 """It says how the weights may be used; their hash is compared."""
 
 _MISSING = object()
@@ -186,14 +186,14 @@ def teacher_identity(model: nn.Module, *, name: str, dtype: str) -> dict[str, An
         for name in ("mean", "std")
         if hasattr(model, name)
     }
-    note = getattr(model, "licence_note", None)
+    terms = getattr(model, "license", None)
     return {
         "name": name,
         "arguments": arguments,
         "weights_sha256": weights_sha256(model),
         **normalization,
         "dtype": dtype,
-        **({"licence_note": note} if note else {}),
+        **({"license": terms.name} if terms else {}),
     }
 
 

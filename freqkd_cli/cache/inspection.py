@@ -49,7 +49,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "shards": len(shards),
         "shards_planned": planned,
         "teacher_sha256": fields.teacher.get("weights_sha256"),
-        "licence_note": fields.teacher.get("licence_note"),
+        "license": fields.teacher.get("license"),
         "fits": _fits(fields),
         "versions": fields.versions,
     }

@@ -1,1 +1,1 @@
-"""Workroom: taps, the contract of a loss, adapters, and the teacher's half from a live teacher or from a cache."""
+"""Taps, the contracts of a model and of a loss, adapters, and the graphs that losses share."""

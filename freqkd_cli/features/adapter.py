@@ -1,34 +1,63 @@
-"""A training-only 1x1 convolution from the student's channels to the teacher's."""
+"""The training-only 1x1 convolution from the student's channels to the teacher's."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from freqkd_cli.spectral.distances import energy, inverse_deviation
+
 
 class Adapter(nn.Module):
-    """``y = P x`` over channels, without bias, on maps and on spectra alike: a 1x1 convolution commutes with the Fourier transform.
+    """``y = P x`` over channels, without bias.
 
-    Its parameters are trained with the student, live in the loss and are never exported.
+    It acts on maps and on spectra alike, since a 1x1 convolution commutes with the Fourier
+    transform. Its parameters are trained with the student, live in the loss and are never exported.
 
     Args:
-        student: channels that come in.
-        teacher: channels that go out. Initialised as Kaiming normal over the fan out.
+        student: channels of the input.
+        teacher: channels of the output. The initialisation is Kaiming normal over the fan out.
     """
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(teacher, student))
-        if not self.weight.is_meta:  # a check of a recipe draws nothing, and on meta torch would import its compiler for it: seconds
+        # The check of a recipe builds losses on the meta device. Random numbers there would make
+        # torch import its compiler, which takes seconds.
+        if not self.weight.is_meta:
             nn.init.kaiming_normal_(self.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, Cs, ...]`` -> ``[B, Ct, ...]``, in the type of ``x``."""
-        # Not torch.matmul, which turns the product of a matrix that requires a gradient inside out, with copies: twice the time on a CPU.
-        adapted = torch.bmm(self.weight.to(x.dtype).expand(len(x), -1, -1), x.flatten(2))
-        return adapted.view(*adapted.shape[:2], *x.shape[2:])
+        return adapted(x.flatten(2), self).unflatten(2, x.shape[2:])
 
     def variance(self, covariance: Tensor) -> Tensor:
-        """Variances of the adapted channels, ``[B, Ct]``, from the covariance of the student's own, ``[B, Cs, Cs]``."""
+        """Variances of the adapted channels ``[B, Ct]`` from the covariance ``[B, Cs, Cs]``."""
         weight = self.weight.to(covariance.dtype)
-        return (torch.matmul(weight, covariance) * weight).sum(-1)
+        product = torch.bmm(weight.expand(len(covariance), -1, -1), covariance)
+        return torch.linalg.vecdot(product, weight)
+
+
+def adapted(rows: Tensor, adapter: Adapter | None, scale: Tensor | None = None) -> Tensor:
+    """Rows ``[B, Cs, n]`` through the adapter, then times ``scale`` ``[B, Ct, 1]``: ``[B, Ct, n]``.
+
+    The scale is multiplied into the adapter's weights, so it costs no pass over the adapted rows.
+    """
+    if adapter is None:
+        return rows if scale is None else rows * scale
+    weight = adapter.weight.to(rows.dtype)
+    # bmm, because torch.matmul copies a 2-D matrix that requires a gradient: twice the CPU time.
+    return torch.bmm(weight.expand(len(rows), -1, -1) if scale is None else weight * scale, rows)
+
+
+def standardising(rows: Tensor, adapter: Adapter | None, weight: Tensor) -> Tensor:
+    """``1 / (standard deviation + 1e-6)`` of each adapted channel, ``[B, Ct, 1]``.
+
+    Args:
+        rows: ``[B, Cs, n]``, centred.
+        weight: ``[n]``; the sum of weight times squares is a channel's variance.
+    """
+    if adapter is None:
+        return inverse_deviation(energy(rows, weight))
+    weighted = rows * weight.sqrt()
+    return inverse_deviation(adapter.variance(torch.bmm(weighted, weighted.mT)))

@@ -1,6 +1,7 @@
-"""From a tap to a graph: the grid of its nodes, which of them are void, and the graph itself. Shared by every graph loss.
+"""From a tap to a graph: the grid of its nodes, the void ones among them, and the graph itself.
 
-A loss makes one :class:`GraphSide` per side in ``start``; ``target`` and ``forward`` then ask::
+A graph loss makes one :class:`GraphSide` per side in ``start``. Then ``target`` and ``forward``
+call::
 
     grid = node_grid(student tap, its grid, teacher tap, its grid)
     valid = node_validity(batch, grid)
@@ -31,7 +32,9 @@ WIDEST = 32
 
 
 def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid) -> Grid:
-    """The cells (h, w) that are nodes: per axis the smaller of both grids. Maps are pooled onto it, nodes and graphs must have it.
+    """Return the cells (h, w) that are nodes: per axis the smaller of both grids.
+
+    Maps are pooled onto it; nodes and graphs must have it.
 
     Raises:
         RecipeError: a tap that cannot be pooled has a finer grid.
@@ -41,23 +44,29 @@ def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid
         if tap.kind in ("nodes", "graph") and tuple(own) != grid:
             raise RecipeError(
                 f"the graphs of {student.name!r} and {teacher.name!r} have different nodes",
-                got=f"{student_grid[0]} x {student_grid[1]} and {teacher_grid[0]} x {teacher_grid[1]} cells",
-                need=f"a grid for the other side that is at least as fine as that of {tap.name!r}, which cannot be pooled",
+                got=" and ".join(f"{h} x {w}" for h, w in (student_grid, teacher_grid)) + " cells",
+                need="a grid for the other side that is at least as fine as that of "
+                f"{tap.name!r}, which cannot be pooled",
                 tip="a tap of a smaller stride",
+                key="teacher" if tap is student else "student",
             )
     return grid
 
 
 def node_validity(batch: Batch, grid: Grid) -> Tensor:
-    """Which nodes count, ``[B, h * w]`` bool: not those of whose image cell more than half is padding or has the ignore label."""
+    """Return which nodes count, ``[B, h * w]`` bool.
+
+    Not those whose image cell is padding or has the ignore label on more than half of its area.
+    """
     inside = batch.valid if batch.labels is None else batch.valid & (batch.labels != IGNORE)
     return (pooled(inside[:, None].float(), grid).flatten(1) > 0.5 - 1e-4).contiguous()
 
 
 def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
-    """The most frequent label of each node's image cell, ``[B, h * w]`` int64, 255 where it has none; None without labels.
+    """Return the most frequent label of each node's image cell, ``[B, h * w]`` int64.
 
-    Pixels belong to the cell that their centre lies in, on a border to the later one. Of two labels that are equally frequent the lower.
+    255 where a cell has no label; None without labels. Pixels belong to the cell that their centre
+    lies in, on a border to the later one. The lower of two equally frequent labels is taken.
     """
     if batch.labels is None:
         return None
@@ -78,9 +87,10 @@ def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
 
 
 def pooled(x: Tensor, grid: Grid) -> Tensor:
-    """The mean of a map over each cell of a coarser grid, by area: ``[B, C, h, w]`` -> ``[B, C, *grid]``. It keeps the map's mean.
+    """Return the mean of a map ``[B, C, h, w]`` over each cell of a coarser grid.
 
-    Where the grid does not divide the map, cells on the border of two nodes count for both by their share.
+    Means are by area, so the map's mean is kept. Where the grid does not divide the map, cells on
+    the border of two nodes count for both by their share.
     """
     size = (x.shape[-2], x.shape[-1])
     if size == tuple(grid):
@@ -93,7 +103,10 @@ def pooled(x: Tensor, grid: Grid) -> Tensor:
 
 
 def area_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
-    """``[bins, cells]``: share of each cell in each of ``bins`` equal parts of the axis; rows sum to 1."""
+    """Return the share of each cell in each of ``bins`` equal parts of an axis, ``[bins, cells]``.
+
+    Rows sum to 1.
+    """
     edge = torch.arange(bins + 1, dtype=torch.float64, device=like.device) * cells / bins
     cell = torch.arange(cells, dtype=torch.float64, device=like.device)
     overlap = torch.minimum(edge[1:, None], cell + 1) - torch.maximum(edge[:-1, None], cell)
@@ -101,35 +114,45 @@ def area_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
 
 
 def node_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:
-    """:func:`pooled` as one matrix, ``[h * w, H * W]`` for maps of ``size`` (H, W), cells and nodes row-major."""
+    """Return :func:`pooled` as one matrix, ``[h * w, H * W]`` for maps of ``size`` (H, W).
+
+    Cells and nodes are row-major.
+    """
     return torch.kron(area_matrix(size[0], grid[0], like), area_matrix(size[1], grid[1], like))
 
 
 def to_nodes(x: Tensor, grid: Grid, heads: int = 1) -> Tensor:
-    """A map ``[B, C, h, w]`` as nodes ``[B, heads, N, C / heads]``: pooled onto the grid, channels in as many groups as heads."""
+    """Return a map ``[B, C, h, w]`` as nodes ``[B, heads, N, C / heads]``.
+
+    It is pooled onto the grid, and its channels fall into as many groups as heads.
+    """
     x = pooled(x, grid)
     return x.reshape(x.shape[0], heads, x.shape[1] // heads, grid[0] * grid[1]).mT
 
 
 class GraphSide(nn.Module):
-    """The graph of one tap, made the same way for student and teacher.
+    """Makes the graph of one tap, the same way for student and teacher.
 
-    ``similarity``: the Gram matrix of the tap's features; ``heads`` groups of channels are heads of their own. A tap of nodes brings its
-    own heads. ``query_key``: the same after one projection W to ``heads`` x ``width`` channels, W_q = W_k = W without bias, trained with
-    the student and never exported. ``state_affinity``: the tap is a graph and is taken as it is, symmetrised; so is softmax attention.
+    - ``similarity``: the Gram matrix of the tap's features; ``heads`` groups of channels are heads
+      of their own. A tap of nodes has its own heads.
+    - ``query_key``: the same after one projection W to ``heads`` x ``width`` channels, W_q = W_k =
+      W without bias, trained with the student and never exported.
+    - ``state_affinity``: the tap is a graph and is symmetrised; so is softmax attention.
 
-    The danger of ``query_key``: the projection can satisfy a loss while the student's features stay as they are. Hence one shared,
-    narrow projection; the control is ``train.freeze_student: true``: what the loss falls to there is the projection's doing.
+    The projection of ``query_key`` can satisfy a loss while the student's features stay as they
+    are. Hence it is shared and narrow. The control is ``train.freeze_student: true``: the loss that
+    is reached there is due to the projection alone.
 
     Args:
-        tap: what the graph is made of.
-        proxy: one of the three; None takes what the tap's kind asks for, ``state_affinity`` for a graph and else ``similarity``.
+        tap: the tap of the graph.
+        proxy: one of the three; None is ``state_affinity`` for a graph and else ``similarity``.
         gram: ``centred`` or ``raw``, see :func:`freqkd_cli.spectral.graph.graph_rows`.
         heads: groups of channels, or heads of ``query_key``.
         width: channels of each head of ``query_key``, at most 32.
 
     Raises:
-        RecipeError: the tap has another kind, its channels do not fall into as many groups, or ``width`` is too large.
+        RecipeError: the tap has another kind, its channels do not fall into as many groups, or
+            ``width`` is too large.
     """
 
     def __init__(
@@ -164,22 +187,28 @@ class GraphSide(nn.Module):
                 f"no {self.proxy} graph can be made of the tap {tap.name!r}",
                 got=f"a tap of kind {tap.kind}",
                 need=f"kind {' or '.join(kinds)}",
+                key="graph",
             )
         if width > WIDEST:
             raise RecipeError(
                 "query_key projects to so many channels that it could satisfy any loss alone",
                 got=f"{width}",
                 need=f"<= {WIDEST}",
+                key="width",
             )
         if self.proxy == "similarity" and tap.kind != "nodes" and tap.channels % heads:
             raise RecipeError(
                 f"the channels of {tap.name!r} do not fall into {heads} heads",
                 got=f"{tap.channels} channels",
                 need="a divisor",
+                key="groups",
             )
 
     def forward(self, x: Tensor, grid: Grid, valid: Tensor) -> Graph:
-        """The graph of a tap's tensor on the nodes of ``grid``, ``valid`` ``[B, N]``.
+        """Return the graph of a tap's tensor on the nodes of ``grid``.
+
+        Args:
+            valid: ``[B, N]``, which nodes count.
 
         Raises:
             ShapeError: nodes or a graph on another grid.
@@ -193,11 +222,8 @@ class GraphSide(nn.Module):
         if self.proxy == "state_affinity":
             return Dense(symmetric(x, valid), valid)
         with torch.autocast(x.device.type, enabled=False):
-            return Gram(
-                graph_rows(self._nodes(widened(x), grid), valid, self.gram),
-                valid,
-                cosines=self.gram == "centred",
-            )
+            rows = graph_rows(self._nodes(widened(x), grid), valid, self.gram)
+            return Gram(rows, valid, cosines=self.gram == "centred")
 
     def _nodes(self, x: Tensor, grid: Grid) -> Tensor:
         if self.tap.kind == "nodes":

@@ -1,4 +1,4 @@
-"""What every model is: RGB in [0, 1] goes in, ``logits`` and the asked taps come out by name."""
+"""The contract of a model: RGB in [0, 1] goes in, ``logits`` and named taps come out."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Segmenter(nn.Module, ABC):
-    """Base of the models: the normalisation, the check of tap names, and what is needed to build the same model again.
+    """Base of the models: normalisation, the check of tap names, and facts to build it again.
 
-    A subclass writes :meth:`run`; it gives at least the taps that were asked for, and ``logits``. ``one_size`` says that a graph of it
-    (an ONNX file) takes images of one size alone.
+    A subclass implements :meth:`run`, which returns at least ``logits`` and the given taps.
 
     Attributes:
+        one_size: an exported graph of it (an ONNX file) takes images of one size alone.
         classes: K of the logits.
-        recipe_arguments: JSON-able arguments of ``build`` that give the same architecture again; they name no weights.
-        id2label: class number -> name, or None where nobody said.
+        recipe_arguments: arguments of ``build`` for the same architecture, as JSON values; they
+            name no weights.
+        id2label: class number -> name, or None where the names are unknown.
         license: the license of the weights, or None where it is not known.
-        model_name: what recipes call it, the name of its file.
+        model_name: its name in recipes, which is that of its file.
         mean, std: ``[1, 3, 1, 1]``, applied inside; not in the state dict.
     """
 
@@ -57,7 +58,7 @@ class Segmenter(nn.Module, ABC):
             self.set_normalisation(section.mean, section.std)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Use another mean and standard deviation, three numbers each, in units of [0, 1].
+        """Set mean and standard deviation, three numbers each, in units of [0, 1].
 
         Raises:
             ValueError: numbers that are not finite, or a deviation that is not positive.
@@ -66,22 +67,20 @@ class Segmenter(nn.Module, ABC):
             raise ValueError(
                 f"mean {list(mean)}, std {list(std)}: finite numbers, std above 0, are needed"
             )
-        self.register_buffer(
-            "mean", torch.tensor(list(mean), dtype=torch.float32).view(1, 3, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(list(std), dtype=torch.float32).view(1, 3, 1, 1), persistent=False
-        )
+        for name, numbers in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(list(numbers), dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, images: Tensor, taps: Collection[str] = ()) -> dict[str, Tensor]:
-        """Logits and the asked taps.
+        """Return the logits and the named taps.
 
         Args:
             images: ``[B, 3, H, W]`` RGB in [0, 1], any H and W that the model can reduce.
-            taps: names; aliases come back under the name that was asked. Auxiliary logits are given in training mode alone.
+            taps: names; an alias keeps its name in the result. Auxiliary logits are returned in
+                training mode alone.
 
         Returns:
-            ``"logits"`` at the model's own stride, and each asked tap, ``[B, C, h, w]``.
+            ``"logits"`` at the model's own stride, and each tap, ``[B, C, h, w]``.
 
         Raises:
             UnknownName: the model has no such tap.
@@ -93,38 +92,38 @@ class Segmenter(nn.Module, ABC):
                 f"the model has no tap {unknown[0]!r}{hint}",
                 need=f"one of {', '.join(self.tap_names)}",
             )
-        found = self.run(self.normalise(images), frozenset(taps))
-        return {name: found[name] for name in ("logits", *taps) if name in found}
+        outputs = self.run(self.normalise(images), frozenset(taps))
+        return {name: outputs[name] for name in ("logits", *taps) if name in outputs}
 
-    def ready(self, device: torch.device) -> None:  # noqa: B027 - most models have nothing to say
-        """Called once, before the first image: what the model has to say about how it will run on ``device``.
+    def ready(self, device: torch.device) -> None:  # noqa: B027 - most models need nothing
+        """Prepare for ``device`` and log the chosen kernels; called once, before the first image.
 
         Raises:
             FreqKDError: it cannot run there.
         """
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(images - mean) / std`` in the type of the weights (a teacher may be kept in half precision)."""
+        """Return ``(images - mean) / std`` in the type of the weights (may be half)."""
         return ((images - self.mean) / self.std).to(self.mean.dtype)
 
     @abstractmethod
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
-        """The network on normalised images. ``taps`` are known names."""
+        """Run the network on normalised images. ``taps`` are known names."""
 
     def portable_state(self) -> dict[str, Tensor]:
-        """The weights under the names that the world outside knows. Files are written with these."""
+        """Return the weights under the names of other libraries, which files have too."""
         return self.state_dict()
 
     def load_portable(self, state: Mapping[str, Tensor], where: str) -> None:
-        """Take weights under the names of :meth:`portable_state`, every one of them.
+        """Load weights under the names of :meth:`portable_state`; none may be missing.
 
         Raises:
-            WeightsMissing: a key is missing, unexpected or of another shape.
+            WeightsMissing: a key is missing or unexpected, or its shape differs.
         """
         from freqkd_cli.weights.state_dict import load_exact
 
         load_exact(self, state, where=where)
 
     def portable_config(self) -> dict[str, Any]:
-        """What another library wants to read in ``config.json`` beside ours; empty for most."""
+        """Return keys of ``config.json`` for other libraries; empty for most models."""
         return {}

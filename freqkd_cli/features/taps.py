@@ -1,7 +1,7 @@
-"""A tap is a named place in a model whose output is read.
+"""Taps: named places in a model whose outputs are read.
 
-Models list their taps as data, so a recipe can be checked without building a model, and hand them out by name:
-``model(images, taps=["encoder"])`` returns ``{"logits": ..., "encoder": ...}``.
+Models list their taps as data, so a recipe can be checked without building a model, and return them
+by name: ``model(images, taps=["encoder"])`` is ``{"logits": ..., "encoder": ...}``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class Tap:
     """One named place.
 
     Attributes:
-        name: what recipes and ``--tap`` say.
+        name: its name in recipes and ``--tap``.
         stride: image pixels per cell.
-        channels: C of the map ``[B, C, h, w]`` (K for logits, heads * d for nodes, heads for a graph).
-        kind: ``features``; ``logits``; ``auxiliary`` (logits of a training-only head, given in training mode alone);
-            ``nodes`` (features of the cells by head, ``[B, heads, N, d]``, whose Gram matrix is a graph);
-            ``graph`` (relations between cells, ``[B, heads, N, N]``). N = h * w cells, row by row.
+        channels: C of the map ``[B, C, h, w]`` (K for logits, heads * d for nodes, heads for a
+            graph).
+        kind: ``features``; ``logits``; ``auxiliary`` (logits of a training-only head, returned in
+            training mode alone); ``nodes`` (features of the cells by head, ``[B, heads, N, d]``,
+            whose Gram matrix is a graph); ``graph`` (relations between cells,
+            ``[B, heads, N, N]``). N = h * w cells, row by row.
         alias: another tap that this name stands for, or None.
         heads: of nodes or of a graph.
     """
@@ -39,7 +41,7 @@ class Tap:
     heads: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Cells (h, w) that an image of this size gives; sizes that the stride does not divide are rounded up."""
+        """Return the cells (h, w) of an image of this size, rounded up."""
         return -(-height // self.stride), -(-width // self.stride)
 
 
@@ -65,11 +67,14 @@ def pick(taps: Sequence[Tap], name: str, owner: str, *, key: str | None = None) 
 
 
 def stored_as(name: str, taps: Mapping[str, Tap]) -> str:
-    """The tap that ``name`` stands for: itself, or what it is an alias of. Caches store places, each once."""
+    """Return the tap that ``name`` stands for: itself, or the one that it is an alias of.
+
+    Caches store places, each once.
+    """
     return (taps[name].alias or name) if name in taps else name
 
 
 def by_name(taps: Iterable[Tap], wanted: Iterable[str]) -> dict[str, Tap]:
-    """The wanted taps as a dictionary, in the order asked for."""
+    """Return the wanted taps as a dictionary, in the order of ``wanted``."""
     table = {tap.name: tap for tap in taps}
     return {name: table[name] for name in wanted}

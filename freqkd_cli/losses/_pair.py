@@ -1,4 +1,4 @@
-"""What losses that compare one student tap with one teacher tap share: the taps, the grid, the adapter."""
+"""Base classes of the losses that compare one student tap with one teacher tap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap, pick
-from freqkd_cli.losses._rows import Side
 from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.views.batch import Batch
 
@@ -27,24 +26,28 @@ class TwoTaps(Loss):
         self.student, self.teacher = student, teacher
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        pick(tuple(available.values()), self.student, "the student")
+        pick(tuple(available.values()), self.student, "the student", key="student")
         return (self.student,)
 
     def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        pick(tuple(available.values()), self.teacher, "the teacher")
+        pick(tuple(available.values()), self.teacher, "the teacher", key="teacher")
         return (self.teacher,)
 
-    def same_channels(self, student: Tap, teacher: Tap) -> None:
-        """Raises RecipeError where a comparison without an adapter cannot be."""
+    def require_same_channels(self, student: Tap, teacher: Tap) -> None:
+        """
+        Raises:
+            RecipeError: the taps have different channels, so they need an adapter.
+        """
         if student.channels != teacher.channels:
             raise RecipeError(
                 f"{student.name!r} and {teacher.name!r} have different channels and no adapter",
                 got=f"{student.channels} and {teacher.channels} channels",
                 tip="adapter: true, or represent: attention where the loss has it",
+                key="adapter",
             )
 
-    def misfit(self, got: str, need: str) -> ShapeError:
-        """The error for a target that was made for another grid or other channels."""
+    def mismatch(self, got: str, need: str) -> ShapeError:
+        """Return the error for a target that was made for another grid or other channels."""
         return ShapeError(
             f"the target of {self.teacher!r} does not fit the student's tap {self.student!r}",
             got=got,
@@ -55,8 +58,6 @@ class TwoTaps(Loss):
 
 class PairLoss(TwoTaps):
     """Maps of one student tap against those of one teacher tap.
-
-    The grid on which they are compared follows from data alone: the student's grid, and the teacher tap's stride on the size of the view.
 
     Args:
         student, teacher: tap names.
@@ -71,28 +72,32 @@ class PairLoss(TwoTaps):
         self.stride = 0
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
-        of_student, self.teacher_tap = student[self.student], teacher[self.teacher]
-        self.stride = max(of_student.stride, self.teacher_tap.stride)
-        for tap, side in ((of_student, "student"), (self.teacher_tap, "teacher")):
+        student_tap, self.teacher_tap = student[self.student], teacher[self.teacher]
+        self.stride = max(student_tap.stride, self.teacher_tap.stride)
+        for tap, side in ((student_tap, "student"), (self.teacher_tap, "teacher")):
             if tap.kind in ("nodes", "graph"):
                 raise RecipeError(
                     f"the {side}'s tap {tap.name!r} is a graph and no map",
+                    got=f"a tap of kind {tap.kind}",
                     need="a tap of kind features or logits",
+                    key=side,
                 )
         if self.adapted:
-            self.adapter = Adapter(of_student.channels, self.teacher_tap.channels)
+            self.adapter = Adapter(student_tap.channels, self.teacher_tap.channels)
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
-        """The common grid (h, w) on this batch's views."""
+        """Return the common grid (h, w): per axis the smaller of both taps on these views."""
         assert self.teacher_tap is not None, "start() comes first"
         return common_grid(student, self.teacher_tap.grid(*batch.images.shape[-2:]))
 
-    def fits(self, ours: Side, target: Tensor) -> Tensor:
-        """The target in the type of the student's half.
+    def fitted(self, target: Tensor, rows: Tensor) -> Tensor:
+        """Return the target in the type of the student's rows before or after the adapter.
 
         Raises:
             ShapeError: the target was made for another grid or other channels.
         """
-        if tuple(ours.shape) != tuple(target.shape):
-            raise self.misfit(f"a target of shape {tuple(target.shape)}", str(tuple(ours.shape)))
-        return widened(target).to(ours.rows.dtype)
+        channels = rows.shape[1] if self.adapter is None else len(self.adapter.weight)
+        need = (rows.shape[0], channels, rows.shape[2])
+        if tuple(target.shape) != need:
+            raise self.mismatch(f"a target of shape {tuple(target.shape)}", str(need))
+        return widened(target).to(rows.dtype)

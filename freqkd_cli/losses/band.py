@@ -1,25 +1,32 @@
 """Compare one frequency band of a student tap with the same band of a teacher tap.
 
-**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default, standardised per channel. ``band: low`` or
-``high`` filters with a radial mask of ``cutoff``; ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or with ``mix: signal`` one
-filter of that weighted gain. ``filter_side`` leaves the other side whole. ``relative = |A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample,
-the same denominator for every side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 - the cosine of
-the flattened maps. Mean over the batch. ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2,
-``attention_then_filter`` filters the unit-norm map of the mean of x^2; neither has an adapter. They are different maps, nearly unrelated
-for a high-pass.
+**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default,
+standardised per channel; mean over the batch. ``band: low`` or ``high`` filters with a radial mask
+of ``cutoff``. ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or, with ``mix: signal``,
+one filter of that weighted gain. ``filter_side`` leaves the other side whole. Distances:
 
-**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges: the student is told which of the two to copy. With a
-soft mask, ``filter_side: student`` has T / M as its optimum, an inverse filter, and ``teacher`` has M T; with an ideal mask ``student``
-has the gradient of ``both``.
+- ``relative`` = ``|A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample, with one denominator for every
+  filter side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 -
+  the cosine of the flattened maps.
+- ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2;
+  ``attention_then_filter`` filters the unit-norm map of the mean of x^2. Neither has an adapter.
+  For a high-pass the two maps are nearly unrelated.
 
-**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; cutoff in Nyquist units of that grid, or
-``cutoff_cycles`` in cycles per image pixel (= cutoff / (2 stride)). Padded cells take part on both sides alike, since a transform needs a
-full map. ``border: hann`` weights both maps with a window, ``reflect`` continues both by their mirror images (and compares on the
-continuation).
+**Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
+which of the two the student copies. With a soft mask, ``filter_side: student`` has T / M as its
+optimum, an inverse filter, and ``teacher`` has M T. With an ideal mask ``student`` has the gradient
+of ``both``.
 
-**Source** This project's first idea, filtered feature distillation; its learned form is FAM-KD (arXiv 2403.05894), here ``fam``.
-Standardisation after NFD (arXiv 2207.05256), attention maps after AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC,
-instead of a box; a relative distance, because high bands hold so little energy that a plain mean square would vanish beside low ones.
+**Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The cutoff is in
+Nyquist units of that grid; ``cutoff_cycles`` is in cycles per image pixel (= cutoff / (2 stride)).
+Padded cells take part on both sides alike, since a transform needs a full map. ``border: hann``
+multiplies both maps with a window; ``reflect`` continues both by their mirror images and compares
+the continuation.
+
+**Source** This project's first idea, filtered feature distillation. Its learned form is FAM-KD
+(arXiv 2403.05894), here ``fam``. Standardisation after NFD (arXiv 2207.05256), attention maps after
+AT (arXiv 1612.03928). Departures: radial masks, symmetric about DC, instead of a box; a relative
+distance, because a plain mean square of high bands would vanish beside that of low ones.
 """
 
 from __future__ import annotations
@@ -33,14 +40,26 @@ from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._filter import Band, Border, Filter, Table
+from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
+from freqkd_cli.losses._filter_distance import FilteredDistance, Student
 from freqkd_cli.losses._pair import PairLoss
-from freqkd_cli.losses._rows import Comparison, Distance, Filtered, Side, Weights, energy
-from freqkd_cli.losses._sides import Sides, attention
-from freqkd_cli.spectral.fourier import common_grid, half_spectrum, widened
+from freqkd_cli.spectral.distances import (
+    Distance,
+    attention,
+    distance,
+    energy,
+    standardised,
+)
+from freqkd_cli.spectral.fourier import (
+    as_rows,
+    common_grid,
+    half_spectrum,
+    refit,
+    resample,
+)
 from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
 
@@ -68,7 +87,7 @@ def build(
     border: Border = "none",
     adapter: bool = True,
 ) -> Loss:
-    """A band loss; see the top of the file for every key.
+    """Build a band loss; the top of the file explains every key.
 
     Raises:
         RecipeError: both ``cutoff`` and ``cutoff_cycles`` are given.
@@ -78,37 +97,40 @@ def build(
             "band: two cutoffs",
             got=f"cutoff {cutoff} and cutoff_cycles {cutoff_cycles}",
             need="one",
-            tip="drop cutoff_cycles",
+            tip="remove cutoff_cycles",
+            key="cutoff_cycles",
         )
     if cutoff_cycles is None and cutoff is None:
         cutoff = CUTOFF
-    # Only where both sides are filtered are bins without gain of no interest; attention squares a map, so it needs all of them.
+    # Bins without gain matter unless both sides are filtered; attention squares a whole map.
     sparse = filter_side == "both" and represent != "attention"
-    filter = Filter(
-        mask, cutoff or 0.0, order, Filter.terms_of(band, high_share, mix), border, sparse
-    )
-    how = How(filter_side, distance, represent, cutoff_cycles, adapter)
-    return BandLoss((student, teacher), filter, Sides(standardised=normalize == "channel"), how)
+    terms = terms_of(band, high_share, mix)
+    filter = Filter(mask, cutoff or 0.0, order, terms, border, sparse)
+    standardise = normalize == "channel"
+    compared = Compared(filter_side, distance, represent, cutoff_cycles, standardise, adapter)
+    return BandLoss(student, teacher, filter, compared)
 
 
 @dataclass(frozen=True)
-class How:
-    """What is compared, beside the filter."""
+class Compared:
+    """What is compared, beside the filter; every field is a key of the recipe."""
 
-    side: Filtered
+    filter_side: Filtered
     distance: Distance
     represent: Represent
     cutoff_cycles: float | None
+    standardise: bool
     adapter: bool
 
 
 class BandLoss(PairLoss):
     """Made by :func:`build`.
 
-    The target is the teacher's spectrum as rows of real numbers (``spectrum`` ``[B, C, n]``; n counts only the bins that the filter
-    keeps where it drops most of them, and ``outside`` ``[B]`` is then the root of the mean energy in the others), or the unit-norm
-    attention map of each term (``attention`` ``[B, terms, h * w]``). Denominators are made of the target as stored, so rounding it
-    cannot tear them apart.
+    The target is the teacher's orthonormal spectrum as rows of real numbers, ``spectrum``
+    ``[B, C, n]``. Where the filter drops most bins, n counts the others alone, and ``outside``
+    ``[B]`` is the root of the mean energy in the dropped ones. For ``represent: attention`` it is
+    the unit-norm attention map of each term, ``attention`` ``[B, terms, h * w]``.
+    Denominators are made of the target as stored, so rounding it changes both alike.
     """
 
     target_arguments = (
@@ -126,47 +148,49 @@ class BandLoss(PairLoss):
         "border",
     )
 
-    def __init__(self, taps: tuple[str, str], filter: Filter, sides: Sides, how: How) -> None:
-        super().__init__(*taps, adapted=how.adapter and how.represent == "feature")
-        self.filter, self.sides, self.how = filter, sides, how
+    def __init__(self, student: str, teacher: str, filter: Filter, compared: Compared) -> None:
+        adapted = compared.adapter and compared.represent == "feature"
+        super().__init__(student, teacher, adapted=adapted)
+        self.filter, self.compared = filter, compared
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        if self.how.cutoff_cycles is not None:
-            self.filter = replace(self.filter, cutoff=2.0 * self.stride * self.how.cutoff_cycles)
-        if self.how.represent == "feature" and not self.how.adapter:
-            self.same_channels(student[self.student], teacher[self.teacher])
+        if self.compared.cutoff_cycles is not None:
+            cutoff = 2.0 * self.stride * self.compared.cutoff_cycles
+            self.filter = replace(self.filter, cutoff=cutoff)
+        if self.compared.represent == "feature" and not self.compared.adapter:
+            self.require_same_channels(student[self.student], teacher[self.teacher])
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        assert self.stride, (
-            "start() comes first: it knows the stride that turns cycles per pixel into Nyquist units"
-        )
+        assert self.stride, "start() comes first: the stride turns cycles per pixel into Nyquist"
         grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
+        taps = f"student {self.student!r} and teacher {self.teacher!r}"
         check_band(
             grid,
             filter.kind,
             filter.cutoff,
             filter.order,
-            f"student {self.student!r} and teacher {self.teacher!r}",
+            taps,
+            key="cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles",
         )
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
         x, grid = teacher[self.teacher].detach(), self.grid(grids[self.student], batch)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            if self.how.represent == "attention":
-                return {"attention": self._attention(x, grid, filtered=self.how.side != "student")}
-            rows = self._side(x, grid).finished()
+        with torch.autocast(x.device.type, enabled=False):
+            if self.compared.represent == "attention":
+                filtered = self.compared.filter_side != "student"
+                return {"attention": self._attention(x, grid, filtered)}
             table = self.filter.table(grid, x)
+            whole, scale = self._rows(x, grid, table, None)
+            whole = adapted(whole, None, scale)
+            rows = table.picked(whole)
             if table.kept is None:
-                return {"spectrum": rows.div_(table.weights.unit)}
-            whole = self.filter.bordered(self._map(x, grid)).square().sum((1, 2, 3))
-            left = (whole - energy(rows, table.weights.count).sum(1)).clamp(min=0.0)
-            return {
-                "spectrum": rows.div_(table.weights.unit),
-                "outside": (left / (rows.shape[1] * table.weights.cells)).sqrt(),
-            }
+                return {"spectrum": rows / table.unit}
+            left = (energy(whole, table.whole) - energy(rows, table.count)).sum(1).clamp(min=0.0)
+            outside = (left / (rows.shape[1] * table.cells)).sqrt()
+            return {"spectrum": rows / table.unit, "outside": outside}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -174,56 +198,57 @@ class BandLoss(PairLoss):
         x = student[self.student]
         grid = self.grid((x.shape[-2], x.shape[-1]), batch)
         with torch.autocast(x.device.type, enabled=False):
-            if self.how.represent == "attention":
-                return self._attention_distance(
-                    self._attention(x, grid, filtered=self.how.side != "teacher"),
-                    target["attention"],
-                )
-            ours = self._side(x, grid, self.adapter)
-            return self._distance(
-                ours,
-                self.fits(ours, target["spectrum"]),
-                self.filter.table(grid, x),
-                target.get("outside"),
-            )
+            if self.compared.represent == "attention":
+                maps = self._attention(x, grid, self.compared.filter_side != "teacher")
+                return self._attention_distance(maps, self.fitted(target["attention"], maps))
+            table = self.filter.table(grid, x)
+            whole, scale = self._rows(x, grid, table, self.adapter)
+            rows = table.picked(whole)
+            distance = FilteredDistance(self.compared.distance, self.compared.filter_side, table)
+            teacher = self.fitted(target["spectrum"], rows)
+            return distance(Student(rows, self.adapter, scale), teacher, target.get("outside"))
 
-    def _side(self, x: Tensor, grid: Grid, adapter: Adapter | None = None) -> Side:
-        if self.how.represent == "feature":
-            return self.sides.in_frequency(x, grid, self.filter, adapter)
-        return Side(
-            self.filter.table(grid, x).rows(half_spectrum(self.filter.bordered(self._map(x, grid))))
-        )
+    def _rows(
+        self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the spectrum of the tap's own channels, and what :func:`adapted` multiplies with.
+
+        The adapter and the transform commute, so the student's few channels are transformed and
+        the adapter comes last. A channel's variance follows from its spectrum (Parseval).
+        """
+        if self.compared.represent != "feature":
+            x = self.filter.bordered(attention(self._map(x, grid)))
+            return as_rows(half_spectrum(x)), None
+        standardise = self.compared.standardise
+        if self.filter.border == "none":
+            spectrum = refit(half_spectrum(x, centred=standardise), x.shape[-1], grid)
+            whole = rows = as_rows(spectrum)
+            weight = table.whole / table.cells
+        else:
+            x = resample(x, grid)
+            x = x - x.mean((-2, -1), keepdim=True) if standardise else x
+            rows, whole = as_rows(half_spectrum(self.filter.bordered(x))), x.flatten(2)
+            weight = torch.full_like(whole[0, 0], 1.0 / whole.shape[-1])
+        return rows, standardising(whole, adapter, weight) if standardise else None
 
     def _map(self, x: Tensor, grid: Grid) -> Tensor:
-        """What is transformed, before the border: the map, or its attention."""
-        x = self.sides.map(x, grid)
-        return x if self.how.represent == "feature" else attention(x)
+        """Return the tap's map on the common grid, ``[B, C, *grid]``."""
+        x = resample(x, grid)
+        return standardised(x) if self.compared.standardise else x
 
-    def _distance(self, ours: Side, theirs: Tensor, table: Table, outside: Tensor | None) -> Tensor:
-        compare = Comparison(self.how.distance, self.how.side, table.weights)
-        if self.how.distance == "l1":
-            rows, gains = ours.finished(), table.weights.gains
-            return sum(
-                share * table.map(compare.difference(rows, theirs, gain)).abs().mean()
-                for share, gain in gains
-            )
-        if outside is not None:
-            outside = widened(outside).square() * (theirs.shape[1] * table.weights.cells)
-        return compare(ours, theirs, outside)
+    def _attention(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
+        """Return the unit-norm attention map of each term, ``[B, terms, h * w]``.
 
-    def _attention(self, x: Tensor, grid: Grid, *, filtered: bool) -> Tensor:
-        """Unit-norm attention maps, ``[B, terms, h * w]``; a side that stays whole has the same map in every term."""
-        x = self.filter.bordered(self.sides.map(x, grid))
-        table = self.filter.table(grid, x)
-        maps = [m for _, m in table.filtered(x)] if filtered else [x] * len(table.weights.gains)
+        A side that stays whole has the same map in every term.
+        """
+        x = self.filter.bordered(self._map(x, grid))
+        maps = self.filter.table(grid, x).filtered(x) if filtered else [x] * len(self.filter.terms)
         return torch.cat([attention(m).flatten(2) for m in maps], dim=1)
 
-    def _attention_distance(self, ours: Tensor, target: Tensor) -> Tensor:
-        theirs, total = self.fits(Side(ours), target), ours.new_zeros(())
-        compare = Comparison(self.how.distance, "both", Weights.of_cells(ours))
-        for i, (share, _) in enumerate(self.filter.terms):
-            a, b = ours[:, i : i + 1], theirs[:, i : i + 1]
-            total = total + share * (
-                (a - b).abs().mean() if self.how.distance == "l1" else compare(Side(a), b)
-            )
+    def _attention_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean distance of attention maps ``[B, terms, h * w]``, weighted by share."""
+        total, kind = student.new_zeros(()), self.compared.distance
+        for number, (share, _) in enumerate(self.filter.terms):
+            part = slice(number, number + 1)
+            total = total + share * distance(kind, student[:, part], teacher[:, part])
         return total

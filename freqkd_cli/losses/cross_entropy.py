@@ -1,18 +1,21 @@
 """Cross-entropy with the labels, on the student's logits and its auxiliary heads.
 
-**What** mean over labelled pixels of ``-log softmax(z)[label]``; ``auxiliary`` times the same for every auxiliary head; optionally with
-``class_weights`` (a weighted mean), ``label_smoothing``, and online hard example mining.
+**What** The mean over labelled pixels of ``-log softmax(z)[label]``, and ``auxiliary`` times the
+same for every auxiliary head. Optionally with ``class_weights`` (a weighted mean),
+``label_smoothing``, and online hard example mining.
 
-**Why** The task itself. Distillation losses come on top.
+**Why** The task itself. Distillation losses are added to it.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the labels ``[B, H, W]``; label 255 never
-counts. ``ohem`` is the share of labelled pixels of the batch that are kept, the hardest first (0 = all of them); ``ohem_threshold`` keeps
-every pixel whose true class has less than this probability, and never fewer than the share; where a batch comes in parts (several
-processes, ``train.accumulate``) each part is mined by itself. A batch without a label gives 0. Nats.
+**Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
+labels ``[B, H, W]``; label 255 never counts. ``ohem`` is the share of labelled pixels of the batch
+that are kept, the hardest first (0 = all of them). ``ohem_threshold`` keeps every pixel whose true
+class has less than this probability, and never fewer than the share. Where a batch comes in parts
+(several processes, ``train.accumulate``) each part is mined by itself. A batch without a label
+gives 0. Nats.
 
-**Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least number kept that are usual in
-segmentation; auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502). Departure: the number kept is a share of the labelled pixels and no
-constant.
+**Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least
+number kept that are usual in segmentation; auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502).
+Departure: the number kept is a share of the labelled pixels and no constant.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def build(
     ohem_threshold: Share = 0.0,
     auxiliary: Annotated[float, Field(ge=0)] = 0.4,
 ) -> Loss:
-    """Cross-entropy; see the top of the file for every key.
+    """Build the cross-entropy; the top of the file explains every key.
 
     Raises:
         RecipeError: ``ohem_threshold`` without ``ohem``.
@@ -53,7 +56,9 @@ def build(
         raise RecipeError(
             "cross_entropy: ohem_threshold needs ohem, the least share of pixels that is kept",
             got="ohem 0",
+            need="ohem above 0",
             tip="ohem: 0.0625",
+            key="ohem",
         )
     return CrossEntropy(class_weights, label_smoothing, (ohem, ohem_threshold), auxiliary)
 
@@ -61,9 +66,8 @@ def build(
 class CrossEntropy(Loss):
     """Made by :func:`build`."""
 
-    needs_labels = (
-        True  # and no reads_logits: it compares with no teacher, whose classes may be others
-    )
+    needs_labels = True
+    # reads_logits stays False: it is not compared with a teacher, whose classes may differ.
 
     def __init__(
         self,
@@ -86,23 +90,25 @@ class CrossEntropy(Loss):
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         if self.weights is not None and len(self.weights) != classes:
             raise RecipeError(
-                "cross_entropy: class_weights has another length than there are classes",
+                "cross_entropy: class_weights needs one number per class, and has another length",
                 got=len(self.weights),
                 need=classes,
+                key="class_weights",
             )
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
-        return (
-            0.0 if batch.labels is None else float(self._counted(batch.labels, torch.float32).sum())
-        )
+        if batch.labels is None:
+            return 0.0
+        return float(self._counted(batch.labels, torch.float32).sum())
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
     ) -> Tensor:
         if batch.labels is None:
             raise RecipeError(
-                "cross_entropy needs labels, and the data set has none",
-                tip="leave it out, or add the masks",
+                "cross_entropy needs labels",
+                got="a data set without labels",
+                tip="remove this loss, or add the masks",
             )
         with torch.autocast(student["logits"].device.type, enabled=False):
             total = self._head(student["logits"], batch.labels)
@@ -118,11 +124,11 @@ class CrossEntropy(Loss):
             kept = self._hardest(logits.detach(), losses.detach(), labels)
             losses, counted = losses * kept, counted * kept
         # A batch of void alone has losses 0 and nothing counted: 0 / 1, with gradient 0.
-        below = counted.sum()
-        return losses.sum() / torch.where(below > 0, below, 1.0)
+        total = counted.sum()
+        return losses.sum() / torch.where(total > 0, total, 1.0)
 
     def _counted(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
-        """What each pixel counts in the mean, ``[B, H, W]``: 0 for void, else 1 or the weight of its class."""
+        """Return each pixel's weight in the mean, ``[B, H, W]``: 0 for void, 1 or its class's."""
         counted = (labels != IGNORE).to(dtype)
         if self.weights is None:
             return counted
@@ -130,14 +136,14 @@ class CrossEntropy(Loss):
         return counted * weights[labels.masked_fill(labels == IGNORE, 0)]
 
     def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
-        """The loss of every pixel, ``[B, H, W]``, 0 on void; ``plain`` leaves class weights and smoothing out."""
+        """Return the loss of every pixel, ``[B, H, W]``, 0 on void.
+
+        ``plain`` leaves class weights and smoothing out.
+        """
         weight = None
         if self.weights is not None and not plain:
-            weight = torch.tensor(
-                self.weights,
-                device=logits.device,
-                dtype=torch.promote_types(logits.dtype, torch.float32),
-            )
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            weight = torch.tensor(self.weights, device=logits.device, dtype=dtype)
         smoothing = 0.0 if plain else self.label_smoothing
         size = (labels.shape[-2], labels.shape[-1])
         options = {
@@ -154,16 +160,16 @@ class CrossEntropy(Loss):
         )
 
     def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
-        """1 for the hardest pixels of the batch, 0 for the others, ``[B, H, W]``; pixels as hard as the last one kept stay too."""
+        """Return 1 for the hardest pixels of the batch and 0 for the others, ``[B, H, W]``.
+
+        Pixels as hard as the last one kept stay too.
+        """
         labelled = labels != IGNORE
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
-        scores = (
-            losses
-            if self.weights is None and not self.label_smoothing
-            else self._each(logits, labels, plain=True)
-        )
+        plain = self.weights is None and not self.label_smoothing
+        scores = losses if plain else self._each(logits, labels, plain=True)
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
         if self.threshold > 0:

@@ -1,19 +1,25 @@
-"""Let the student learn which frequencies to compare: a frequency attention module on its tap, compared with the teacher's.
+"""Learn which frequencies to compare: a frequency attention module on the student's tap.
 
-**What** ``FAM(S) = gamma1 * local + gamma2 * global``: ``global`` multiplies the spectrum with one learned complex weight per channel and
-frequency and takes the band below ``cutoff`` away; ``local`` is a 1x1 convolution with bias. Both give the teacher's channels; then,
-unless ``output: linear``, batch norm and ReLU. The loss is ``d(FAM(S), T)``.
+**What** ``FAM(S) = gamma1 * local + gamma2 * global``. ``global`` multiplies the spectrum with one
+learned complex weight per channel and frequency, and removes the band below ``cutoff``. ``local``
+is a 1x1 convolution with bias. Both have the teacher's channels; batch norm and ReLU follow unless
+``output: linear``. The loss is ``d(FAM(S), T)``.
 
-**Why** ``band`` says beforehand which frequencies count; here the training finds out.
+**Why** In ``band`` the recipe sets which frequencies count; here they are learned.
 
-**Shapes and units** taps ``[B, C, h, w]``, compared on the smaller grid per axis; the filter is stored on ``grid`` = (rows, columns) of
-the half plane, rows from -Nyquist to +Nyquist, columns from DC to Nyquist, and read off bilinearly at the bins of any size. ``cutoff`` in
-Nyquist units, 0 = no high-pass.
+**Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The filter is
+stored on ``grid`` = (rows, columns) of the half plane, rows from -Nyquist to +Nyquist, columns from
+DC to Nyquist. It is interpolated bilinearly at the bins of any size. ``cutoff`` is in Nyquist
+units, 0 = no high-pass.
 
-**Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894), distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1,
-mean square. Departures: a depth-wise filter after the 1x1 convolution, since the dense one has 10^7 to 10^8 weights at segmentation sizes
-and fixes the crop; it starts at 1 + 0j; the high-pass is radial, since the released box is not symmetric about DC and does nothing under
-20 cells; no cross-level attention; ``normalize: channel`` standardises both sides, with ``none`` for the plain mean square.
+**Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894),
+distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1, mean square. Departures:
+
+- a depth-wise filter after the 1x1 convolution, which starts at 1 + 0j; the dense one has 10^7 to
+  10^8 weights at segmentation sizes and fixes the crop;
+- a radial high-pass; the released box is not symmetric about DC and does nothing under 20 cells;
+- no cross-level attention;
+- ``normalize: channel`` standardises both sides, ``none`` is the plain mean square.
 """
 
 from __future__ import annotations
@@ -31,8 +37,7 @@ from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._pair import PairLoss
-from freqkd_cli.losses._rows import Comparison, Weights
-from freqkd_cli.losses._sides import Sides
+from freqkd_cli.spectral.distances import Distance, distance, standardised
 from freqkd_cli.spectral.fourier import from_half, half_spectrum, radial, resample
 from freqkd_cli.views.batch import Batch
 
@@ -49,18 +54,14 @@ def build(
     normalize: Literal["channel", "none"] = "channel",
     output: Literal["norm_relu", "linear"] = "linear",
 ) -> Loss:
-    """A frequency attention loss between two taps; see the top of the file."""
-    return FamLoss(
-        (student, teacher),
-        Sides(standardised=normalize == "channel"),
-        distance,
-        Shape(tuple(grid), cutoff, output),
-    )
+    """Build a frequency attention loss between two taps; the top of the file explains every key."""
+    shape = Shape((grid[0], grid[1]), cutoff, output)
+    return FamLoss(student, teacher, distance, normalize == "channel", shape)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a module is made: coarse grid of its filter, cutoff of its high-pass, what follows."""
+    """Coarse grid of the module's filter, cutoff of its high-pass, and what follows it."""
 
     grid: Grid
     cutoff: float
@@ -68,14 +69,14 @@ class Shape:
 
 
 class FrequencyAttention(nn.Module):
-    """The module: ``[B, Cs, h, w]`` -> ``[B, Ct, h, w]`` at any size; spectra in float32."""
+    """Frequency attention: ``[B, Cs, h, w]`` -> ``[B, Ct, h, w]`` at any size."""
 
     def __init__(self, student: int, teacher: int, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.mix = Adapter(student, teacher)
         self.local = nn.Conv2d(student, teacher, 1)
-        # Real and imaginary part apart, so that optimisers and safetensors see plain numbers.
+        # Real and imaginary part apart, so optimizers and safetensors handle plain numbers.
         start = torch.zeros(2, teacher, *shape.grid)
         start[0] = 1.0
         self.filter = nn.Parameter(start)
@@ -91,16 +92,17 @@ class FrequencyAttention(nn.Module):
         return y if self.norm is None else F.relu(self.norm(y))
 
     def gains(self, height: int, width: int, like: Tensor) -> Tensor:
-        """The learned filter at the half-plane bins of a map, ``[Ct, h, w // 2 + 1]`` complex; 0 up to the cutoff."""
+        """Return the learned filter at the half-plane bins of a map, 0 up to the cutoff.
+
+        Complex, ``[Ct, h, w // 2 + 1]``.
+        """
         rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * 2.0
         columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * 4.0 - 1.0
-        # grid_sample wants (x, y) in [-1, 1]: columns run from DC to Nyquist, rows from -Nyquist to +Nyquist.
-        places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)[
-            None
-        ].expand(2, -1, -1, -1)
+        # grid_sample takes (x, y) in [-1, 1]: x from DC to Nyquist, y from -Nyquist to +Nyquist.
+        places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)
         real, imaginary = F.grid_sample(
             self.filter.to(like.dtype),
-            places,
+            places.expand(2, -1, -1, -1),
             mode="bilinear",
             padding_mode="border",
             align_corners=True,
@@ -113,9 +115,9 @@ class FrequencyAttention(nn.Module):
 
 
 def _hermitian(real: Tensor, imaginary: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Make columns that are their own mirror image conjugate-symmetric, as the spectrum of a real kernel is.
+    """Make columns that are their own mirror image conjugate-symmetric.
 
-    Left as learned, irfft2 would drop the other part in silence and the filter would not be what its numbers say.
+    The spectrum of a real kernel is so. Otherwise irfft2 would drop the other part silently.
     """
     own = torch.zeros(real.shape[-1], dtype=torch.bool, device=real.device)
     own[0] = True
@@ -125,24 +127,20 @@ def _hermitian(real: Tensor, imaginary: Tensor, width: int) -> tuple[Tensor, Ten
     def mirrored(x: Tensor) -> Tensor:
         return torch.roll(torch.flip(x, (-2,)), 1, dims=-2)
 
-    real_ = torch.where(own, (real + mirrored(real)) / 2.0, real)
-    return real_, torch.where(own, (imaginary - mirrored(imaginary)) / 2.0, imaginary)
+    even = torch.where(own, (real + mirrored(real)) / 2.0, real)
+    return even, torch.where(own, (imaginary - mirrored(imaginary)) / 2.0, imaginary)
 
 
 class FamLoss(PairLoss):
-    """Made by :func:`build`. The target is the teacher's map on the common grid, ``map`` ``[B, C, h * w]``."""
+    """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
 
     target_arguments = ("teacher", "normalize")
 
     def __init__(
-        self,
-        taps: tuple[str, str],
-        sides: Sides,
-        distance: Literal["relative", "mse"],
-        shape: Shape,
+        self, student: str, teacher: str, kind: Distance, standardise: bool, shape: Shape
     ) -> None:
-        super().__init__(*taps, adapted=False)
-        self.sides, self.distance, self.shape = sides, distance, shape
+        super().__init__(student, teacher, adapted=False)
+        self.kind, self.standardise, self.shape = kind, standardise, shape
         self.module: FrequencyAttention | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
@@ -154,9 +152,8 @@ class FamLoss(PairLoss):
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
-        x = teacher[self.teacher].detach()
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return {"map": self.sides.in_space(x, self.grid(grids[self.student], batch)).finished()}
+        x = resample(teacher[self.teacher].detach(), self.grid(grids[self.student], batch))
+        return {"map": (standardised(x) if self.standardise else x).flatten(2)}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -165,6 +162,6 @@ class FamLoss(PairLoss):
         assert self.module is not None, "start() comes first"
         with torch.autocast(x.device.type, enabled=False):
             grid = self.grid((x.shape[-2], x.shape[-1]), batch)
-            ours = self.sides.in_space(self.module(resample(x, grid)), grid)
-            compare = Comparison(self.distance, "both", Weights.of_cells(ours.rows))
-            return compare(ours, self.fits(ours, target["map"]))
+            x = self.module(resample(x, grid)).flatten(2)
+            x = standardised(x) if self.standardise else x
+            return distance(self.kind, x, self.fitted(target["map"], x))

@@ -1,17 +1,22 @@
 """Kullback-Leibler divergence from the teacher's class scores to the student's, pixel by pixel.
 
-**What** ``tau^2 * mean over cells of KL(softmax(z_T / tau) || softmax(z_S / tau))``. ``grid: teacher`` brings the student's logits to the
-teacher's grid, as the score brings them to the labels'; ``grid: student`` the teacher's to the student's pre-upsampling grid, which loses
-what is thinner than its cells (strides 4 and 8 on scenes: 2.3 mIoU less, and less than without this loss).
+**What** ``tau^2 * mean over cells of KL(softmax(z_T / tau) || softmax(z_S / tau))``.
+``grid: teacher`` resizes the student's logits to the teacher's grid, as scoring resizes them to the
+labels. ``grid: student`` resizes the teacher's to the student's pre-upsampling grid. This loses
+what is thinner than its cells (strides 4 and 8 on scenes: 2.3 mIoU less, and less than without this
+loss).
 
-**Why** The teacher's doubt between classes says more than a label, and it speaks in void regions too, where there is no label.
+**Why** The teacher's probabilities of all classes hold more information than one label. They exist
+in void regions too, where there is no label.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``; one side's are resized bilinearly (align_corners False) to the other's grid; the mean is
-over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats. A cache of targets holds the teacher's
-logits on the grid that was chosen: on its own, 4 times those on the grid of a student of twice its stride.
+**Shapes and units** ``logits`` ``[B, K, h, w]``; one side's are resized bilinearly (align_corners
+False) to the other's grid. The mean is over cells whose centre lies inside the image
+(``batch.valid``), void labels included. Nats. A cache of targets holds the teacher's logits on the
+chosen grid. The teacher's own grid has 4 times the cells of a student of twice its stride.
 
-**Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD (losses/kd.py: tau 1, weight 1, rows are pixels).
-Departures: padded cells do not count, and the finer grid, where theirs compares on the student's.
+**Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD
+(losses/kd.py: tau 1, weight 1, rows are pixels). Departures: padded cells do not count; the default
+grid is the finer one, where CIRKD compares on the student's.
 """
 
 from __future__ import annotations
@@ -36,12 +41,15 @@ def build(
     temperature: Annotated[float, Field(gt=0)] = 1.0,
     grid: Literal["student", "teacher"] = "teacher",
 ) -> Loss:
-    """Logit distillation; see the top of the file."""
+    """Build logit distillation; the top of the file explains every key."""
     return LogitKL(temperature, on_teacher=grid == "teacher")
 
 
 class LogitKL(Loss):
-    """Made by :func:`build`. The target is the teacher's ``logits`` ``[B, K, h, w]``: ``temperature`` may change under a cache."""
+    """Made by :func:`build`.
+
+    The target is the teacher's ``logits`` ``[B, K, h, w]``, so a cache serves any ``temperature``.
+    """
 
     reads_logits = True
     target_arguments = ("grid",)
@@ -62,18 +70,15 @@ class LogitKL(Loss):
         self.teacher_tap = teacher["logits"]
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
-        """The grid (h, w) on which this batch's logits are compared."""
+        """Return the grid (h, w) on which this batch's logits are compared."""
         assert self.teacher_tap is not None, "start() comes first"
         return self.teacher_tap.grid(*batch.images.shape[-2:]) if self.on_teacher else student
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
-        return {
-            "logits": _resized(
-                widened(teacher["logits"].detach()), self.grid(grids["logits"], batch)
-            )
-        }
+        logits = widened(teacher["logits"].detach())
+        return {"logits": _resized(logits, self.grid(grids["logits"], batch))}
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         return float(_inside(batch, self.grid(grids["logits"], batch)).sum())
@@ -82,21 +87,21 @@ class LogitKL(Loss):
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
     ) -> Tensor:
         with torch.autocast(student["logits"].device.type, enabled=False):
-            ours = _resized(widened(student["logits"]), self.grid(_size(student["logits"]), batch))
-            theirs = widened(target["logits"]).to(ours.dtype)
-            if ours.shape != theirs.shape:
+            logits = widened(student["logits"])
+            logits = _resized(logits, self.grid(_size(logits), batch))
+            teacher = widened(target["logits"]).to(logits.dtype)
+            if logits.shape != teacher.shape:
                 raise ShapeError(
-                    "student and teacher logits differ",
-                    got=tuple(ours.shape),
-                    need=tuple(theirs.shape),
+                    "the shapes of student and teacher logits differ",
+                    got=tuple(logits.shape),
+                    need=tuple(teacher.shape),
                 )
-            inside = _inside(batch, _size(ours)).to(ours.dtype)
-            log_student = F.log_softmax(ours / self.temperature, dim=1)
-            log_teacher = F.log_softmax(theirs / self.temperature, dim=1)
-            divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(
-                1
-            )
-            return (divergence * inside).sum() / inside.sum().clamp(min=1.0) * self.temperature**2
+            inside = _inside(batch, _size(logits)).to(logits.dtype)
+            log_student = F.log_softmax(logits / self.temperature, dim=1)
+            log_teacher = F.log_softmax(teacher / self.temperature, dim=1)
+            divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+            total = (divergence.sum(1) * inside).sum()
+            return total / inside.sum().clamp(min=1.0) * self.temperature**2
 
 
 def _size(x: Tensor) -> Grid:
@@ -104,12 +109,16 @@ def _size(x: Tensor) -> Grid:
 
 
 def _resized(logits: Tensor, grid: Grid) -> Tensor:
-    """Not antialiased: the wider filter drowns what is thinner than two cells (a pole's IoU fell from 25 to 7 on scenes)."""
+    """Resize logits bilinearly.
+
+    Not antialiased: the wider filter removes what is thinner than two cells (the IoU of poles fell
+    from 25 to 7 on scenes).
+    """
     if _size(logits) == tuple(grid):
         return logits
     return F.interpolate(logits, size=tuple(grid), mode="bilinear", align_corners=False)
 
 
 def _inside(batch: Batch, grid: Grid) -> Tensor:
-    """1 for cells whose centre lies inside the picture, ``[B, h, w]``."""
+    """Return 1 for cells whose centre lies inside the image, ``[B, h, w]``."""
     return F.interpolate(batch.valid[:, None].float(), size=tuple(grid), mode="nearest-exact")[:, 0]

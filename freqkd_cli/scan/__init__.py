@@ -1,1 +1,1 @@
-"""Workroom: the selective scan of a Mamba layer in one signature and several backends, the four orders of a picture, state affinity."""
+"""The selective scan of a Mamba layer: backends, the four orders of an image, state affinity."""

@@ -1,11 +1,17 @@
-"""The loops of the compiled scan. Importing this file imports numba; the first call with a type compiles, which numba then keeps on disk.
+"""The loops of the compiled scan.
 
-A row is one channel of one image. It is walked in pieces of :data:`PIECE` steps, short enough that all intermediates stay in a core's own
-caches: everything that does not depend on the step before (step sizes, exponentials, products) is a loop of its own that the compiler
-turns into vector instructions, and only ``h = a h + x`` runs step by step, in :data:`ABREAST` rows at once. The forward pass keeps the
-state at the start of every piece; the backward pass computes the rest again, so that memory does not grow with N.
+Importing this file imports numba. The first call with a type compiles; numba keeps the result on
+disk.
 
-Shapes: u, delta, y ``[batch * d, L]``, B, C ``[batch * groups, N, L]``, A ``[d, N]``, all contiguous and of one type.
+A row is one channel of one image. It is walked in pieces of :data:`PIECE` steps, short enough that
+all intermediates stay in a core's own caches. Everything that does not depend on the step before
+(step sizes, exponentials, products) is a loop of its own that the compiler vectorises. Only
+``h = a h + x`` runs step by step, in :data:`ABREAST` rows at once. The forward pass keeps the state
+at the start of every piece. The backward pass computes the rest again, so memory does not grow with
+N.
+
+Shapes: u, delta, y ``[batch * d, L]``, B, C ``[batch * groups, N, L]``, A ``[d, N]``, all
+contiguous and of one type.
 """
 
 from __future__ import annotations
@@ -16,26 +22,24 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-PIECE = (
-    1024  # steps; calls cost more in shorter pieces, buffers leave the second cache in longer ones
-)
+# Steps of a piece: shorter ones cost more calls, longer ones do not fit into the second cache.
+PIECE = 1024
 ABREAST = 4  # rows walked at once
 SINGLE = np.float32
-# Sums may be taken in any order, products fused; infinities and NaN keep their meaning, so that a diverged training is seen.
+# Sums may be taken in any order and products fused. Infinities and NaN keep their meaning, so a
+# diverged training is noticed.
 SUMS = {"reassoc", "contract", "nsz"}
 
 
 def compiled(function):
-    """njit without the interpreter's lock, kept on disk where there is a place for it."""
+    """Compile with njit, without the interpreter's lock, and cache on disk where possible."""
     try:
         return njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)(function)
     except RuntimeError:  # numba finds no folder that it may write
         return njit(nogil=True, error_model="numpy", fastmath=SUMS)(function)
 
 
-MAGIC = SINGLE(
-    1.5 * 2**23
-)  # adding it rounds to a whole number, which then stands in the lowest bits
+MAGIC = SINGLE(1.5 * 2**23)  # adding it rounds to a whole number, which is then the lowest bits
 LOG2_E, LN2_HIGH, LN2_LOW = (
     SINGLE(1 / math.log(2)),
     SINGLE(0.693359375),
@@ -47,18 +51,21 @@ ZERO, ONE, TWO, LOWEST, HIGHEST, LINEAR = (SINGLE(x) for x in (0, 1, 2, -87, 88,
 
 
 def exp(x):
-    """e^x; written for :func:`overload`, which compiles :func:`_exp_of` in its place."""
+    """Return e^x; a name for :func:`overload`, which compiles :func:`_exp_of` in its place."""
     raise NotImplementedError
 
 
 def step_of(x):
-    """softplus(x) as torch has it (x itself above 20) and its slope."""
+    """Return softplus(x) as torch does (x itself above 20), and its slope."""
     raise NotImplementedError
 
 
 @overload(exp, jit_options={"fastmath": {"contract"}})
 def _exp_of(x):
-    """libm for double precision; for single, e^x = 2^n e^r with a series for e^r: 1e-7 of the value, eight at a time."""
+    """Return e^x from libm in double precision, and as 2^n e^r in single precision.
+
+    There e^r is a series with an error of 1e-7 of the value, eight numbers at a time.
+    """
 
     def double(x):
         return math.exp(x)
@@ -79,7 +86,10 @@ def _exp_of(x):
 
 @overload(step_of, jit_options={"fastmath": {"contract"}})
 def _step_of(x):
-    """max(x, 0) + log(1 + z) with z = e^-|x|; for single precision the logarithm is 2 artanh(z / (2 + z)), a series in at most 1/3."""
+    """Return max(x, 0) + log(1 + z) with z = e^-|x|, and its slope.
+
+    In single precision the logarithm is 2 artanh(z / (2 + z)), a series in at most 1/3.
+    """
 
     def double(x):
         z = math.exp(-abs(x))
@@ -109,7 +119,7 @@ def _steps(delta, bias, softplus, step, slope):
 
 @compiled
 def _drive(u, step, rate, B, decay, states):
-    """What the recurrence of one row needs: a in ``decay``, x one place further in ``states``."""
+    """Write one row's recurrence inputs: a to ``decay``, x one place further to ``states``."""
     for i in range(u.size):
         decay[i] = exp(rate * step[i])
         states[i + 1] = step[i] * u[i] * B[i]
@@ -117,7 +127,10 @@ def _drive(u, step, rate, B, decay, states):
 
 @compiled
 def _forth(n, decay, states, h):
-    """``h = a h + x`` in four rows at once: a single one would wait for its own last step. ``h`` is where they start and end."""
+    """Run ``h = a h + x`` in four rows at once: a single one would wait for its own last step.
+
+    ``h`` holds the states at the start, and then those at the end.
+    """
     h0, h1, h2, h3 = h[0], h[1], h[2], h[3]
     states[0, 0], states[1, 0], states[2, 0], states[3, 0] = h0, h1, h2, h3
     for i in range(n):
@@ -131,7 +144,10 @@ def _forth(n, decay, states, h):
 
 @compiled
 def _back(n, decay, costates, g):
-    """The adjoint of :func:`_forth`, in place: ``g = C dy + a g`` with the a of the step after, which ``g`` comes and goes with."""
+    """Run the adjoint of :func:`_forth` in place: ``g = C dy + a g`` with the a of the step after.
+
+    ``g`` holds a g at the end of the piece, and then at its start.
+    """
     g0, g1, g2, g3 = g[0], g[1], g[2], g[3]
     a0 = a1 = a2 = a3 = decay.dtype.type(1)
     for i in range(n - 1, -1, -1):
@@ -146,7 +162,10 @@ def _back(n, decay, costates, g):
 
 @compiled
 def forward(start, stop, u, delta, A, B, C, D, bias, softplus, y, marks):
-    """Rows start to stop of y, and ``marks`` ``[batch * d, pieces, N]``, the states at the start of every piece."""
+    """Write rows start to stop of y, and the states at the start of every piece.
+
+    Those are ``marks`` ``[batch * d, pieces, N]``.
+    """
     rows, block = A.shape[0], u.shape[0] // B.shape[0]
     step, slope, decay = (
         np.zeros((ABREAST, PIECE), u.dtype),
@@ -206,7 +225,7 @@ def _product(x, y, out):
 
 @compiled
 def _gradients(dy, u, step, rate, B, decay, states, costates, dB, dC, du, dstep):
-    """Adds one row's share of one state's gradients over one piece; returns dL/dA."""
+    """Add one row's share of one state's gradients over one piece; return dL/dA."""
     drate = rate * 0
     for i in range(u.size):
         dC[i] += dy[i] * states[i + 1]
@@ -223,11 +242,12 @@ def _gradients(dy, u, step, rate, B, decay, states, costates, dB, dC, du, dstep)
 def backward(
     start, stop, dy, u, delta, A, B, C, D, bias, softplus, marks, du, ddelta, dA, dB, dC, dD, dbias
 ):
-    """Gradients of rows start to stop, all of one group.
+    """Write the gradients of rows start to stop, all of one group.
 
     Args:
-        dB, dC: ``[N, L]``, added to: the caller gives every call its own.
-        dA, dD, dbias: ``[batch * d, N]`` and ``[batch * d]`` float64, one entry a row, which the caller sums over the batch.
+        dB, dC: ``[N, L]``, added to; every call has its own.
+        dA, dD, dbias: ``[batch * d, N]`` and ``[batch * d]`` float64, one entry a row, which the
+            caller sums over the batch.
     """
     rows, group = A.shape[0], start // (u.shape[0] // B.shape[0])
     step, slope = np.zeros((ABREAST, PIECE), u.dtype), np.zeros((ABREAST, PIECE), u.dtype)

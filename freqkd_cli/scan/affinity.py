@@ -1,8 +1,9 @@
-"""State affinity: which cell of a picture a selective scan reads for which other, exactly.
+"""State affinity: how much each cell of an image contributes to each other in a selective scan.
 
-A scan is a matrix: ``y_i = sum_j M_ij u_j + D u_i`` with ``M_ij = sum_n C_i[n] exp(A_n (s_i - s_j)) step_j B_j[n]`` for j <= i, else 0, and
-``s = cumsum(step)`` ("hidden attention": Ali, Zimerman and Wolf, arXiv 2403.01590). The exponent holds the *difference* of the cumulative
-sums: a quotient of exponentials, as in VMamba's own tool, underflows after some hundred steps.
+A scan is a matrix: ``y_i = sum_j M_ij u_j + D u_i`` with ``M_ij = sum_n C_i[n] exp(A_n (s_i - s_j))
+step_j B_j[n]`` for j <= i, else 0, and ``s = cumsum(step)`` ("hidden attention": Ali, Zimerman and
+Wolf, arXiv 2403.01590). The exponent holds the *difference* of the cumulative sums: a quotient of
+exponentials, as in VMamba's own tool, underflows after some hundred steps.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from freqkd_cli.scan.cross import cross_scan
 from freqkd_cli.scan.selective import selective_scan
 
 Grid = tuple[int, int]
-AT_ONCE = 2**22  # entries of matrices that exist at the same time; one matrix, where that is more
+AT_ONCE = 2**22  # entries of matrices that exist at the same time, or one matrix if that is more
 
 
 def scan_matrix(step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """The signed M of every row, in the order of the scan: step ``[..., L]``, A ``[..., N]``, B and C ``[..., N, L]`` -> ``[..., L, L]``.
+    """Return the signed M of every row, in the order of the scan, ``[..., L, L]``.
 
-    Leading axes broadcast. In float32 (float64 where ``step`` is), but for the differences of sums, which are float64 until they are taken.
+    Leading axes broadcast. In float32 (float64 where ``step`` is). The sums are float64 until their
+    differences are taken.
+
+    Args:
+        step: ``[..., L]``; A: ``[..., N]``; B, C: ``[..., N, L]``.
     """
     length = step.shape[-1]
     sums = step.double().cumsum(-1)
@@ -36,15 +41,18 @@ def scan_matrix(step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
 
 def raw_affinity(step: Tensor, A: Tensor, B: Tensor, C: Tensor, size: Grid) -> Tensor:
-    """The signed matrices of a cross-scan in the order of the picture: entry (i, j) is what cell j gives to cell i, cells row-major.
+    """Return the signed matrices of a cross-scan in the order of the image, cells row-major.
+
+    Entry (i, j) is the contribution of cell j to cell i.
 
     Args:
-        step: ``[batch, 4 * c, L]``, L = H * W, as from :func:`freqkd_cli.scan.selective.step_sizes`: directions first, as in a scan.
+        step: ``[batch, 4 * c, L]``, L = H * W, as from
+            :func:`freqkd_cli.scan.selective.step_sizes`: directions first, as in a scan.
         A: ``[4 * c, N]``; B, C: ``[batch, 4, N, L]``.
         size: (H, W).
 
     Returns:
-        ``[batch, 4, c, L, L]``: all of them, so L^2 * 4 c numbers an image. For pictures use :func:`state_affinity`.
+        ``[batch, 4, c, L, L]``, L^2 * 4 c numbers an image. Use :func:`state_affinity` for images.
     """
     step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
     matrices = scan_matrix(step, A, B.unsqueeze(2), C.unsqueeze(2))
@@ -62,20 +70,25 @@ def state_affinity(
     pooling: Tensor,
     channels: int = 32,
 ) -> Tensor:
-    """A row-stochastic graph of a picture's nodes from a cross-scan's tensors: ``[batch, nodes, nodes]``.
+    """Return a row-stochastic graph of an image's nodes, ``[batch, nodes, nodes]``.
 
-    |M|, its mean over ``channels`` evenly spaced channels of every direction, the sum of the four directions, then nodes: a node's row is
-    the mean of its cells' rows, its column their sum (a cell on a border is shared by area), and every row is divided by its sum.
-    Departure: this project's formula sheet divides the cells' rows before they are pooled. That needs all L^2 numbers; a row of many cells
-    that look far counts for more here. On a random scan of 12x16 cells and 3x4 nodes the two differ by 3 %, their correlation is 0.9992.
-    With one state (N = 1) no matrix is made, see :func:`_scanned`: a channel costs 4 L nodes numbers instead of 4 L^2.
-    Differentiable; the pass back computes everything again. However many channels and images there are, AT_ONCE numbers are made at a
-    time (or those of one matrix, or of one channel's scans, where they are more), at most 50 + 8 N bytes each in training and 20 without
-    gradients.
+    It is the mean of |M| over ``channels`` evenly spaced channels of every direction, summed over
+    the four directions and pooled to nodes. A node's row is the mean of its cells' rows, its column
+    their sum (a cell on a border is shared by area). Then every row is divided by its sum.
+
+    Departure from a division of the cells' rows before the pooling, which needs all L^2 numbers: a
+    row of many distant cells counts for more here. On a random scan of 12x16 cells and 3x4 nodes
+    the two differ by 3 %; their correlation is 0.9992.
+
+    With one state (N = 1) no matrix is made, see :func:`_scanned`: a channel costs 4 L nodes
+    numbers instead of 4 L^2. Differentiable; the backward pass computes everything again. At most
+    AT_ONCE numbers exist at a time (or those of one matrix, or of one channel's scans, if they are
+    more), at most 50 + 8 N bytes each in training and 20 without gradients.
 
     Args:
         step, A, B, C, size: as in :func:`raw_affinity`.
-        pooling: ``[nodes, L]``, the share of every cell, row-major, in the mean of each node; nodes of one size.
+        pooling: ``[nodes, L]``, the share of every cell, row-major, in the mean of each node; nodes
+            of one size.
     """
     step, A = step.unflatten(1, (4, -1)), A.unflatten(0, (4, -1))
     chosen = evenly_spaced(step.shape[2], channels, step.device)
@@ -110,9 +123,10 @@ def _by_scans(
 
 
 def _scanned(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor) -> Tensor:
-    """:func:`_pooled` of all directions for one state, where |M| is the matrix of a scan too: the one of |B| and |C|.
+    """Return :func:`_pooled` of all directions for one state.
 
-    What a node gives to every cell is then the scan of that node's cells, ``[batch, 4, c, L]``, ... and ``of_scan`` ``[4, nodes, L]``.
+    There |M| is the matrix of a scan too, that of |B| and |C|. So a node's contribution to every
+    cell is the scan of that node's cells, ``[batch, 4, c, L]``; ``of_scan`` is ``[4, nodes, L]``.
     """
     batch, _, channels, length = step.shape
     rows = (batch, 4, channels, of_scan.shape[1], length)
@@ -126,7 +140,7 @@ def _scanned(step: Tensor, A: Tensor, B: Tensor, C: Tensor, of_scan: Tensor) -> 
 
 
 def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    """The function's value; what it made on the way is not kept for the pass back, but made again."""
+    """Return the function's value; the backward pass computes its intermediates again."""
     return (
         checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
         if torch.is_grad_enabled()
@@ -135,21 +149,29 @@ def _again(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
 
 
 def _pooled(step: Tensor, A: Tensor, B: Tensor, C: Tensor, pooling: Tensor) -> Tensor:
-    """Sum over channels of |M|, between nodes: ``[batch, c, L]``, ... and ``pooling`` ``[nodes, L]`` -> ``[batch, nodes, nodes]``.
+    """Return the sum over channels of |M| between nodes, ``[batch, nodes, nodes]``.
 
-    Columns are averaged like rows: with nodes of one size that is their sum but for a factor, which a graph whose rows sum to 1 has not.
+    Columns are averaged like rows. With nodes of one size that is their sum up to a factor, which
+    cancels when rows are divided by their sums.
+
+    Args:
+        step: ``[batch, c, L]``.
+        pooling: ``[nodes, L]``.
     """
     total = scan_matrix(step, A, B.unsqueeze(1), C.unsqueeze(1)).abs().sum(1)
     return pooling @ total @ pooling.T
 
 
 def evenly_spaced(count: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
-    """``min(count, wanted)`` different numbers below ``count``, the middles of equal parts. No randomness: a graph must not flicker."""
+    """Return ``min(count, wanted)`` different numbers below ``count``, the middles of equal parts.
+
+    There is no randomness: a graph must not flicker.
+    """
     parts = min(count, wanted)
     return (torch.arange(parts, device=device) * 2 + 1) * count // (2 * parts)
 
 
 def _places(size: Grid, device: torch.device) -> Tensor:
-    """``[4, L]``: where in the sequence of every direction each cell of the picture stands."""
+    """Return the place of each cell of the image in the sequence of every direction, ``[4, L]``."""
     cells = torch.arange(size[0] * size[1], device=device).view(1, 1, *size)
     return cross_scan(cells)[0, :, 0].argsort(-1)

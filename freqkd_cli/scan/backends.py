@@ -1,4 +1,4 @@
-"""Which of the scan's forms computes: chosen by name, by where the tensors are and by what is installed."""
+"""The choice of the scan's backend: by name, by device and by what is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKENDS = ("auto", "mamba-ssm", "numba", "parallel", "torch")
 
 @dataclass(frozen=True)
 class Choice:
-    """The form that computes (one of :data:`BACKENDS`, not auto), and why, in words for a log."""
+    """A backend (one of :data:`BACKENDS`, not auto), and the reason in words for a log."""
 
     name: str
     reason: str
@@ -26,33 +26,38 @@ class Choice:
 
 @lru_cache
 def choose(backend: str, device: str, dtype: torch.dtype) -> Choice:
-    """What ``selective_scan(..., backend=backend)`` runs for tensors of ``dtype`` on a device of type ``cpu``, ``cuda`` or another.
+    """Return the backend that ``selective_scan(..., backend=backend)`` runs.
 
-    ``auto`` never fails: mamba-ssm's kernel on CUDA and numba's on the CPU where they can be had, else the parallel form in torch.
+    ``auto`` never fails: mamba-ssm's kernel on CUDA and numba's on the CPU where they are
+    available, else the parallel form in torch.
+
+    Args:
+        device: type of the tensors' device: ``cpu``, ``cuda`` or another.
+        dtype: of the tensors.
 
     Raises:
         UnknownName: no such backend.
-        UsageError: the named one cannot run here; the message says why.
+        UsageError: the named one cannot run here; the message holds the reason.
     """
     if backend not in BACKENDS:
         raise UnknownName(
-            f"there is no scan backend {backend!r}", need=f"one of {', '.join(BACKENDS)}"
+            f"there is no scan backend {backend!r}",
+            need=f"one of {', '.join(BACKENDS)}",
+            key="scan",
         )
     if backend != "auto":
         if obstacle := _obstacle(backend, device, dtype):
-            tip = "scan: auto, which takes what can; on a CPU (--device cpu) that is numba's kernel"
-            raise UsageError(f"the scan backend {backend} cannot run here: {obstacle}", tip=tip)
+            what = f"the scan backend {backend} cannot run here: {obstacle}"
+            tip = "scan: auto; on a CPU (--device cpu) that is numba's kernel"
+            raise UsageError(what, tip=tip, key="scan")
         return Choice(backend, "named")
     fastest = {"cuda": "mamba-ssm", "cpu": "numba"}.get(device)
     if fastest is None:
         return Choice("parallel", f"no kernel is made for {device}")
     if obstacle := _obstacle(fastest, device, dtype):
         return Choice("parallel", f"not {fastest}: {obstacle}; slower, the same numbers")
-    return Choice(
-        fastest,
-        f"the fastest on {device}"
-        + ("; compiled at its first call, then kept on disk" if fastest == "numba" else ""),
-    )
+    compiles = "; compiled at its first call, then kept on disk" if fastest == "numba" else ""
+    return Choice(fastest, f"the fastest on {device}{compiles}")
 
 
 def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:
@@ -71,12 +76,12 @@ def _obstacle(backend: str, device: str, dtype: torch.dtype) -> str | None:
 
 @lru_cache
 def mamba_kernel() -> tuple[Callable[..., Tensor] | None, str | None]:
-    """mamba-ssm's ``selective_scan_fn``, or None and what is in the way."""
+    """Return mamba-ssm's ``selective_scan_fn``, or None and the reason why not."""
     if find_spec("mamba_ssm") is None:
         return None, "mamba-ssm is not installed"
     try:
         interface = import_module("mamba_ssm.ops.selective_scan_interface")
-        # Newer versions import without their CUDA part and fail at the first call; importing it tells the reason now.
+        # Newer versions import without their CUDA part and fail at the first call.
         import_module("selective_scan_cuda")
     except Exception as error:  # a broken build raises whatever its libraries raise
         return None, f"mamba-ssm is installed but broken ({error!r})"

@@ -1,5 +1,7 @@
-"""The selective scan in a number of tensor operations that grows with log2 of the length: what an exported graph holds, and what an
-accelerator without mamba-ssm's kernel runs."""
+"""The selective scan in about log2(length) tensor operations.
+
+Exported graphs hold this form, and accelerators without mamba-ssm's kernel run it.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,23 @@ from torch.nn.functional import pad
 
 
 def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """As :func:`freqkd_cli.scan.reference.scan`; the length must be a number, the batch may be a symbol of the exporter."""
-    u, step = (
-        x.unflatten(1, (B.shape[1], -1)).unsqueeze(3) for x in (u, step)
-    )  # [batch, groups, rows, 1, L]
+    """Compute :func:`freqkd_cli.scan.reference.scan`.
+
+    The length must be a number; the batch may be a symbol of the exporter.
+    """
+    # [batch, groups, rows, 1, L]
+    u, step = (x.unflatten(1, (B.shape[1], -1)).unsqueeze(3) for x in (u, step))
     A = A.unflatten(0, (B.shape[1], -1)).unsqueeze(-1)
     state = states(torch.exp(step * A), step * u * B.unsqueeze(2))
     return (C.unsqueeze(2) * state).sum(3).flatten(1, 2)
 
 
 def states(a: Tensor, x: Tensor) -> Tensor:
-    """``h_t = a_t h_{t-1} + x_t`` along the last axis, by halving: two steps are one step with a = a1 a0 and x = a1 x0 + x1.
+    """Return ``h_t = a_t h_{t-1} + x_t`` along the last axis, by halving.
 
-    (Odd-even reduction: Blelloch, Prefix Sums and Their Applications, 1990.) About three times the work of a walk; as decays are only
-    ever multiplied, never divided, it is as accurate for any length.
+    Two steps are one step with a = a1 a0 and x = a1 x0 + x1 (odd-even reduction: Blelloch, Prefix
+    Sums and Their Applications, 1990). This is about three times the work of a walk. Decays are
+    only multiplied, never divided, so it is as accurate for any length.
     """
     length = a.shape[-1]
     if length == 1:

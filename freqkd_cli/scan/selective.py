@@ -1,8 +1,9 @@
-"""The selective scan of a Mamba layer: one signature, whatever computes it.
+"""The selective scan of a Mamba layer: one signature for all backends.
 
-``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t`` and ``y_t = C_t h_t + D u_t`` for every row d and state n, with
-``delta = softplus(delta + delta_bias)``: equation 2 and algorithm 2 of Mamba (arXiv 2312.00752), B discretised to first order as in its
-released code. Shapes are those of mamba-ssm's ``selective_scan_fn``.
+``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t`` and ``y_t = C_t h_t + D u_t`` for every row d and
+state n, with ``delta = softplus(delta + delta_bias)``: equation 2 and algorithm 2 of Mamba (arXiv
+2312.00752), with B discretised to first order as in its released code. Shapes are those of
+mamba-ssm's ``selective_scan_fn``.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ def selective_scan(
     delta_softplus: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """``[batch, d, L]`` -> ``[batch, d, L]``, float32, or float64 where u is; half floats are widened. Differentiable in every tensor.
+    """Return the scan's output, ``[batch, d, L]`` float32, or float64 where u is.
 
-    Args:
-        u, delta: ``[batch, d, L]``, input and step size (before bias and softplus).
-        A: ``[d, N]``, negative.
-        B, C: ``[batch, groups, N, L]``; the d rows are split into ``groups`` equal blocks that share them.
-        D, delta_bias: ``[d]``, skip and bias of the step size.
-        backend: a name of ``backends.BACKENDS``. A graph that torch exports or compiles holds the parallel form, whatever is named.
+    Half floats are widened. Differentiable in every tensor.
+
+    Args: u, delta: ``[batch, d, L]``, input and step size (before bias and softplus). A:
+        ``[d, N]``, negative. B, C: ``[batch, groups, N, L]``; the d rows are split into ``groups``
+        equal blocks that share them. D, delta_bias: ``[d]``, skip and bias of the step size.
+        backend: a name of ``backends.BACKENDS``. A graph that torch exports or compiles holds the
+        parallel form for every name.
 
     Raises:
-        ShapeError: shapes that do not belong together.
+        ShapeError: the shapes do not fit together.
         UnknownName, UsageError: of ``backends.choose``.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
@@ -64,7 +66,7 @@ def selective_scan(
 
 
 def step_sizes(delta: Tensor, bias: Tensor, delta_softplus: bool = True) -> Tensor:
-    """How far every step goes, ``[batch, d, L]``: softplus(delta + bias)."""
+    """Return the size of every step, ``[batch, d, L]``: softplus(delta + bias)."""
     delta = delta + bias.unsqueeze(-1)
     return softplus(delta) if delta_softplus else delta
 
@@ -78,7 +80,7 @@ def _in_torch(
 def _in_mamba(
     kernel: Callable[..., Tensor], u, delta, A, B, C, D, bias, delta_softplus: bool
 ) -> Tensor:
-    """The kernel reads the last axis with stride 1 and wants one type for u, delta, B and C, and float32 for the rest: so it is given."""
+    """Call mamba-ssm's kernel, which needs contiguous tensors of one type."""
     u, delta, A, B, C, D, bias = (x.contiguous() for x in (u, delta, A, B, C, D, bias))
     return kernel(u, delta, A, B, C, D=D, delta_bias=bias, delta_softplus=delta_softplus)
 
@@ -105,7 +107,7 @@ def _check(
         wrong.append(f"{rows} rows do not split into {groups} groups")
     if wrong:
         raise ShapeError(
-            "the tensors of a selective scan do not belong together",
+            "the tensors of a selective scan do not fit together",
             got="; ".join(wrong),
             need=f"u {tuple(u.shape)}",
         )

@@ -1,1 +1,1 @@
-"""Workroom: Fourier arithmetic as pure functions of tensors; no modules, files or randomness."""
+"""Fourier and graph arithmetic as pure functions of tensors: no modules, files or randomness."""

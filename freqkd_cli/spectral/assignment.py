@@ -1,5 +1,6 @@
-"""Which heads are compared: distances of spectra, matching of heads, heads that see objects. Nothing here carries a gradient but
-:func:`wasserstein`.
+"""The choice of heads that are compared: by number, by objects, or matched by their spectra.
+
+Only :func:`wasserstein` carries a gradient.
 """
 
 from __future__ import annotations
@@ -23,31 +24,36 @@ class Heads:
     """A recipe's ``heads``.
 
     Attributes:
-        how: ``mean_graph`` averages the graphs; ``mean_spectrum`` keeps all heads, whose spectra the loss averages; ``object`` keeps
-            ``count`` heads of each sample that see objects best; a tuple keeps those numbers, from 0.
+        choice: ``mean_graph`` averages the graphs. ``mean_spectrum`` keeps all heads, whose spectra
+            the loss averages. ``object`` keeps the ``count`` heads of each sample that separate
+            objects best. A tuple keeps those numbers, from 0.
         count: m of ``object``.
-        by: what ``object`` scores heads by. ``labels``: how much nearer nodes of one class are than others; ``rank``: low effective
-            rank; ``energy``: share of the first k modes.
+        by: score of ``object``. ``labels``: how much nearer nodes of one class are than others;
+            ``rank``: low effective rank; ``energy``: share of the first k modes.
     """
 
-    how: Literal["mean_graph", "mean_spectrum", "object"] | tuple[int, ...] = "mean_graph"
+    choice: Literal["mean_graph", "mean_spectrum", "object"] | tuple[int, ...] = "mean_graph"
     count: int = 2
     by: By = "labels"
 
     def of(self, graph: Graph, labels: Tensor | None = None, k: int = 20) -> Graph:
-        """The graph with these heads alone; ``labels`` ``[B, N]`` for ``by: labels``, 255 where there is none.
+        """Return the graph with these heads alone.
 
-        Where a sample's labels tell no two nodes together and no two apart, or there are no labels, its effective rank decides.
+        The effective rank decides where there are no labels, or a sample lacks pairs of nodes of
+        one class or of two.
+
+        Args:
+            labels: ``[B, N]`` for ``by: labels``, 255 where there is none.
+            k: number of modes of ``by: energy``.
         """
-        if self.how == "mean_graph":
+        if self.choice == "mean_graph":
             return graph.mean()
-        if self.how == "mean_spectrum":
+        if self.choice == "mean_spectrum":
             return graph
-        if self.how == "object":
-            return graph.pick(
-                self._scores(graph, labels, k).topk(min(self.count, graph.heads), dim=1).indices
-            )
-        numbers = torch.tensor(self.how, device=graph.valid.device)
+        if self.choice == "object":
+            scores = self._scores(graph, labels, k)
+            return graph.pick(scores.topk(min(self.count, graph.heads), dim=1).indices)
+        numbers = torch.tensor(self.choice, device=graph.valid.device)
         return graph.pick(numbers.expand(graph.valid.shape[0], -1))
 
     def _scores(self, graph: Graph, labels: Tensor | None, k: int) -> Tensor:
@@ -58,13 +64,16 @@ class Heads:
         by_rank = -effective_rank(values)
         if self.by == "rank" or labels is None:
             return by_rank
-        by_labels, told = label_scores(graph.dense(), labels, graph.valid)
-        return torch.where(told, by_labels, by_rank)
+        by_labels, defined = label_scores(graph.dense(), labels, graph.valid)
+        return torch.where(defined, by_labels, by_rank)
 
 
 @torch.no_grad()
 def label_scores(graph: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean over pairs of one class - mean over pairs of two) / standard deviation over all pairs: free of each head's scale.
+    """Score heads by how much stronger relations inside a class are than across.
+
+    The score is (mean over pairs of one class - mean over pairs of two) / standard deviation over
+    all pairs, so it is free of each head's scale.
 
     Args:
         graph: ``[B, heads, N, N]``.
@@ -72,55 +81,59 @@ def label_scores(graph: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, 
         valid: ``[B, N]`` bool.
 
     Returns:
-        scores ``[B, heads]``, and whether a sample has pairs of both kinds, ``[B, 1]`` bool; its scores are 0 where it has not.
+        scores ``[B, heads]``, and whether a sample has pairs of both kinds, ``[B, 1]`` bool. The
+        scores are 0 where it has not.
     """
     every = pairs(valid & (labels != 255))
     same = every & (labels[:, None, :, None] == labels[:, None, None, :])
     other = every & ~same
-    told = (same.any((-2, -1)) & other.any((-2, -1))).expand(-1, 1)
+    defined = (same.any((-2, -1)) & other.any((-2, -1))).expand(-1, 1)
 
     def mean(x: Tensor, where: Tensor) -> Tensor:
         return (x * where).sum((-2, -1)) / where.sum((-2, -1)).clamp(min=1)
 
     deviation = (graph - mean(graph, every)[..., None, None]).square()
-    score = (mean(graph, same) - mean(graph, other)) / mean(deviation, every).sqrt().clamp(
-        min=1e-12
-    )
-    return score * told, told
+    spread = mean(deviation, every).sqrt().clamp(min=1e-12)
+    return (mean(graph, same) - mean(graph, other)) / spread * defined, defined
 
 
 def wasserstein(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of |sorted difference| of two spectra over their last axis: k times the 1-Wasserstein distance of k equal masses each.
+    """Return the sum of |difference| of two sorted spectra over their last axis.
 
-    Give :func:`freqkd_cli.spectral.modes.shares` of eigenvalues for the distance of CASS. Other axes are broadcast.
+    This is k times the 1-Wasserstein distance of k equal masses each. For the distance of CASS the
+    spectra are :func:`freqkd_cli.spectral.modes.shares` of eigenvalues. Other axes are broadcast.
     """
     return (student.sort(-1).values - teacher.sort(-1).values).abs().sum(-1)
 
 
 @torch.no_grad()
 def match_heads(
-    student: Tensor, teacher: Tensor, how: Matching = "closest"
+    student: Tensor, teacher: Tensor, matching: Matching = "closest"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of heads, one to one, by the Hungarian method on distances of their spectra.
+    """Pair heads one to one by the Hungarian method on distances of their spectra.
 
-    ``closest`` makes the sum of distances least, ``complementary`` greatest, as CASS does (arXiv 2411.17150, section 3.2). Departure:
-    its released code uses each pair the other way round, rows of the cost as heads of the columns' model; here a pair is a pair.
+    ``closest`` makes the sum of distances least, ``complementary`` greatest, as CASS does (arXiv
+    2411.17150, section 3.2). Departure: the released code uses each pair the other way round, rows
+    of the cost as heads of the columns' model. Here a pair is used as it was matched.
 
     Args:
         student: eigenvalues ``[B, Hs, k]``.
         teacher: eigenvalues ``[B, Ht, k]``.
 
     Returns:
-        student heads ``[B, m]``, teacher heads ``[B, m]``, ascending, and the distance of each pair ``[B, m]``; m = min(Hs, Ht).
+        student heads ``[B, m]``, teacher heads ``[B, m]``, ascending, and the distance of each pair
+        ``[B, m]``; m = min(Hs, Ht).
     """
     from scipy.optimize import linear_sum_assignment
 
     distance = wasserstein(shares(student)[:, None], shares(teacher)[:, :, None])
-    found = [
-        linear_sum_assignment(cost, maximize=how == "complementary")
+    matched = [
+        linear_sum_assignment(cost, maximize=matching == "complementary")
         for cost in distance.double().cpu().numpy()
     ]
-    theirs, ours = (
-        torch.stack([torch.as_tensor(pair[i]) for pair in found]).to(student.device) for i in (0, 1)
+    of_teacher, of_student = (
+        torch.stack([torch.as_tensor(pair[i]) for pair in matched]).to(student.device)
+        for i in (0, 1)
     )
-    return ours, theirs, distance.flatten(1).gather(1, theirs * student.shape[1] + ours)
+    apart = distance.flatten(1).gather(1, of_teacher * student.shape[1] + of_student)
+    return of_student, of_teacher, apart

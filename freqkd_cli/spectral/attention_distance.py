@@ -1,4 +1,4 @@
-"""How far a graph over patches reaches: the mean distance, in image pixels, between a patch and those it is tied to."""
+"""The reach of a graph over patches: the mean distance, in image pixels, of related patches."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from freqkd_cli.spectral.fourier import widened
 
 
 def attention_distance(graph: Tensor, grid: Sequence[int], stride: int) -> Tensor:
-    """Mean over queries i of sum_j A_ij |p_i - p_j|, p the centres of the cells; ``[B, heads]`` in image pixels.
+    """Return the mean over queries i of sum_j A_ij |p_i - p_j|, ``[B, heads]`` in image pixels.
 
-    The mean attention distance of Dosovitskiy et al. (arXiv 2010.11929, figure 7). Each row is divided by its sum, which changes nothing
-    where rows are stochastic, so that a state affinity is measured alike; a query without any weight does not count.
+    p are the centres of the cells. This is the mean attention distance of Dosovitskiy et al. (arXiv
+    2010.11929, figure 7). Each row is divided by its sum. This changes nothing where rows are
+    stochastic, and makes a state affinity comparable. A query without any weight does not count.
 
     Args:
-        graph: ``[B, heads, N, N]``, not negative, rows are queries.
+        graph: ``[B, heads, N, N]``, not negative; rows are queries.
         grid: (h, w) of the nodes, N = h * w, row by row.
         stride: image pixels from one node to the next.
 
     Raises:
-        ShapeError: the graph has another number of nodes than the grid, or negative weights.
+        ShapeError: the graph does not have the grid's number of nodes, or has negative weights.
     """
     rows, columns = grid
     nodes = rows * columns

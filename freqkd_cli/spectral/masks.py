@@ -1,6 +1,7 @@
-"""Radial low-pass masks, and how to tell a filter that keeps nothing or everything. numpy, float64, no tensors.
+"""Radial low-pass masks, and the check for a filter that keeps nothing or everything.
 
-A high-pass is 1 minus the low-pass, so low + high is the identity, bin by bin.
+A high-pass is 1 minus the low-pass, so low + high is the identity, bin by bin. Everything here is
+numpy in float64.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ Kind = Literal["gaussian", "ideal", "butterworth"]
 
 
 def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.ndarray:
-    """Gain in [0, 1] of every bin.
+    """Return the gain in [0, 1] of every bin.
 
-    ideal: 1 where rho <= cutoff + 1e-9. gaussian: exp(-rho^2 / (2 cutoff^2)). butterworth: 1 / (1 + (rho / cutoff)^(2 order)).
+    ideal: 1 where rho <= cutoff + 1e-9. gaussian: exp(-rho^2 / (2 cutoff^2)). butterworth:
+    1 / (1 + (rho / cutoff)^(2 order)).
 
     Args:
         rho: radial frequency in Nyquist units, float64.
@@ -27,16 +29,17 @@ def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.n
     """
     if kind == "ideal":
         return (rho <= cutoff + 1e-9).astype(np.float64)
-    with np.errstate(
-        over="ignore"
-    ):  # far above a tiny cutoff the power overflows and the gain is the 0 that it should be
+    with np.errstate(over="ignore"):  # far above a tiny cutoff the power overflows; the gain is 0
         if kind == "gaussian":
             return np.exp(-((rho / cutoff) ** 2) / 2.0)
         return 1.0 / (1.0 + (rho / cutoff) ** (2 * order))
 
 
 def effective_cells(grid: Grid, kind: Kind, cutoff: float, order: int = 2) -> tuple[float, float]:
-    """Cells of the Fourier plane, DC apart, that the low-pass and its complement hold: sums of their gains, h * w - 1 together."""
+    """Return the cells of the Fourier plane that the low-pass and its complement hold.
+
+    These are sums of gains without DC, h * w - 1 together.
+    """
     count = multiplicity(*grid).ravel()
     count[0] = 0.0
     low = float((low_pass(radial(*grid).ravel(), kind, cutoff, order) * count).sum())
@@ -44,7 +47,10 @@ def effective_cells(grid: Grid, kind: Kind, cutoff: float, order: int = 2) -> tu
 
 
 def usable_cutoffs(grid: Grid, kind: Kind, order: int = 2) -> tuple[float, float] | None:
-    """Smallest and largest cutoff with at least one effective cell on either side, to three digits inwards; None where there is none."""
+    """Return the smallest and the largest cutoff with an effective cell on either side.
+
+    Rounded inwards to three digits; None where there is none.
+    """
     if grid[0] * grid[1] < 3:
         return None
     smallest = _bisect(lambda c: effective_cells(grid, kind, c, order)[0] >= 1.0)
@@ -54,7 +60,7 @@ def usable_cutoffs(grid: Grid, kind: Kind, order: int = 2) -> tuple[float, float
 
 
 def _bisect(beyond) -> float:
-    """The cutoff in [1e-4, 100] at which a test that holds from there on begins to hold."""
+    """Return the cutoff in [1e-4, 100] from which on the test ``beyond`` holds."""
     below, above = 1e-4, 100.0
     for _ in range(60):
         middle = math.sqrt(below * above)
@@ -62,11 +68,14 @@ def _bisect(beyond) -> float:
     return above
 
 
-def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> None:
+def check_band(
+    grid: Grid, kind: Kind, cutoff: float, order: int, taps: str, *, key: str = "cutoff"
+) -> None:
     """Refuse a filter that keeps nothing or everything on this grid.
 
     Raises:
-        BandError: fewer than one effective cell (sum of the gains, DC apart) in the low band or in the high one.
+        BandError: fewer than one effective cell (sum of the gains, DC apart) in the low band or in
+            the high one.
     """
     low, high = effective_cells(grid, kind, cutoff, order)
     if low >= 1.0 and high >= 1.0:
@@ -74,10 +83,12 @@ def check_band(grid: Grid, kind: Kind, cutoff: float, order: int, taps: str) -> 
     usable = usable_cutoffs(grid, kind, order)
     empty = "low" if low < 1.0 else "high"
     raise BandError(
-        f"the {empty} band of {taps} is empty: the {kind} mask with cutoff {cutoff:.4g} leaves it fewer than one cell beside DC",
+        f"the {empty} band of {taps} is empty: "
+        f"the {kind} mask with cutoff {cutoff:.4g} leaves it fewer than one cell beside DC",
         got=f"{grid[0]}x{grid[1]} cells, {low:.3g} of them low and {high:.3g} high",
         need="at least one on either side",
         tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}"
         if usable
         else "a tap with more cells: on this one no cutoff works",
+        key=key,
     )

@@ -1,7 +1,8 @@
-"""Spectra of symmetric graphs: eigenvalues, low rank, scaling, and what is read from them. Pure functions on batches, heads apart.
+"""Spectra of symmetric graphs: eigenvalues, low rank, scaling, and measures of them.
 
-Eigenvalues alone may carry a gradient, since that stays finite where eigenvalues are equal; eigenvectors never do. Spectra have a fixed
-number of entries k; those that a graph with void nodes, or of lower rank, does not have are 0 and False in ``kept``.
+All functions work on batches, heads apart. Only eigenvalues may carry a gradient, which stays
+finite where eigenvalues are equal; eigenvectors never do. Spectra have a fixed number of entries k.
+Those that a graph with void nodes, or of lower rank, does not have are 0, and False in ``kept``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from freqkd_cli.spectral.eigen import (
     End,
     every_mode,
     from_end,
-    largest_of_gram,
     outermost,
     smaller_gram,
 )
@@ -37,8 +37,9 @@ class Modes:
     """Eigenpairs of a graph, without gradient.
 
     Attributes:
-        values: ``[B, heads, k]``, by value from the end that was asked for; 0 where there is no such mode.
-        vectors: ``[B, heads, N, k]``, orthonormal columns; 0 on void nodes and where there is no such mode.
+        values: ``[B, heads, k]``, by value from one end; 0 where there is no such mode.
+        vectors: ``[B, heads, N, k]``, orthonormal columns; 0 on void nodes and where there is no
+            such mode.
         kept: ``[B, heads, k]`` bool, False where there is no such mode.
     """
 
@@ -47,13 +48,13 @@ class Modes:
     kept: Tensor
 
     def part(self, start: int, stop: int | None = None) -> Modes:
-        """Modes from ``start`` on, up to ``stop``: ``part(1)`` drops the first, the Perron mode of softmax attention."""
+        """Return the modes from ``start`` up to ``stop``; ``part(1)`` drops the Perron mode."""
         return Modes(
             self.values[..., start:stop], self.vectors[..., start:stop], self.kept[..., start:stop]
         )
 
     def padded(self, k: int) -> Modes:
-        """Exactly k modes, with empty ones at the end where there are fewer."""
+        """Return exactly k modes, with empty ones at the end where there are fewer."""
         cut, more = self.part(0, k), max(k - self.values.shape[-1], 0)
         return Modes(
             F.pad(cut.values, (0, more)), F.pad(cut.vectors, (0, more)), F.pad(cut.kept, (0, more))
@@ -61,15 +62,15 @@ class Modes:
 
 
 def kept(valid: Tensor, k: int) -> Tensor:
-    """Which of k eigenvalues a graph of these valid nodes has, ``[B, 1, k]`` bool."""
+    """Return which of k eigenvalues a graph of these valid nodes has, ``[B, 1, k]`` bool."""
     return (torch.arange(k, device=valid.device) < valid.sum(1, keepdim=True))[:, None]
 
 
 @unrounded
 def eigenvalues(graph: Tensor, valid: Tensor, k: int, *, end: End = "largest") -> Tensor:
-    """The k largest eigenvalues, descending, or the k smallest, ascending: ``[B, heads, k]``, differentiable.
+    """Return the k largest eigenvalues, descending, or the k smallest, ascending.
 
-    ``graph``: symmetric, 0 on void nodes.
+    ``[B, heads, k]``, differentiable. ``graph`` is symmetric, and 0 on void nodes.
     """
     values = outermost(_parted(graph, valid, end), k, end)
     return F.pad(values, (0, k - values.shape[-1])) * kept(valid, k)
@@ -77,11 +78,11 @@ def eigenvalues(graph: Tensor, valid: Tensor, k: int, *, end: End = "largest") -
 
 @unrounded
 def gram_eigenvalues(rows: Tensor, k: int) -> Tensor:
-    """The k largest eigenvalues of R R^T, descending, ``[B, heads, k]``, differentiable.
+    """Return the k largest eigenvalues of R R^T, descending, ``[B, heads, k]``, differentiable.
 
-    Computed from R^T R, d x d, where d < N: the non-zero eigenvalues are the same.
+    Where d < N they are computed from R^T R, d x d: the non-zero eigenvalues are the same.
     """
-    values = largest_of_gram(rows, k)
+    values = outermost(smaller_gram(rows), k)
     return F.pad(values.clamp(min=0.0), (0, k - values.shape[-1]))
 
 
@@ -90,7 +91,10 @@ def gram_eigenvalues(rows: Tensor, k: int) -> Tensor:
 def eigenpairs(
     graph: Tensor, valid: Tensor, k: int | None = None, *, end: End = "largest"
 ) -> Modes:
-    """The k modes from one end of the spectrum, or all N of them. Computed in float64, returned in the graph's type."""
+    """Return the k modes from one end of the spectrum, or all N of them.
+
+    They are computed in float64 and returned in the graph's type.
+    """
     k = graph.shape[-1] if k is None else k
     values, vectors = every_mode(_parted(graph.double(), valid, end))
     have = kept(valid, min(k, values.shape[-1])).expand(values.shape[:2] + (-1,))
@@ -104,7 +108,10 @@ def eigenpairs(
 @torch.no_grad()
 @unrounded
 def gram_eigenpairs(rows: Tensor, k: int | None = None) -> Modes:
-    """The k largest modes of R R^T, or all that are not 0, at most min(N, d). Computed in float64, returned in the type of the rows."""
+    """Return the k largest modes of R R^T, or all that are not 0, at most min(N, d).
+
+    They are computed in float64 and returned in the type of the rows.
+    """
     wide = rows.double()
     values, vectors = every_mode(smaller_gram(wide))
     values, vectors = (from_end(x, values.shape[-1], "largest") for x in (values, vectors))
@@ -120,10 +127,11 @@ def gram_eigenpairs(rows: Tensor, k: int | None = None) -> Modes:
 
 
 def low_rank(modes: Modes, k: int = 20, *, rank: Rank = "energy", energy: float = 0.95) -> Modes:
-    """The strongest modes by magnitude, as k columns.
+    """Return the strongest modes by magnitude, as k columns.
 
-    ``energy``: min(k, r), r the least number of modes that hold this share of the sum of magnitudes of the *whole* spectrum; give
-    all modes. ``cass_fixed_10``: always 10 columns, what CASS's released code does whatever its threshold is, because it divides by the
+    ``energy``: min(k, r), where r is the least number of modes that hold this share of the sum of
+    magnitudes of the *whole* spectrum, so ``modes`` must be all of them. ``cass_fixed_10``: always
+    10 columns. CASS's released code does this whatever its threshold is, because it divides by the
     sum of the singular values that it computed and not of all.
     """
     size = modes.values.abs().masked_fill(~modes.kept, -1.0)
@@ -142,21 +150,22 @@ def low_rank(modes: Modes, k: int = 20, *, rank: Rank = "energy", energy: float 
 def scaled(
     values: Tensor,
     kept: Tensor,
-    how: Scaling = "none",
+    scaling: Scaling = "none",
     *,
     largest: float = 1.5,
     smallest: float = 0.5,
     power: float = 2.0,
 ) -> Tensor:
-    """Eigenvalues made more unequal, ``[B, heads, k]``; those not kept stay 0.
+    """Make eigenvalues more unequal, ``[B, heads, k]``; those not kept stay 0.
 
-    ``cass``: the largest times 1.5, the smallest times 0.5, linear between (arXiv 2411.17150 and its released code), of magnitudes, which
-    are the singular values that it scales, so every mode keeps its sign; equal ones stay as they are. An affine map of the graph's weights
-    nearly, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p, which survives that.
+    ``cass``: the largest magnitude times 1.5, the smallest times 0.5, linear between (arXiv
+    2411.17150 and its released code). Magnitudes are the singular values that it scales, so every
+    mode keeps its sign; equal ones stay as they are. This is nearly an affine map of the graph's
+    weights, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p, which survives.
     """
-    if how == "none":
+    if scaling == "none":
         return values
-    if how == "power":
+    if scaling == "power":
         return values.sign() * values.abs() ** power
     size = values.abs()
     low = size.masked_fill(~kept, float("inf")).amin(-1, keepdim=True)
@@ -167,44 +176,55 @@ def scaled(
     return torch.where(spread & kept, values.sign() * stretched, values)
 
 
+def signed(vectors: Tensor) -> Tensor:
+    """Give eigenvectors ``[..., N, k]`` a positive largest entry.
+
+    Their sign is free, and a cache that is made again should hold the same.
+    """
+    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors)
+
+
 def rebuilt(values: Tensor, vectors: Tensor) -> Tensor:
-    """U diag(values) U^T, ``[B, heads, N, N]``."""
+    """Return U diag(values) U^T, ``[B, heads, N, N]``."""
     return (vectors * values[..., None, :]) @ vectors.mT
 
 
 def shares(values: Tensor, least: float = 1e-12) -> Tensor:
-    """A spectrum over the sum of its magnitudes; it fades to 0 where that is under ``least``."""
+    """Divide a spectrum by the sum of its magnitudes; fade to 0 where that is below ``least``."""
     return values / values.abs().sum(-1, keepdim=True).clamp(min=least)
 
 
 def effective_rank(values: Tensor) -> Tensor:
-    """exp(entropy) of the shares of a spectrum, ``[B, heads]``; negative values count as 0. 0 for an empty spectrum.
+    """Return exp(entropy) of the shares of a spectrum, ``[B, heads]``.
 
-    Roy and Vetterli, "The effective rank" (EUSIPCO 2007), on eigenvalues.
+    Negative values count as 0; an empty spectrum gives 0. Roy and Vetterli, "The effective rank"
+    (EUSIPCO 2007), on eigenvalues.
     """
     p = shares(values.clamp(min=0.0))
     return torch.exp(-torch.special.xlogy(p, p.clamp(min=1e-30)).sum(-1)) * (p.sum(-1) > 0)
 
 
 def heat_trace(values: Tensor, kept: Tensor, times: Sequence[float] = (0.1, 1.0, 10.0)) -> Tensor:
-    """Sum of exp(-t l) over a Laplacian's eigenvalues, for every t: ``[B, heads, times]``."""
+    """Return the sum of exp(-t l) over a Laplacian's eigenvalues, for every t."""
     t = torch.tensor(tuple(times), dtype=values.dtype, device=values.device)
     return (torch.exp(-values[..., None] * t) * kept[..., None]).sum(-2)
 
 
 @unrounded
 def graph_fourier(nodes: Tensor, vectors: Tensor) -> Tensor:
-    """Coefficients U^T X of node features in a graph's eigenvectors, ``[B, heads, k, d]``; void nodes have no say."""
+    """Return U^T X, the coefficients of node features in eigenvectors, ``[B, heads, k, d]``.
+
+    Vectors are 0 on void nodes, so those do not count.
+    """
     return vectors.mT @ widened(nodes)
 
 
-def graph_energy(nodes: Tensor, vectors: Tensor) -> Tensor:
-    """Energy of node features at each graph frequency, ``[B, heads, k]``; over a whole basis it sums to |X|^2 of the valid nodes."""
-    return graph_fourier(nodes, vectors).square().sum(-1)
-
-
 def _parted(graph: Tensor, valid: Tensor, end: End) -> Tensor:
-    """The graph with void nodes as eigenvalues of their own, beyond the end of the spectrum that is not asked for (Gershgorin)."""
+    """Return the graph with void nodes as eigenvalues of their own.
+
+    They lie beyond the end of the spectrum that is not returned (Gershgorin).
+    """
     graph = widened(graph)
     beyond = graph.detach().abs().sum(-1).amax(-1, keepdim=True) + 1.0
     void = beyond * ~valid[:, None]

@@ -1,8 +1,9 @@
-"""Where the energy of a feature map lies: power per ring of radial frequency, log amplitude, shares below and above a cutoff.
+"""Radial spectra of feature maps: power and log amplitude per ring, shares around a cutoff.
 
-rho = sqrt(fy^2 + fx^2) / 0.5 in Nyquist units of the map's own grid: 0 = DC, 1 = Nyquist along an axis, up to sqrt(2) at the corners.
-A ring is one step of rho wide and holds the cells nearest to its centre; DC is a ring of its own, kept apart, because a channel's mean
-level says nothing about detail. Transforms are float32 and orthonormal, so the sum of power equals the sum of squares (Parseval).
+rho = sqrt(fy^2 + fx^2) / 0.5 in Nyquist units of the map's own grid: 0 = DC, 1 = Nyquist along an
+axis, up to sqrt(2) at the corners. A ring is one step of rho wide and holds the cells nearest to
+its centre. DC is a ring of its own, kept apart, because a channel's mean level is no detail.
+Transforms are float32 and orthonormal, so the sum of power equals the sum of squares (Parseval).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.errors import ShapeError
+from freqkd_cli.spectral.fourier import multiplicity, radial
 
 FINEST_RINGS = 64
 """No more rings than this between DC and Nyquist: finer ones would be noise to the eye."""
@@ -21,23 +23,19 @@ FINEST_RINGS = 64
 
 @lru_cache(maxsize=64)
 def half_plane(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Radial frequency and multiplicity of the cells that ``rfft2`` keeps.
+    """Return radial frequency and multiplicity of the cells that ``rfft2`` keeps, as tensors.
 
     Returns:
-        rho ``[h, w // 2 + 1]`` float64 in Nyquist units, and how many cells of the full plane each stands for (1 or 2), float64.
+        rho ``[h, w // 2 + 1]`` float64 in Nyquist units, and the number of cells of the full plane
+        that each stands for (1 or 2), float64.
     """
-    rows = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-    columns = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
-    rho = torch.sqrt(rows**2 + columns**2) / 0.5
-    twice = torch.full((height, width // 2 + 1), 2.0, dtype=torch.float64)
-    twice[:, 0] = 1.0
-    if width % 2 == 0:
-        twice[:, -1] = 1.0
-    return rho, twice
+    return torch.from_numpy(radial(height, width)), torch.from_numpy(multiplicity(height, width))
 
 
 def ring_width(height: int, width: int) -> float:
-    """Step of rho between rings: one bin of the shorter side, so no ring up to Nyquist is empty; never finer than 1 / FINEST_RINGS.
+    """Return the step of rho between rings, never finer than 1 / FINEST_RINGS.
+
+    It is one bin of the shorter side, so no ring up to Nyquist is empty.
 
     Raises:
         ShapeError: a grid with a side of one cell has no frequency but DC along it.
@@ -45,7 +43,7 @@ def ring_width(height: int, width: int) -> float:
     shorter = min(height, width)
     if shorter < 2:
         raise ShapeError(
-            "a map this small has no frequencies to look at",
+            "a map this small has no frequencies",
             got=f"{height} x {width} cells",
             need="at least 2 x 2 cells",
         )
@@ -54,12 +52,12 @@ def ring_width(height: int, width: int) -> float:
 
 @lru_cache(maxsize=64)
 def rings_of(height: int, width: int, step: float) -> Tensor:
-    """Ring number of every half-plane cell, ``[h, w // 2 + 1]`` int64.
+    """Return the ring number of every half-plane cell, ``[h, w // 2 + 1]`` int64.
 
     Only DC has number 0; a last ring of one cell, the corner, joins the one before.
     """
     rho, twice = half_plane(height, width)
-    # The small push puts cells that lie exactly between two rings on the same side on every machine.
+    # 1e-9 puts cells that lie exactly between two rings on the same side on every machine.
     ring = torch.floor(rho / step + 0.5 + 1e-9).long().clamp(min=1)
     last = ring == ring.max()
     if twice[last].sum() == 1 and ring.max() > 1:
@@ -70,11 +68,12 @@ def rings_of(height: int, width: int, step: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def log_weights(height: int, width: int, step: float) -> Tensor:
-    """How often each half-plane cell counts in a mean of logarithms, ``[h, w // 2 + 1]`` float64.
+    """Return the weight of each half-plane cell in a mean of logarithms, ``[h, w // 2 + 1]``.
 
-    The cells at exactly Nyquist along both axes or one of them, with 0 along the other, are real numbers. The mean log of a real normal
-    number is 0.35 below that of a complex one of equal power, so they would bend the line of white noise; they count only in a ring that
-    has no other cells.
+    The cells at exactly Nyquist along one axis, and at Nyquist or 0 along the other, are real
+    numbers. The mean log of a real normal number is 0.35 below that of a complex one of equal
+    power, so they would bend the line of white noise. They count only in a ring that has no other
+    cells.
     """
     _, twice = half_plane(height, width)
     ring = rings_of(height, width, step)
@@ -95,7 +94,8 @@ class RingSums:
 
     Attributes:
         step: step of rho between rings.
-        cells, power, rho: per ring, float64: number of (image, channel, cell), sum of |F|^2, sum of rho.
+        cells, power, rho: per ring, float64: number of (image, channel, cell), sum of |F|^2, sum of
+            rho.
         log_cells, log_amplitude: the same for log |F|, over the maps that are not flat.
         low, high: energy at 0 < rho <= cutoff and above it, exact by cell and not by ring.
     """
@@ -131,12 +131,12 @@ def _add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ring_sums(maps: Tensor, cutoff: float, step: float | None = None) -> RingSums:
-    """Transform maps and sum their power by ring.
+    """Return the sums by ring of the power of maps.
 
     Args:
         maps: ``[B, C, h, w]`` of any float dtype; the transform runs in float32.
         cutoff: rho that separates low from high; it belongs to the low side.
-        step: step of rho between rings; that of :func:`ring_width` where it is None.
+        step: step of rho between rings; None is that of :func:`ring_width`.
 
     Raises:
         ShapeError: not a map ``[B, C, h, w]``, or one without frequencies.
@@ -174,13 +174,19 @@ def ring_sums(maps: Tensor, cutoff: float, step: float | None = None) -> RingSum
 
 
 def _varying(power: Tensor) -> Tensor:
-    """Which maps are not flat, ``[B, C, 1, 1]``. What stays under 1e-12 of a map's energy is rounding of float32 and no signal."""
+    """Return which maps are not flat, ``[B, C, 1, 1]``.
+
+    Less than 1e-12 of a map's energy is rounding of float32.
+    """
     everything = power.sum((-2, -1), keepdim=True)
     return everything - power[..., :1, :1] > 1e-12 * everything
 
 
 def _floor(power: Tensor) -> Tensor:
-    """A share of each map's mean power that stands for zero, so that log exists: 120 dB down, below what float32 resolves."""
+    """Return the power that stands for zero, so that log exists.
+
+    It is 120 dB below each map's mean power, below the resolution of float32.
+    """
     return power.mean((-2, -1), keepdim=True) * 1e-12 + 1e-300
 
 
@@ -196,8 +202,10 @@ class RadialSpectrum:
         rho: mean radial frequency of each ring that has cells, in Nyquist units of the tap's grid.
         cells: cells of the Fourier plane in each ring, summed over images and channels.
         power: mean |F|^2 per ring over cells, channels and images.
-        relative_log_amplitude: mean log |F| of the ring minus that of the lowest ring (natural logarithm).
-        low_energy, high_energy: shares of the energy without DC at rho <= cutoff and above; None where every map is flat.
+        relative_log_amplitude: mean log |F| of the ring minus that of the lowest ring (natural
+            logarithm).
+        low_energy, high_energy: shares of the energy without DC at rho <= cutoff and above; None
+            where every map is flat.
         dc_power: mean |F(0)|^2 over channels and images.
         dc_relative_log_amplitude: mean log |F(0)| minus that of the lowest ring.
     """
@@ -213,11 +221,12 @@ class RadialSpectrum:
 
 
 def radial_spectrum(sums: RingSums) -> RadialSpectrum:
-    """Means from sums.
+    """Return means from sums.
 
-    Relative log amplitude: Park and Kim, "How Do Vision Transformers Work?" (ICLR 2022), section 2 and figure 2. Departures: the mean of a
-    ring in place of the diagonal of the plane, and the lowest ring in place of DC as the reference, since DC is a channel's mean
-    level; subtract ``dc_relative_log_amplitude`` to have theirs.
+    Relative log amplitude: Park and Kim, "How Do Vision Transformers Work?" (ICLR 2022), section 2
+    and figure 2. Departures: the mean of a ring in place of the diagonal of the plane; the lowest
+    ring in place of DC as the reference, since DC is a channel's mean level. Subtract
+    ``dc_relative_log_amplitude`` for values relative to DC.
     """
     filled = (sums.cells > 0) & (torch.arange(len(sums.cells)) > 0)
     log_mean = sums.log_amplitude / sums.log_cells.clamp(min=1.0)

@@ -135,7 +135,7 @@ def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
         line.loss.target_arguments,
         taps=_stored_taps(plan, line),
         grids={name: plan.grids[name] for name in line.student_taps},
-        file_arguments=getattr(line.loss, "file_arguments", ()),
+        file_arguments=line.loss.file_arguments,
     )
     return {**identity, "version": line.loss.target_version}
 

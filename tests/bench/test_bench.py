@@ -94,7 +94,7 @@ def test_planted_time_counts_for_the_part_that_took_it(path):
     loop = measured_loop(recipes.load(path), BenchOptions(), None)
     watched_step(loop)
     objective = loop.training.objective
-    entropy, divergence, high = objective.losses.values()
+    entropy, divergence, high = objective.line_losses
     slowed(loop.setting.dataset, "read", 0.15)  # twice a batch
     slowed(loop.source.model, "forward", 0.4)
     slowed(high, "target", 0.5)

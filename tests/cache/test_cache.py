@@ -35,6 +35,7 @@ from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_plan import plan
 from freqkd_cli.teacher.recipe_cache import Form, distill_command, dump_command
 from freqkd_cli.views.view import ViewSpec
+from freqkd_cli.weights.config import License
 
 SMALL = 12_000
 
@@ -600,12 +601,12 @@ def test_a_name_that_is_also_a_file_counts_as_a_name(tmp_path, monkeypatch):
     assert identities[0] == identities[1] and identities[0]["arguments"] == {"basis": "stage4"}
 
 
-def test_the_licence_note_of_a_teacher_is_recorded_and_not_compared():
+def test_the_license_of_a_teacher_is_recorded_and_not_compared():
     teacher = Teacher()
     plain = Fingerprint({"teacher": teacher_identity(teacher, name="fake", dtype="float32")})
-    teacher.licence_note = "not for commercial use"
+    teacher.license = License(name="research only", noncommercial=True)
     noted = Fingerprint({"teacher": teacher_identity(teacher, name="fake", dtype="float32")})
-    assert noted.fields["teacher"]["licence_note"] == "not for commercial use"
+    assert noted.fields["teacher"]["license"] == "research only"
     assert plain.differences(noted) == noted.differences(plain) == []
 
 

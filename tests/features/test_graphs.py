@@ -1,4 +1,4 @@
-"""From taps to graphs: pooling, void nodes, labels of nodes, the three student graphs, and what is refused."""
+"""From taps to graphs: pooling, void nodes, labels of nodes, student graphs, refused taps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def batch_of(labels: Tensor | None, valid: Tensor) -> Batch:
 )
 def test_pooling_is_the_mean_by_area(size, grid):
     x = drawn(2, 3, *size)
-    # Every cell repeated as often as there are bins: then each bin is a whole number of small cells.
+    # Every cell is repeated as often as there are bins, so each bin is a whole number of cells.
     fine = x.repeat_interleave(grid[0], 2).repeat_interleave(grid[1], 3)
     want = fine.unflatten(3, (grid[1], size[1])).unflatten(2, (grid[0], size[0])).mean((3, 5))
     torch.testing.assert_close(pooled(x, grid), want)
@@ -76,10 +76,10 @@ def test_labels_of_nodes_are_the_most_frequent():
         [255] * 4
     ]
     large = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, 30, 21)))
-    found = node_labels(batch_of(large, torch.ones_like(large, dtype=torch.bool)), (5, 3))
+    labelled = node_labels(batch_of(large, torch.ones_like(large, dtype=torch.bool)), (5, 3))
     cells = large.reshape(2, 5, 6, 3, 7).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
     counts = F.one_hot(cells, 3).sum(2)
-    assert (counts.gather(2, found[..., None])[..., 0] == counts.max(2).values).all()
+    assert (counts.gather(2, labelled[..., None])[..., 0] == counts.max(2).values).all()
 
 
 def test_one_function_makes_the_graphs_of_both_sides():
@@ -144,7 +144,7 @@ def test_the_grid_of_the_nodes():
 
 
 def test_a_pixel_belongs_to_the_cell_of_its_centre():
-    """Seven pixels on three cells: centres at 1.5, 4.5, 7.5, ... 19.5 of 21, borders at 7 and 14."""
+    """Seven pixels on three cells: centres at 1.5, 4.5, ... 19.5 of 21, borders at 7 and 14."""
     labels = torch.arange(7).expand(1, 3, 7)
     batch = Batch(
         torch.zeros(1, 3, 3, 7),
@@ -157,7 +157,7 @@ def test_a_pixel_belongs_to_the_cell_of_its_centre():
 
 
 @pytest.mark.parametrize(
-    ("tap", "arguments", "told"),
+    ("tap", "arguments", "message"),
     [
         (Tap("encoder", 8, 8), {"proxy": "state_affinity"}, "a tap of kind features"),
         (Tap("affinity4", 32, 1, "graph"), {"proxy": "similarity"}, "a tap of kind graph"),
@@ -166,8 +166,8 @@ def test_a_pixel_belongs_to_the_cell_of_its_centre():
         (Tap("encoder", 8, 8), {"proxy": "query_key", "width": 64}, "satisfy any loss alone"),
     ],
 )
-def test_what_no_graph_can_be_made_of(tap, arguments, told):
-    with pytest.raises(RecipeError, match=told):
+def test_what_no_graph_can_be_made_of(tap, arguments, message):
+    with pytest.raises(RecipeError, match=message):
         GraphSide(tap, **arguments)
 
 

@@ -1,4 +1,4 @@
-"""The band loss against an independent float64 computation in numpy and scipy, and its known answers."""
+"""The band loss against a float64 computation in numpy and scipy, and its known answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASKS = ("ideal", "gaussian", "butterworth")
 DISTANCES = ("relative", "mse", "l1", "cosine")
 CUTOFF, HIGH_SHARE = 0.45, 0.3
 
-# student (stride, h, w), teacher (stride, h, w): equal odd, equal even, teacher finer, student finer, mixed odd and even.
+# (stride, h, w) of student and teacher: equal odd, equal even, teacher finer, student finer, mixed.
 PAIRS = [
     ((8, 9, 11), (8, 9, 11)),
     ((8, 8, 10), (8, 8, 10)),
@@ -41,7 +41,7 @@ def batch_of(image: tuple[int, int], number: int = 2) -> Batch:
 
 
 def image_of(pair) -> tuple[int, int]:
-    """An image on which both taps have the asked grids (strides rounded up)."""
+    """An image on which both taps have these grids (strides rounded up)."""
     (s, h, w), (t, hh, ww) = pair
     return min(s * h, t * hh), min(s * w, t * ww)
 
@@ -55,7 +55,7 @@ def band_loss(pair=PAIRS[0], channels=(3, 3), **arguments):
 
 
 def maps(pair, channels=(3, 3), number=2, dtype=torch.float32, seed=0):
-    """A student and a teacher map with a mean and with more energy at low frequencies, as features have."""
+    """Maps of student and teacher with a mean and more energy at low frequencies, as features."""
     rng = np.random.default_rng(seed)
     both = []
     for (_, h, w), c in zip(pair, channels, strict=True):
@@ -80,7 +80,7 @@ def value(loss, student, teacher, image) -> torch.Tensor:
     return loss({"s": student}, target, batch, 0)
 
 
-# ---- the independent computation -------------------------------------------------------------------------------------------
+# The independent computation
 
 
 def low_mask(size, kind, cutoff, order=2):
@@ -96,8 +96,22 @@ def low_mask(size, kind, cutoff, order=2):
     )
 
 
-def known_value(student, teacher, *, band="low", mix="loss", mask="gaussian", filter_side="both", distance="relative", represent="feature",
-                normalize="channel", border="none", cutoff=CUTOFF, high_share=HIGH_SHARE, weight=None):  # fmt: skip
+def known_value(
+    student,
+    teacher,
+    *,
+    band="low",
+    mix="loss",
+    mask="gaussian",
+    filter_side="both",
+    distance="relative",
+    represent="feature",
+    normalize="channel",
+    border="none",
+    cutoff=CUTOFF,
+    high_share=HIGH_SHARE,
+    weight=None,
+):
     s, t = student.double().numpy(), teacher.double().numpy()
     grid = [min(s.shape[i], t.shape[i]) for i in (2, 3)]
     s, t = (
@@ -174,11 +188,11 @@ def agree(pair, channels=(3, 3), weight=None, **arguments):
     if weight is not None:
         loss.adapter.weight.data = torch.from_numpy(weight).float()
     known = known_value(student, teacher, weight=weight, **arguments)
-    ours = number_of(value(loss, student, teacher, image_of(pair)))
-    assert abs(ours - known) <= 1e-5 * max(abs(known), 1e-2), (arguments, ours, known)
+    result = number_of(value(loss, student, teacher, image_of(pair)))
+    assert abs(result - known) <= 1e-5 * max(abs(known), 1e-2), (arguments, result, known)
 
 
-# ---- equality --------------------------------------------------------------------------------------------------------------
+# Equality
 
 
 @pytest.mark.parametrize("represent", ["feature", "attention", "attention_then_filter"])
@@ -273,7 +287,7 @@ def test_double_precision_is_exact_to_rounding():
         )
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------------------
+# Gradients
 
 
 @pytest.mark.parametrize("represent", ["feature", "attention", "attention_then_filter"])
@@ -372,13 +386,14 @@ def test_equal_shares_of_a_signal_mix_are_plain_feature_distillation():
     )
     plain = registry.find("losses", "feature").build(student="s", teacher="t", adapter=False)
     plain.start({"s": Tap("s", 8, 3)}, {"t": Tap("t", 8, 3)}, 5)
-    # Relative: a quarter of both energies; what is left of the difference is the share of the whole energy in the denominator.
+    # Relative: a quarter of both energies. The rest of the difference is the share of the whole
+    # energy in the denominator.
     assert number_of(mixed) == pytest.approx(
         number_of(value(plain, student, teacher, image_of(PAIRS[0]))), rel=1e-5
     )
 
 
-# ---- half floats, zero maps, targets ---------------------------------------------------------------------------------------
+# Half floats, zero maps, targets
 
 
 @pytest.mark.parametrize("represent", ["feature", "attention", "attention_then_filter"])
@@ -446,7 +461,7 @@ def test_the_learned_adapter_never_touches_the_target():
     )
 
 
-# ---- what a recipe may get wrong -------------------------------------------------------------------------------------------
+# What a recipe may get wrong
 
 
 def test_cutoff_in_cycles_per_image_pixel():
@@ -495,9 +510,19 @@ def test_every_key_that_changes_the_target_is_named():
     pair = PAIRS[2]
     _, teacher = maps(pair)
     changed = {
-        "band": "high", "cutoff": 0.2, "mask": "gaussian", "order": 3, "high_share": 0.9, "mix": "signal", "filter_side": "student",
-        "represent": "attention", "normalize": "none", "border": "hann", "distance": "l1", "adapter": False,
-    }  # fmt: skip
+        "band": "high",
+        "cutoff": 0.2,
+        "mask": "gaussian",
+        "order": 3,
+        "high_share": 0.9,
+        "mix": "signal",
+        "filter_side": "student",
+        "represent": "attention",
+        "normalize": "none",
+        "border": "hann",
+        "distance": "l1",
+        "adapter": False,
+    }
     starts = [
         {"mask": "ideal", "cutoff": 0.3},
         {"mask": "butterworth", "represent": "attention", "band": "mix"},

@@ -1,7 +1,8 @@
 """The band loss costs at most 0.3 of its usual form, as a ratio in one process.
 
-Another program that wants the memory slows ours more than the usual form, which spends a larger share of its time in arithmetic. So no
-other test may run beside this one, and what is asserted is the least of up to three tries, as for the other bounds of time.
+Another program that uses the memory slows this loss more than the usual form, which spends a larger
+share of its time in arithmetic. So no other test may run at the same time, and the least of up to
+three tries is asserted, as for the other bounds of time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ TRIES = 3
 
 
 def seconds(runs, rounds: int) -> list[float]:
-    """Median processor seconds of each, the runs interleaved; processor time, so that other programs count as little as they can."""
+    """Return the median processor seconds of each, with interleaved runs.
+
+    Processor time, so that other programs count little.
+    """
     times = [[] for _ in runs]
     for _ in range(rounds):
         for run, taken in zip(runs, times, strict=True):
@@ -42,8 +46,8 @@ def test_forward_and_backward_against_the_usual_form(shape, rounds, distance):
     mask = torch.from_numpy(low_pass(rho, "gaussian", 0.25)).to(torch.complex64)
 
     def usual() -> None:
-        ours, theirs = (torch.fft.ifft2(torch.fft.fft2(x) * mask).real for x in (student, teacher))
-        torch.nn.functional.mse_loss(ours, theirs).backward()
+        filtered = (torch.fft.ifft2(torch.fft.fft2(x) * mask).real for x in (student, teacher))
+        torch.nn.functional.mse_loss(*filtered).backward()
         student.grad = None
 
     loss = registry.find("losses", "band").build(
@@ -61,7 +65,7 @@ def test_forward_and_backward_against_the_usual_form(shape, rounds, distance):
     )
     target = loss.target({"t": teacher}, batch, {"s": (height, width)})
 
-    def ours() -> None:
+    def band() -> None:
         loss({"s": student}, target, batch, 0).backward()
         student.grad = None
 
@@ -72,9 +76,10 @@ def test_forward_and_backward_against_the_usual_form(shape, rounds, distance):
 
     least_step, least_whole = float("inf"), float("inf")
     for _ in range(TRIES):
-        slow, step, whole = seconds((usual, ours, with_target), rounds)
+        slow, step, whole = seconds((usual, band, with_target), rounds)
         print(
-            f"{shape} {distance}: forward and backward {step / slow:.3f}, with the teacher's half {whole / slow:.3f} of the usual form"
+            f"{shape} {distance}: forward and backward {step / slow:.3f}, "
+            f"with the teacher's half {whole / slow:.3f} of the usual form"
         )
         least_step, least_whole = min(least_step, step / slow), min(least_whole, whole / slow)
         if least_step <= 0.3 and least_whole <= 0.4:

@@ -1,7 +1,7 @@
 """Beside CASS's released code (MICV-yonsei/CASS, clip/model.py at 228ecdd).
 
-The numbers here are what its functions gave, in float64, on the keys of :func:`keys`; where it is wrong, ours is held to the definition
-and the released figure is shown to be another.
+The numbers here are the results of its functions, in float64, on the keys of :func:`keys`. Where it
+is wrong, this code is tested against the definition, and the released figure is shown to differ.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ DISTANCES = {  # rows: teacher heads
     ],
 }
 PAIRS = {0.5: ([0, 2, 1, 3], [0, 2, 3, 1]), 1.0: ([2, 0, 3, 1],)}
-"""The student's head of each teacher head; at 0.5 two ways have the same sum to the last digit, of which theirs is the first."""
+"""The student's head of each teacher head.
+
+At 0.5 two ways have the same sum to the last digit; the released code takes the first.
+"""
 SCALED = [
     13.312258487,
     8.410075818,
@@ -63,7 +66,7 @@ LOW_RANK = {(3, 7): 0.392194551, (40, 11): -0.471356117, (5, 5): 0.662714269}
 
 
 def keys(seed: float, decay: float) -> Tensor:
-    """``[1, heads, N, d]`` float64: waves whose strength falls with the channel, on a slow common one."""
+    """``[1, heads, N, d]`` float64: waves that weaken with the channel, on a slow common one."""
     n = torch.arange(NODES, dtype=torch.float64)[None, :, None]
     c = torch.arange(CHANNELS, dtype=torch.float64)
     h = torch.arange(HEADS, dtype=torch.float64)[:, None, None]
@@ -83,12 +86,12 @@ def test_graphs_spectra_distances_and_matching_are_theirs(decay):
     student, teacher = graphs(decay)
     assert student.dense()[0, 1, 3, 7].item() == pytest.approx(GRAPH[decay][0], abs=1e-8)
     assert teacher.dense()[0, 2, 40, 11].item() == pytest.approx(GRAPH[decay][1], abs=1e-8)
-    ours, theirs = student.eigenvalues(K), teacher.eigenvalues(K)
-    np.testing.assert_allclose(theirs[0, 1, :4], SPECTRA[decay][0], atol=1e-8)
-    np.testing.assert_allclose(ours[0, 3, :4], SPECTRA[decay][1], atol=1e-8)
-    distance = wasserstein(shares(ours)[:, None], shares(theirs)[:, :, None])
+    of_student, of_teacher = student.eigenvalues(K), teacher.eigenvalues(K)
+    np.testing.assert_allclose(of_teacher[0, 1, :4], SPECTRA[decay][0], atol=1e-8)
+    np.testing.assert_allclose(of_student[0, 3, :4], SPECTRA[decay][1], atol=1e-8)
+    distance = wasserstein(shares(of_student)[:, None], shares(of_teacher)[:, :, None])
     np.testing.assert_allclose(distance[0], DISTANCES[decay], atol=1e-8)
-    student_heads, teacher_heads, weights = match_heads(ours, theirs, "complementary")
+    student_heads, teacher_heads, weights = match_heads(of_student, of_teacher, "complementary")
     assert teacher_heads.tolist() == [[0, 1, 2, 3]] and student_heads[0].tolist() in PAIRS[decay]
     np.testing.assert_allclose(
         weights[0], np.array(DISTANCES[decay])[range(4), student_heads[0]], atol=1e-8
@@ -107,19 +110,22 @@ def test_the_low_rank_graph_and_its_scaling_are_theirs_where_ten_modes_are_all_t
 
 
 def test_their_pairs_are_used_the_other_way_round():
-    """Released: teacher head = column, student head = row of a cost whose rows are the teacher's; the weight is that of the right pair."""
+    """The released code takes columns for teacher heads of a cost whose rows are the teacher's.
+
+    The weight is that of the right pair.
+    """
     distance = np.array(DISTANCES[1.0])
     right, swapped = distance[range(4), PAIRS[1.0][0]], distance[PAIRS[1.0][0], range(4)]
     assert right.sum() > swapped.sum() and np.abs(right - swapped).max() > 0.2
     student, teacher = graphs(1.0)
-    ours, theirs, weights = match_heads(
+    student_heads, teacher_heads, weights = match_heads(
         student.eigenvalues(K), teacher.eigenvalues(K), "complementary"
     )
-    np.testing.assert_allclose(weights[0], distance[theirs[0], ours[0]], atol=1e-8)
+    np.testing.assert_allclose(weights[0], distance[teacher_heads[0], student_heads[0]], atol=1e-8)
 
 
 def test_their_energy_rule_never_ends_later_than_ten():
-    """The share is taken of the ten singular values computed and not of all: the released method is of rank 10."""
+    """Its share is of the ten computed singular values, not of all: the method has rank 10."""
     rows = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 196, 64)))
     modes = gram_eigenpairs(rows)
     eigenvalues = np.linalg.eigvalsh((rows @ rows.mT)[0, 0].numpy())[::-1]
@@ -135,7 +141,7 @@ def test_their_energy_rule_never_ends_later_than_ten():
 
 
 def test_equal_singular_values_are_nan_by_their_formula_and_stay_in_ours():
-    """The stretch divides by largest less smallest. So does the later map to [0, 1], on a graph whose entries are alike."""
+    """The stretch, and the later map to [0, 1], divide by the largest less the smallest."""
 
     def published(x: np.ndarray) -> np.ndarray:
         low, high = x.min(), x.max()

@@ -53,7 +53,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-# ---- cross_entropy ---------------------------------------------------------------------------------------------------------
+# cross_entropy
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
@@ -176,20 +176,20 @@ def test_wrong_number_of_class_weights_and_missing_labels_are_refused():
         start("cross_entropy")({"logits": normal(1, CLASSES, 1, 1)}, {}, unlabelled, 0)
 
 
-# ---- logit_kl --------------------------------------------------------------------------------------------------------------
+# logit_kl
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_logit_kl_is_scipy_s_relative_entropy_over_cells_inside_the_picture(temperature):
-    ours, theirs = normal(2, CLASSES, 3, 4), normal(2, CLASSES, 3, 4, seed=1)
+def test_logit_kl_is_scipy_s_relative_entropy_over_cells_inside_the_image(temperature):
+    student, teacher = normal(2, CLASSES, 3, 4), normal(2, CLASSES, 3, 4, seed=1)
     valid = torch.ones(2, 24, 32, dtype=torch.bool)
     valid[1, :, 16:] = False
     batch = batch_of(torch.full((2, 24, 32), 255), valid)  # void labels count
     loss = start("logit_kl", temperature=temperature)
     result = loss(
-        {"logits": ours}, loss.target({"logits": theirs}, batch, {"logits": (3, 4)}), batch, 0
+        {"logits": student}, loss.target({"logits": teacher}, batch, {"logits": (3, 4)}), batch, 0
     )
-    p, q = (scipy.special.softmax(z.numpy() / temperature, axis=1) for z in (theirs, ours))
+    p, q = (scipy.special.softmax(z.numpy() / temperature, axis=1) for z in (teacher, student))
     cells = scipy.special.rel_entr(p, q).sum(1)
     assert float(result) == pytest.approx(
         temperature**2 * np.concatenate([cells[0].ravel(), cells[1, :, :2].ravel()]).mean()
@@ -197,36 +197,37 @@ def test_logit_kl_is_scipy_s_relative_entropy_over_cells_inside_the_picture(temp
 
 
 def test_logit_kl_brings_the_teacher_to_the_student_s_grid():
-    theirs = normal(2, CLASSES, 12, 16)
+    teacher = normal(2, CLASSES, 12, 16)
     batch = batch_of(labels_of(2, 48, 64))
     target = start("logit_kl", grid="student").target(
-        {"logits": theirs}, batch, {"logits": (6, 8)}
+        {"logits": teacher}, batch, {"logits": (6, 8)}
     )["logits"]
-    known = F.interpolate(theirs, size=(6, 8), mode="bilinear", align_corners=False)
+    known = F.interpolate(teacher, size=(6, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(target, known)
     bigger = start("logit_kl", grid="student").target(
-        {"logits": theirs}, batch, {"logits": (24, 32)}
+        {"logits": teacher}, batch, {"logits": (24, 32)}
     )["logits"]
     torch.testing.assert_close(
-        bigger, F.interpolate(theirs, size=(24, 32), mode="bilinear", align_corners=False)
+        bigger, F.interpolate(teacher, size=(24, 32), mode="bilinear", align_corners=False)
     )
 
 
 def test_logit_kl_brings_the_student_to_the_teacher_s_grid():
-    ours, theirs = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 12, 16, seed=1)
+    student, teacher = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 12, 16, seed=1)
     valid = torch.ones(2, 48, 64, dtype=torch.bool)
     valid[1, 36:] = False
     batch, loss = batch_of(labels_of(2, 48, 64), valid), start("logit_kl", strides=(8, 4))
-    target = loss.target({"logits": theirs}, batch, {"logits": (6, 8)})
+    target = loss.target({"logits": teacher}, batch, {"logits": (6, 8)})
     assert (
-        target["logits"].equal(theirs) and loss.count(batch, {"logits": (6, 8)}) == 12 * 16 + 9 * 16
+        target["logits"].equal(teacher)
+        and loss.count(batch, {"logits": (6, 8)}) == 12 * 16 + 9 * 16
     )
-    p = scipy.special.softmax(theirs.numpy(), axis=1)
+    p = scipy.special.softmax(teacher.numpy(), axis=1)
     q = scipy.special.softmax(
-        F.interpolate(ours, size=(12, 16), mode="bilinear", align_corners=False).numpy(), axis=1
+        F.interpolate(student, size=(12, 16), mode="bilinear", align_corners=False).numpy(), axis=1
     )
     cells = scipy.special.rel_entr(p, q).sum(1)
-    assert float(loss({"logits": ours}, target, batch, 0)) == pytest.approx(
+    assert float(loss({"logits": student}, target, batch, 0)) == pytest.approx(
         np.concatenate([cells[0].ravel(), cells[1, :9].ravel()]).mean()
     )
 
@@ -256,7 +257,7 @@ def test_logit_kl_refuses_other_classes():
         )
 
 
-# ---- feature, attention ----------------------------------------------------------------------------------------------------
+# feature, attention
 
 
 def run(loss, student: torch.Tensor, teacher: torch.Tensor, image=(48, 64)) -> torch.Tensor:
@@ -280,9 +281,11 @@ def test_feature_is_the_squared_error_of_adapted_standardised_maps(normalize, di
     loss = start(
         "feature", (3, 5), student="s", teacher="t", distance=distance, normalize=normalize
     )
-    ours = torch.einsum("oc,bchw->bohw", loss.adapter.weight.detach().double(), student)
+    adapted = torch.einsum("oc,bchw->bohw", loss.adapter.weight.detach().double(), student)
     a, b = (
-        (standardised(ours), standardised(teacher)) if normalize == "channel" else (ours, teacher)
+        (standardised(adapted), standardised(teacher))
+        if normalize == "channel"
+        else (adapted, teacher)
     )
     error = (a - b).square().sum((1, 2, 3))
     known = (
@@ -314,7 +317,7 @@ def test_attention_is_blind_to_scale_sign_and_order_of_channels():
     assert float(run(loss, -3.0 * teacher.flip(1), teacher)) == pytest.approx(0.0, abs=1e-12)
 
 
-# ---- fam -------------------------------------------------------------------------------------------------------------------
+# fam
 
 
 def fam(channels=(2, 3), **arguments):
@@ -372,7 +375,7 @@ def test_fam_learns_and_only_in_its_own_module():
     assert module.filter.grad.abs().max() > 0
 
 
-# ---- adapter ---------------------------------------------------------------------------------------------------------------
+# adapter
 
 
 def test_adapter_is_a_convolution_and_knows_its_variance():

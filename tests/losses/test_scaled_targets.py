@@ -1,4 +1,4 @@
-"""The amplified low-rank graph of the real teacher: what its scaling does to eigenvalues, and what a loss still sees of it."""
+"""The effect of scaling on eigenvalues of the real teacher, and on a correlation with its graph."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SIZES = {"scenes": (192, 256), "camvid": (288, 384)}
 
 @lru_cache
 def teachers_graph(data: str, root: Path | None) -> Graph:
-    """keys4 of the embedded teacher, mean over its heads, on the first pictures."""
+    """keys4 of the embedded teacher, mean over its heads, on the first images."""
     model = registry.find("models", "segformer").build(classes=12, weights="embedded").eval()
     where = {"root": root} if root else {}
-    pictures = registry.find("datasets", data).build(split="val", size=SIZES[data], **where)
+    dataset = registry.find("datasets", data).build(split="val", size=SIZES[data], **where)
     images = torch.stack(
         [
-            torch.from_numpy(pictures.read(i)[0].copy()).permute(2, 0, 1).float() / 255
+            torch.from_numpy(dataset.read(i)[0].copy()).permute(2, 0, 1).float() / 255
             for i in range(IMAGES)
         ]
     )
@@ -42,7 +42,7 @@ def teachers_graph(data: str, root: Path | None) -> Graph:
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Over pairs of different nodes, mean over pictures."""
+    """Over pairs of different nodes, mean over images."""
     off = ~torch.eye(a.shape[-1], dtype=torch.bool)
     return sum(
         float(torch.corrcoef(torch.stack([x[off], y[off]]))[0, 1])
@@ -51,7 +51,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def ends(values: torch.Tensor, modes: Modes) -> torch.Tensor:
-    """Largest over smallest kept eigenvalue, per picture."""
+    """Largest over smallest kept eigenvalue, per image."""
     magnitudes = values.abs().masked_fill(~modes.kept, 0.0)
     return (magnitudes.amax(-1) / magnitudes.masked_fill(~modes.kept, torch.inf).amin(-1)).flatten()
 
@@ -63,15 +63,15 @@ def test_amplification_is_exact_before_and_mostly_gone_after_standardisation(dat
     modes = low_rank(graph.modes())
     plain, whole = rebuilt(modes.values, modes.vectors), graph.dense()
     ratio, seen = {}, {}
-    for how in ("none", "cass", "power"):
-        values = scaled(modes.values, modes.kept, how)
+    for scaling in ("none", "cass", "power"):
+        values = scaled(modes.values, modes.kept, scaling)
         target = rebuilt(values, modes.vectors)
-        ratio[how], seen[how] = ends(values, modes), correlation(target, plain)
+        ratio[scaling], seen[scaling] = ends(values, modes), correlation(target, plain)
         print(
-            f"{data} {how}: largest over smallest kept eigenvalue {ratio[how].mean():.1f}, correlation with the plain",
-            end=" ",
+            f"{data} {scaling}: largest / smallest kept eigenvalue {ratio[scaling].mean():.1f}, ",
+            end="correlation with the plain ",
         )
-        print(f"target {seen[how]:.4f}, with the whole graph {correlation(target, whole):.4f}")
+        print(f"target {seen[scaling]:.4f}, with the whole graph {correlation(target, whole):.4f}")
     torch.testing.assert_close(ratio["cass"], 3 * ratio["none"], rtol=1e-4, atol=0)
     torch.testing.assert_close(ratio["power"], ratio["none"] ** 2, rtol=1e-4, atol=0)
     assert seen["none"] == pytest.approx(1, abs=1e-5)

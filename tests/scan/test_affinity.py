@@ -1,4 +1,4 @@
-"""State affinity: the matrix is the scan, the order is the picture's, the graph is stochastic, memory is bounded."""
+"""State affinity: equal to the scan, in the order of the image, stochastic, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from freqkd_cli.scan.selective import selective_scan, step_sizes
 def layer(
     size, channels=3, states=2, batch=2, dtype=torch.float64, seed=0
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a cross-scan over a picture: steps 0.01 to 1, so that some rows forget within a picture and some do not."""
+    """The tensors of a cross-scan over an image.
+
+    Steps are 0.01 to 1, so that some rows forget within an image and some do not.
+    """
     rng = np.random.default_rng(seed)
     length = size[0] * size[1]
     made = {
@@ -58,25 +61,28 @@ def test_the_matrix_times_the_input_is_the_scan_in_every_direction(size, states,
         u, given["delta"], given["A"], given["B"], given["C"], given["D"], given["bias"]
     ).unflatten(1, (4, 3))
     read = torch.einsum("bkcij,bcj->bkci", raw_affinity(*matrices(given), size), x.flatten(2))
-    ours = read + given["D"].view(4, 3, 1) * x.flatten(2).unsqueeze(1)
-    for k in range(4):  # one direction at a time, brought to the picture by the published merge
+    scanned = read + given["D"].view(4, 3, 1) * x.flatten(2).unsqueeze(1)
+    for k in range(4):  # one direction at a time, brought to the image by the published merge
         alone = torch.zeros_like(y)
         alone[:, k] = y[:, k]
-        assert (ours[:, k] - cross_merge(alone, size)).abs().max() / y.abs().max() < tolerance, k
+        assert (scanned[:, k] - cross_merge(alone, size)).abs().max() / y.abs().max() < tolerance, k
 
 
 def test_long_sequences_do_not_underflow():
-    """1024 steps that decay by e^-1000 in all: the quotient form is 88 % wrong here in float32. Against scipy-free float64 numpy."""
+    """1024 steps that decay by e^-1000 in all, against numpy in float64.
+
+    The quotient form is 88 % wrong here in float32.
+    """
     rng = np.random.default_rng(0)
     step, B, C = rng.uniform(0.5, 1.5, 1024), rng.standard_normal(1024), rng.standard_normal(1024)
     sums = np.cumsum(step)
     true = np.tril(
         C[:, None] * np.exp(np.minimum(-(sums[:, None] - sums[None]), 0)) * (step * B)[None]
     )
-    found = scan_matrix(
+    result = scan_matrix(
         *(torch.from_numpy(x).float() for x in (step, np.array([-1.0]), B[None], C[None]))
     )
-    np.testing.assert_allclose(found.numpy(), true, rtol=2e-5, atol=1e-30)
+    np.testing.assert_allclose(result.numpy(), true, rtol=2e-5, atol=1e-30)
 
 
 def test_a_cell_reads_what_its_direction_has_seen():
@@ -101,9 +107,9 @@ def test_nodes_are_blocks_of_cells(size, grid):
         .unflatten(7, (grid[1], fx))
     )
     nodes = blocks.mean((2, 4)).sum((4, 6)).reshape(2, grid[0] * grid[1], -1)
-    found = state_affinity(*given, size=size, pooling=means(size, grid))
-    torch.testing.assert_close(found, nodes / nodes.sum(-1, keepdim=True))
-    torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]))
+    result = state_affinity(*given, size=size, pooling=means(size, grid))
+    torch.testing.assert_close(result, nodes / nodes.sum(-1, keepdim=True))
+    torch.testing.assert_close(result.sum(-1), torch.ones_like(result[..., 0]))
 
 
 @pytest.mark.parametrize(("size", "grid"), [((4, 6), (2, 3)), ((5, 3), (5, 3)), ((5, 7), (2, 3))])
@@ -129,8 +135,8 @@ def test_scans_of_one_state_are_its_matrices(size, grid):
         )
         graph.square().sum().backward()
         ways.append([graph.detach(), step.grad, A.grad, B.grad, C.grad])
-    for ours, theirs in zip(*ways, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for scanned, other in zip(*ways, strict=True):
+        torch.testing.assert_close(scanned, other)
 
 
 def test_grids_that_do_not_divide_share_cells_by_area():

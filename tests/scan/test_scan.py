@@ -21,7 +21,10 @@ from freqkd_cli.scan.selective import selective_scan
 def problem(
     batch=2, rows=4, length=7, states=2, groups=2, dtype=torch.float64, seed=0
 ) -> dict[str, torch.Tensor]:
-    """Arguments of a scan in the range of a fresh VMamba: steps 1e-3 to 0.1, A = -1, -2, ..., the bias an inverse softplus."""
+    """Arguments of a scan in the range of a fresh VMamba.
+
+    Steps 1e-3 to 0.1, A = -1, -2, ..., the bias an inverse softplus.
+    """
     rng = np.random.default_rng(seed)
     made = {
         "u": rng.standard_normal((batch, rows, length)),
@@ -36,7 +39,7 @@ def problem(
 
 
 def hidden_attention(u, delta, A, B, C, D, delta_bias) -> np.ndarray:
-    """y by the closed form of the recurrence, entry by entry in numpy: every step adds its own decayed share."""
+    """y by the closed form of the recurrence in numpy: every step adds its own decayed share."""
     u, delta, A, B, C, D, bias = (x.detach().numpy() for x in (u, delta, A, B, C, D, delta_bias))
     step = np.logaddexp(0, delta + bias[:, None])
     y = D[:, None] * u
@@ -98,7 +101,7 @@ def test_tensors_that_do_not_belong_together_are_named():
 def agreed(
     states: int, length: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
-    """A float32 problem, weights, and the plain loop's answer in float64, so that the loop's own rounding is not in a figure."""
+    """A float32 problem, weights, and the result of the plain loop in float64."""
     given = problem(length=length, states=states, dtype=torch.float32)
     weight = torch.from_numpy(np.random.default_rng(1).standard_normal(given["u"].shape))
     return (
@@ -114,11 +117,11 @@ def gradients(
     """y and dL/d(every argument) of L = sum(weight * y), in float64."""
     leaves = {name: value.detach().clone().requires_grad_(True) for name, value in given.items()}
     y = selective_scan(**leaves, backend=backend)
-    found = torch.autograd.grad(
+    result = torch.autograd.grad(
         (weight.to(y.dtype) * y).sum(), list(leaves.values()), materialize_grads=True
     )
     return {"y": y.detach().double()} | {
-        name: value.double() for name, value in zip(leaves, found, strict=True)
+        name: value.double() for name, value in zip(leaves, result, strict=True)
     }
 
 
@@ -128,10 +131,10 @@ def gradients(
 def test_backends_agree_in_float32(backend, states, length):
     """Relative to the largest entry of each tensor."""
     given, weight, true = agreed(states, length)
-    ours = gradients(given, weight, backend)
+    result = gradients(given, weight, backend)
     for name in true:
         assert (
-            (ours[name] - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)
+            (result[name] - true[name]).abs().max() / true[name].abs().max().clamp(min=1e-30)
         ).item() < 1e-5, name
 
 
@@ -162,36 +165,39 @@ def test_rows_are_shared_among_threads_without_a_trace(backend, rows):
     weight = torch.ones_like(given["u"])[:, :, :1].expand(-1, -1, 1025)
     true = gradients(given, weight, "torch")
     threads = torch.get_num_threads()
-    found = []
+    result = []
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found.append(gradients(given, weight, backend))
+            result.append(gradients(given, weight, backend))
     finally:
         torch.set_num_threads(threads)
     for name in true:
-        torch.testing.assert_close(found[0][name], true[name], rtol=1e-10, atol=1e-12, msg=name)
+        torch.testing.assert_close(result[0][name], true[name], rtol=1e-10, atol=1e-12, msg=name)
         if backend == "parallel":  # sums of torch's own, whose order depends on the processor
             torch.testing.assert_close(
-                found[0][name], found[1][name], rtol=1e-12, atol=1e-12, msg=name
+                result[0][name], result[1][name], rtol=1e-12, atol=1e-12, msg=name
             )
         else:
-            assert torch.equal(found[0][name], found[1][name]), name
+            assert torch.equal(result[0][name], result[1][name]), name
 
 
 @pytest.mark.parametrize("backend", ["numba", "parallel", "torch"])
 @pytest.mark.parametrize("level", [-40.0, 19.9, 20.1, 80.0, 1000.0])
 def test_steps_of_any_size_are_finite(backend, level):
-    """Steps so small that nothing moves, and so large that every step forgets all before: y = (1 + step B C) u."""
+    """Steps so small that nothing moves, and so large that every step forgets the past.
+
+    Then y = (1 + step B C) u.
+    """
     given = problem(length=1100, dtype=torch.float32) | {"delta": torch.full((2, 4, 1100), level)}
     given["delta_bias"] = torch.zeros(4)
-    found = gradients(given, torch.ones_like(given["u"]), backend)
-    assert all(value.isfinite().all() for value in found.values())
+    result = gradients(given, torch.ones_like(given["u"]), backend)
+    assert all(value.isfinite().all() for value in result.values())
     if level >= 80:
         u, B, C = (given[name].double() for name in "uBC")
         now = (B * C).sum(2).repeat_interleave(2, dim=1)
         torch.testing.assert_close(
-            found["y"], (given["D"][:, None] + level * now) * u, rtol=1e-5, atol=1e-2
+            result["y"], (given["D"][:, None] + level * now) * u, rtol=1e-5, atol=1e-2
         )
 
 
@@ -228,7 +234,7 @@ def test_what_cannot_run_is_an_error_where_it_was_named():
 
 @pytest.fixture
 def mamba(monkeypatch):
-    """Put a stand-in for mamba-ssm in place, forget it afterwards: ``mamba(kernel)``, or a broken one: ``mamba(None, error)``."""
+    """Install a stand-in for mamba-ssm: ``mamba(kernel)``, or broken: ``mamba(None, error)``."""
 
     def put(kernel, error: Exception | None = None):
         interface = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
@@ -258,9 +264,9 @@ def mamba(monkeypatch):
 
 def test_mamba_broken_is_an_error_where_named_and_a_note_elsewhere(mamba):
     mamba(None, ImportError("selective_scan_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"))
-    with pytest.raises(UsageError, match="installed but broken .*undefined symbol") as told:
+    with pytest.raises(UsageError, match="installed but broken .*undefined symbol") as error:
         choose("mamba-ssm", "cuda", torch.float32)
-    assert "scan: auto" in told.value.tip and "--device cpu" in told.value.tip
+    assert "scan: auto" in error.value.tip and "--device cpu" in error.value.tip
     chosen = choose("auto", "cuda", torch.float32)
     assert chosen.name == "parallel" and "undefined symbol" in chosen.reason
 
@@ -273,7 +279,10 @@ def test_mamba_absent_is_told():
 
 
 def test_mamba_gets_what_its_kernel_checks_for(mamba, monkeypatch):
-    """A stand-in with the signature and the demands of selective_scan_cuda.fwd (state-spaces/mamba e9594ce); it says nothing about CUDA."""
+    """A stand-in with the signature and checks of selective_scan_cuda.fwd.
+
+    (state-spaces/mamba e9594ce.) It tests nothing about CUDA.
+    """
     calls = []
 
     def kernel(
@@ -320,7 +329,8 @@ def test_mamba_gets_what_its_kernel_checks_for(mamba, monkeypatch):
 
 
 def test_the_room_opens_without_numba():
-    code = "import sys, freqkd_cli.scan.selective, freqkd_cli.scan.affinity; sys.exit('numba' in sys.modules)"
+    imports = "import sys, freqkd_cli.scan.selective, freqkd_cli.scan.affinity"
+    code = f"{imports}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -351,7 +361,7 @@ class FourWays(torch.nn.Module):
 
 
 def test_an_exported_graph_holds_the_parallel_form(tmp_path):
-    """64 x 64 cells: 12 halvings, each of some twenty nodes. torch.export and onnxruntime give the numbers of the plain loop."""
+    """64 x 64 cells: 12 halvings of some twenty nodes each, with the numbers of the plain loop."""
     onnxruntime = pytest.importorskip("onnxruntime")
     x = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 2, 64, 64))).float()
     expected = FourWays(4096, "torch")(x)

@@ -1,21 +1,13 @@
-"""Eigenvalues side by side and their gradients, against torch.linalg's own; 3 threads share batches of which no part is like another."""
+"""Eigenvalues and their gradients against torch.linalg, and the hard cases."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 import torch
 
 from freqkd_cli.errors import TrainingFailed
-from freqkd_cli.spectral import eigen
-from freqkd_cli.spectral.eigen import every_mode, largest_of_gram, outermost
-
-
-@pytest.fixture(autouse=True)
-def shared(three_threads, monkeypatch) -> None:
-    """Small matrices are worth a thread here."""
-    monkeypatch.setattr(eigen, "WORTH_A_THREAD", 1)
+from freqkd_cli.spectral.eigen import every_mode, outermost, smaller_gram
+from freqkd_cli.spectral.modes import gram_eigenvalues
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -45,8 +37,8 @@ def test_gradients_of_a_matrix(end, k):
     share = drawn(5, 2, k)
     (gradient,) = torch.autograd.grad((outermost(matrix, k, end) * share).sum(), matrix)
     values = torch.linalg.eigvalsh(matrix)
-    theirs = values.flip(-1)[..., :k] if end == "largest" else values[..., :k]
-    torch.testing.assert_close(gradient, torch.autograd.grad((theirs * share).sum(), matrix)[0])
+    chosen = values.flip(-1)[..., :k] if end == "largest" else values[..., :k]
+    torch.testing.assert_close(gradient, torch.autograd.grad((chosen * share).sum(), matrix)[0])
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 12, 4), (5, 2, 4, 12), (3, 1, 6, 6)])
@@ -55,18 +47,13 @@ def test_gradients_of_rows(shape):
     rows = drawn(*shape).requires_grad_()
     k = min(shape[-2:]) - 1
     share = drawn(*shape[:2], k)
-    found = largest_of_gram(rows, k)
-    (gradient,) = torch.autograd.grad((found * share).sum(), rows)
-    theirs = torch.linalg.svdvals(rows)[..., :k].square()
-    torch.testing.assert_close(found, theirs)
-    torch.testing.assert_close(gradient, torch.autograd.grad((theirs * share).sum(), rows)[0])
-    assert torch.autograd.gradcheck(lambda x: largest_of_gram(x, k), rows)
-
-
-def test_a_gradient_has_the_layout_of_its_map():
-    rows = drawn(2, 1, 4, 12).mT.requires_grad_()
-    largest_of_gram(rows, 3).sum().backward()
-    assert rows.grad.mT.is_contiguous()
+    values = gram_eigenvalues(rows, k)
+    assert smaller_gram(rows).shape[-1] == min(shape[-2:])
+    (gradient,) = torch.autograd.grad((values * share).sum(), rows)
+    squares = torch.linalg.svdvals(rows)[..., :k].square()
+    torch.testing.assert_close(values, squares)
+    torch.testing.assert_close(gradient, torch.autograd.grad((squares * share).sum(), rows)[0])
+    assert torch.autograd.gradcheck(lambda x: gram_eigenvalues(x, k), rows)
 
 
 def test_equal_eigenvalues_have_a_finite_gradient():
@@ -77,45 +64,27 @@ def test_equal_eigenvalues_have_a_finite_gradient():
     ) == pytest.approx(6.0)
 
 
-def test_no_vectors_where_no_gradient_is_wanted(monkeypatch):
+def test_values_alone_need_no_vectors(monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", None)
     assert outermost(symmetric(4, 5, 5), 2).shape == (4, 2)
 
 
-def test_every_thread_has_a_part(monkeypatch):
-    seen, real = [], torch.linalg.eigh
+@pytest.mark.parametrize("solve", [every_mode, lambda matrix: (outermost(matrix, 4).flip(-1),)])
+def test_what_does_not_converge_is_solved_in_float64(monkeypatch, solve):
+    for name in ("eigh", "eigvalsh"):
+        real = getattr(torch.linalg, name)
 
-    def watched(part):
-        seen.append((threading.get_ident(), torch.get_num_threads(), len(part)))
-        return real(part)
+        def stubborn(matrix, real=real):
+            if matrix.dtype == torch.float32:
+                raise torch.linalg.LinAlgError("no convergence")
+            return real(matrix)
 
-    monkeypatch.setattr(torch.linalg, "eigh", watched)
-    every_mode(symmetric(8, 1, 5, 5))
-    assert sorted(size for *_, size in seen) == [2, 3, 3]
-    assert threading.get_ident() not in {thread for thread, *_ in seen} and {
-        threads for _, threads, _ in seen
-    } == {1}
-
-
-def test_small_matrices_stay_in_one_thread(monkeypatch):
-    monkeypatch.setattr(eigen, "WORTH_A_THREAD", 6)
-    monkeypatch.setattr(eigen, "side_by_side", None)
-    assert outermost(symmetric(8, 5, 5), 2).shape == (8, 2)
-
-
-def test_what_does_not_converge_is_solved_in_float64(monkeypatch):
-    real = torch.linalg.eigh
-
-    def stubborn(part):
-        if part.dtype == torch.float32:
-            raise torch.linalg.LinAlgError("no convergence")
-        return real(part)
-
-    monkeypatch.setattr(torch.linalg, "eigh", stubborn)
+        monkeypatch.setattr(torch.linalg, name, stubborn)
     matrix = symmetric(4, 5, 5).float()
-    values, vectors = every_mode(matrix)
-    assert values.dtype == vectors.dtype == torch.float32
-    torch.testing.assert_close(values, torch.linalg.eigvalsh(matrix))
+    values = solve(matrix)[0]
+    assert values.dtype == torch.float32
+    known = torch.linalg.eigvalsh(matrix.double()).float()
+    torch.testing.assert_close(values, known[..., -values.shape[-1] :])
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf")])
@@ -125,4 +94,4 @@ def test_numbers_that_are_not_finite_are_named(strange):
     with pytest.raises(TrainingFailed, match="a graph is not finite"):
         outermost(matrix, 2)
     with pytest.raises(TrainingFailed, match="a graph is not finite"):
-        largest_of_gram(matrix, 2)
+        gram_eigenvalues(matrix, 2)

@@ -1,4 +1,4 @@
-"""The Fourier workroom against numpy and scipy: transform, gradient, change of grid, masks, empty bands."""
+"""Fourier arithmetic against numpy and scipy: transform, gradient, grids, masks, empty bands."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_gradient_of_the_transform(size, centred):
         lambda x: half_spectrum(x, centred=centred) * (1.0 + 0.5j), (x,)
     )
     weight = torch.from_numpy(radial(*size))
-    ours = torch.autograd.grad(
+    gradient = torch.autograd.grad(
         (weight * half_spectrum(x, centred=centred).abs().square()).sum(), x
     )[0]
-    theirs = torch.autograd.grad((weight * torch.fft.rfft2(x).abs().square()).sum(), x)[0]
-    torch.testing.assert_close(ours, theirs)
+    known = torch.autograd.grad((weight * torch.fft.rfft2(x).abs().square()).sum(), x)[0]
+    torch.testing.assert_close(gradient, known)
 
 
 def test_centred_is_the_spectrum_of_the_map_without_its_mean():

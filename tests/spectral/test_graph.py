@@ -1,4 +1,4 @@
-"""The graph workroom against closed forms, numpy, scipy and CASS's released code; factored forms against dense ones."""
+"""Graphs against closed forms, numpy, scipy and CASS's code; factored forms against dense ones."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from freqkd_cli.spectral.graph import (
     smoothness,
     symmetric,
 )
-from freqkd_cli.spectral.graph_forms import Dense, Gram, correlation_distance
+from freqkd_cli.spectral.graph_correlation import correlation_distance
+from freqkd_cli.spectral.graph_forms import Dense, Gram
 from freqkd_cli.spectral.modes import (
     effective_rank,
     eigenpairs,
     eigenvalues,
     gram_eigenpairs,
     gram_eigenvalues,
-    graph_energy,
     graph_fourier,
     heat_trace,
     kept,
@@ -78,8 +78,8 @@ def test_the_laplacian_of_a_ring(n):
     want = torch.sort(
         2 - 2 * torch.cos(2 * math.pi * torch.arange(n, dtype=torch.float64) / n)
     ).values
-    found = eigenvalues(laplacian(ring(n), "combinatorial"), every(n), n, end="smallest")[0, 0]
-    torch.testing.assert_close(found, want, atol=1e-12, rtol=0)
+    result = eigenvalues(laplacian(ring(n), "combinatorial"), every(n), n, end="smallest")[0, 0]
+    torch.testing.assert_close(result, want, atol=1e-12, rtol=0)
     torch.testing.assert_close(
         eigenvalues(laplacian(ring(n)), every(n), n, end="smallest")[0, 0],
         want / 2,
@@ -127,9 +127,9 @@ def test_a_planted_low_rank_graph_is_found_again():
     values = torch.tensor([[[9.0, 4.0, 1.0]]], dtype=torch.float64)
     graph = rebuilt(values, basis)
     noise = 1e-3 * symmetric(drawn(1, 1, 30, 30, seed=1), every(30))
-    found = low_rank(eigenpairs(graph + noise, every(30)), 20, energy=0.95)
-    assert found.kept.sum() == 3 and found.values.shape == (1, 1, 20)
-    torch.testing.assert_close(rebuilt(found.values, found.vectors), graph, atol=2e-2, rtol=0)
+    result = low_rank(eigenpairs(graph + noise, every(30)), 20, energy=0.95)
+    assert result.kept.sum() == 3 and result.values.shape == (1, 1, 20)
+    torch.testing.assert_close(rebuilt(result.values, result.vectors), graph, atol=2e-2, rtol=0)
     exact = low_rank(gram_eigenpairs(basis * values.sqrt()[..., None, :]), 20, energy=1.0)
     torch.testing.assert_close(rebuilt(exact.values, exact.vectors), graph)
     assert exact.kept.sum() == 3
@@ -140,9 +140,9 @@ def test_a_planted_low_rank_graph_is_found_again():
 )
 def test_the_energy_rule_counts_magnitudes_of_the_whole_spectrum(energy, want):
     graph = torch.diag(torch.tensor([1.0, -3.0, 5.0, 1.0, 0.0], dtype=torch.float64))[None, None]
-    found = low_rank(eigenpairs(graph, every(5)), 4, energy=energy)
-    assert found.kept.sum() == want
-    assert found.values[0, 0, :2].tolist() == [5.0, -3.0 if want > 1 else 0.0]
+    result = low_rank(eigenpairs(graph, every(5)), 4, energy=energy)
+    assert result.kept.sum() == want
+    assert result.values[0, 0, :2].tolist() == [5.0, -3.0 if want > 1 else 0.0]
     assert low_rank(eigenpairs(graph, every(5)), 2, energy=1.0).kept.sum() == 2
 
 
@@ -177,13 +177,13 @@ def test_effective_rank_and_heat_trace():
         float(np.exp(-(p * np.log(p)).sum())),
     )
     n, times = 8, (0.1, 1.0, 10.0)
-    found = heat_trace(
+    result = heat_trace(
         eigenvalues(laplacian(ring(n), "combinatorial"), every(n), n, end="smallest"),
         kept(every(n), n),
         times,
     )
     want = [np.exp(-t * (2 - 2 * np.cos(2 * np.pi * np.arange(n) / n))).sum() for t in times]
-    np.testing.assert_allclose(found[0, 0].numpy(), want, rtol=1e-12)
+    np.testing.assert_allclose(result[0, 0].numpy(), want, rtol=1e-12)
 
 
 def test_smoothness_of_a_wave_on_a_ring_is_its_frequency():
@@ -207,12 +207,14 @@ def test_graph_fourier_keeps_energy_and_puts_a_wave_at_its_frequency():
     modes = eigenpairs(
         laplacian(ring(n), "combinatorial").expand(2, -1, -1, -1), every(n, 2), end="smallest"
     )
-    torch.testing.assert_close(graph_energy(x, modes.vectors).sum(-1), x.square().sum((-2, -1)))
+    torch.testing.assert_close(
+        graph_fourier(x, modes.vectors).square().sum((-2, -1)), x.square().sum((-2, -1))
+    )
     torch.testing.assert_close(modes.vectors @ graph_fourier(x, modes.vectors), x)
     wave = torch.cos(2 * math.pi * 3 * torch.arange(n, dtype=torch.float64) / n)[
         None, None, :, None
     ]
-    energy = graph_energy(wave, modes.vectors[:1])[0, 0]
+    energy = graph_fourier(wave, modes.vectors[:1]).square().sum(-1)[0, 0]
     assert energy[(modes.values[0, 0] - 2).abs() < 1e-9].sum() / energy.sum() > 1 - 1e-12
 
 
@@ -230,10 +232,10 @@ def test_a_permutation_of_nodes_leaves_the_spectrum_and_changes_the_low_rank_dis
 
 def test_the_amplification_is_real():
     modes = low_rank(gram_eigenpairs(graph_rows(drawn(2, 2, 40, 12), every(40, 2))), 8)
-    for how in ("none", "cass", "power"):
-        values = scaled(modes.values, modes.kept, how, power=1.5)
-        found = eigenpairs(rebuilt(values, modes.vectors), every(40, 2), 8).values
-        ratio, plain = found / found[..., :1], modes.values / modes.values[..., :1]
+    for scaling in ("none", "cass", "power"):
+        values = scaled(modes.values, modes.kept, scaling, power=1.5)
+        result = eigenpairs(rebuilt(values, modes.vectors), every(40, 2), 8).values
+        ratio, plain = result / result[..., :1], modes.values / modes.values[..., :1]
         high, low = (
             modes.values[..., :1],
             torch.where(modes.kept, modes.values, math.inf).amin(-1, keepdim=True),
@@ -243,7 +245,7 @@ def test_the_amplification_is_real():
             / (1.5 * high)
             * modes.kept
         )
-        want = {"none": plain, "cass": cass, "power": plain**1.5}[how]
+        want = {"none": plain, "cass": cass, "power": plain**1.5}[scaling]
         torch.testing.assert_close(ratio, want, atol=1e-12, rtol=1e-10)
 
 
@@ -256,8 +258,8 @@ def test_scaling_takes_the_ends_where_it_says_and_leaves_equal_values():
     signed = torch.tensor(
         [[[1.0, -0.5, 0.4, -0.2]]], dtype=torch.float64
     )  # of attention: the magnitudes are what is scaled
-    found = scaled(signed, torch.ones(1, 1, 4, dtype=torch.bool), "cass")[0, 0]
-    torch.testing.assert_close(found, torch.tensor([1.5, -0.625, 0.45, -0.1], dtype=torch.float64))
+    result = scaled(signed, torch.ones(1, 1, 4, dtype=torch.bool), "cass")[0, 0]
+    torch.testing.assert_close(result, torch.tensor([1.5, -0.625, 0.45, -0.1], dtype=torch.float64))
     equal = torch.full((1, 1, 3), 2.0)
     assert torch.equal(scaled(equal, torch.ones(1, 1, 3, dtype=torch.bool), "cass"), equal)
 
@@ -278,7 +280,7 @@ def test_factored_forms_equal_dense_ones(gram, shape, dtype):
     torch.testing.assert_close(
         gram_graph.eigenvalues(30), dense.eigenvalues(30), atol=5 * near, rtol=near
     )
-    # The floors are different ones: 1e-6 of cosines, and 1e-3 / N where rows are taken to add up to 1.
+    # The floors differ: 1e-6 of cosines, and 1e-3 / N where rows should add up to 1.
     torch.testing.assert_close(
         gram_graph.in_basis(pair[1]), dense.in_basis(pair[1]), atol=near, rtol=max(near, 2e-6)
     )
@@ -291,11 +293,11 @@ def test_factored_forms_equal_dense_ones(gram, shape, dtype):
     torch.testing.assert_close(
         gram_graph.mean().dense(), dense.mean().dense(), atol=near, rtol=near
     )
-    ours, theirs = gram_graph.modes(4), dense.modes(4)
-    torch.testing.assert_close(ours.values, theirs.values, atol=near, rtol=near)
+    of_student, of_teacher = gram_graph.modes(4), dense.modes(4)
+    torch.testing.assert_close(of_student.values, of_teacher.values, atol=near, rtol=near)
     torch.testing.assert_close(
-        rebuilt(ours.values, ours.vectors),
-        rebuilt(theirs.values, theirs.vectors),
+        rebuilt(of_student.values, of_student.vectors),
+        rebuilt(of_teacher.values, of_teacher.vectors),
         atol=near,
         rtol=near,
     )
@@ -304,12 +306,12 @@ def test_factored_forms_equal_dense_ones(gram, shape, dtype):
 def test_correlation_distance_is_numpys():
     n, valid = 11, some(11)
     student, teacher = (symmetric(drawn(2, 2, n, n, seed=i), valid) for i in (0, 1))
-    found = correlation_distance(student, teacher, valid)
+    result = correlation_distance(student, teacher, valid)
     for b in range(2):
         off = pairs(valid)[b, 0].numpy()
         for h in range(2):
             want = 1 - np.corrcoef(student[b, h].numpy()[off], teacher[b, h].numpy()[off])[0, 1]
-            assert abs(found[b, h].item() - want) < 1e-6
+            assert abs(result[b, h].item() - want) < 1e-6
 
 
 def test_one_head_of_the_teacher_serves_all_of_the_student():
@@ -317,9 +319,9 @@ def test_one_head_of_the_teacher_serves_all_of_the_student():
     student = Gram(graph_rows(drawn(2, 3, 15, 4), valid), valid)
     modes = gram_eigenpairs(graph_rows(drawn(2, 1, 15, 4, seed=1), valid), 3)
     assert student.in_basis(modes.vectors).shape == (2, 3, 3, 3)
-    found = student.correlation_distance(modes.values, modes.vectors)
+    result = student.correlation_distance(modes.values, modes.vectors)
     torch.testing.assert_close(
-        found,
+        result,
         Dense(student.dense(), valid).correlation_distance(modes.values, modes.vectors),
         atol=1e-6,
         rtol=0,
@@ -358,14 +360,14 @@ def test_with_void_nodes_everything_equals_the_compacted_graph(gram):
 
 
 @pytest.mark.parametrize("kind", ["combinatorial", "normalised"])
-@pytest.mark.parametrize("how", ["exp", "relu"])
-def test_void_nodes_are_at_no_end_of_a_laplacian_spectrum(kind, how):
+@pytest.mark.parametrize("kernel_kind", ["exp", "relu"])
+def test_void_nodes_are_at_no_end_of_a_laplacian_spectrum(kind, kernel_kind):
     n = 17
     valid = some(n, 2)[:1]
     m = int(valid.sum())
     nodes = drawn(1, 2, n, 3)
     sides = ((nodes, valid), (compacted(nodes, valid, 2), every(m)))
-    edges = [kernel(affinity(graph_rows(x, v)), v, how) for x, v in sides]
+    edges = [kernel(affinity(graph_rows(x, v)), v, kernel_kind) for x, v in sides]
     a, b = (laplacian(weights, kind) for weights in edges)
     for end in ("smallest", "largest"):
         for k in (4, m, n + 2):
@@ -381,8 +383,8 @@ def test_void_nodes_are_at_no_end_of_a_laplacian_spectrum(kind, how):
         atol=1e-10,
         rtol=0,
     )
-    found, want = (smoothness(x, weights, v) for (x, v), weights in zip(sides, edges, strict=True))
-    torch.testing.assert_close(found, want)
+    result, want = (smoothness(x, weights, v) for (x, v), weights in zip(sides, edges, strict=True))
+    torch.testing.assert_close(result, want)
 
 
 def test_void_nodes_of_an_indefinite_graph():
@@ -522,8 +524,8 @@ def test_a_graph_that_is_not_finite_is_one_message():
 def test_matching_of_heads_by_hand_and_permuted():
     spectra = shares(drawn(2, 4, 6).abs())
     order = torch.tensor([2, 0, 3, 1])
-    ours, theirs, distance = match_heads(spectra[:, order], spectra)
-    assert theirs.tolist() == [[0, 1, 2, 3]] * 2 and ours.tolist() == [[1, 3, 0, 2]] * 2
+    of_student, of_teacher, distance = match_heads(spectra[:, order], spectra)
+    assert of_teacher.tolist() == [[0, 1, 2, 3]] * 2 and of_student.tolist() == [[1, 3, 0, 2]] * 2
     assert distance.abs().max() < 1e-12
     far = match_heads(spectra[:, order], spectra, "complementary")[2].sum(1)
     table = wasserstein(spectra[:, order][:, None], spectra[:, :, None])
@@ -534,8 +536,8 @@ def test_matching_of_heads_by_hand_and_permuted():
         for t in table
     ]
     torch.testing.assert_close(far, torch.stack(best))
-    ours, theirs, _ = match_heads(spectra[:, :2], spectra)
-    assert ours.shape == (2, 2) and sorted(theirs[0].tolist()) == [0, 1]
+    of_student, of_teacher, _ = match_heads(spectra[:, :2], spectra)
+    assert of_student.shape == (2, 2) and sorted(of_teacher[0].tolist()) == [0, 1]
 
 
 def test_heads_that_see_objects():
@@ -543,17 +545,17 @@ def test_heads_that_see_objects():
     objects = torch.nn.functional.one_hot(labels[0]).double()[None] + 0.1 * drawn(1, n, 2)
     nodes = torch.stack([drawn(1, n, 2), 7 * objects, drawn(1, n, 2, seed=4)], 1)
     graph = Gram(graph_rows(nodes, every(n), "raw"), every(n), cosines=False)
-    scores, told = label_scores(graph.dense(), labels, every(n))
-    assert told.all() and scores.argmax() == 1
+    scores, defined = label_scores(graph.dense(), labels, every(n))
+    assert defined.all() and scores.argmax() == 1
     scaled_scores, _ = label_scores(graph.dense() * 50, labels, every(n))
     torch.testing.assert_close(scores, scaled_scores)
     dense = graph.dense()
-    for how, want in (
+    for heads, want in (
         (Heads("object", 1), dense[:, 1:2]),
         (Heads((2, 0)), dense[:, [2, 0]]),
         (Heads("mean_spectrum"), dense),
     ):
-        torch.testing.assert_close(how.of(graph, labels).dense(), want)
+        torch.testing.assert_close(heads.of(graph, labels).dense(), want)
     torch.testing.assert_close(Heads("mean_graph").of(graph).dense(), dense.mean(1, keepdim=True))
     assert not label_scores(dense, torch.full_like(labels, 255), every(n))[1].any()
 

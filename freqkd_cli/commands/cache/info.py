@@ -41,8 +41,8 @@ def _table(cache: dict[str, Any]) -> str:
         ("views", "the whole image" if cache["views"] == "whole" else views),
         ("weights", f"sha256 {str(cache['teacher_sha256'])[:16]}"),
     ]
-    if cache["licence_note"]:
-        rows.append(("licence", cache["licence_note"]))
+    if cache["license"]:
+        rows.append(("license", cache["license"]))
     tensors = [(row["name"], _shape(row["shape"]), row["dtype"]) for row in cache["tensors"]]
     fits = [
         (key, value if isinstance(value, str) else _plain(value))

@@ -1,0 +1,108 @@
+"""Groups of recipe keys that the graph losses share.
+
+:func:`freqkd_cli.registry.flattened` makes the fields of these dataclasses arguments of each loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from freqkd_cli.errors import RecipeError
+from freqkd_cli.features.graphs import GraphSide, Proxy
+from freqkd_cli.spectral.assignment import By, Heads
+from freqkd_cli.spectral.graph import GramKind, Kernel
+from freqkd_cli.spectral.graph_forms import Graph
+from freqkd_cli.spectral.modes import Modes, Rank, Scaling, low_rank, scaled, signed
+
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=32)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Numbers = list[Annotated[int, Field(ge=0)]]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """How relations become edges of a Laplacian, see :func:`freqkd_cli.spectral.graph.kernel`."""
+
+    kernel: Kernel = "exp"
+    tau: Positive = 0.1
+
+
+@dataclass(frozen=True)
+class TeacherHeads:
+    """Which of the teacher's heads are compared; their graphs are averaged."""
+
+    heads: Literal["mean_graph", "object"] | Numbers = "mean_graph"
+    object_heads: Count = 2
+    object_by: By = "labels"
+
+    def choice(self) -> Heads:
+        """Return these keys as the arithmetic takes them."""
+        heads = self.heads if isinstance(self.heads, str) else tuple(self.heads)
+        return Heads(heads, self.object_heads, self.object_by)
+
+
+@dataclass(frozen=True)
+class StudentGraph:
+    """How the graphs are made, see :class:`freqkd_cli.features.graphs.GraphSide`.
+
+    ``gram`` counts for both sides, the others for the student's.
+    """
+
+    graph: Proxy | None = None
+    gram: GramKind = "centred"
+    groups: Count = 1
+    width: Width = 32
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The teacher's strongest modes, scaled.
+
+    Attributes:
+        scaling, power: see :func:`freqkd_cli.spectral.modes.scaled`.
+        rank, energy: see :func:`freqkd_cli.spectral.modes.low_rank`.
+    """
+
+    scaling: Scaling = "cass"
+    power: Positive = 2.0
+    rank: Rank = "energy"
+    energy: Share = 0.95
+
+    def columns(self, k: int) -> int:
+        """Return the largest number of modes that are kept."""
+        return 10 if self.rank == "cass_fixed_10" else k
+
+    def modes(self, graph: Graph, k: int) -> tuple[Modes, dict[str, Tensor]]:
+        """Return the strongest modes with vectors of unit norm, and the mode that the graph lost.
+
+        That one is ``perron`` ``[B, heads, N]``, of attention alone.
+        """
+        perron, modes = graph.split()
+        modes = low_rank(modes, k, rank=self.rank, energy=self.energy)
+        lost = {} if perron is None else {"perron": perron}
+        return Modes(modes.values, signed(modes.vectors), modes.kept), lost
+
+    def phi(self, modes: Modes) -> Tensor:
+        """Return the scaled eigenvalues of the modes, ``[B, heads, k]``."""
+        return scaled(modes.values, modes.kept, self.scaling, power=self.power)
+
+
+def check_kernel(gram: GramKind, kernel: Kernel, *sides: GraphSide) -> None:
+    """
+    Raises:
+        RecipeError: an exponential of products of features, which may have any size; it is made
+            for cosines.
+    """
+    if gram == "raw" and kernel == "exp" and any(side.tap.kind != "graph" for side in sides):
+        raise RecipeError(
+            "kernel: exp is for cosines, and gram: raw holds products of any size",
+            got="gram: raw with kernel: exp",
+            need="gram: centred, or kernel: relu",
+            key="kernel",
+        )
