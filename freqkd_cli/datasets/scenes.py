@@ -19,6 +19,7 @@ from freqkd_cli.datasets._scenes_canvas import MARGIN, Canvas, Dice
 from freqkd_cli.datasets._scenes_street import CLASSES, paint_facades, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
+from freqkd_cli.labels import IGNORE
 
 VERSION = 1
 """Of the generator: raised whenever a picture or a label changes."""
@@ -63,12 +64,20 @@ class Scenes:
     labelled = True
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, split: Split, size: tuple[int, int], seed: int, number: int) -> None:
+    def __init__(
+        self, split: Split, size: tuple[int, int], seed: int, number: int, first: int | None = None
+    ) -> None:
         self.split, self.size, self.seed, self.number = split, size, seed, number
+        self.first_labelled = first
         self.palette = np.array(PALETTE, np.uint8)
 
     def __len__(self) -> int:
         return self.number
+
+    @property
+    def labelled_images(self) -> int:
+        """How many of the images have labels."""
+        return self.number if self.first_labelled is None else min(self.first_labelled, self.number)
 
     def name(self, index: int) -> str:
         return f"{self.split}_{index:06d}"
@@ -79,13 +88,19 @@ class Scenes:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index < 0:
             raise IndexError(index)
-        return draw(self.seed, self.split, index, self.size)
+        image, labels = draw(self.seed, self.split, index, self.size)
+        if self.first_labelled is not None and index >= self.first_labelled:
+            labels = np.full_like(labels, IGNORE)
+        return image, labels
 
     def manifest(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"size": list(self.size), "seed": self.seed}
+        if self.first_labelled is not None:
+            arguments["labelled"] = self.first_labelled
         return {
             "name": "scenes",
             "split": self.split,
-            "arguments": {"size": list(self.size), "seed": self.seed},
+            "arguments": arguments,
             "number": self.number,
             "generator": VERSION,
         }
@@ -99,6 +114,7 @@ def build(
     seed: int = 0,
     length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
     held_out: Annotated[int, Field(gt=0, le=10**7)] = 200,
+    labelled: Annotated[int, Field(gt=0, le=10**7)] | None = None,
 ) -> Scenes:
     """A split of streets.
 
@@ -109,6 +125,7 @@ def build(
         seed: another seed gives another town.
         length: pictures in an epoch of train.
         held_out: pictures in val and in test.
+        labelled: number of training images with labels, the first ones; the others are 255 everywhere. Default: all.
 
     Raises:
         UsageError: there is no such split, or the size has no room for a street.
@@ -117,7 +134,10 @@ def build(
         raise UsageError("scenes has no such split", got=repr(split), need=f"one of {', '.join(SPLITS)}")
     if min(size) < 16:
         raise UsageError("too small for a street", got=f"{size[0]}x{size[1]}", need="at least 16 pixels each way")
-    return Scenes(split, (int(size[0]), int(size[1])), seed, length if split == "train" else held_out)
+    shape = (int(size[0]), int(size[1]))
+    if split == "train":
+        return Scenes(split, shape, seed, length, labelled)
+    return Scenes(split, shape, seed, held_out)
 
 
 def classes(**arguments: Any) -> tuple[str, ...]:

@@ -137,9 +137,9 @@ def _require_same_data(recipes_of: Mapping[Path, Recipe], root: Path | None) -> 
 
 
 def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    """What decides the held-out images; lengths and views of the training split may differ."""
+    """What decides the held-out images; length, labelled images and views of the training split may differ."""
     folder = root or recipe.data.root
-    arguments = {key: value for key, value in recipe.data.arguments.items() if key != "length"}
+    arguments = {key: value for key, value in recipe.data.arguments.items() if key not in ("length", "labelled")}
     return {"name": recipe.data.name, "root": folder and os.path.realpath(folder), "size": list(recipe.data.size), **arguments}
 
 
