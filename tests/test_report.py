@@ -64,7 +64,7 @@ def test_comparison_places_panels_and_keeps_their_colours(tmp_path):
     counts = {tuple(c): int((sheet == c).all(-1).sum()) for c in ([90, 120, 150], *PALETTE.tolist(), list(VOID))}
     panel = 160 * 120
     assert counts[90, 120, 150] == 2 * panel
-    swatch = 15 * 15
+    swatch = 19 * 19
     assert panel - 2 * 160 <= counts[200, 30, 30] - 0 <= panel + swatch
     assert panel <= counts[30, 30, 200] <= panel + swatch
     assert 2 * (panel - 8 * 8) <= counts[30, 200, 30] <= 2 * (panel - 8 * 8) + swatch

@@ -16,6 +16,10 @@ def run(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Write the predictions beside the labels as a PNG.")
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="TEXT", help="Name of a run in the table and the image, once for each run in their order."),
+    ] = None,
     split: Split = "val",
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -34,7 +38,7 @@ def run(
 
     check_file("--picture", picture, ".png")
     listener = progress(verbose - quiet)
-    found = compare(runs, listener, split=split, limit=limit or 0, data_root=data_root, device=device)
+    found = compare(runs, listener, names=name or (), split=split, limit=limit or 0, data_root=data_root, device=device)
     if picture:
         comparison(found.panels, found.classes, found.palette, picture)
         listener.note(f"written: {picture}")
@@ -44,13 +48,27 @@ def run(
 def _table(result: dict[str, Any]) -> str:
     from freqkd_cli.report.tables import Column, render
 
-    heads = ["", Column("mIoU", ".2f"), Column("boundary IoU", ".2f"), Column("parameters", ",d"), Column("ms an image", ".1f")]
-    rows = [
-        [row["name"], _percent(row["miou"]), _percent(row["boundary_iou"]), row["parameters"], row["latency_ms"]]
-        for row in result["models"]
+    heads = [
+        "",
+        "trained with",
+        Column("steps", ",d"),
+        Column("mIoU", ".2f"),
+        Column("boundary IoU", ".2f"),
+        Column("parameters", ",d"),
+        Column("ms an image", ".1f"),
     ]
+    rows = [_cells(row) for row in result["models"]]
     note = f"picture: {result['picture']}" if result["picture"] else ""
     return "\n".join(filter(None, (render(heads, rows, title=f"{result['models'][0]['images']} images, split {result['split']}"), note)))
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    from freqkd_cli.engine.supervision import Supervision
+
+    trained_with = Supervision(**row["trained_with"]) if row["trained_with"] else None
+    training = [trained_with.in_words(), trained_with.steps] if trained_with else ["", None]
+    scores = [_percent(row["miou"]), _percent(row["boundary_iou"])]
+    return [row["name"], *training, *scores, row["parameters"], row["latency_ms"]]
 
 
 def _percent(share: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from freqkd_cli.engine.precision import pick_device
 from freqkd_cli.engine.processes import Processes
 from freqkd_cli.engine.progress import Progress
 from freqkd_cli.engine.saved import load_model
+from freqkd_cli.engine.supervision import Supervision, supervision
 from freqkd_cli.engine.teacher_classes import build_scored_teacher
 from freqkd_cli.errors import UsageError, WeightsMissing
 
@@ -30,8 +31,20 @@ TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A model to score; ``trained_with`` is None where that is not known."""
+
+    name: str
+    model: nn.Module
+    trained_with: Supervision | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """``rows``: one JSON object per model, the teacher last. ``panels``: for each picture, heading -> image or label map."""
+    """``rows``: one JSON object per model, the teacher last. ``panels``: for each image, heading -> image or label map.
+
+    A heading has a second line where there is more to say: what the model was trained with.
+    """
 
     rows: list[dict[str, Any]]
     panels: list[dict[str, np.ndarray]]
@@ -43,6 +56,7 @@ def compare(
     runs: Sequence[Path],
     progress: Progress,
     *,
+    names: Sequence[str] = (),
     split: str = "val",
     limit: int = 0,
     pictures: int = 4,
@@ -51,56 +65,77 @@ def compare(
 ) -> Comparison:
     """Score several runs, and the teacher of the first that has one, on the same images.
 
+    Args:
+        names: what the table calls the runs, one each; by default their folders.
+        pictures: images whose predictions are returned, spread over the split.
+
     Raises:
         WeightsMissing: a folder is no run.
-        UsageError: runs on different data, which no table can compare, or of other classes than the data.
+        UsageError: runs on different data, which no table can compare, or of other classes than the data; or another number of
+            names than of runs.
         DataBroken: the labels are not what the recipe says.
     """
+    if names and len(names) != len(runs):
+        raise UsageError("--name is given once for each run, or not at all", got=len(names), need=len(runs))
     recipes_of = {run: _recipe(run) for run in runs}
     _require_same_data(recipes_of, data_root)
     ground = Ground.of(recipes_of[runs[0]], split, data_root, limit)
     processes = Processes(pick_device(device))
-    subjects: list[tuple[str, nn.Module]] = []
-    for run, name in zip(runs, _names(runs), strict=True):
-        subjects.append((name, load_model(run)))
-        ground.require(subjects[-1][1], str(run), progress, "data with the model's classes")
+    subjects: list[Subject] = []
+    for run, name in zip(runs, names or _names(runs), strict=True):
+        subjects.append(Subject(name, load_model(run), supervision(recipes_of[run], data_root)))
+        ground.require(subjects[-1].model, str(run), progress, "data with the model's classes")
     subjects += _teacher(recipes_of.values(), ground, progress)
     ground.look(progress)
-    for _, model in subjects:
-        model.ready(processes.device)
+    for subject in subjects:
+        subject.model.ready(processes.device)
     panels = {index: _truth(ground.dataset, index) for index in _spread(ground.images, pictures)}
-    rows = [_row(name, model, ground, panels, progress, processes) for name, model in subjects]
+    rows = [_row(subject, ground, panels, progress, processes) for subject in subjects]
     return Comparison(rows, list(panels.values()), ground.dataset.classes, ground.dataset.palette)
 
 
-def _teacher(of: Iterable[Recipe], ground: Ground, progress: Progress) -> list[tuple[str, nn.Module]]:
+def _teacher(of: Iterable[Recipe], ground: Ground, progress: Progress) -> list[Subject]:
     """The teacher of the first recipe that has one, under its name in the table; none where its classes are not the data's."""
     taught = next((recipe for recipe in of if recipe.teacher), None)
     if taught is None:
         return []
     teacher = build_scored_teacher(taught, ground.dataset.classes)
     if teacher.classes == len(ground.dataset.classes):
-        return [(TEACHER, teacher)]
+        return [Subject(TEACHER, teacher)]
     progress.note(f"the teacher has {teacher.classes} classes and the data {len(ground.dataset.classes)}, so it is left out")
     return []
 
 
 def _row(
-    name: str, model: nn.Module, ground: Ground, panels: Mapping[int, dict[str, np.ndarray]], progress: Progress, processes: Processes
+    subject: Subject,
+    ground: Ground,
+    panels: Mapping[int, dict[str, np.ndarray]],
+    progress: Progress,
+    processes: Processes,
 ) -> dict[str, Any]:
-    """A model's row; its predictions of the pictures in ``panels`` (by number) are added there."""
+    """A model's row; its predictions of the images in ``panels`` (by number) are added there."""
     kept: dict[int, Tensor] = {}
 
     def keep(index: int, prediction: Tensor) -> None:
         if index in panels:
             kept[index] = prediction
 
-    result = ground.score(model, name, progress, processes, each=keep)
-    miou = result.scores.miou
+    result = ground.score(subject.model, subject.name, progress, processes, each=keep)
+    miou, trained_with = result.scores.miou, subject.trained_with
+    heading = subject.name if miou is None else f"{subject.name}  {100 * miou:.1f} mIoU"
+    if trained_with is not None:
+        heading += f"\n{trained_with.in_words()}"
     for index, panel in panels.items():
-        panel[f"{name}\n{100 * miou:.1f} mIoU" if miou is not None else name] = kept[index].numpy().astype(np.uint8)
-    scores = {"miou": miou, "boundary_iou": result.tally.boundary_iou(), "pixel_accuracy": result.scores.pixel_accuracy}
-    return {"name": name, **scores, **ground.cost(model, processes), "images": result.images}
+        panel[heading] = kept[index].numpy().astype(np.uint8)
+    return {
+        "name": subject.name,
+        "trained_with": asdict(trained_with) if trained_with else None,
+        "miou": miou,
+        "boundary_iou": result.tally.boundary_iou(),
+        "pixel_accuracy": result.scores.pixel_accuracy,
+        **ground.cost(subject.model, processes),
+        "images": result.images,
+    }
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -145,7 +180,7 @@ def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
 
 def _truth(dataset: Dataset, index: int) -> dict[str, np.ndarray]:
     image, labels = dataset.read(index)
-    return {"image": image} if labels is None else {"image": image, "labels": labels}
+    return {"image": image} if labels is None else {"image": image, "ground truth": labels}
 
 
 def _spread(total: int, number: int) -> list[int]:

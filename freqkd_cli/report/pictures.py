@@ -14,7 +14,9 @@ from freqkd_cli.labels import IGNORE
 VOID = (32, 32, 36)
 """Colour of ignored pixels."""
 
-_GAP, _MARGIN, _SWATCH = 8, 16, 14
+_GAP, _MARGIN, _SWATCH = 8, 16, 18
+_TITLE, _TEXT, _LINE = 20, 16, 26
+"""Sizes of a heading and of other text, and the distance of two lines, in pixels: readable at half the size."""
 _PAPER, _INK, _QUIET = (255, 255, 255), (24, 24, 28), (110, 110, 118)
 
 Panels = Mapping[str, np.ndarray]
@@ -40,33 +42,54 @@ def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarr
         width: pixels of a column; panels keep the shape of the row's first one.
     """
     headings = list(rows[0])
-    heights = [round(width * next(iter(row.values())).shape[0] / next(iter(row.values())).shape[1]) for row in rows]
-    label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
-    present = sorted({int(label) for labels in label_maps for label in np.unique(labels) if label < len(classes)})
-    bold, plain = ImageFont.load_default(15), ImageFont.load_default(13)
-
+    sizes = [(width, round(width * first.shape[0] / first.shape[1])) for first in (next(iter(row.values())) for row in rows)]
     total_width = 2 * _MARGIN + len(headings) * (width + _GAP) - _GAP
-    void = any((labels >= len(classes)).any() for labels in label_maps)
-    names = [(classes[label], tuple(int(c) for c in palette[label])) for label in present] + ([("ignored", VOID)] if void else [])
-    legend = _flow(names, plain, total_width - 2 * _MARGIN)
-    top = _MARGIN + 22 * max(heading.count("\n") + 1 for heading in headings)
-    bottom = _MARGIN + (legend[-1][1] + 22 if legend else 0)
-    sheet = Image.new("RGB", (total_width, top + sum(heights) + _GAP * len(rows) + bottom), _PAPER)
+    label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
+    legend = _flow(_legend(label_maps, classes, palette), ImageFont.load_default(_TEXT), total_width - 2 * _MARGIN)
+    top = _MARGIN + _LINE * max(heading.count("\n") + 1 for heading in headings)
+    bottom = _MARGIN + (legend[-1][1] + _LINE if legend else 0)
+    height = top + sum(size[1] + _GAP for size in sizes) + bottom
+    sheet = Image.new("RGB", (total_width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
-        for line, text in enumerate(heading.split("\n")):
-            at = (_MARGIN + column * (width + _GAP), _MARGIN - 6 + 20 * line)
-            pen.text(at, text, fill=_QUIET if line else _INK, font=plain if line else bold)
+        _draw_heading(pen, heading, (_MARGIN + column * (width + _GAP), _MARGIN - 6), width)
     y = top
-    for row, height in zip(rows, heights, strict=True):
+    for row, size in zip(rows, sizes, strict=True):
         for column, heading in enumerate(headings):
-            sheet.paste(_panel(row[heading], palette, (width, height)), (_MARGIN + column * (width + _GAP), y))
-        y += height + _GAP
-    for x, down, name, rgb in legend:
-        pen.rounded_rectangle((_MARGIN + x, y + 4 + down, _MARGIN + x + _SWATCH, y + 4 + down + _SWATCH), 3, fill=rgb, outline=_QUIET)
-        pen.text((_MARGIN + x + _SWATCH + 6, y + 3 + down), name, fill=_INK, font=plain)
+            sheet.paste(_panel(row[heading], palette, size), (_MARGIN + column * (width + _GAP), y))
+        y += size[1] + _GAP
+    _draw_legend(pen, legend, y)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda file: sheet.save(file, "PNG", optimize=True))
+
+
+def _legend(
+    label_maps: Sequence[np.ndarray], classes: Sequence[str], palette: np.ndarray
+) -> list[tuple[str, Colour]]:
+    """Name and colour of every class that occurs, and of ignored pixels where there are any."""
+    present = sorted({int(label) for labels in label_maps for label in np.unique(labels)})
+    known = [label for label in present if label < len(classes)]
+    names = [(classes[label], tuple(int(c) for c in palette[label])) for label in known]
+    return names if len(known) == len(present) else [*names, ("ignored", VOID)]
+
+
+def _draw_heading(pen: ImageDraw.ImageDraw, heading: str, at: tuple[int, int], width: int) -> None:
+    """The first line large, those below it small and grey; a line that is too wide for its column is set smaller."""
+    for number, text in enumerate(heading.split("\n")):
+        size = _TEXT if number else _TITLE
+        while size > 8 and ImageFont.load_default(size).getlength(text) > width:
+            size -= 1
+        place = (at[0], at[1] + _LINE * number)
+        pen.text(place, text, fill=_QUIET if number else _INK, font=ImageFont.load_default(size))
+
+
+def _draw_legend(
+    pen: ImageDraw.ImageDraw, legend: Sequence[tuple[int, int, str, Colour]], top: int
+) -> None:
+    for x, down, name, rgb in legend:
+        left, upper = _MARGIN + x, top + 4 + down
+        pen.rounded_rectangle((left, upper, left + _SWATCH, upper + _SWATCH), 3, fill=rgb, outline=_QUIET)
+        pen.text((left + _SWATCH + 6, upper - 1), name, fill=_INK, font=ImageFont.load_default(_TEXT))
 
 
 def _panel(panel: np.ndarray, palette: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -82,7 +105,7 @@ def _flow(names: Sequence[tuple[str, Colour]], font: ImageFont.FreeTypeFont, wid
     for name, rgb in names:
         wide = _SWATCH + 6 + round(font.getlength(name)) + 18
         if x and x + wide - 18 > width:
-            x, y = 0, y + 22
+            x, y = 0, y + _LINE
         placed.append((x, y, name, rgb))
         x += wide
     return placed

@@ -1,0 +1,57 @@
+"""What a run was trained with: how many labelled images, the teacher on how many, and how many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freqkd_cli import registry
+from freqkd_cli.engine import assemble
+from freqkd_cli.engine.schedule import run_length
+from freqkd_cli.errors import DataMissing
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a recipe trains with.
+
+    Attributes:
+        labelled_images: training images whose labels a loss reads.
+        teacher_images: training images on which a loss reads the teacher.
+        steps: optimizer steps.
+    """
+
+    labelled_images: int
+    teacher_images: int
+    steps: int
+
+    def in_words(self) -> str:
+        """For a table or a caption, such as ``32 labelled + teacher on 512``."""
+        if not self.teacher_images:
+            return f"{self.labelled_images:,d} labelled images"
+        taught = f"teacher on {self.teacher_images:,d}"
+        if not self.labelled_images:
+            return f"{taught} unlabelled images"
+        return f"{self.labelled_images:,d} labelled + {taught}"
+
+
+def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | None:
+    """What a recipe trains with, or None where its training images are not on this machine."""
+    try:
+        dataset = assemble.build_dataset(recipe, "train", data_root)
+    except DataMissing:
+        return None
+    every = len(dataset) if dataset.labelled else 0
+    labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
+    reads_labels = reads_teacher = False
+    for line in recipe.losses:
+        if line.weight > 0:
+            loss = registry.find("losses", line.name).build(**line.arguments)
+            reads_labels |= loss.needs_labels
+            reads_teacher |= "teacher" in line.arguments or (loss.reads_logits and not loss.needs_labels)
+    steps = run_length(len(dataset), recipe.train)[1]
+    return Supervision(labelled * reads_labels, len(dataset) * reads_teacher, steps)
