@@ -126,6 +126,19 @@ def test_wrong_number_of_class_weights_and_missing_labels_are_refused():
         start("cross_entropy")({"logits": normal(1, CLASSES, 1, 1)}, {}, unlabelled, 0)
 
 
+def test_cross_entropy_of_images_without_labels_is_left_out():
+    logits, labels = normal(4, CLASSES, 6, 8).requires_grad_(True), labels_of(4, 12, 16)
+    labels[0], labels[2] = 255, 255
+    value = start("cross_entropy")({"logits": logits}, {}, batch_of(labels), 0)
+    known = F.cross_entropy(
+        F.interpolate(logits, size=(12, 16), mode="bilinear", align_corners=False), labels, ignore_index=255
+    )
+    assert value.item() == pytest.approx(known.item())
+    (gradient,) = torch.autograd.grad(value, logits, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(known, logits)[0])
+    assert not gradient[0].any() and gradient[1].any()
+
+
 # ---- logit_kl --------------------------------------------------------------------------------------------------------------
 
 

@@ -81,11 +81,15 @@ class CrossEntropy(Loss):
     def forward(self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int) -> Tensor:
         if batch.labels is None:
             raise RecipeError("cross_entropy needs labels, and the data set has none", tip="leave it out, or add the masks")
+        # Upsampling the logits is what this loss costs, and images without a label need none of it.
+        rows = (batch.labels != IGNORE).flatten(1).any(1)
+        rows[0] = True  # a batch without a label has the gradient 0, and not none
+        labels = batch.labels[rows]
         with torch.autocast(student["logits"].device.type, enabled=False):
-            total = self._head(student["logits"], batch.labels)
+            total = self._head(student["logits"][rows], labels)
             for name, logits in student.items():
                 if name != "logits":
-                    total = total + self.auxiliary * self._head(logits, batch.labels)
+                    total = total + self.auxiliary * self._head(logits[rows], labels)
         return total
 
     def _head(self, logits: Tensor, labels: Tensor) -> Tensor:
