@@ -12,6 +12,7 @@ import torch
 from freqkd_cli import recipe as recipes
 from freqkd_cli.engine.compare import _names
 from freqkd_cli.engine.saved import save_model
+from freqkd_cli.engine.supervision import supervision
 from freqkd_cli.models import fast_scnn
 
 NAMES = ("road", "car", "sky", "tree", "person")
@@ -87,3 +88,53 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(run, freqkd):
 )
 def test_names_are_as_long_as_needed(runs, names):
     assert _names([Path(run) for run in runs]) == names
+
+
+def test_runs_get_the_names_that_are_given(run, freqkd, tmp_path):
+    one, two = run("a", "d"), run("b", "d")
+    code, out, _ = freqkd("compare", one, two, "--name", "labels alone", "--name", "distilled", "--json", "-q")
+    assert code == 0 and [row["name"] for row in json.loads(out)["models"]] == ["labels alone", "distilled"]
+    code, out, err = freqkd("compare", one, two, "--name", "labels alone", "-q")
+    assert (code, out) == (2, "") and "--name is given once for each run" in err and "got  1" in err and "need 2" in err
+
+
+def test_the_table_says_what_each_run_was_trained_with(run, freqkd):
+    one = run("a", "d")
+    code, out, _ = freqkd("compare", one, "--json", "-q")
+    assert code == 0
+    assert json.loads(out)["models"][0]["trained_with"] == {"labelled_images": 2, "teacher_images": 0, "steps": 1}
+    head, row = (line.split("\t") for line in freqkd("compare", one, "-q")[1].splitlines())
+    assert head[:4] == ["", "trained with", "steps", "mIoU"] and row[:3] == ["a", "2 labelled images", "1"]
+
+
+SCENES = """version: 1
+data: {{name: scenes, size: [64, 64], length: 8{labelled}, views: 1}}
+teacher: {{name: segformer, weights: embedded}}
+student: {{name: fast_scnn, width: 0.25}}
+losses:
+  - {{name: cross_entropy, weight: {labels}}}
+  - {{name: logit_kl, weight: {logits}}}
+  - {{name: band, student: decoder, teacher: decoder, weight: {features}}}
+train: {{epochs: 3, batch_size: 4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labelled", "weights", "numbers", "words"),
+    [
+        ("", (1, 0, 0), (8, 0), "8 labelled images"),
+        (", labelled: 2", (1, 3, 0), (2, 8), "2 labelled + teacher on 8"),
+        (", labelled: 2", (1, 0, 1), (2, 8), "2 labelled + teacher on 8"),
+        (", labelled: 2", (0, 1, 0), (0, 8), "teacher on 8 unlabelled images"),
+    ],
+)
+def test_supervision_counts_what_the_losses_read(labelled, weights, numbers, words):
+    names = dict(zip(("labels", "logits", "features"), weights, strict=True))
+    found = supervision(recipes.loads(SCENES.format(labelled=labelled, **names)))
+    assert (found.labelled_images, found.teacher_images, found.steps) == (*numbers, 6)
+    assert found.in_words() == words
+
+
+def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):
+    recipe = recipes.load(run("a", "d") / "recipe.yaml")
+    assert supervision(recipe, tmp_path / "nowhere") is None

@@ -82,6 +82,15 @@ def test_the_legend_holds_only_classes_that_occur(tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "same.png").read_bytes()
 
 
+def test_a_heading_too_wide_for_its_column_is_set_smaller_and_stays_inside(tmp_path):
+    panel = np.zeros((60, 80, 3), np.uint8)
+    comparison([{"a rather long name of a run  57.3 mIoU\n16 labelled images": panel}], (), PALETTE, tmp_path / "p.png", width=200)
+    sheet = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
+    above = sheet[: sheet.shape[0] - 150 - 30]
+    assert (above < 128).any() and above.shape[1] == 200 + 32
+    assert (above[:, :14] > 200).all() and (above[:, -14:] > 200).all()
+
+
 def test_a_long_legend_breaks_into_lines_inside_the_sheet(tmp_path):
     labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     palette = np.stack([np.arange(24) * 10, 255 - np.arange(24) * 10, np.full(24, 77)], axis=1).astype(np.uint8)

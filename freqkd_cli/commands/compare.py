@@ -18,7 +18,7 @@ def run(
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option("--name", metavar="TEXT", help="Name of a run in the table and the image, once for each run in their order."),
+        typer.Option("--name", metavar="TEXT", help="Name of a run; once per run, in order."),
     ] = None,
     split: Split = "val",
     limit: Limit = None,
@@ -38,7 +38,8 @@ def run(
 
     check_file("--picture", picture, ".png")
     listener = progress(verbose - quiet)
-    found = compare(runs, listener, names=name or (), split=split, limit=limit or 0, data_root=data_root, device=device)
+    options = {"split": split, "limit": limit or 0, "data_root": data_root, "device": device}
+    found = compare(runs, listener, names=name or (), **options)
     if picture:
         comparison(found.panels, found.classes, found.palette, picture)
         listener.note(f"written: {picture}")

@@ -41,10 +41,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``rows``: one JSON object per model, the teacher last. ``panels``: for each image, heading -> image or label map.
+    """Scores and predictions of several models.
 
-    A heading has a second line where there is more to say: what the model was trained with.
+    Attributes:
+        rows: one JSON object per model, the teacher last.
+        panels: for each image, heading -> image or label map; the second line of a heading says
+            what the model was trained with.
     """
+
 
     rows: list[dict[str, Any]]
     panels: list[dict[str, np.ndarray]]
@@ -71,20 +75,21 @@ def compare(
 
     Raises:
         WeightsMissing: a folder is no run.
-        UsageError: runs on different data, which no table can compare, or of other classes than the data; or another number of
-            names than of runs.
+        UsageError: the runs differ in data, lack a name, or have other classes than the data.
         DataBroken: the labels are not what the recipe says.
     """
     if names and len(names) != len(runs):
-        raise UsageError("--name is given once for each run, or not at all", got=len(names), need=len(runs))
+        what = "--name is given once for each run, or not at all"
+        raise UsageError(what, got=len(names), need=len(runs))
     recipes_of = {run: _recipe(run) for run in runs}
     _require_same_data(recipes_of, data_root)
     ground = Ground.of(recipes_of[runs[0]], split, data_root, limit)
     processes = Processes(pick_device(device))
     subjects: list[Subject] = []
     for run, name in zip(runs, names or _names(runs), strict=True):
-        subjects.append(Subject(name, load_model(run), supervision(recipes_of[run], data_root)))
-        ground.require(subjects[-1].model, str(run), progress, "data with the model's classes")
+        model = load_model(run)
+        ground.require(model, str(run), progress, "data with the model's classes")
+        subjects.append(Subject(name, model, supervision(recipes_of[run], data_root)))
     subjects += _teacher(recipes_of.values(), ground, progress)
     ground.look(progress)
     for subject in subjects:
@@ -172,9 +177,10 @@ def _require_same_data(recipes_of: Mapping[Path, Recipe], root: Path | None) -> 
 
 
 def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    """What decides the held-out images; length, labelled images and views of the training split may differ."""
+    """What decides the held-out images; the training images and their views may differ."""
     folder = root or recipe.data.root
-    arguments = {key: value for key, value in recipe.data.arguments.items() if key not in ("length", "labelled")}
+    training = ("length", "labelled")
+    arguments = {key: value for key, value in recipe.data.arguments.items() if key not in training}
     return {"name": recipe.data.name, "root": folder and os.path.realpath(folder), "size": list(recipe.data.size), **arguments}
 
 

@@ -1,4 +1,4 @@
-"""What a run was trained with: how many labelled images, the teacher on how many, and how many steps."""
+"""What a run was trained with: labelled images, images seen with the teacher, and steps."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
         if line.weight > 0:
             loss = registry.find("losses", line.name).build(**line.arguments)
             reads_labels |= loss.needs_labels
-            reads_teacher |= "teacher" in line.arguments or (loss.reads_logits and not loss.needs_labels)
+            compares_logits = loss.reads_logits and not loss.needs_labels
+            reads_teacher |= compares_logits or "teacher" in line.arguments
     steps = run_length(len(dataset), recipe.train)[1]
     return Supervision(labelled * reads_labels, len(dataset) * reads_teacher, steps)

@@ -16,7 +16,7 @@ VOID = (32, 32, 36)
 
 _GAP, _MARGIN, _SWATCH = 8, 16, 18
 _TITLE, _TEXT, _LINE = 20, 16, 26
-"""Sizes of a heading and of other text, and the distance of two lines, in pixels: readable at half the size."""
+"""Pixels of a heading, of other text, and from line to line: readable at half the size."""
 _PAPER, _INK, _QUIET = (255, 255, 255), (24, 24, 28), (110, 110, 118)
 
 Panels = Mapping[str, np.ndarray]
@@ -42,10 +42,12 @@ def comparison(rows: Sequence[Panels], classes: Sequence[str], palette: np.ndarr
         width: pixels of a column; panels keep the shape of the row's first one.
     """
     headings = list(rows[0])
-    sizes = [(width, round(width * first.shape[0] / first.shape[1])) for first in (next(iter(row.values())) for row in rows)]
+    shapes = [next(iter(row.values())).shape for row in rows]
+    sizes = [(width, round(width * shape[0] / shape[1])) for shape in shapes]
     total_width = 2 * _MARGIN + len(headings) * (width + _GAP) - _GAP
     label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
-    legend = _flow(_legend(label_maps, classes, palette), ImageFont.load_default(_TEXT), total_width - 2 * _MARGIN)
+    names, plain = _legend(label_maps, classes, palette), ImageFont.load_default(_TEXT)
+    legend = _flow(names, plain, total_width - 2 * _MARGIN)
     top = _MARGIN + _LINE * max(heading.count("\n") + 1 for heading in headings)
     bottom = _MARGIN + (legend[-1][1] + _LINE if legend else 0)
     height = top + sum(size[1] + _GAP for size in sizes) + bottom
@@ -74,7 +76,7 @@ def _legend(
 
 
 def _draw_heading(pen: ImageDraw.ImageDraw, heading: str, at: tuple[int, int], width: int) -> None:
-    """The first line large, those below it small and grey; a line that is too wide for its column is set smaller."""
+    """The first line large, the others small and grey; too wide a line is set smaller."""
     for number, text in enumerate(heading.split("\n")):
         size = _TEXT if number else _TITLE
         while size > 8 and ImageFont.load_default(size).getlength(text) > width:
@@ -88,8 +90,10 @@ def _draw_legend(
 ) -> None:
     for x, down, name, rgb in legend:
         left, upper = _MARGIN + x, top + 4 + down
-        pen.rounded_rectangle((left, upper, left + _SWATCH, upper + _SWATCH), 3, fill=rgb, outline=_QUIET)
-        pen.text((left + _SWATCH + 6, upper - 1), name, fill=_INK, font=ImageFont.load_default(_TEXT))
+        box = (left, upper, left + _SWATCH, upper + _SWATCH)
+        pen.rounded_rectangle(box, 3, fill=rgb, outline=_QUIET)
+        font = ImageFont.load_default(_TEXT)
+        pen.text((left + _SWATCH + 6, upper - 1), name, fill=_INK, font=font)
 
 
 def _panel(panel: np.ndarray, palette: np.ndarray, size: tuple[int, int]) -> Image.Image:
