@@ -125,7 +125,8 @@ def build(
         seed: another seed gives another town.
         length: pictures in an epoch of train.
         held_out: pictures in val and in test.
-        labelled: number of training images with labels, the first ones; the others are 255 everywhere. Default: all.
+        labelled: only the first N training images have labels, the others are 255 everywhere;
+            all have labels by default.
 
     Raises:
         UsageError: there is no such split, or the size has no room for a street.

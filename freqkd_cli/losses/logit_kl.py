@@ -4,17 +4,19 @@
 teacher's grid, as the score brings them to the labels'; ``grid: student`` the teacher's to the student's pre-upsampling grid, which loses
 what is thinner than its cells (strides 4 and 8 on scenes: 2.3 mIoU less, and less than without this loss).
 
-``attention: high`` weights each cell by how much the teacher's prediction changes there: ``p = softmax(z_T / tau)`` on the compared grid,
-``a = sqrt(sum over classes of (F_high p)^2)``, ``w = (1 + strength a / mean a) / (1 + strength)``, the mean over valid cells of the
-sample. The weights have mean 1, so the loss weight keeps its meaning. ``attention: low`` uses the low band, which emphasises interiors.
+``attention: high`` weights each cell by how much the teacher's prediction changes there:
+``p = softmax(z_T / tau)`` on the compared grid, ``a = sqrt(sum over classes of (F_high p)^2)``,
+``w = (1 + strength a / mean a) / (1 + strength)``, the mean over valid cells of the sample. The
+weights have mean 1, so the loss weight keeps its meaning. ``attention: low`` uses the low band.
 
-**Why** The teacher's doubt between classes says more than a label, and it speaks in void regions too, where there is no label. Attention
-moves the student's effort from large regions to edges and thin objects.
+**Why** The teacher's doubt between classes says more than a label, and it exists in void regions
+too. High attention moves the student's effort to edges and thin objects.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``; one side's are resized bilinearly (align_corners False) to the other's grid; the mean is
 over cells whose centre lies inside the picture (``batch.valid``), void labels included. Nats. A cache of targets holds the teacher's
-logits on the grid that was chosen: on its own, 4 times those on the grid of a student of twice its stride. With attention it also holds
-``a / mean a`` ``[B, h, w]``. ``cutoff`` is in Nyquist units of the compared grid, of a Gaussian mask.
+logits on the grid that was chosen: on its own, 4 times those on the grid of a student of twice its stride. With attention it
+also holds ``a / mean a`` ``[B, h, w]``. ``cutoff`` of the Gaussian mask is in Nyquist units of the
+compared grid.
 
 **Source** Hinton, Vinyals and Dean (arXiv 1503.02531) in the pixel-wise form of CIRKD (losses/kd.py: tau 1, weight 1, rows are pixels).
 Departures: padded cells do not count, and the finer grid, where theirs compares on the student's.
@@ -35,7 +37,11 @@ from freqkd_cli.errors import ShapeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.spectral.frequency_attention import attention_weights, band_strength, relative_strength
+from freqkd_cli.spectral.frequency_attention import (
+    attention_weights,
+    band_strength,
+    relative_strength,
+)
 from freqkd_cli.spectral.masks import check_band
 from freqkd_cli.views.batch import Batch
 
@@ -51,8 +57,8 @@ def build(
     strength: Annotated[float, Field(ge=0)] = 4.0,
 ) -> Loss:
     """Logit distillation; see the top of the file."""
-    where = None if attention == "none" else Emphasis(attention, cutoff, strength)
-    return LogitKL(temperature, on_teacher=grid == "teacher", emphasis=where)
+    emphasis = None if attention == "none" else Emphasis(attention, cutoff, strength)
+    return LogitKL(temperature, on_teacher=grid == "teacher", emphasis=emphasis)
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,22 @@ class Emphasis:
 
 
 class LogitKL(Loss):
-    """Made by :func:`build`. The target is the teacher's ``logits`` ``[B, K, h, w]``: ``temperature`` may change under a cache.
+    """Made by :func:`build`. The target is the teacher's ``logits`` ``[B, K, h, w]``.
 
-    With attention the target also holds ``emphasis`` ``[B, h, w]``, mean 1 over valid cells; then ``temperature`` may not change.
+    With attention the target also holds ``emphasis`` ``[B, h, w]``, mean 1 over valid cells. A
+    cache serves any ``temperature`` without attention, and any ``strength`` with it.
     """
 
     reads_logits = True
     target_version = 2
 
-    def __init__(self, temperature: float, *, on_teacher: bool, emphasis: Emphasis | None = None) -> None:
+    def __init__(
+        self, temperature: float, *, on_teacher: bool, emphasis: Emphasis | None = None
+    ) -> None:
         super().__init__()
         self.temperature, self.on_teacher, self.emphasis = temperature, on_teacher, emphasis
-        self.target_arguments = ("grid",) if emphasis is None else ("grid", "attention", "cutoff", "temperature")
+        shaping = () if emphasis is None else ("attention", "cutoff", "temperature")
+        self.target_arguments = ("grid", *shaping)
         self.teacher_tap: Tap | None = None
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where a map changes: the strength of one frequency band per cell, and weights made from it. Pure functions, no state."""
+"""Strength of one frequency band per cell of a map, and weights made from it. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ def band_strength(x: Tensor, band: Literal["low", "high"], cutoff: float) -> Ten
     """
     grid: Grid = (x.shape[-2], x.shape[-1])
     low = torch.as_tensor(low_pass(radial(*grid), "gaussian", cutoff)).to(x)
-    spectrum = half_spectrum(x)
-    return from_half(spectrum * (low if band == "low" else 1.0 - low), grid).square().sum(1).sqrt()
+    gain = low if band == "low" else 1.0 - low
+    return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
 
 
 def relative_strength(strength: Tensor, valid: Tensor) -> Tensor:
-    """Strength divided by its mean over valid cells, per sample; 1 everywhere where that mean is 0. ``[B, h, w]``."""
+    """Strength divided by its mean over the valid cells of the sample, ``[B, h, w]``.
+
+    A sample whose mean is 0 (a constant map, or no valid cell) gets 1 everywhere.
+    """
     valid = valid.to(strength)
-    mean = (strength * valid).sum((-2, -1), keepdim=True) / valid.sum((-2, -1), keepdim=True).clamp(min=1.0)
+    cells = valid.sum((-2, -1), keepdim=True).clamp(min=1.0)
+    mean = (strength * valid).sum((-2, -1), keepdim=True) / cells
     return torch.where(mean > 1e-6, strength / mean.clamp(min=1e-6), 1.0)
 
 
 def attention_weights(relative: Tensor, emphasis: float) -> Tensor:
-    """``(1 + emphasis * a) / (1 + emphasis)``: mean 1 wherever a has mean 1, and never below ``1 / (1 + emphasis)``."""
+    """``(1 + emphasis * a) / (1 + emphasis)``: a mean of 1 stays 1."""
     return (1.0 + emphasis * relative) / (1.0 + emphasis)
