@@ -82,8 +82,9 @@ class CrossEntropy(Loss):
         if batch.labels is None:
             raise RecipeError("cross_entropy needs labels, and the data set has none", tip="leave it out, or add the masks")
         # Upsampling the logits is what this loss costs, and images without a label need none of it.
-        rows = (batch.labels != IGNORE).flatten(1).any(1)
-        rows[0] = True  # a batch without a label has the gradient 0, and not none
+        labelled = (batch.labels != IGNORE).flatten(1).any(1)
+        labelled[0] = True  # a batch without a label has the gradient 0, and not none
+        rows = slice(None) if labelled.all() else labelled
         labels = batch.labels[rows]
         with torch.autocast(student["logits"].device.type, enabled=False):
             total = self._head(student["logits"][rows], labels)
