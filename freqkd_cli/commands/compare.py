@@ -30,6 +30,10 @@ def run(
         ),
     ] = None,
     picture: Annotated[Path | None, typer.Option("--picture", hidden=True)] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="TEXT", help="Name of a run; once per run, in order."),
+    ] = None,
     split: Split = "val",
     batch_size: BatchSize = None,
     limit: Limit = None,
@@ -56,6 +60,7 @@ def run(
     result = compare(
         runs,
         progress(verbose - quiet),
+        names=name or (),
         split=split,
         limit=limit or 0,
         images=4 if image else 0,
@@ -75,10 +80,12 @@ def _table(result: dict[str, Any]) -> str:
 
     models, shown = result["models"], numbers()
     headings = [Column(number.heading, ".2f") for number in shown.values()]
-    headings = ["", *headings, Column("parameters", ",d"), Column("ms per image", ".1f")]
+    training = ["", "trained with", Column("steps", ",d")]
+    headings = [*training, *headings, Column("parameters", ",d"), Column("ms per image", ".1f")]
     rows = [
         [
             row["name"],
+            *_trained_with(row),
             *(number.printed(row[name]) for name, number in shown.items()),
             row["parameters"],
             row["latency_ms"],
@@ -87,3 +94,13 @@ def _table(result: dict[str, Any]) -> str:
     ]
     table = render(headings, rows, title=f"{models[0]['images']} images, split {result['split']}")
     return f"{table}\nimage: {result['picture']}" if result["picture"] else table
+
+
+def _trained_with(row: dict[str, Any]) -> tuple[str, int | None]:
+    """Return what a model was trained with, in words, and its number of steps."""
+    from freqkd_cli.score.supervision import Supervision
+
+    if row["trained_with"] is None:
+        return "", None
+    trained_with = Supervision(**row["trained_with"])
+    return trained_with.in_words(), trained_with.steps

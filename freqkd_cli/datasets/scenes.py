@@ -23,6 +23,7 @@ from freqkd_cli.datasets._scenes_street import CLASSES, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
 from freqkd_cli.images.dataset import SPLITS, Split
+from freqkd_cli.views.labels import IGNORE
 
 VERSION = 1
 """Version of the generator: raised whenever an image or a label changes."""
@@ -81,12 +82,25 @@ class Scenes:
     labelled = True
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, split: Split, size: tuple[int, int], seed: int, number: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        size: tuple[int, int],
+        seed: int,
+        number: int,
+        labelled: int | None = None,
+    ) -> None:
         self.split, self.size, self.seed, self.number = split, size, seed, number
+        self.first_labelled = labelled
         self.palette = np.array(PALETTE, np.uint8)
 
     def __len__(self) -> int:
         return self.number
+
+    @property
+    def labelled_images(self) -> int:
+        """Number of images with labels; those are the first ones."""
+        return self.number if self.first_labelled is None else min(self.first_labelled, self.number)
 
     def name(self, index: int) -> str:
         return f"{self.split}_{index:06d}"
@@ -97,13 +111,19 @@ class Scenes:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index < 0:
             raise IndexError(index)
-        return draw(self.seed, self.split, index, self.size)
+        image, labels = draw(self.seed, self.split, index, self.size)
+        if self.first_labelled is not None and index >= self.first_labelled:
+            labels = np.full_like(labels, IGNORE)
+        return image, labels
 
     def manifest(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"size": list(self.size), "seed": self.seed}
+        if self.first_labelled is not None:
+            arguments["labelled"] = self.first_labelled
         return {
             "name": "scenes",
             "split": self.split,
-            "arguments": {"size": list(self.size), "seed": self.seed},
+            "arguments": arguments,
             "number": self.number,
             "generator": VERSION,
         }
@@ -117,6 +137,7 @@ def build(
     seed: int = 0,
     length: Annotated[int, Field(gt=0, le=10**7)] = 1024,
     held_out: Annotated[int, Field(gt=0, le=10**7)] = 200,
+    labelled: Annotated[int, Field(gt=0, le=10**7)] | None = None,
 ) -> Scenes:
     """Return a split of synthetic street scenes.
 
@@ -127,6 +148,8 @@ def build(
         seed: another seed gives other scenes.
         length: images in an epoch of train.
         held_out: images in val and in test.
+        labelled: only the first N training images have labels, the others are 255 everywhere; all
+            have labels by default.
 
     Raises:
         UsageError: an unknown split, or a size that is too small for a street.
@@ -140,9 +163,10 @@ def build(
             need="at least 16x16 pixels",
             key="size",
         )
-    return Scenes(
-        split, (int(size[0]), int(size[1])), seed, length if split == "train" else held_out
-    )
+    shape = (int(size[0]), int(size[1]))
+    if split == "train":
+        return Scenes(split, shape, seed, length, labelled)
+    return Scenes(split, shape, seed, held_out)
 
 
 def classes(**arguments: Any) -> tuple[str, ...]:

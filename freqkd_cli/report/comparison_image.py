@@ -14,7 +14,9 @@ from freqkd_cli.views.labels import IGNORE
 VOID = (32, 32, 36)
 """Color of ignored pixels."""
 
-_GAP, _MARGIN, _SWATCH, LINE = 8, 16, 14, 22
+_GAP, _MARGIN, _SWATCH, LINE = 8, 16, 18, 26
+_TITLE, _TEXT = 20, 16
+"""Pixels of a heading's first line and of other text: readable at half the size."""
 PAPER, INK, _QUIET = (255, 255, 255), (24, 24, 28), (110, 110, 118)
 
 Panels = Mapping[str, np.ndarray]
@@ -51,7 +53,7 @@ def comparison(
     shapes = [next(iter(row.values())).shape for row in rows]
     heights = [round(width * shape[0] / shape[1]) for shape in shapes]
     label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
-    plain = ImageFont.load_default(13)
+    plain = ImageFont.load_default(_TEXT)
 
     total_width = 2 * _MARGIN + len(headings) * (width + _GAP) - _GAP
     legend = flow(_names(label_maps, classes, palette), plain, total_width - 2 * _MARGIN)
@@ -60,7 +62,7 @@ def comparison(
     sheet = Image.new("RGB", (total_width, top + sum(heights) + _GAP * len(rows) + bottom), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
-        _write_heading(pen, heading, (_MARGIN + column * (width + _GAP), _MARGIN - 6))
+        _write_heading(pen, heading, (_MARGIN + column * (width + _GAP), _MARGIN - 6), width)
     y = top
     for row, height in zip(rows, heights, strict=True):
         for column, heading in enumerate(headings):
@@ -82,11 +84,14 @@ def _names(
     return names + ([("ignored", VOID)] if len(present) < len(values) else [])
 
 
-def _write_heading(pen: ImageDraw.ImageDraw, heading: str, at: tuple[int, int]) -> None:
-    """Write a heading in bold and its further lines below, smaller."""
+def _write_heading(pen: ImageDraw.ImageDraw, heading: str, at: tuple[int, int], width: int) -> None:
+    """Write the first line large, the others small and grey; a line that is too wide is shrunk."""
     for line, text in enumerate(heading.split("\n")):
-        font, ink = ImageFont.load_default(13 if line else 15), _QUIET if line else INK
-        pen.text((at[0], at[1] + 20 * line), text, fill=ink, font=font)
+        size = _TEXT if line else _TITLE
+        while size > 8 and ImageFont.load_default(size).getlength(text) > width:
+            size -= 1
+        font, ink = ImageFont.load_default(size), _QUIET if line else INK
+        pen.text((at[0], at[1] + LINE * line), text, fill=ink, font=font)
 
 
 def _panel(panel: np.ndarray, palette: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.predicted_labels import predicted
 from freqkd_cli.score.scored_split import ScoredSplit
+from freqkd_cli.score.supervision import Supervision, supervision
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 
 if TYPE_CHECKING:
@@ -37,12 +38,22 @@ Panels = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class ComparedModel:
+    """A model to score; ``trained_with`` is None where that is not known."""
+
+    name: str
+    model: nn.Module
+    trained_with: Supervision | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Scores and predictions of several models.
 
     Attributes:
         rows: one JSON object per model, the teacher last.
-        panels: of each image that is drawn.
+        panels: of each image that is drawn; the second line of a heading names what the model was
+            trained with.
     """
 
     rows: list[dict[str, Any]]
@@ -55,6 +66,7 @@ def compare(
     runs: Sequence[Path],
     progress: Progress,
     *,
+    names: Sequence[str] = (),
     split: str = "val",
     limit: int = 0,
     images: int = 4,
@@ -65,33 +77,38 @@ def compare(
     """Score several runs, and the teacher of the first that has one, on the same images.
 
     Args:
+        names: what the table calls the runs, one each; by default their folders.
         limit: score only the first images, 0 = all.
         images: number of images in ``panels``, spread over the whole split whatever the limit.
 
     Raises:
         WeightsMissing: a folder is not a run.
-        UsageError: the runs have different data, or other classes than the data.
+        UsageError: the runs have different data, lack a name, or have other classes than the data.
         DataBroken: the labels do not match the recipe.
     """
+    if names and len(names) != len(runs):
+        what = "--name is given once for each run, or not at all"
+        raise UsageError(what, got=len(names), need=len(runs))
     run_recipes = {run: _recipe(run) for run in runs}
     _require_same_data(run_recipes, data_root)
     scored = ScoredSplit.open(run_recipes[runs[0]], split, data_root, limit, batch_size)
     processes = Processes(pick_device(device))
-    models: list[tuple[str, nn.Module]] = []
-    for run, name in zip(runs, _names(runs), strict=True):
-        models.append((name, load_model(run)))
-        scored.check_classes(models[-1][1], str(run), "use data with the model's classes")
+    models: list[ComparedModel] = []
+    for run, name in zip(runs, names or _names(runs), strict=True):
+        model = load_model(run)
+        scored.check_classes(model, str(run), "use data with the model's classes")
+        models.append(ComparedModel(name, model, supervision(run_recipes[run], data_root)))
     models += _teacher(run_recipes.values(), scored)
     scored.check_labels(progress)
-    for _, model in models:
-        model.ready(processes.device)
+    for compared in models:
+        compared.model.ready(processes.device)
     dataset = scored.dataset
     panels = {number: _truth(dataset, number) for number in _spread(len(dataset), images)}
-    rows = [_row(name, model, scored, panels, progress, processes) for name, model in models]
+    rows = [_row(compared, scored, panels, progress, processes) for compared in models]
     return Comparison(rows, list(panels.values()), dataset.classes, dataset.palette)
 
 
-def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[tuple[str, nn.Module]]:
+def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[ComparedModel]:
     """The teacher of the first recipe that has one, if it has the classes of the data."""
     recipe = next((recipe for recipe in run_recipes if recipe.teacher), None)
     if recipe is None:
@@ -99,28 +116,38 @@ def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[tuple[s
     teacher = build_scored_teacher(recipe, scored.dataset.classes)
     classes = len(scored.dataset.classes)
     if teacher.classes == classes:
-        return [(TEACHER, teacher)]
+        return [ComparedModel(TEACHER, teacher)]
     text = "the teacher has %d classes and the data %d, so the teacher is left out"
     log.info(text, teacher.classes, classes)
     return []
 
 
 def _row(
-    name: str,
-    model: nn.Module,
+    compared: ComparedModel,
     scored: ScoredSplit,
     panels: Mapping[int, Panels],
     progress: Progress,
     processes: Processes,
 ) -> dict[str, Any]:
     """A model's row; its predictions of the images in ``panels`` (by number) are added there."""
-    result = scored.score(model, name, progress, processes)
-    values = result.values
-    miou = values["miou"]
-    heading = name if miou is None else f"{name}\n{100 * miou:.1f} mIoU"
+    model, trained_with = compared.model, compared.trained_with
+    result = scored.score(model, compared.name, progress, processes)
+    heading = _heading(compared, result.values["miou"])
     for number, panel in panels.items():
         panel[heading] = predicted(model, panel["image"], scored.dataset.name(number))
-    return {"name": name, **values, **scored.cost(model, processes), "images": result.images}
+    return {
+        "name": compared.name,
+        "trained_with": trained_with and asdict(trained_with),
+        **result.values,
+        **scored.cost(model, processes),
+        "images": result.images,
+    }
+
+
+def _heading(compared: ComparedModel, miou: float | None) -> str:
+    """Name and score, and below them what the model was trained with."""
+    first = compared.name if miou is None else f"{compared.name}  {100 * miou:.1f} mIoU"
+    return f"{first}\n{compared.trained_with.in_words()}" if compared.trained_with else first
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -162,7 +189,8 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
 def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
     """What decides the held-out images; length and views of the training split may differ."""
     folder = root or recipe.data.root
-    arguments = {key: value for key, value in recipe.data.arguments.items() if key != "length"}
+    training_only = ("length", "labelled")
+    arguments = {k: v for k, v in recipe.data.arguments.items() if k not in training_only}
     return {
         "name": recipe.data.name,
         "root": folder and os.path.realpath(folder),
@@ -173,7 +201,7 @@ def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
 
 def _truth(dataset: Dataset, number: int) -> Panels:
     image, labels = dataset.read(number)
-    return {"image": image} if labels is None else {"image": image, "labels": labels}
+    return {"image": image} if labels is None else {"image": image, "ground truth": labels}
 
 
 def _spread(total: int, number: int) -> list[int]:

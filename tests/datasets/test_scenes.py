@@ -302,3 +302,27 @@ def test_layout_classes_need_the_whole_image(streets, pair):
     assert alone < 0.62
     assert whole > 0.72
     assert whole - alone > 0.15
+
+
+def test_only_the_first_training_images_keep_their_labels():
+    every, few = (
+        scenes.build(split="train", length=5),
+        scenes.build(split="train", length=5, labelled=2),
+    )
+    for index in range(7):
+        image, labels = few.read(index)
+        np.testing.assert_array_equal(image, every.read(index)[0])
+        if index < 2:
+            np.testing.assert_array_equal(labels, every.read(index)[1])
+        else:
+            assert labels.shape == (192, 256) and labels.dtype == np.uint8 and (labels == 255).all()
+    assert (few.labelled_images, every.labelled_images) == (2, 5)
+    assert scenes.build(split="train", length=5, labelled=9).labelled_images == 5
+
+
+def test_held_out_images_keep_their_labels_and_older_caches_still_fit():
+    held_out = scenes.build(split="val", held_out=4, labelled=1)
+    assert held_out.labelled_images == 4 and (held_out.read(3)[1] != 255).any()
+    assert held_out.manifest() == scenes.build(split="val", held_out=4).manifest()
+    assert "labelled" not in scenes.build(split="train").manifest()["arguments"]
+    assert scenes.build(split="train", labelled=3).manifest()["arguments"]["labelled"] == 3

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from freqkd_cli import registry
-from freqkd_cli.errors import RecipeError, ShapeError
+from freqkd_cli.errors import BandError, RecipeError, ShapeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.batch import Batch
@@ -387,3 +387,68 @@ def test_adapter_is_a_convolution_and_knows_its_variance():
     torch.testing.assert_close(adapter.variance(covariance), known.var((2, 3), correction=0))
     torch.manual_seed(0)
     assert Adapter(64, 512).weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.05)
+
+
+def test_cross_entropy_of_images_without_labels_is_left_out():
+    logits, labels = normal(4, CLASSES, 6, 8).requires_grad_(True), labels_of(4, 12, 16)
+    labels[0], labels[2] = 255, 255
+    value = start("cross_entropy")({"logits": logits}, {}, batch_of(labels), 0)
+    known = F.cross_entropy(
+        F.interpolate(logits, size=(12, 16), mode="bilinear", align_corners=False),
+        labels,
+        ignore_index=255,
+    )
+    assert value.item() == pytest.approx(known.item())
+    (gradient,) = torch.autograd.grad(value, logits, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(known, logits)[0])
+    assert not gradient[0].any() and gradient[1].any()
+
+
+@pytest.mark.parametrize(("attention", "strength"), [("high", 4.0), ("low", 1.0)])
+def test_logit_kl_weighs_cells_by_one_band_of_the_teacher_s_probabilities(attention, strength):
+    ours, theirs = normal(2, CLASSES, 6, 8), normal(2, CLASSES, 6, 8, seed=1)
+    valid = torch.ones(2, 48, 64, dtype=torch.bool)
+    valid[1, :, 32:] = False
+    batch = batch_of(torch.full((2, 48, 64), 255), valid)
+    options = {"attention": attention, "strength": strength, "cutoff": 0.5, "temperature": 2.0}
+    loss = start("logit_kl", **options)
+    result = loss(
+        {"logits": ours}, loss.target({"logits": theirs}, batch, {"logits": (6, 8)}), batch, 0
+    )
+
+    p, q = (scipy.special.softmax(z.numpy() / 2.0, axis=1) for z in (theirs, ours))
+    rho = np.hypot(np.fft.fftfreq(6)[:, None], np.fft.fftfreq(8)[None]) / 0.5
+    low = np.fft.ifft2(np.fft.fft2(p) * np.exp(-((rho / 0.5) ** 2) / 2)).real
+    strengths = np.sqrt(((low if attention == "low" else p - low) ** 2).sum(1))
+    total = 0.0
+    for row, columns in ((0, 8), (1, 4)):
+        seen = strengths[row, :, :columns]
+        weights = (1 + strength * seen / seen.mean()) / (1 + strength)
+        assert weights.mean() == pytest.approx(1.0)
+        total += (weights * scipy.special.rel_entr(p, q).sum(1)[row, :, :columns]).sum()
+    assert float(result) == pytest.approx(4.0 * total / (6 * 8 + 6 * 4), rel=1e-6)
+
+
+def test_logit_kl_with_attention_of_strength_0_or_on_a_constant_prediction_is_plain():
+    ours, batch = normal(2, CLASSES, 6, 8), batch_of(labels_of(2, 48, 64))
+    constant = normal(2, CLASSES, 1, 1, seed=1).expand(2, CLASSES, 6, 8)
+    for theirs, strength in ((normal(2, CLASSES, 6, 8, seed=1), 0.0), (constant, 4.0)):
+        plain, weighted = start("logit_kl"), start("logit_kl", attention="high", strength=strength)
+        values = [
+            loss(
+                {"logits": ours},
+                loss.target({"logits": theirs}, batch, {"logits": (6, 8)}),
+                batch,
+                0,
+            )
+            for loss in (plain, weighted)
+        ]
+        torch.testing.assert_close(*values)
+
+
+def test_logit_kl_with_attention_refuses_an_empty_band_and_names_what_its_target_depends_on():
+    loss = start("logit_kl", attention="high", cutoff=0.001)
+    with pytest.raises(BandError, match="the low band of the teacher's logits is empty"):
+        loss.check_grids({"logits": (6, 8)}, {"logits": (6, 8)})
+    assert start("logit_kl").target_arguments == ("grid",)
+    assert set(loss.target_arguments) == {"grid", "attention", "cutoff", "temperature"}

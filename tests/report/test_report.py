@@ -93,7 +93,7 @@ def test_comparison_places_panels_and_keeps_their_colors(tmp_path):
     }
     panel = 160 * 120
     assert counts[90, 120, 150] == 2 * panel
-    swatch = 15 * 15
+    swatch = 19 * 19
     assert panel - 2 * 160 <= counts[200, 30, 30] - 0 <= panel + swatch
     assert panel <= counts[30, 30, 200] <= panel + swatch
     assert 2 * (panel - 8 * 8) <= counts[30, 200, 30] <= 2 * (panel - 8 * 8) + swatch
@@ -250,3 +250,18 @@ def test_a_home_folder_that_can_be_written_is_used(monkeypatch, tmp_path):
     monkeypatch.setenv("MPLCONFIGDIR", "chosen by the user")
     prepare_matplotlib()
     assert os.environ["MPLCONFIGDIR"] == "chosen by the user"
+
+
+def test_a_heading_too_wide_for_its_column_is_set_smaller_and_stays_inside(tmp_path):
+    panel = np.zeros((60, 80, 3), np.uint8)
+    comparison(
+        [{"a rather long name of a run  57.3 mIoU\n16 labelled images": panel}],
+        (),
+        PALETTE,
+        tmp_path / "p.png",
+        width=200,
+    )
+    sheet = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
+    above = sheet[: sheet.shape[0] - 150 - 30]
+    assert (above < 128).any() and above.shape[1] == 200 + 32
+    assert (above[:, :14] > 200).all() and (above[:, -14:] > 200).all()

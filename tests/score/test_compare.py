@@ -17,6 +17,7 @@ from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score import evaluate
 from freqkd_cli.score.comparison import _names, compare
+from freqkd_cli.score.supervision import supervision
 
 NAMES = ("road", "car", "sky", "tree", "person")
 
@@ -85,7 +86,7 @@ def test_labels_are_checked_as_in_eval(run, freqkd, tmp_path):
     assert (
         (code, out) == (1, "")
         and err == freqkd("eval", one, "-q")[2]
-        and "outside the classes" in err
+        and "belong to no class" in err
     )
 
 
@@ -118,7 +119,7 @@ def test_images_are_spread_over_the_split_whatever_the_limit(run):
     assert len(result.panels) == 4
     for panel, (image, labels) in zip(result.panels, expected, strict=True):
         np.testing.assert_array_equal(panel["image"], image)
-        np.testing.assert_array_equal(panel["labels"], labels)
+        np.testing.assert_array_equal(panel["ground truth"], labels)
         (prediction,) = (panel[key] for key in panel if key.startswith("a"))
         assert prediction.shape == (64, 64) and prediction.max() < 3
 
@@ -167,3 +168,71 @@ def test_batches_follow_the_size_of_the_images(run, freqkd, monkeypatch, command
 def test_the_default_batch_is_bounded_by_its_pixels():
     sizes = {(64, 64): 8, (384, 480): 8, (512, 1024): 8, (1024, 2048): 2, (2176, 4096): 1}
     assert {size: evaluate.batch_size_for(*size) for size in sizes} == sizes
+
+
+def test_runs_get_the_names_that_are_given(run, freqkd, tmp_path):
+    one, two = run("a", "d"), run("b", "d")
+    code, out, _ = freqkd(
+        "compare", one, two, "--name", "labels alone", "--name", "distilled", "--json", "-q"
+    )
+    assert code == 0 and [row["name"] for row in json.loads(out)["models"]] == [
+        "labels alone",
+        "distilled",
+    ]
+    code, out, err = freqkd("compare", one, two, "--name", "labels alone", "-q")
+    assert (
+        (code, out) == (2, "")
+        and "--name is given once for each run" in err
+        and "got  1" in err
+        and "need 2" in err
+    )
+
+
+def test_the_table_says_what_each_run_was_trained_with(run, freqkd):
+    one = run("a", "d")
+    code, out, _ = freqkd("compare", one, "--json", "-q")
+    assert code == 0
+    assert json.loads(out)["models"][0]["trained_with"] == {
+        "labelled_images": 2,
+        "teacher_images": 0,
+        "steps": 1,
+    }
+    head, row = (line.split("\t") for line in freqkd("compare", one, "-q")[1].splitlines())
+    assert head[:4] == ["", "trained with", "steps", "mIoU"] and row[:3] == [
+        "a",
+        "2 labelled images",
+        "1",
+    ]
+
+
+SCENES = """version: 1
+data: {{name: scenes, size: [64, 64], length: 8{labelled}, views: 1}}
+teacher: {{name: segformer, weights: embedded}}
+student: {{name: fast_scnn, width: 0.25}}
+losses:
+  - {{name: cross_entropy, weight: {labels}}}
+  - {{name: logit_kl, weight: {logits}}}
+  - {{name: band, student: decoder, teacher: decoder, weight: {features}}}
+train: {{epochs: 3, batch_size: 4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labelled", "weights", "numbers", "words"),
+    [
+        ("", (1, 0, 0), (8, 0), "8 labelled images"),
+        (", labelled: 2", (1, 3, 0), (2, 8), "2 labelled + teacher on 8"),
+        (", labelled: 2", (1, 0, 1), (2, 8), "2 labelled + teacher on 8"),
+        (", labelled: 2", (0, 1, 0), (0, 8), "teacher on 8 unlabelled images"),
+    ],
+)
+def test_supervision_counts_what_the_losses_read(labelled, weights, numbers, words):
+    names = dict(zip(("labels", "logits", "features"), weights, strict=True))
+    found = supervision(recipes.loads(SCENES.format(labelled=labelled, **names)))
+    assert (found.labelled_images, found.teacher_images, found.steps) == (*numbers, 6)
+    assert found.in_words() == words
+
+
+def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):
+    recipe = recipes.load(run("a", "d") / "recipe.yaml")
+    assert supervision(recipe, tmp_path / "nowhere") is None

@@ -26,6 +26,7 @@ from freqkd_cli.views.loader import Loader, ViewDataset
 LOSSES = """
   - {name: logit_kl, temperature: 2.0}
   - {id: kl_coarse, name: logit_kl, grid: student}
+  - {id: kl_edges, name: logit_kl, attention: high}
   - {id: plain, name: feature, student: encoder16, teacher: stage2}
   - {name: attention, student: decoder, teacher: decoder}
   - {id: low, name: band, student: encoder16, teacher: stage2, band: low, cutoff: 0.5}

@@ -1,0 +1,58 @@
+"""What a run was trained with: labelled images, images seen with the teacher, and steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freqkd_cli import registry
+from freqkd_cli.build import assemble
+from freqkd_cli.build.schedules import run_length
+from freqkd_cli.errors import DataMissing
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.sections import Recipe
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The supervision of a recipe.
+
+    Attributes:
+        labelled_images: training images whose labels a loss reads.
+        teacher_images: training images on which a loss reads the teacher.
+        steps: optimizer steps.
+    """
+
+    labelled_images: int
+    teacher_images: int
+    steps: int
+
+    def in_words(self) -> str:
+        """Text for a table or a caption, such as ``32 labelled + teacher on 512``."""
+        if not self.teacher_images:
+            return f"{self.labelled_images:,d} labelled images"
+        teacher = f"teacher on {self.teacher_images:,d}"
+        if not self.labelled_images:
+            return f"{teacher} unlabelled images"
+        return f"{self.labelled_images:,d} labelled + {teacher}"
+
+
+def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | None:
+    """Return what a recipe trains with; None where its training images are not here."""
+    try:
+        dataset = assemble.build_dataset(recipe, "train", data_root)
+    except DataMissing:
+        return None
+    every = len(dataset) if dataset.labelled else 0
+    labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
+    reads_labels = reads_teacher = False
+    for line in recipe.losses:
+        if line.weight > 0:
+            loss = registry.find("losses", line.name).build(**line.arguments)
+            reads_labels |= loss.needs_labels
+            compares_logits = loss.reads_logits and not loss.needs_labels
+            reads_teacher |= compares_logits or "teacher" in line.arguments
+    steps = run_length(len(dataset), recipe.train).steps
+    return Supervision(labelled * reads_labels, len(dataset) * reads_teacher, steps)

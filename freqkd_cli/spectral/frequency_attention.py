@@ -1,0 +1,40 @@
+"""Strength of one frequency band per cell of a map, and weights made from it. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from freqkd_cli.spectral.fourier import Grid, from_half, half_spectrum, radial
+from freqkd_cli.spectral.masks import low_pass
+
+
+def band_strength(x: Tensor, band: Literal["low", "high"], cutoff: float) -> Tensor:
+    """Norm over channels of the band-filtered map, ``[B, C, h, w]`` -> ``[B, h, w]``.
+
+    Args:
+        band: the Gaussian low-pass, or its complement, which is 0 on a constant map.
+        cutoff: standard deviation of the Gaussian, in Nyquist units of the map's own grid.
+    """
+    grid: Grid = (x.shape[-2], x.shape[-1])
+    low = torch.as_tensor(low_pass(radial(*grid), "gaussian", cutoff)).to(x)
+    gain = low if band == "low" else 1.0 - low
+    return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
+
+
+def relative_strength(strength: Tensor, valid: Tensor) -> Tensor:
+    """Strength divided by its mean over the valid cells of the sample, ``[B, h, w]``.
+
+    A sample whose mean is 0 (a constant map, or no valid cell) gets 1 everywhere.
+    """
+    valid = valid.to(strength)
+    cells = valid.sum((-2, -1), keepdim=True).clamp(min=1.0)
+    mean = (strength * valid).sum((-2, -1), keepdim=True) / cells
+    return torch.where(mean > 1e-6, strength / mean.clamp(min=1e-6), 1.0)
+
+
+def attention_weights(relative: Tensor, emphasis: float) -> Tensor:
+    """``(1 + emphasis * a) / (1 + emphasis)``: a mean of 1 stays 1."""
+    return (1.0 + emphasis * relative) / (1.0 + emphasis)
