@@ -1,7 +1,8 @@
-"""A name in a recipe is the name of a file in a drawer, and that file offers ``build(...)``.
+"""Names in recipes: each is the name of a file in a drawer, and that file defines ``build(...)``.
 
-The keyword-only arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the signature is at once
-the check, the default and the documentation. Listing a drawer reads a folder and imports nothing.
+The keyword-only arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model
+of them, so the signature is the check, the default and the documentation at once. Listing a drawer
+reads a folder and imports nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from freqkd_cli.errors import UnknownName
 DRAWERS = ("models", "losses", "datasets")
 SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set"}
 
-# Keywords of build() that the program fills in, so a recipe does not name them as arguments of the part.
+# Keywords of build() that the program fills in; a recipe cannot set them.
 FILLED_IN: dict[str, frozenset[str]] = {
     "models": frozenset({"classes"}),
     "losses": frozenset(),
@@ -29,16 +30,16 @@ FILLED_IN: dict[str, frozenset[str]] = {
 
 
 def names(drawer: str) -> tuple[str, ...]:
-    """Names of the files in a drawer, sorted; files that start with ``_`` are helpers and no names."""
+    """Return the sorted names of the files in a drawer; files that start with ``_`` are helpers."""
     folder = Path(__file__).parent / drawer
     return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_")))
 
 
-def find(drawer: str, name: str) -> ModuleType:
-    """Import the file called ``name`` in ``drawer``.
+def check_name(drawer: str, name: str) -> None:
+    """Check, without importing anything, that ``drawer`` has a file called ``name``.
 
     Raises:
-        UnknownName: there is no such file; the message says what the drawer holds and which name is nearest.
+        UnknownName: there is no such file; the message lists the names and the nearest one.
     """
     known = names(drawer)
     if name not in known:
@@ -46,20 +47,30 @@ def find(drawer: str, name: str) -> ModuleType:
             f"no {SINGULAR[drawer]} is called {name!r}{did_you_mean(name, known)}",
             need=f"one of {', '.join(known)}",
         )
+
+
+def find(drawer: str, name: str) -> ModuleType:
+    """Import the file called ``name`` in ``drawer``.
+
+    Raises:
+        UnknownName: there is no such file.
+    """
+    check_name(drawer, name)
     return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """``", did you mean 'x'?"`` for the nearest option, or the empty string."""
+    """Return ``", did you mean 'x'?"`` for the nearest option, or the empty string."""
     near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
 @cache
 def arguments(drawer: str, name: str) -> Any:
-    """A strict, frozen pydantic model of what a recipe may say to ``build`` of that file.
+    """Return a strict, frozen pydantic model of the arguments of ``build`` in that file.
 
-    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``; they are the whole schema.
+    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``; they are the
+    whole schema.
     """
     from pydantic import ConfigDict, create_model
 
@@ -76,10 +87,10 @@ def arguments(drawer: str, name: str) -> Any:
 
 
 def first_line(module: ModuleType) -> str:
-    """The one-line promise of a file: the first line of its docstring."""
+    """Return the one-line description of a file: the first line of its docstring."""
     return (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
 
 
 def takes(drawer: str, name: str) -> Collection[str]:
-    """The keywords of ``build``, those that the program fills in included."""
+    """Return all keywords of ``build``, including those that the program fills in."""
     return tuple(inspect.signature(find(drawer, name).build).parameters)

@@ -1,4 +1,7 @@
-"""What may be said to a part, read from the signature and the docstring of its ``build``: for people, and as a JSON schema."""
+"""The arguments of losses, models and data sets, for people and as a JSON schema of recipes.
+
+Both are read from the signature and the docstring of ``build``. A file of a drawer is a *part*.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
-    """The arguments of a part: ``name``, ``type``, ``required``, ``default`` (where there is one) and ``about``."""
+    """Return one row per argument of a part.
+
+    A row has ``name``, ``type``, ``required``, ``about`` and, where there is one, ``default``.
+    """
     build = registry.find(drawer, name).build
     hints, about = get_type_hints(build, include_extras=True), descriptions(build)
     rows = []
@@ -37,7 +43,7 @@ def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
 
 
 def spelled(hint: Any) -> str:
-    """An annotation as a person would write it: ``low | high``, ``float > 0``, ``[int, int]``."""
+    """Return an annotation in short: ``low | high``, ``float > 0``, ``[int, int]``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = [
@@ -72,11 +78,11 @@ def _metadata(note: Any) -> list[Any]:
 
 
 def descriptions(function: Callable[..., Any]) -> dict[str, str]:
-    """Argument -> what the ``Args:`` part of the docstring says of it."""
+    """Return argument -> its text in the ``Args:`` part of the docstring."""
     lines = inspect.cleandoc(function.__doc__ or "").splitlines()
     if "Args:" not in lines:
         return {}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     names: list[str] = []
     depth = None
     for line in lines[lines.index("Args:") + 1 :]:
@@ -85,28 +91,30 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
         entry = _ENTRY.match(line)
         if entry and (depth is None or len(entry[1]) == depth):
             depth, names = len(entry[1]), [name.strip() for name in entry[2].split(",")]
-            found |= dict.fromkeys(names, entry[3].strip())
+            texts |= dict.fromkeys(names, entry[3].strip())
         elif line.strip():
-            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
-    return {name: text.replace("``", "") for name, text in found.items()}
+            texts |= {name: f"{texts[name]} {line.strip()}".strip() for name in names}
+    return {name: text.replace("``", "") for name, text in texts.items()}
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a recipe, for editors: each section one of the parts it may name, with that part's own keys."""
+    """Return the JSON schema of a recipe; a section is one of its parts, with that part's keys."""
     shared: dict[str, Any] = {}
     sections: dict[str, Any] = {"version": {"const": VERSION}}
     for key, model in SECTIONS.items():
         if key in DRAWER:
-            one = {
+            items: dict[str, Any] = {
                 "oneOf": [
                     _with_part(model, DRAWER[key], name, shared)
                     for name in registry.names(DRAWER[key])
                 ]
             }
         else:
-            one = _own(model, shared)
-            one["oneOf"] = [{"required": ["epochs"]}, {"required": ["steps"]}]
-        sections[key] = {"type": "array", "minItems": 1, "items": one} if key == "losses" else one
+            items = _own(model, shared)
+            items["oneOf"] = [{"required": ["epochs"]}, {"required": ["steps"]}]
+        if key == "losses":
+            items = {"type": "array", "minItems": 1, "items": items}
+        sections[key] = items
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "freqkd recipe",
@@ -119,6 +127,7 @@ def schema() -> dict[str, Any]:
 
 
 def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a section's own keys; its definitions go into ``shared``."""
     out = model.model_json_schema()
     shared |= out.pop("$defs", {})
     out["properties"].pop("arguments", None)
@@ -131,7 +140,7 @@ def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
 def _with_part(
     model: type[Section], drawer: str, name: str, shared: dict[str, Any]
 ) -> dict[str, Any]:
-    """A section that names one part: its own keys and the part's."""
+    """Return the schema of a section that names this part: its own keys and the part's."""
     out, part = _own(model, shared), registry.arguments(drawer, name).model_json_schema()
     about = descriptions(registry.find(drawer, name).build)
     shared |= part.pop("$defs", {})

@@ -9,9 +9,11 @@ import logging
 import sys
 from collections.abc import Iterable
 
+LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 
-class _Labelled(logging.Formatter):
-    """Messages as they are; warnings and errors start with the name of their level."""
+
+class _LevelPrefix(logging.Formatter):
+    """Formats warnings and errors with the name of their level in front, and others as they are."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -25,15 +27,16 @@ class _StandardError(logging.StreamHandler):
 
 
 def log_to_stderr(verbosity: int = 0) -> None:
-    """Send the program's log to stderr: -2 errors, -1 also warnings, 0 also progress, 1 everything."""
+    """Send the log to stderr: -2 errors, -1 also warnings, 0 also progress, 1 everything."""
     logger = logging.getLogger("freqkd_cli")
     for old in list(logger.handlers):
         logger.removeHandler(old)
     handler = _StandardError()
-    handler.setFormatter(_Labelled("%(message)s"))
+    handler.setFormatter(_LevelPrefix("%(message)s"))
     logger.addHandler(handler)
-    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-    logger.setLevel(levels[max(-2, min(verbosity, 1)) + 2])
+    logger.setLevel(LEVELS[max(-2, min(verbosity, 1)) + 2])
+    # It warns about each home folder that it cannot write to, and about its font cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def warn(warnings: Iterable[str]) -> None:
