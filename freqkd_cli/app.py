@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:  # of the help and the version, which run outside of any command
         if exit_code(error) is None:
             raise
+        error.filename = error.filename or "standard output"
         _report(f"error: {message(error)}")
         raise SystemExit(1) from error
     finally:

@@ -133,15 +133,23 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise UsageError(f"{option} {path} cannot be written", need=f"a file ending in {suffix}")
-    check_parents(option, path)
+    _check_below_file(option, path)
 
 
 def check_parents(option: str, path: Path) -> None:
-    """Refuse a path that could not be created, before the work whose result it is to hold.
+    """Refuse a folder that could not be created, before the work whose result it is to hold.
 
     Raises:
-        UsageError: the path would lie below a file.
+        UsageError: the path would lie below a file, or it is not UTF-8.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # safetensors cannot read such a path
+        raise UsageError(f"{option} {path} is not UTF-8", need="a name in UTF-8") from error
+    _check_below_file(option, path)
+
+
+def _check_below_file(option: str, path: Path) -> None:
     nearest = next((parent for parent in path.absolute().parents if parent.exists()), None)
     if nearest is not None and not nearest.is_dir():
         raise UsageError(f"{option} {path} is below {nearest}, which is a file", need="a folder")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -50,6 +51,7 @@ def run(
 
         freqkd bench fastscnn_basic --steps 15
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.bench.measure import Options, bench
     from freqkd_cli.report.progress_bars import progress

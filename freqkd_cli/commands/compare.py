@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Split, Verbose
 from freqkd_cli.commands._output import check_file, print_result
 
@@ -34,6 +35,7 @@ def run(
 
     freqkd compare runs/ce runs/basic --picture comparison.png
     """
+    check_exist(runs, "run folders, written by freqkd distill")
     from freqkd_cli.report.pictures import comparison
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.comparison import compare

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import DataRoot, Json, RecipeArgument, Sets
 from freqkd_cli.commands._output import columns, print_result
 
@@ -30,6 +31,7 @@ def run(
 
         freqkd data camvid_fastscnn_ce --data-root data/camvid --all
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.doctor.diagnosis import describe
     from freqkd_cli.errors import CheckFailed

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -50,6 +51,7 @@ def run(
 
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress

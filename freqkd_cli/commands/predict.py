@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import Device, Json, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import columns, print_result
 
@@ -42,6 +43,8 @@ def run(
 
         freqkd predict runs/basic photos/ --out out/photos
     """
+    check_exist([source], "a run folder or a model folder")
+    check_exist(images, "images, or folders of images")
     from freqkd_cli.errors import DataBroken
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.label_images import Options, predict

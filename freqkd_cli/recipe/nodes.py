@@ -126,28 +126,25 @@ def parse(text: str, locate: Callable[[int, int], Place]) -> tuple[Node | None, 
             *builder.problems,
             Problem(place, "", f"a character that YAML does not allow (code {error.character})"),
         ]
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # PyYAML lets these through for absurd escapes and directives
+    except (ValueError, OverflowError) as error:  # of PyYAML, for invalid escapes and directives
         return None, [*builder.problems, Problem(locate(0, 0), "", f"not YAML: {error}")]
     return builder.root, builder.problems
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    said = " ".join(part for part in (error.context, error.problem) if part)
-    if r"'\t'" in said:
+    text = " ".join(part for part in (error.context, error.problem) if part)
+    if r"'\t'" in text:
         return "a tab; YAML indents with spaces"
-    return f"not YAML: {said}"
+    return f"not YAML: {text}"
 
 
 class _GiveUp(Exception):
-    """Reading on would only cost time: the text is nested too deeply or holds several documents."""
+    """Stops the parser: the text is nested too deeply or has several documents."""
 
 
 @dataclass
 class _Open:
-    """A list or section whose end has not been read."""
+    """A list or section whose end has not been read yet."""
 
     node: Node
     key: tuple[str, Place] | None = None
@@ -229,9 +226,9 @@ class _Builder:
 
     def problem(self, at: Place, text: str) -> None:
         path: list[str] = []
-        for held in self.stack:
-            if isinstance(held.node.value, list):
-                path.append(str(len(held.node.value)))
-            elif held.key is not None:
-                path.append(held.key[0])
+        for level in self.stack:
+            if isinstance(level.node.value, list):
+                path.append(str(len(level.node.value)))
+            elif level.key is not None:
+                path.append(level.key[0])
         self.problems.append(Problem(at, ".".join(path), text))

@@ -47,5 +47,5 @@ def run(
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder {target.parent}", tip=f"mkdir -p {target.parent}")
     text = copy_text(source, target)
-    write_aside(target, lambda file: file.write(text.encode()))
+    write_aside(target, lambda file: file.write(text.encode(errors="replace")))
     print_result({"name": name, "path": target}, as_json, lambda result: str(result["path"]))
