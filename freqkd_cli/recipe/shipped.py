@@ -11,7 +11,7 @@ from freqkd_cli.registry import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _LABEL = re.compile(r"# (?P<label>[A-Z][a-z]+):")
-_RESULTS = ("Expected", "Measured")
+_RESULTS = ("Expected", "Compared", "Measured")
 """Labels of the paragraphs of a lab note that hold results."""
 
 
@@ -63,9 +63,10 @@ def copy_text(source: Path, target: Path) -> str:
     text = "\n".join(lines) + "\n"
     schema = f"$schema={source.with_name('recipe.schema.json')}"
     text = text.replace("$schema=recipe.schema.json", schema, 1)
-    command = rf"(?m)^(# Command: freqkd \S+) {re.escape(source.stem)}\b"
-    name = shlex.quote(str(target))
-    return re.sub(command, lambda match: f"{match[1]} {name}", text)
+    old, new = re.escape(source.stem), shlex.quote(str(target))
+    run = shlex.quote(f"runs/{target.stem}")
+    text = re.sub(rf"(?m)^(# Command: freqkd \S+) {old}\b", lambda line: f"{line[1]} {new}", text)
+    return re.sub(rf"(?m)^(# Command: .*--out) runs/{old}$", lambda line: f"{line[1]} {run}", text)
 
 
 def find(name: str) -> Path:
