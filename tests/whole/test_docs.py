@@ -395,3 +395,14 @@ def test_every_loss_has_its_section_in_the_docs(drawer):
     page = ROOT / "docs" / f"{drawer}.md"
     headings = set(re.findall(r"(?m)^#+ `?(\w+)`?$", page.read_text(encoding="utf-8")))
     assert set(registry.names(drawer)) <= headings
+
+
+def test_every_key_of_a_recipe_is_in_the_docs():
+    from freqkd_cli.recipe.sections import SECTIONS, Augment
+
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    keys = {key for model in SECTIONS.values() for key in model.model_fields} | {
+        *Augment.model_fields
+    }
+    missing = [key for key in keys - {"arguments"} if not re.search(rf"\b{key}\b", text)]
+    assert missing == []
