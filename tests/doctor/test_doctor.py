@@ -11,7 +11,7 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
-from console import Said, console
+from console import Result, console
 from layouts import full_palette
 from PIL import Image
 
@@ -47,7 +47,7 @@ def doctor(freqkd, name: str, *more: str) -> tuple[int, list[dict]]:
     return said.code, json.loads(said.out)["splits"][0]["findings"]
 
 
-def refused(said: Said, *parts: str) -> None:
+def refused(said: Result, *parts: str) -> None:
     assert said.code == 1 and said.out == "", said
     assert (
         said.err.startswith("error: ")
@@ -137,7 +137,7 @@ def test_bad_labels_end_every_command_before_its_work(freqkd, command):
     said = freqkd(*words, "--data-root", "d")
     lines = said.err.splitlines()
     refused(
-        Said(said.code, said.out, said.err[said.err.index("error: ") :]),
+        Result(said.code, said.out, said.err[said.err.index("error: ") :]),
         "p4.png holds label values outside the classes",
     )
     assert sum(line.startswith("labels of") for line in lines) <= 1 and not Path("a").exists()
