@@ -23,8 +23,8 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
     """Change the tree in place and return the problems; an override of None was not given."""
     problems: list[Problem] = []
     for number, text in enumerate(sets, start=1):
-        place = Place(number, 0, 0, f"--set {_short(text)}")
         key, equals, value = (part.strip() for part in text.partition("="))
+        place = Place(number, 0, 0, f"--set {_short(text)}", key)
         if not equals or not key or not value:
             problems.append(Problem(place, "", "need key.path=value, for example train.lr=1e-3"))
             continue
@@ -35,8 +35,12 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
         if node is not None and not syntax:
             problems += _put(root, key, node, place)
     for number, (key, value) in enumerate(dict(overrides).items(), start=len(sets) + 1):
-        if value is not None:
-            place = Place(number, 0, 0, f"the option for {key}")
+        if value is None:
+            continue
+        place = Place(number, 0, 0, f"the option for {key}", key)
+        if any("\ud800" <= c <= "\udfff" for c in str(value)):
+            problems.append(Problem(place, key, f"got {value}, need a name in UTF-8"))
+        else:
             problems += _put(root, key, from_value(value, place), place)
     return problems
 

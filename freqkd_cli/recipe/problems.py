@@ -21,12 +21,14 @@ class Place:
         order: 0 for the file, 1, 2, ... for what came after it.
         line, column: counted from 1; 0 where there are none.
         source: the file's name as given by the user, or the ``--set`` itself.
+        key: the key path that a ``--set`` changes; empty for the file.
     """
 
     order: int
     line: int
     column: int
     source: str
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
@@ -49,8 +51,8 @@ class Problem:
         return self.place.column
 
     def __str__(self) -> str:
-        in_set = not self.place.line and self.place.source.startswith(f"--set {self.key}=")
-        where = str(self.place) if in_set or not self.key else f"{self.place} {self.key}"
+        shown = not self.key or self.key == self.place.key  # the --set itself has the key
+        where = str(self.place) if shown else f"{self.place} {self.key}"
         return f"{where}: {self.text}"
 
 

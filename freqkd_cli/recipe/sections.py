@@ -60,7 +60,7 @@ class Augment(Section):
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
-            raise ValueError(f"got {list(value)}, need the smaller zoom first")
+            raise ValueError("the smaller zoom first")
         return value
 
 

@@ -12,17 +12,30 @@ from freqkd_cli import registry
 from freqkd_cli.recipe.nodes import Node
 from freqkd_cli.recipe.problems import Place
 
-_WORDS = {
-    "a valid boolean": "true or false",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "a word",
-    "a valid tuple": "a list",
-    "a valid array": "a list",
-    "a valid list": "a list",
-    "a valid dictionary": "keys with values",
-    "an object": "keys with values",
+_NEEDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a word",
+    "string_pattern_mismatch": "letters, digits, _ and -, not a digit first",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "path_type": "a path",
+    "json_invalid": "text in UTF-8",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
+    "value_error": "{error}",
 }
+"""Pydantic's type of an error -> what a recipe needs; the fields are those of its context."""
 
 
 def value_problems(
@@ -97,29 +110,15 @@ def _parent(model: Any, loc: tuple[str | int, ...]) -> Iterable[str] | None:
 
 
 def _need(error: Mapping[str, Any]) -> str:
-    """Return what pydantic requires, in the words of a recipe."""
-    if error["type"] in ("too_short", "too_long"):
-        few = error["type"] == "too_short"
-        return (
-            f"at least {error['ctx']['min_length']} items"
-            if few
-            else f"at most {error['ctx']['max_length']} items"
-        )
-    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    for long, short in (
-        ("greater than or equal to", "at least"),
-        ("less than or equal to", "at most"),
-        ("greater than", "more than"),
-    ):
-        text = text.replace(long, short)
-    return _WORDS.get(text, text)
+    """Return what a value has to be, in the words of a recipe."""
+    text = _NEEDS.get(error["type"])
+    return text.format(**error.get("ctx", {})) if text else str(error["msg"])
 
 
 def joined(texts: list[tuple[str, str]]) -> str:
+    """Return the text of one problem from the (got, need) of the branches of a union."""
     got, needs = texts[0][0], list(dict.fromkeys(need for _, need in texts))
-    if not got:
-        return needs[0]
-    return needs[0] if needs[0].startswith("got ") else f"got {got}, need {' or '.join(needs)}"
+    return f"got {got}, need {' or '.join(needs)}" if got else needs[0]
 
 
 def shown(value: Any) -> str:

@@ -182,11 +182,11 @@ trian: {}
         ),
         (
             ("size: [192, 256]", "size: [192, 256], augment: {scale: [2, 1]}"),
-            "data.augment.scale: got [2.0, 1.0], need the smaller",
+            "data.augment.scale: got [2, 1], need the smaller",
         ),
         (("id: high", "id: low"), "r.yaml:11:10 losses.2.id: losses.1 is called 'low' too"),
         (("id: high", "id: 7"), "r.yaml:11:10 losses.2.id: got 7, need a word"),
-        (("id: high", "id: a.b"), "losses.2.id: got 'a.b', need"),
+        (("id: high", "id: a.b"), "losses.2.id: got 'a.b', need letters, digits"),
         (
             ("name: segformer", "name: [segformer]"),
             'r.yaml:4:11 teacher.name: got ["segformer"], need a word',
@@ -313,6 +313,15 @@ def test_a_mistake_in_set_names_the_set(text, expected):
     lines = problems(GOOD, text)
     assert expected in "\n".join(lines), lines
     assert lines[0].startswith("--set")
+
+
+def test_an_option_that_is_not_utf8_is_a_problem_of_that_option():
+    """The bytes of a file name that is not UTF-8 have no place in a recipe."""
+    with pytest.raises(RecipeError) as caught:
+        recipes.loads(GOOD, overrides={"data.root": "caf\udce9", "train.seed": 1})
+    assert caught.value.problems == [
+        "the option for data.root: got caf\udce9, need a name in UTF-8"
+    ]
 
 
 def test_file_and_set_problems_come_together():
