@@ -1,8 +1,9 @@
-"""Names in recipes: each is the name of a file in a drawer, and that file defines ``build(...)``.
+"""Finds the file of a drawer that a recipe names, and reads its arguments.
 
-The keyword-only arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model
-of them, so the signature is the check, the default and the documentation at once. Listing a drawer
-reads a folder and imports nothing.
+A name in a recipe is the name of a file in a drawer, which offers ``build(...)``. The keyword-only
+arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the
+signature is the check, the default and the documentation in one. Listing a drawer reads a folder
+and imports nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FILLED_IN: dict[str, frozenset[str]] = {
 
 
 def names(drawer: str) -> tuple[str, ...]:
-    """Return the sorted names of the files in a drawer; files that start with ``_`` are helpers."""
+    """Return the names of a drawer's files, sorted, without helpers that start with ``_``."""
     folder = Path(__file__).parent / drawer
     return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_")))
 
@@ -60,17 +61,17 @@ def find(drawer: str, name: str) -> ModuleType:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the nearest option, or the empty string."""
+    """``", did you mean 'x'?"`` for the nearest option, or the empty string."""
     near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
 @cache
 def arguments(drawer: str, name: str) -> Any:
-    """Return a strict, frozen pydantic model of the arguments of ``build`` in that file.
+    """Return a strict, frozen pydantic model of the arguments that ``build`` takes from a recipe.
 
-    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``; they are the
-    whole schema.
+    Annotations may use ``Literal`` and ``Annotated[..., pydantic.Field(gt=0)]``. They are the whole
+    schema.
     """
     from pydantic import ConfigDict, create_model
 
@@ -87,10 +88,10 @@ def arguments(drawer: str, name: str) -> Any:
 
 
 def first_line(module: ModuleType) -> str:
-    """Return the one-line description of a file: the first line of its docstring."""
+    """Return the first line of a file's docstring."""
     return (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
 
 
 def takes(drawer: str, name: str) -> Collection[str]:
-    """Return all keywords of ``build``, including those that the program fills in."""
+    """Return the keywords of ``build``, including those that the program fills in."""
     return tuple(inspect.signature(find(drawer, name).build).parameters)

@@ -67,7 +67,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="cpu, cuda, cuda:1 or mps; the default is the first accelerator.",
+        help="cpu, cuda, cuda:1 or mps; the default is the first CUDA GPU, else cpu.",
     ),
 ]
 Split = Annotated[

@@ -1,7 +1,4 @@
-"""The arguments of losses, models and data sets, for people and as a JSON schema of recipes.
-
-Both are read from the signature and the docstring of ``build``. A file of a drawer is a *part*.
-"""
+"""The arguments of a part as text and as a JSON schema, from the signature of its ``build``."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
-    """Return one row per argument of a part.
+    """Return the arguments of a part.
 
-    A row has ``name``, ``type``, ``required``, ``about`` and, where there is one, ``default``.
+    Each has ``name``, ``type``, ``required``, ``default`` (where there is one) and ``about``.
     """
     build = registry.find(drawer, name).build
     hints, about = get_type_hints(build, include_extras=True), descriptions(build)
@@ -43,7 +40,7 @@ def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
 
 
 def spelled(hint: Any) -> str:
-    """Return an annotation in short: ``low | high``, ``float > 0``, ``[int, int]``."""
+    """Return an annotation in short form: ``low | high``, ``float > 0``, ``[int, int]``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = [
@@ -98,7 +95,10 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of a recipe; a section is one of its parts, with that part's keys."""
+    """Return the JSON schema of a recipe, for editors.
+
+    Each section is one of the parts that it may name, with that part's own keys.
+    """
     shared: dict[str, Any] = {}
     sections: dict[str, Any] = {"version": {"const": VERSION}}
     for key, model in SECTIONS.items():
@@ -140,7 +140,7 @@ def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
 def _with_part(
     model: type[Section], drawer: str, name: str, shared: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the schema of a section that names this part: its own keys and the part's."""
+    """Return the schema of a section that names one part: its own keys and the part's."""
     out, part = _own(model, shared), registry.arguments(drawer, name).model_json_schema()
     about = descriptions(registry.find(drawer, name).build)
     shared |= part.pop("$defs", {})

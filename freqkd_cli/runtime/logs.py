@@ -1,6 +1,6 @@
-"""The one channel of warnings and log lines: Python's logging, written to standard error.
+"""Warnings and log lines: Python's logging, written to stderr.
 
-Any file logs with ``logging.getLogger(__name__)``; nothing else prints a warning.
+Every file logs with ``logging.getLogger(__name__)``, and nothing else prints a warning.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import logging
 import sys
 from collections.abc import Iterable
 
-LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 
-
-class _LevelPrefix(logging.Formatter):
-    """Formats warnings and errors with the name of their level in front, and others as they are."""
+class _Labelled(logging.Formatter):
+    """Leaves messages unchanged; warnings and errors start with the name of their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -32,9 +30,10 @@ def log_to_stderr(verbosity: int = 0) -> None:
     for old in list(logger.handlers):
         logger.removeHandler(old)
     handler = _StandardError()
-    handler.setFormatter(_LevelPrefix("%(message)s"))
+    handler.setFormatter(_Labelled("%(message)s"))
     logger.addHandler(handler)
-    logger.setLevel(LEVELS[max(-2, min(verbosity, 1)) + 2])
+    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+    logger.setLevel(levels[max(-2, min(verbosity, 1)) + 2])
     # It warns about each home folder that it cannot write to, and about its font cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 

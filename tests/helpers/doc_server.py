@@ -42,10 +42,10 @@ def small_recipe(word: str) -> str:
 
     loaded = recipes.load(word, parts=False)
     size = (min(loaded.data.size[0], 192), min(loaded.data.size[1], 256))
-    changes = {"workers": 0, "size": size, "views": min(loaded.data.views, 1)}
+    changes = {"workers": 0, "size": size, "views": min(loaded.data.views, 2)}
     changes["augment"] = Augment(scale=(1.0, 1.0))
     if loaded.data.name == "scenes":
-        changes["arguments"] = {"length": 4, "held_out": 2}
+        changes["arguments"] = {"length": 8, "held_out": 2}
     length = {"epochs": 1, "steps": None, "batch_size": 2, "eval_limit": 2}
     small = loaded.__class__(
         data=loaded.data.model_copy(update=changes),
