@@ -42,7 +42,7 @@ def small_recipe(word: str) -> str:
 
     loaded = recipes.load(word, parts=False)
     size = (min(loaded.data.size[0], 192), min(loaded.data.size[1], 256))
-    changes = {"workers": 0, "size": size, "views": min(loaded.data.views, 2)}
+    changes = {"workers": 0, "size": size, "views": 2 if loaded.data.views else 0}
     changes["augment"] = Augment(scale=(1.0, 1.0))
     if loaded.data.name == "scenes":
         changes["arguments"] = {"length": 8, "held_out": 2}

@@ -15,6 +15,7 @@ YAML blocks are checked as recipes, or as sections of one. JSON blocks must pars
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -263,7 +264,8 @@ def example_images(folder: Path) -> None:
 def run_block(block: Block, folder: Path, path: str, names: dict[str, object]) -> None:
     """Run one block in ``folder``; Python blocks of a group share their names."""
     if block.language == "python":
-        exec(compile(block.text, block.name, "exec"), names)
+        with contextlib.chdir(folder):
+            exec(compile(block.text, block.name, "exec"), names)
         return
     environment = os.environ | {"PATH": path, "EDITOR": "true", "HF_HUB_OFFLINE": "1"}
     words = ["bash", "-e", "-o", "pipefail", "-c", block.text]
