@@ -44,7 +44,6 @@ def run(
         freqkd predict runs/basic photos/ --out out/photos
     """
     check_exist([source], "a run folder or a model folder")
-    check_exist(images, "images, or folders of images")
     from freqkd_cli.errors import DataBroken
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.label_images import Options, predict
