@@ -59,10 +59,9 @@ def test_every_command_has_help_with_a_summary_and_an_example(invoke, words, pat
     result = invoke(*words, "--help")
     assert invoke(*words, "-h").output == result.output
     assert result.exit_code == 0
-    example = result.output.split("\n\n  Example:\n    ")[1].split("\n\n")[0]
-    assert f"{example} ".startswith(f"freqkd {' '.join(words)} ") and "\n" not in example, (
-        "no runnable example"
-    )
+    examples = result.output.split("\n\n  Example:\n")[1].split("\n\n")[0].splitlines()
+    start = f"freqkd {' '.join(words)} "
+    assert all(f"{line.strip()} ".startswith(start) for line in examples), "no runnable example"
     summary = result.output.splitlines()[2].strip()
     assert summary[0].isupper() and 15 < len(summary) < 63, "the list of commands would cut it"
     assert all(len(line) <= 80 for line in result.output.splitlines())

@@ -13,12 +13,13 @@ import importlib
 import io
 import json
 import os
+import pkgutil
 import socket
 import sys
 from pathlib import Path
 
-HEAVY = ("train.distillation", "teacher.dump_recipe", "score.evaluate_source", "spectrum.look")
-HEAVY += ("score.comparison", "export.graph_file", "bench.measure", "report.plots")
+ROOMS = ("train", "teacher", "score", "spectrum", "export", "bench", "report")
+"""Their files are imported before the first command."""
 
 CLIENT = """\
 #!{python} -IS
@@ -46,7 +47,7 @@ def small_recipe(word: str) -> str:
     changes["augment"] = Augment(scale=(1.0, 1.0))
     if loaded.data.name == "scenes":
         changes["arguments"] = {"length": 8, "held_out": 2}
-    length = {"epochs": 1, "steps": None, "batch_size": 2, "eval_limit": 2}
+    length = {"epochs": 1, "steps": None, "batch_size": 2, "precision": "float32"}
     small = loaded.__class__(
         data=loaded.data.model_copy(update=changes),
         teacher=loaded.teacher,
@@ -114,8 +115,10 @@ def handle(connection: socket.socket, request: dict, streams: list[int]) -> None
 
 def serve(path: str) -> None:
     """Answer requests until the parent process ends this one."""
-    for room in HEAVY:
-        importlib.import_module(f"freqkd_cli.{room}")
+    for room in ROOMS:
+        package = importlib.import_module(f"freqkd_cli.{room}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
