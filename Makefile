@@ -1,7 +1,7 @@
 # make quickstart   install, then distil, evaluate, look and export on embedded data
 # make test         install what tests need and run them
-# make lint         ruff
-# make clean        remove the virtual environment and what Python left behind
+# make lint         check the style and the formatting with ruff
+# make clean        remove the virtual environment and the files that Python writes
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -47,6 +47,7 @@ test: $(VENV)/tested
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""``python -m freqkd_cli``: what torchrun and accelerate launch."""
+"""``python -m freqkd_cli``: the entry point for torchrun and accelerate."""
 
 from __future__ import annotations
 

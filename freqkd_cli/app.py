@@ -1,6 +1,7 @@
-"""The Typer app, made from the drawer ``commands/``; the only place that turns errors into exit codes.
+"""The Typer app, made from the files of ``commands/``. Only here errors become exit codes.
 
-A file there is a command (``_`` becomes ``-``), a folder is a group. A command's help is the docstring of its ``run``.
+A file there is a command (``_`` becomes ``-``), a folder is a group. A command's help is the
+docstring of its ``run``.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ import typer
 
 from freqkd_cli import __version__
 from freqkd_cli.errors import FreqKDError
-from freqkd_cli.runtime import launch
+from freqkd_cli.runtime import launch, streams
 from freqkd_cli.runtime.logs import log_to_stderr
+from freqkd_cli.runtime.memory import out_of_memory
 
 COMMANDS = Path(__file__).parent / "commands"
-FILE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
-FILE_TROUBLE |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
-"""What an operating system refuses for reasons that are the user's to mend; other OSErrors are bugs."""
+USER_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+USER_OS_ERRORS |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO}
+USER_OS_ERRORS |= {errno.ENOMEM}
+"""Refusals of the operating system that a user can do something about; others are bugs."""
 
-ABOUT = """Tell a student network what to copy from its SegFormer teacher: which stage, which frequency band.
+
+ABOUT = """Distil a SegFormer into a real-time student, by stage, frequency band or patch graph.
 
 \b
 Examples:
@@ -39,33 +43,47 @@ Examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The console entry. ``--debug`` may stand anywhere before a ``--``."""
+    """Run the command line. ``--debug`` may stand anywhere before a ``--``."""
+    streams.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
-    with _first_only():
-        build_app()(args=["--debug", *words] if debug else words, prog_name="freqkd")
+    try:
+        with _output_of_first_process():
+            build_app()(args=["--debug", *words] if debug else words, prog_name="freqkd")
+    except OSError as error:  # of the help and the version, which run outside of any command
+        if exit_code(error) is None:
+            raise
+        error.filename = error.filename or "standard output"
+        _report(f"error: {message(error)}")
+        raise SystemExit(1) from error
+    finally:
+        streams.drop_broken_output()
 
 
 @contextlib.contextmanager
-def _first_only() -> Iterator[None]:
-    """Of several processes the first alone talks; the others' errors go round this, see :func:`_tell`."""
+def _output_of_first_process() -> Iterator[None]:
+    """Discard the output of all processes but the first; :func:`_report` bypasses this."""
     if launch.rank() == 0:
         yield
         return
     with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(null),
+        contextlib.redirect_stderr(null),
     ):
         yield
 
 
 def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> typer.Typer:
-    """The app with every command of the drawer."""
+    """Return the app with every command of ``folder``."""
     app = typer.Typer(
-        name="freqkd", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+        name="freqkd",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     settings = {"debug": False}
 
@@ -74,7 +92,10 @@ def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> 
         version: Annotated[
             bool,
             typer.Option(
-                "--version", help="Print the version.", callback=_print_version, is_eager=True
+                "--version",
+                help="Print the version and exit.",
+                callback=_print_version,
+                is_eager=True,
             ),
         ] = False,
         debug: Annotated[
@@ -94,11 +115,8 @@ def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[s
             continue
         if path.suffix == ".py":
             module = importlib.import_module(f"{package}.{path.stem}")
-            run = (
-                module.run
-                if getattr(module, "MANY_PROCESSES", False)
-                else _in_the_first(module.run)
-            )
+            parallel = getattr(module, "MANY_PROCESSES", False)
+            run = module.run if parallel else _in_first_process(module.run)
             app.command(name, help=help_text(run))(_guarded(run, settings))
         elif (path / "__init__.py").is_file():
             group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -108,7 +126,10 @@ def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[s
 
 
 def help_text(run: Callable[..., Any]) -> str:
-    """A command's docstring, its examples under a heading; they and indented lines keep their breaks (``\\b``), others are wrapped."""
+    """Return a command's docstring for Typer, its examples under a heading.
+
+    Examples and indented lines keep their line breaks (``\\b``); other paragraphs are wrapped.
+    """
     paragraphs = []
     for text in inspect.cleandoc(run.__doc__ or "").split("\n\n"):
         lines = text.splitlines()
@@ -119,84 +140,81 @@ def help_text(run: Callable[..., Any]) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"freqkd {__version__}")
         raise typer.Exit
 
 
-def _in_the_first(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, in the first of several processes only."""
+def _in_first_process(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``run`` as a function that does nothing in any process but the first."""
 
     @functools.wraps(run)
-    def alone(*args: Any, **kwargs: Any) -> None:
+    def first_only(*args: Any, **kwargs: Any) -> None:
         if launch.rank() == 0:
             run(*args, **kwargs)
 
-    return alone
+    return first_only
 
 
 def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[..., None]:
-    """``run`` with every error that is not a bug told in one message and turned into its exit code."""
+    """Return ``run`` with every error that is not a bug as one message and its exit code."""
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        # One voice: of several processes, the first tells what it does and the others only what went wrong.
-        log_to_stderr(
-            kwargs.get("verbose", 0) - kwargs.get("quiet", 0) if launch.rank() == 0 else -2
-        )
+        verbosity = kwargs.get("verbose", 0) - kwargs.get("quiet", 0)
+        log_to_stderr(verbosity if launch.rank() == 0 else -2)
         try:
             run(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError as error:
-            _close_quietly()
+            streams.drop_broken_output()
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            _tell("interrupted")
+            _report("interrupted")
             raise typer.Exit(130) from error
         except Exception as error:
             code = exit_code(error)
             if code is None and launch.processes() == 1:
                 raise
-            _tell(
-                traceback.format_exc()
-                if code is None or settings["debug"]
-                else f"error: {told(error)}"
-            )
+            full = code is None or settings["debug"]
+            _report(traceback.format_exc() if full else f"error: {message(error)}")
             raise typer.Exit(code or 1) from error
 
     return guarded
 
 
-def _tell(text: str) -> None:
-    """Print an error to stderr; one of several processes puts its rank before it."""
+def _report(text: str) -> None:
+    """Write an error to stderr; one of several processes puts its rank before it."""
     if launch.processes() == 1:
-        print(text, file=sys.stderr)
+        streams.print_error(text)
         return
-    print(f"[rank {launch.rank()}] {text}", file=sys.__stderr__, flush=True)
+    streams.print_error(f"[rank {launch.rank()}] {text}", original=True)
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code of an error that a user can cause; None for a bug, which keeps its traceback."""
+    """Return the exit code of an error that a user can cause; None for a bug."""
     if isinstance(error, FreqKDError):
         return error.exit_code
-    if isinstance(error, OSError) and error.errno in FILE_TROUBLE:
+    if isinstance(error, OSError) and error.errno in USER_OS_ERRORS:
         return 1
-    return 1 if type(error).__name__ == "OutOfMemoryError" else None
+    return 1 if out_of_memory(error) else None
 
 
-def told(error: Exception) -> str:
-    """The one message."""
+def message(error: Exception) -> str:
+    """Return the one message of an error that a user can cause."""
+    if isinstance(error, FreqKDError):
+        return str(error)
+    if out_of_memory(error):
+        lines = str(error).splitlines()
+        details = {"got": lines[0]} if lines else {}
+        tip = "smaller images or batches: data.size, train.batch_size with train.accumulate"
+        return str(FreqKDError("not enough memory", **details, tip=tip))
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
         return f"{where}{error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"{str(error).splitlines()[0]}\n  try  a smaller train.batch_size with train.accumulate, or a smaller data.size"
     return str(error)
-
-
-def _close_quietly() -> None:
-    """Whoever read our output has gone; let the interpreter's last flush go nowhere instead of complaining."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

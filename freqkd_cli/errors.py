@@ -1,4 +1,4 @@
-"""Every error that a user can cause, as one family. ``app`` alone turns them into exit codes.
+"""Every error that a user can cause, as one family. Only ``app`` maps them to exit codes.
 
 ::
 
@@ -6,31 +6,31 @@
     |- UsageError        2   options that do not fit together, an --out that is not empty
     |  |- RecipeError    2   one or many problems in a recipe, all reported at once
     |  |- UnknownName    2   no file of that name in a drawer
-    |  |- BandError      2   a filter that keeps nothing or everything on some tap
+    |  |- BandError      2   a filter that keeps nothing or everything on a tap
     |  `- CacheMismatch  2   a cache made for another teacher, other views or other losses
     |- ShapeError        1   tensors that cannot be compared
-    |- CacheDamaged      1   a shard that does not match its checksum, an index that lies
-    |- CheckpointDamaged 1   no checkpoint of a run is whole, or it is of something else
-    |- DataBroken        1   an image or a mask that cannot be read, labels outside the classes
+    |- CacheDamaged      1   a shard or an index that does not match its checksum
+    |- CheckpointDamaged 1   a run without an intact checkpoint, or with that of another run
+    |- DataBroken        1   an unreadable image or mask, labels outside the classes
     |- TrainingFailed    1   a loss that is not finite
     |- CheckFailed       3   parity, --verify, --min-miou
     |- Missing           4
-    |  |- DataMissing    4   a data set that is not where the recipe says
-    |  `- WeightsMissing 4   weights that are not there, or do not fit the model
-    `- Interrupted      75   stopped on request; --resume goes on
+    |  |- DataMissing    4   a data set that is not in its folder
+    |  `- WeightsMissing 4   weights that are missing or do not fit the model
+    `- Interrupted      75   stopped on request; --resume continues
 """
 
 from __future__ import annotations
 
 
 class FreqKDError(Exception):
-    """What is wrong, what was found, what is needed and what to try, in this order.
+    """A message of four parts: what is wrong, got, need, and what to try.
 
     Attributes:
         what, got, need, tip: the four parts of the message; all but the first may be None.
         key: the recipe key or the argument that the error is about, such as ``cutoff`` or
-            ``student``; None where it is about no single one. Callers put it behind the path that
-            they know (``losses.2``), so that a message points at a place in the recipe.
+            ``student``; None if it is not about a single one. Callers append it to the path that
+            they have (``losses.2``), so that a message can point at a place in the recipe.
     """
 
     exit_code = 1
@@ -77,7 +77,7 @@ class UsageError(FreqKDError):
 
 
 class RecipeError(UsageError):
-    """All problems of one recipe. ``problems`` holds one ready-made line each, in file order."""
+    """All problems of one recipe; ``problems`` has one line each, in file order."""
 
     def __init__(self, what: str, problems: list[str] | None = None, **parts: object) -> None:
         self.problems = list(problems or [])

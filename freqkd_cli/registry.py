@@ -40,11 +40,11 @@ def names(drawer: str) -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.name.startswith("_")))
 
 
-def find(drawer: str, name: str) -> ModuleType:
-    """Import the file called ``name`` in ``drawer``.
+def check_name(drawer: str, name: str) -> None:
+    """Check, without importing anything, that ``drawer`` has a file called ``name``.
 
     Raises:
-        UnknownName: there is no such file; the message lists the names and suggests the nearest.
+        UnknownName: there is no such file; the message lists the names and the nearest one.
     """
     known = names(drawer)
     if name not in known:
@@ -53,6 +53,15 @@ def find(drawer: str, name: str) -> ModuleType:
             need=f"one of {', '.join(known)}",
             key="name",
         )
+
+
+def find(drawer: str, name: str) -> ModuleType:
+    """Import the file called ``name`` in ``drawer``.
+
+    Raises:
+        UnknownName: there is no such file.
+    """
+    check_name(drawer, name)
     return importlib.import_module(f"freqkd_cli.{drawer}.{name}")
 
 

@@ -1,4 +1,4 @@
-"""What tests share: one torch thread, a command line run in this process, and where CamVid lies, if it does."""
+"""Shared fixtures: one torch thread, the command line in this process, and the CamVid folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: small tensors on many threads are slower than on one, and their last bits depend on the number of threads.
+# Before torch is imported: on small tensors many threads are slower than one, and they change the
+# last bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub for anything
 
@@ -37,12 +38,12 @@ def freqkd(capsys):
 
 @pytest.fixture
 def three_threads():
-    """What runs side by side on a CPU, on any machine; the test must leave torch's number of threads as it was."""
+    """Three torch threads on any machine; the test must not change their number."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
-    found = torch.get_num_threads()
+    after = torch.get_num_threads()
     torch.set_num_threads(before)
-    assert found == 3
+    assert after == 3

@@ -1,11 +1,11 @@
-"""Run length, learning rate and loss weights as functions of the step.
+"""The length of a run, and the weight of a loss as a function of the step.
 
-Pure arithmetic, so a resumed run needs no scheduler state.
+Learning-rate schedules are in ``recipe/learning_rate.py``, so that one file defines their names.
+All of it is pure arithmetic, so a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,33 +45,6 @@ def run_length(images: int, train: Train) -> RunLength:
     batches = max(1, images // train.batch_size)
     steps = train.steps or -(-(train.epochs or 1) * batches // train.accumulate)
     return RunLength(batches, train.accumulate, steps)
-
-
-def rate_factor(
-    step: int, total: int, *, kind: str, warmup: float = 0.0, power: float = 0.9
-) -> float:
-    """Return the share of the peak learning rate at ``step`` (0-based) of ``total`` steps.
-
-    ``poly``: linear warm-up over ``warmup * total`` steps, then (1 - t)^power (Chen et al.,
-    DeepLab). ``one_cycle``: cosine from 1/25 up to 1 during the warm-up (30 % of the steps where
-    ``warmup`` is 0), then cosine to 1/2.5e5 (Smith and Topin 2017; the constants of torch's
-    OneCycleLR). ``constant``: 1 after the warm-up.
-    """
-    if kind == "one_cycle":
-        rise = max(1.0, (warmup or 0.3) * total - 1)
-        if step <= rise:
-            return _cosine(1 / 25, 1.0, step / rise)
-        return _cosine(1.0, 1 / 2.5e5, min(1.0, (step - rise) / max(1.0, total - 1 - rise)))
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    if kind == "constant":
-        return 1.0
-    return (1 - (step - rise) / max(1.0, total - rise)) ** power
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def loss_weight(weight: float, warmup: float, step: int, total: int) -> float:

@@ -1,4 +1,8 @@
-"""Options that several commands share, spelled once. A command writes ``sets: Sets = None`` and gets ``--set`` with its help."""
+"""Options that several commands share, with one help text each.
+
+A command writes ``sets: Sets = None`` and gets ``--set`` with its help. Sizes are ``H,W``: height
+and width in pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,24 @@ from freqkd_cli import registry
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Names of shipped recipes; the shell adds files of its own."""
+    """Complete the names of shipped recipes; the shell adds files itself."""
     from freqkd_cli.recipe.shipped import paths
 
     return [name for name in paths() if name.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[str]:
+    """Complete the name of a model."""
     return [name for name in registry.names("models") if name.startswith(incomplete)]
 
 
 def complete_loss(incomplete: str) -> list[str]:
+    """Complete the name of a loss."""
     return [name for name in registry.names("losses") if name.startswith(incomplete)]
 
 
 def complete_tap(incomplete: str) -> list[str]:
-    """The taps that recipes use most; a model's own are listed by ``freqkd zoo``."""
+    """Complete the taps that recipes use most; ``freqkd zoo MODEL`` lists all of a model."""
     usual = ("stage1", "stage2", "stage3", "stage4", "encoder", "decoder", "logits")
     return [name for name in usual if name.startswith(incomplete)]
 
@@ -35,7 +41,7 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A file, - for standard input, or the name of a shipped recipe.",
+        help="Name of a shipped recipe, a recipe file, or - for standard input.",
         autocompletion=complete_recipe,
     ),
 ]
@@ -44,41 +50,54 @@ Sets = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one key of the recipe, for example train.lr=1e-3 (repeatable).",
+        help="Change a key of the recipe, for example train.lr=1e-3 (repeatable).",
     ),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of the recipe's data set.")
+    Path | None,
+    typer.Option("--data-root", metavar="DIR", help="Folder of the recipe's data set."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where to write.")]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, metavar="N", help="Instead of the recipe's train.seed."),
+    typer.Option("--seed", min=0, metavar="N", help="Random seed; replaces train.seed."),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; the best there is by default."
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps; the default is the first CUDA GPU, else cpu.",
     ),
 ]
-Split = Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which pictures.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")
+Split = Annotated[
+    Literal["train", "val", "test"], typer.Option("--split", help="Split of the data set.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N images.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done and written, and do nothing.")
+    bool,
+    typer.Option("--dry-run", help="Print the plan and its cost without writing anything."),
 ]
 Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)
+    int, typer.Option("--verbose", "-v", count=True, help="Print more.", show_default=False)
 ]
 Quiet = Annotated[
-    int, typer.Option("--quiet", "-q", count=True, help="Say less.", show_default=False)
+    int,
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        help="Print only warnings and errors; twice, only errors.",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
-        "--resume", help="Go on where an interrupted run stopped; start where there is none."
-    ),
+    typer.Option("--resume", help="Resume an interrupted run; start if there is none."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what freqkd wrote there before.")
+]

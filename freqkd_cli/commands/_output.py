@@ -1,9 +1,10 @@
-"""What a command says: the result to standard output, everything else to standard error."""
+"""How commands print their result to standard output, and check where they will write."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,36 @@ from freqkd_cli.runtime.launch import rank
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
-    """Write the result to standard output: one JSON document, or what ``table(result)`` makes of it; the first process alone does."""
+    """Write a result to standard output, in the first process only.
+
+    Args:
+        as_json: write one JSON document, else the text that ``table(result)`` returns.
+    """
     if rank() != 0:
         return
-    text = json.dumps(_jsonable(result), indent=2, ensure_ascii=False) if as_json else table(result)
-    if text:
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-    sys.stdout.flush()
+    text = _json_text(result) if as_json else table(result)
+    try:
+        if text:
+            sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
+
+
+def _json_text(result: Any) -> str:
+    """A JSON document; characters that standard output cannot encode are JSON escapes in it."""
+    values = _jsonable(result)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a narrow terminal, or a file name that is not UTF-8
+        return json.dumps(values, indent=2)
+    return text
 
 
 def _jsonable(value: Any) -> Any:
-    """Plain JSON values: numbers that are not finite become null, paths and other objects their text."""
+    """Plain JSON values: numbers that are not finite become null, other objects their text."""
     if isinstance(value, Mapping):
         return {str(key): _jsonable(child) for key, child in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -37,29 +57,57 @@ def _jsonable(value: Any) -> Any:
 
 
 def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
-    """Rows as aligned text; numbers to the right. Nothing is cut, so it can be piped on."""
-    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
-    if not cells:
-        return ""
-    kinds = [
-        [isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in row]
-        for row in rows
-    ]
+    """Rows as aligned text, numbers flush right.
+
+    On a terminal, cells that do not fit its width are wrapped. Elsewhere a row is one line and
+    nothing is cut, so that other programs can read it.
+    """
+    rows = list(rows)
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [
-        max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells)))
+        max(len(row[i]) for row in cells if i < len(row))
+        for i in range(max(map(len, cells), default=0))
     ]
-    lines = []
-    for row, kind in zip(cells, kinds, strict=True):
-        padded = [
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(row, widths, kind, strict=False)
-        ]
-        lines.append((indent + "  ".join(padded)).rstrip())
-    return "\n".join(lines)
+    room = shutil.get_terminal_size().columns - len(indent)
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) - 2 > room:
+        lines = _wrapped(rows, cells, room).splitlines()
+    else:
+        lines = [_aligned(row, texts, widths) for row, texts in zip(rows, cells, strict=True)]
+    return "\n".join((indent + line).rstrip() for line in lines)
+
+
+def _aligned(row: Sequence[Any], texts: list[str], widths: list[int]) -> str:
+    padded = [
+        text.rjust(width) if _is_number(cell) else text.ljust(width)
+        for cell, text, width in zip(row, texts, widths, strict=False)
+    ]
+    return "  ".join(padded)
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+
+
+def _wrapped(rows: list[Sequence[Any]], cells: list[list[str]], room: int) -> str:
+    """The same table in ``room`` characters: Rich narrows the widest columns."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(max(map(len, cells))):
+        table.add_column(overflow="fold")
+    for row, texts in zip(rows, cells, strict=True):
+        sides = ["right" if _is_number(cell) else "left" for cell in row]
+        table.add_row(*(Text(text, justify=side) for text, side in zip(texts, sides, strict=True)))
+    console = Console(width=max(room, 20), no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """A result as one ``name  value`` a line; scores in percent, what is not known left out."""
+    """One ``name  value`` a line; scores in percent, values that are None left out."""
     return columns(
         [(name, _fact(name, value)) for name, value in result.items() if value is not None]
     )
@@ -79,30 +127,36 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
     """Refuse a file that could not be written, before the work whose result it is to hold.
 
     Raises:
-        UsageError: it ends in something other than ``suffix``, is a folder, or would lie below a file.
+        UsageError: the path does not end in ``suffix``, is a folder, or would lie below a file.
     """
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
-        raise UsageError(
-            f"{option} {path} is no file that can be written", need=f"a file ending in {suffix}"
-        )
-    check_parents(option, path)
+        raise UsageError(f"{option} {path} cannot be written", need=f"a file ending in {suffix}")
+    _check_below_file(option, path)
 
 
 def check_parents(option: str, path: Path) -> None:
-    """Refuse a place that could not be made, before the work whose result it is to hold.
+    """Refuse a folder that could not be created, before the work whose result it is to hold.
 
     Raises:
-        UsageError: the path would lie below a file.
+        UsageError: the path would lie below a file, or it is not UTF-8.
     """
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not there.is_dir():
-        raise UsageError(f"{option} {path} lies below {there}, which is a file", need="a folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # safetensors cannot read such a path
+        raise UsageError(f"{option} {path} is not UTF-8", need="a name in UTF-8") from error
+    _check_below_file(option, path)
+
+
+def _check_below_file(option: str, path: Path) -> None:
+    nearest = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UsageError(f"{option} {path} is below {nearest}, which is a file", need="a folder")
 
 
 def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:
-    """The arguments of a part, as ``recipe.describe.arguments`` gives them."""
+    """The arguments of a loss, model or data set, as ``recipe.describe.arguments`` lists them."""
     if not arguments:
         return "no arguments"
     rows = [
@@ -114,4 +168,4 @@ def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in arguments
     ]
-    return columns([("argument", "type", "default", ""), *rows])
+    return columns([("argument", "type", "default", "description"), *rows])

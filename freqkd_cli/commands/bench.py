@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -51,6 +52,7 @@ def run(
 
         freqkd bench fastscnn_basic --steps 15
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.bench.measure import bench
     from freqkd_cli.bench.measured_loop import BenchOptions

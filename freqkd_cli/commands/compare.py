@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import DataRoot, Device, Json, Limit, Quiet, Split, Verbose
 from freqkd_cli.commands._output import check_file, print_result
 from freqkd_cli.commands._scoring import BatchSize
@@ -50,6 +51,7 @@ def run(
 
         freqkd compare runs/ce runs/basic --image comparison.png
     """
+    check_exist(runs, "run folders, written by freqkd distill")
     from freqkd_cli.report.comparison_image import comparison
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.comparison import compare

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import DataRoot, Json, RecipeArgument, Sets
 from freqkd_cli.commands._output import check_file, columns, print_result
 
@@ -44,6 +45,7 @@ def run(
 
         freqkd data camvid_fastscnn_ce --data-root data/camvid --image samples.png
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.doctor.diagnosis import describe
     from freqkd_cli.errors import CheckFailed

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -61,6 +62,7 @@ def run(
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
         freqkd distill fastscnn_basic --out runs/basic --baseline
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe, check_source
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -95,6 +96,8 @@ def run(
 
         freqkd eval runs/basic --split test --masks out/masks
     """
+    check_source(source, as_recipe=teacher or predictions is not None)
+    check_recipe(recipe)
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
     from freqkd_cli.score.eval_source import Options, evaluate

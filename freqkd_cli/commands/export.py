@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import UsageError
@@ -84,6 +85,7 @@ def run(
 
         freqkd export runs/a --format onnx --upsample
     """
+    check_exist([source], "a run folder or a model folder")
     from freqkd_cli.build.saved import load_model
     from freqkd_cli.export.deploy import export_folder, latency_sizes, model_name
     from freqkd_cli.export.graph_file import ExportOptions, export_file

@@ -1,4 +1,4 @@
-"""``freqkd losses``: what a line of a recipe's ``losses`` may name, and what may be said to it."""
+"""``freqkd losses``: the losses that a recipe may name, with their arguments."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ def run(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="LOSS", help="One loss, with its arguments.", autocompletion=complete_loss
+            metavar="LOSS",
+            help="Describe this loss: arguments and definition.",
+            autocompletion=complete_loss,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the losses and what may be said to each.
+    """List the losses and their arguments.
 
     freqkd losses band
     """
     from freqkd_cli import registry
-    from freqkd_cli.recipe.describe import arguments
 
     if name:
-        registry.find("losses", name)
-    rows = [
-        {
-            "name": one,
-            "about": registry.first_line(registry.find("losses", one)).replace("``", ""),
-            "definition": (registry.find("losses", one).__doc__ or "")
-            .partition("\n")[2]
-            .strip()
-            .replace("``", "")
-            .replace("**", ""),
-            "arguments": arguments("losses", one),
-        }
-        for one in ([name] if name else registry.names("losses"))
-    ]
+        registry.check_name("losses", name)
+    rows = [_describe(loss) for loss in ([name] if name else registry.names("losses"))]
     print_result(rows, as_json, _one if name else _all)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from freqkd_cli import registry
+    from freqkd_cli.recipe.describe import arguments
+
+    module = registry.find("losses", name)
+    definition = (module.__doc__ or "").partition("\n")[2].strip()
+    return {
+        "name": name,
+        "about": registry.first_line(module).replace("``", ""),
+        "definition": definition.replace("``", "").replace("**", ""),
+        "arguments": arguments("losses", name),
+    }
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
@@ -49,11 +52,6 @@ def _all(rows: list[dict[str, Any]]) -> str:
 
 
 def _one(rows: list[dict[str, Any]]) -> str:
-    found = rows[0]
-    return "\n\n".join(
-        (
-            f"{found['name']}: {found['about']}",
-            argument_table(found["arguments"]),
-            found["definition"],
-        )
-    )
+    (row,) = rows
+    heading = f"{row['name']}: {row['about']}"
+    return "\n\n".join((heading, argument_table(row["arguments"]), row["definition"]))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import Device, Json, Limit, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import columns, print_result
 from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
@@ -60,6 +61,7 @@ def run(
 
         freqkd predict runs/basic photos/ --out out/photos
     """
+    check_exist([source], "a run folder or a model folder")
     import functools
 
     from freqkd_cli.report.overlay_image import overlay

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freqkd_cli.commands._early import check_exist, check_recipe, shipped_names
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -141,6 +142,9 @@ def run(
 
         freqkd spectrum --graph --stage 3 --limit 4
     """
+    if source and str(source) not in shipped_names():
+        check_exist([source], "a run, a cache, a recipe, or a model folder")
+    check_recipe(recipe)
     from freqkd_cli.report.eigenvector_maps import graph_table
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.spectrum import locate

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from freqkd_cli.commands._early import check_recipe
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -68,6 +69,7 @@ def run(
 
         freqkd teacher-dump fastscnn_basic --out caches/a --verify 16
     """
+    check_recipe(recipe)
     from freqkd_cli import recipe as recipes
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress

@@ -1,4 +1,4 @@
-"""What a recipe may say, how it is read, and what is said when it is wrong. No torch here, and the only YAML of the program."""
+"""Recipes: their keys, how they are read and checked, and how their errors read. No torch here."""
 
 from __future__ import annotations
 

@@ -103,16 +103,18 @@ def schema() -> dict[str, Any]:
     sections: dict[str, Any] = {"version": {"const": VERSION}}
     for key, model in SECTIONS.items():
         if key in DRAWER:
-            one = {
+            items: dict[str, Any] = {
                 "oneOf": [
                     _with_part(model, DRAWER[key], name, shared)
                     for name in registry.names(DRAWER[key])
                 ]
             }
         else:
-            one = _own(model, shared)
-            one["oneOf"] = [{"required": ["epochs"]}, {"required": ["steps"]}]
-        sections[key] = {"type": "array", "minItems": 1, "items": one} if key == "losses" else one
+            items = _own(model, shared)
+            items["oneOf"] = [{"required": ["epochs"]}, {"required": ["steps"]}]
+        if key == "losses":
+            items = {"type": "array", "minItems": 1, "items": items}
+        sections[key] = items
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "freqkd recipe",
@@ -125,6 +127,7 @@ def schema() -> dict[str, Any]:
 
 
 def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a section's own keys; its definitions go into ``shared``."""
     out = model.model_json_schema()
     shared |= out.pop("$defs", {})
     out["properties"].pop("arguments", None)

@@ -26,13 +26,14 @@ def load(
 
     Args:
         source: a path, ``-``, or the bare name of a shipped recipe.
-        sets: ``key.path=value`` each, as ``--set`` gives them; they go before the file.
-        overrides: key path -> Python value, as explicit options give them; they go before ``sets``. None means not given.
-        parts: check the arguments of models, losses and data sets too, which imports their files (and so torch). Without, they are
-            kept as they were written.
+        sets: ``key.path=value`` each, as given with ``--set``; they replace values of the file.
+        overrides: key path -> Python value, as given with explicit options; they replace values of
+            ``sets``. None means that the option was not given.
+        parts: also check the arguments of models, losses and data sets, which imports their files
+            (and so torch). Otherwise they are kept as they were written.
 
     Raises:
-        RecipeError: with every problem as ``file:line:column key: what``, in file order.
+        RecipeError: lists every problem as ``file:line:column key: what``, in file order.
     """
     label, text = _text(source)
     return loads(text, label, sets, overrides, parts=parts)
@@ -46,7 +47,7 @@ def loads(
     *,
     parts: bool = True,
 ) -> Recipe:
-    """:func:`load` for a text at hand; ``source`` names it in messages."""
+    """:func:`load` for a text; ``source`` is its name in messages."""
     start = Place(0, 1, 1, source)
     root, problems = parse(text, lambda line, column: Place(0, line + 1, column + 1, source))
     if root is None or root.value is None:
@@ -58,17 +59,18 @@ def loads(
     problems += checker.problems
     if problems:
         raise as_error(problems, source)
-    said = {
-        "sets": tuple(sets),
-        "options": {key: value for key, value in dict(overrides).items() if value is not None},
-    }
     return Recipe(
-        **sections, source=source, **said, warnings=tuple(checker.warnings), places=_places(root)
+        **sections,
+        source=source,
+        sets=tuple(sets),
+        options={key: value for key, value in dict(overrides).items() if value is not None},
+        warnings=tuple(checker.warnings),
+        places=_places(root),
     )
 
 
 def _text(source: str | Path) -> tuple[str, str]:
-    """What messages call the recipe, and its text."""
+    """Return the name of the recipe in messages, and its text."""
     if str(source) == "-":
         label, data = STDIN, sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
     else:
@@ -79,7 +81,7 @@ def _text(source: str | Path) -> tuple[str, str]:
                 data = file.read(4 * MAX_CHARACTERS + 1)
         except OSError as error:
             raise RecipeError(
-                f"cannot read the recipe {label}", got=error.strerror or str(error)
+                f"the recipe {label} cannot be read", got=error.strerror or str(error)
             ) from error
     try:
         return label, data.decode("utf-8-sig")
@@ -96,19 +98,12 @@ def _text(source: str | Path) -> tuple[str, str]:
 
 
 def _places(root: Node) -> Mapping[str, Place]:
-    """Key path -> place, for every key and list item."""
+    """Return key path -> place, for every key and list item."""
     places = {"": root.at}
     waiting: list[tuple[str, Node]] = [("", root)]
     while waiting:
         path, node = waiting.pop()
-        children = (
-            node.value.items()
-            if isinstance(node.value, dict)
-            else enumerate(node.value)
-            if isinstance(node.value, list)
-            else ()
-        )
-        for key, child in children:
+        for key, child in node.children():
             inner = f"{path}.{key}" if path else str(key)
             places[inner] = child.place
             waiting.append((inner, child))

@@ -1,14 +1,15 @@
-"""YAML text to a tree of values that know where they were written. YAML 1.2 scalars, no code, no cleverness.
+"""A YAML text as a tree of values with their places. This is the only YAML parser of the program.
 
-PyYAML reads YAML 1.1, where ``on`` is true and ``1e-3`` a string; so only its events are used (they carry marks and are not recursive)
-and the scalars are read here by the core schema of YAML 1.2. Tags, anchors, aliases and duplicate keys are problems.
+PyYAML reads YAML 1.1, where ``on`` is true and ``1e-3`` a string. So only its events are used (they
+have marks and are not recursive), and scalars are read here by the core schema of YAML 1.2. Tags,
+anchors, aliases and duplicate keys are problems.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ _WORDS |= dict.fromkeys(("false", "False", "FALSE"), False)
 class Node:
     """A value of a recipe: a scalar, a ``dict[str, Node]`` or a ``list[Node]``.
 
-    ``at`` is where it starts, ``key_at`` where its key stands, ``raw`` the text of a scalar.
+    ``at`` is where it starts, ``key_at`` where its key starts, ``raw`` the text of a scalar.
     """
 
     value: Any
@@ -45,11 +46,17 @@ class Node:
 
     @property
     def place(self) -> Place:
-        """Where to point: at a scalar itself, at the key of a section or list."""
+        """The place for messages: a scalar itself, the key of a section or list."""
         return self.key_at if self.key_at and isinstance(self.value, (dict, list)) else self.at
 
+    def children(self) -> Iterable[tuple[str | int, Node]]:
+        """Key or index -> child; nothing for a scalar."""
+        if isinstance(self.value, dict):
+            return self.value.items()
+        return enumerate(self.value) if isinstance(self.value, list) else ()
+
     def plain(self) -> Any:
-        """The value without places."""
+        """Return the value without places."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         return (
@@ -58,10 +65,10 @@ class Node:
 
 
 def scalar(text: str) -> Any:
-    """The value of an unquoted YAML 1.2 scalar.
+    """Return the value of an unquoted YAML 1.2 scalar.
 
     Raises:
-        ValueError: a number that is not finite or absurdly long.
+        ValueError: a number that is not finite or too long.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -70,7 +77,7 @@ def scalar(text: str) -> Any:
     for pattern, base in ((_INTEGER, 10), (_OCTAL, 8), (_HEXADECIMAL, 16)):
         if pattern.fullmatch(text):
             if len(text) > MAX_DIGITS:
-                raise ValueError("a number of more digits than anything here has")
+                raise ValueError(f"a number has at most {MAX_DIGITS} digits")
             return int(text, base)
     if _FLOAT.fullmatch(text):
         number = float(text)
@@ -81,7 +88,7 @@ def scalar(text: str) -> Any:
 
 
 def from_value(value: Any, at: Place) -> Node:
-    """A Python value as nodes that all stand at one place."""
+    """Return a Python value as nodes that all have one place."""
     if isinstance(value, dict):
         return Node({str(key): from_value(child, at) for key, child in value.items()}, at)
     if isinstance(value, (list, tuple)):
@@ -92,14 +99,14 @@ def from_value(value: Any, at: Place) -> Node:
 def parse(text: str, locate: Callable[[int, int], Place]) -> tuple[Node | None, list[Problem]]:
     """Read one YAML document. ``locate`` turns a line and column (from 0) into a :class:`Place`.
 
-    Returns the tree, or None where the text is not YAML or holds nothing, and the problems met on the way.
+    Returns the tree, or None where the text is empty or not YAML, and the problems.
     """
     if len(text) > MAX_CHARACTERS:
         return None, [
             Problem(
                 locate(0, 0),
                 "",
-                f"got {len(text)} characters, a recipe has at most {MAX_CHARACTERS}",
+                f"got {len(text)} characters, need at most {MAX_CHARACTERS}",
             )
         ]
     builder = _Builder(locate)
@@ -119,28 +126,25 @@ def parse(text: str, locate: Callable[[int, int], Place]) -> tuple[Node | None, 
             *builder.problems,
             Problem(place, "", f"a character that YAML does not allow (code {error.character})"),
         ]
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # PyYAML lets these through for absurd escapes and directives
+    except (ValueError, OverflowError) as error:  # of PyYAML, for invalid escapes and directives
         return None, [*builder.problems, Problem(locate(0, 0), "", f"not YAML: {error}")]
     return builder.root, builder.problems
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    said = " ".join(part for part in (error.context, error.problem) if part)
-    if r"'\t'" in said:
+    text = " ".join(part for part in (error.context, error.problem) if part)
+    if r"'\t'" in text:
         return "a tab; YAML indents with spaces"
-    return f"not YAML: {said}"
+    return f"not YAML: {text}"
 
 
 class _GiveUp(Exception):
-    """Reading on would only cost time: the text is nested too deeply or holds several documents."""
+    """Stops the parser: the text is nested too deeply or has several documents."""
 
 
 @dataclass
 class _Open:
-    """A list or section whose end has not been read."""
+    """A list or section whose end has not been read yet."""
 
     node: Node
     key: tuple[str, Place] | None = None
@@ -148,7 +152,7 @@ class _Open:
 
 @dataclass
 class _Builder:
-    """Puts nodes together from PyYAML's events."""
+    """Builds nodes from PyYAML's events."""
 
     locate: Callable[[int, int], Place]
     root: Node | None = None
@@ -161,12 +165,12 @@ class _Builder:
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                self.problem(at, "a second document; a recipe is one")
+                self.problem(at, "a second document; a recipe has only one")
                 raise _GiveUp
         elif isinstance(event, yaml.AliasEvent):
             self.problem(
                 at,
-                f"an alias (*{event.anchor}); write the value out, a recipe does not refer to itself",
+                f"an alias (*{event.anchor}); write the value itself",
             )
             self.attach(Node(None, at))
         elif isinstance(event, yaml.NodeEvent):
@@ -176,9 +180,9 @@ class _Builder:
 
     def open_or_attach(self, event: yaml.NodeEvent, at: Place) -> None:
         if event.anchor:
-            self.problem(at, f"an anchor (&{event.anchor}); a recipe does not refer to itself")
+            self.problem(at, f"an anchor (&{event.anchor}); anchors are not supported")
         if event.tag:
-            self.problem(at, f"a tag ({event.tag}); a recipe holds plain values only")
+            self.problem(at, f"a tag ({event.tag}); only plain values are supported")
         if isinstance(event, yaml.ScalarEvent):
             self.attach(self.read(event, at))
             return
@@ -190,7 +194,7 @@ class _Builder:
     def read(self, event: yaml.ScalarEvent, at: Place) -> Node:
         text: str = event.value
         if any("\ud800" <= c <= "\udfff" for c in text):
-            self.problem(at, "half of a surrogate pair; that is not a character")
+            self.problem(at, "half of a surrogate pair, which is not a character")
             return Node("", at, raw="")
         if event.style is not None:
             return Node(text, at, raw=text)
@@ -222,9 +226,9 @@ class _Builder:
 
     def problem(self, at: Place, text: str) -> None:
         path: list[str] = []
-        for held in self.stack:
-            if isinstance(held.node.value, list):
-                path.append(str(len(held.node.value)))
-            elif held.key is not None:
-                path.append(held.key[0])
+        for level in self.stack:
+            if isinstance(level.node.value, list):
+                path.append(str(len(level.node.value)))
+            elif level.key is not None:
+                path.append(level.key[0])
         self.problems.append(Problem(at, ".".join(path), text))

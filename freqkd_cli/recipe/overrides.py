@@ -1,6 +1,7 @@
-"""``--set key.path=value`` and explicit options, put into the tree of a recipe before it is checked.
+"""``--set key.path=value`` and explicit options: changes to the tree of a recipe before its check.
 
-They go through the same checks as the file, so a misspelt key is told in the same words, with the ``--set`` as its place.
+They pass the same checks as the file. A misspelt key gives the same message, with the ``--set`` as
+its place.
 """
 
 from __future__ import annotations
@@ -15,27 +16,31 @@ from freqkd_cli.registry import did_you_mean
 Overrides = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 _LENGTHS = {"train.epochs": "steps", "train.steps": "epochs"}
-"""Two units of one setting: a later word in one takes the place of an earlier word in the other."""
+"""Two units of one setting: setting one removes the other that the file has."""
 
 
 def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Problem]:
-    """Change the tree in place; an override of None is an option that was not given."""
+    """Change the tree in place and return the problems; an override of None was not given."""
     problems: list[Problem] = []
     for number, text in enumerate(sets, start=1):
-        place = Place(number, 0, 0, f"--set {_short(text)}")
         key, equals, value = (part.strip() for part in text.partition("="))
+        place = Place(number, 0, 0, f"--set {_short(text)}", key)
         if not equals or not key or not value:
             problems.append(Problem(place, "", "need key.path=value, for example train.lr=1e-3"))
             continue
-        node, found = parse(value, lambda line, column, place=place: place)
-        problems += [Problem(place, key, problem.text) for problem in found]
-        if node is None and not found:
+        node, syntax = parse(value, lambda line, column, place=place: place)
+        problems += [Problem(place, key, problem.text) for problem in syntax]
+        if node is None and not syntax:
             problems.append(Problem(place, key, "no value after the ="))
-        if node is not None and not found:
+        if node is not None and not syntax:
             problems += _put(root, key, node, place)
     for number, (key, value) in enumerate(dict(overrides).items(), start=len(sets) + 1):
-        if value is not None:
-            place = Place(number, 0, 0, f"the option for {key}")
+        if value is None:
+            continue
+        place = Place(number, 0, 0, f"the option for {key}", key)
+        if any("\ud800" <= c <= "\udfff" for c in str(value)):
+            problems.append(Problem(place, key, f"got {value}, need a name in UTF-8"))
+        else:
             problems += _put(root, key, from_value(value, place), place)
     return problems
 
@@ -47,9 +52,9 @@ def _short(text: str) -> str:
 
 def _put(root: Node, key: str, node: Node, place: Place) -> list[Problem]:
     node.key_at = place
-    *way, last = key.split(".")
+    *parents, last = key.split(".")
     here = root
-    for depth, part in enumerate(way):
+    for depth, part in enumerate(parents):
         child, problem = _step(here, part)
         if problem:
             return [Problem(place, key, problem)]
@@ -58,7 +63,8 @@ def _put(root: Node, key: str, node: Node, place: Place) -> list[Problem]:
             _replace(here, part, child, section)
             child = section
         if not isinstance(child.value, (dict, list)):
-            return [Problem(place, key, f"{'.'.join(way[: depth + 1])} is a value, not a section")]
+            path = ".".join(parents[: depth + 1])
+            return [Problem(place, key, f"{path} is a value, not a section")]
         here = child
     old, problem = _step(here, last)
     if problem:
@@ -78,30 +84,24 @@ def _replace(here: Node, part: str, old: Node | None, new: Node) -> None:
 
 
 def _step(here: Node, part: str) -> tuple[Node | None, str]:
-    """The child that one word of a path names, or what is wrong with that word."""
+    """Return the child that one word of a path names, or what is wrong with that word."""
     if isinstance(here.value, dict):
         return here.value.get(part), "" if part else "an empty word in the path"
     if part.isdecimal() and len(part) < 6:
         if int(part) < len(here.value):
             return here.value[int(part)], ""
-        return (
-            None,
-            f"there is no item {part}, {f'only 0 to {len(here.value) - 1}' if here.value else 'the list is empty'}",
-        )
+        items = f"only 0 to {len(here.value) - 1}" if here.value else "the list is empty"
+        return None, f"there is no item {part}, {items}"
     lines = [child for child in here.value if isinstance(child.value, dict)]
     for match in (_called, _named):
         hits = [child for child in lines if match(child) == part]
         if len(hits) == 1:
             return hits[0], ""
         if len(hits) > 1:
-            return (
-                None,
-                f"{len(hits)} lines are called {part!r}; give them an id, or use their number",
-            )
+            return None, f"{len(hits)} losses are called {part!r}; add ids, or use their number"
     known = [str(_called(child)) for child in lines]
-    return None, f"no line has the id {part!r}{did_you_mean(part, known)}" + (
-        f", need one of {', '.join(known)}" if known else ""
-    )
+    names = f", need one of {', '.join(known)}" if known else ""
+    return None, f"no loss has the id {part!r}{did_you_mean(part, known)}{names}"
 
 
 def _word(line: Node, key: str) -> Any:

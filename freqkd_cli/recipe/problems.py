@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, and where: problems as data, so that others can add theirs and all are told at once."""
+"""Problems of a recipe as data, with their places, so that all are reported in one error."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from freqkd_cli.errors import RecipeError
 
 SHOWN = 40
-"""Problems printed of one recipe; a file of another kind could have thousands."""
+"""Problems that are printed of one recipe; a file of another kind could have thousands."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where something was written. Places sort in reading order: the file first, then every ``--set``, then options.
+    """A position in a recipe or on the command line.
+
+    Places sort in reading order: the file first, then every ``--set``, then options.
 
     Attributes:
         order: 0 for the file, 1, 2, ... for what came after it.
         line, column: counted from 1; 0 where there are none.
-        source: the file's name as the user gave it, or the ``--set`` itself.
+        source: the file's name as given by the user, or the ``--set`` itself.
+        key: the key path that a ``--set`` changes; empty for the file.
     """
 
     order: int
     line: int
     column: int
     source: str
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
@@ -32,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: its place, the key path it is about (empty for syntax) and what to say of it."""
+    """One mistake: its place, its key path (empty for syntax) and its text."""
 
     place: Place
     key: str
@@ -47,14 +51,16 @@ class Problem:
         return self.place.column
 
     def __str__(self) -> str:
-        told = not self.key or (
-            not self.place.line and self.place.source.startswith(f"--set {self.key}=")
-        )
-        return f"{self.place}: {self.text}" if told else f"{self.place} {self.key}: {self.text}"
+        shown = not self.key or self.key == self.place.key  # the --set itself has the key
+        where = str(self.place) if shown else f"{self.place} {self.key}"
+        return f"{where}: {self.text}"
 
 
 def as_error(problems: Iterable[Problem], source: str) -> RecipeError:
-    """All problems as one error, in file order; of two about the same key at the same place the first is kept."""
+    """Return all problems as one error, in file order.
+
+    Of two problems with the same key and place, the first is kept.
+    """
     kept: dict[tuple[Place, str], Problem] = {}
     for problem in problems:
         kept.setdefault((problem.place, problem.key), problem)

@@ -17,7 +17,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-able values, defaults included, parts' arguments among their section's keys."""
+    """Return the recipe as JSON values, with defaults, arguments among their section's keys."""
     out: dict[str, Any] = {"version": recipe.version, "data": _section(recipe.data)}
     if recipe.teacher is not None:
         out["teacher"] = _section(recipe.teacher)
@@ -28,23 +28,20 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 def digest(recipe: Recipe) -> str:
-    """sha256 of what the recipe says, whatever its layout, comments and order of keys."""
+    """Return the sha256 of the recipe's values, independent of layout, comments and key order."""
     return hashlib.sha256(json.dumps(resolved(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML."""
+    """Return the resolved recipe as YAML."""
     values = resolved(recipe)
     lines = [f"version: {values.pop('version')}"]
     for name, section in values.items():
         lines.append(f"{name}:")
         for block in section if isinstance(section, list) else [section]:
-            mark = "- " if isinstance(section, list) else "  "
-            for key, value in block.items():
-                lines.append(
-                    f"{'  ' if isinstance(section, list) else ''}{mark}{_flow(key)}: {_flow(value)}"
-                )
-                mark = "  "
+            first, other = ("  - ", "    ") if isinstance(section, list) else ("  ", "  ")
+            for number, (key, value) in enumerate(block.items()):
+                lines.append(f"{other if number else first}{_flow(key)}: {_flow(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -56,20 +53,17 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line, such that it is read back as itself."""
+    """Return a value on one line, such that it is read back as itself."""
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{_flow(str(key))}: {_flow(child)}" for key, child in value.items())
-            + "}"
-        )
+        items = (f"{_flow(str(key))}: {_flow(child)}" for key, child in value.items())
+        return "{" + ", ".join(items) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_flow(child) for child in value) + "]"
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and scalar(value) == value else _quoted(value)
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _quoted(text: str) -> str:

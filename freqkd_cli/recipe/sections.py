@@ -1,6 +1,7 @@
-"""What a recipe may say: its sections, typed, strict and frozen, and the :class:`Recipe` that holds them.
+"""The sections of a recipe, typed, strict and frozen, and the :class:`Recipe` that contains them.
 
-A section also carries ``arguments``: the keys that belong to the part it names (the signature of that file's ``build``).
+A section also has ``arguments``: the keys of the part that it names, which are the arguments of
+that file's ``build``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from freqkd_cli.errors import RecipeError
+from freqkd_cli.recipe.learning_rate import SCHEDULES
 from freqkd_cli.recipe.problems import Place, Problem, as_error
 
 VERSION = 1
 
 STDIN = "<stdin>"
-"""What a recipe that came through standard input is called."""
+"""Name of a recipe that was read from standard input."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -31,7 +33,7 @@ LossId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
-    """A part of a recipe: no unknown keys, no coercion, no change after reading."""
+    """A section of a recipe: no unknown keys, no coercion, no change after reading."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
@@ -39,129 +41,131 @@ class Section(BaseModel):
 
 
 class Augment(Section):
-    """How a view of an image is drawn."""
+    """Random changes with which a view of an image is made."""
 
     scale: tuple[Positive, Positive] = Field(
         (1.0, 1.0), description="smallest and largest zoom of the image before the crop"
     )
-    flip: bool = Field(True, description="mirror half of the views left to right")
+    flip: bool = Field(True, description="mirror half of the views horizontally")
     color: Share = Field(
-        0.0, description="strength of the change of brightness, contrast, saturation and hue"
+        0.0, description="strength of random changes of brightness, contrast, saturation and hue"
     )
-    blur: Share = Field(0.0, description="probability of a gaussian blur")
+    blur: Share = Field(0.0, description="probability of a Gaussian blur")
     isolate: Share = Field(
         0.0,
-        description="probability that only one small box of the crop is kept, the rest grey and ignored",
+        description="probability that only one small box of the crop is kept; the rest is gray "
+        "and ignored",
     )
 
     @field_validator("scale")
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
-            raise ValueError(f"got {list(value)}, need the smaller zoom first")
+            raise ValueError("the smaller zoom first")
         return value
 
 
 class Data(Section):
-    """The images, and how views are drawn from them."""
+    """The images, and how views are made of them."""
 
-    name: str = Field(description="a data set: a file of datasets/")
-    root: Path | None = Field(None, description="its folder; --data-root goes before it")
+    name: str = Field(description="name of a data set: a file of datasets/")
+    root: Path | None = Field(None, description="folder of the data set; --data-root replaces it")
     size: tuple[Side, Side] = Field(description="height and width of a view in pixels")
     views: CountOrZero = Field(
-        0, description="stored views per image, 0 = endless (a live teacher only)"
+        0, description="different views per image; 0 = new views in every epoch (live teacher only)"
     )
     view_seed: CountOrZero = Field(
-        0, description="the key of the views, apart from train.seed so that seeds share a cache"
+        0,
+        description="seed of the views; independent of train.seed, so that seeds can share a cache",
     )
     teacher_sees: Literal["same", "clean"] = Field(
-        "same", description="whether colour changes reach the teacher"
+        "same", description="whether the teacher sees color changes (same) or not (clean)"
     )
     workers: CountOrZero = Field(
-        1, description="processes that read and cut images, 0 = none beside the main one"
+        1, description="processes that read and crop images; 0 = the main process does it"
     )
-    augment: Augment = Field(Augment(), description="how a view is drawn")
-    arguments: dict[str, Any] = Field({}, description="what the data set itself is told")
+    augment: Augment = Field(Augment(), description="random changes of a view")
+    arguments: dict[str, Any] = Field({}, description="arguments of the data set")
 
 
 class Teacher(Section):
-    """The frozen network that is copied."""
+    """The frozen network that the student learns from."""
 
-    name: str = Field(description="a model: a file of models/")
+    name: str = Field(description="name of a model: a file of models/")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="the precision the teacher runs in"
+        "float32", description="number format in which the teacher runs"
     )
     weights: str | None = Field(
         None,
-        description="a folder with a trained model, for models that read no weights of their own",
+        description="folder of a trained model, for models without a weights argument",
     )
     class_map: dict[str, str] | None = Field(
         None,
         min_length=1,
-        description="teacher class (name or number) -> data class; several may become one, others are left out",
+        description="teacher class (name or number) -> data class; several may map to one, "
+        "unmapped ones are not compared",
     )
-    arguments: dict[str, Any] = Field({}, description="what the model itself is told")
+    arguments: dict[str, Any] = Field({}, description="arguments of the model")
 
 
 class Student(Section):
     """The network that is trained."""
 
-    name: str = Field(description="a model: a file of models/")
+    name: str = Field(description="name of a model: a file of models/")
     weights: str | None = Field(
         None,
-        description="a run's folder to start from, for models that read no weights of their own",
+        description="run folder to start from, for models without a weights argument",
     )
-    arguments: dict[str, Any] = Field({}, description="what the model itself is told")
+    arguments: dict[str, Any] = Field({}, description="arguments of the model")
 
 
 class LossLine(Section):
     """One term of the total loss."""
 
-    name: str = Field(description="a loss: a file of losses/")
+    name: str = Field(description="name of a loss: a file of losses/")
     id: LossId = Field(
         "",
-        description="what logs and --set call this line; its name where left out",
+        description="name of this line in logs and for --set; the default is the loss name",
         validate_default=False,
     )
-    weight: NotNegative = Field(1.0, description="lambda; a line of weight 0 is not built")
-    warmup: Share = Field(0.0, description="share of all steps over which the weight grows from 0")
-    arguments: dict[str, Any] = Field({}, description="what the loss itself is told")
+    weight: NotNegative = Field(
+        1.0, description="factor of this loss in the total; with 0 it is not built"
+    )
+    warmup: Share = Field(0.0, description="share of all steps in which the weight rises from 0")
+    arguments: dict[str, Any] = Field({}, description="arguments of the loss")
 
 
 class Train(Section):
-    """How long, how fast and in which precision."""
+    """Length, optimizer, schedule, precision and evaluations of the training."""
 
     epochs: Count | None = Field(
-        None, description="passes over the training images; either this or steps"
+        None, description="passes over the training images; give epochs or steps"
     )
-    steps: Count | None = Field(None, description="optimizer steps; either this or epochs")
-    batch_size: Count = Field(8, description="views in one forward pass, of all processes together")
+    steps: Count | None = Field(None, description="optimizer steps; give epochs or steps")
+    batch_size: Count = Field(8, description="views in one forward pass, all processes together")
     accumulate: Count = Field(1, description="forward passes per optimizer step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="what moves the weights")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer")
     lr: Positive = Field(1e-3, description="largest learning rate")
-    weight_decay: NotNegative = Field(0.01, description="pull of the weights towards 0")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
-    schedule: Literal["poly", "one_cycle", "constant"] = Field(
-        "poly", description="how the learning rate moves"
-    )
-    power: Positive = Field(0.9, description="of the poly schedule")
+    weight_decay: NotNegative = Field(0.01, description="weight decay")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
+    schedule: Literal[*SCHEDULES] = Field("poly", description="schedule of the learning rate")
+    power: Positive = Field(0.9, description="exponent of the poly schedule")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of all steps over which the learning rate grows from 0"
+        0.0, description="share of all steps in which the learning rate rises from 0"
     )
-    clip: NotNegative = Field(0.0, description="largest norm of the gradient, 0 = off")
+    clip: NotNegative = Field(0.0, description="largest norm of the gradient; 0 = no clipping")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the averaged weights, 0 = off"
+        0.0, description="decay of the averaged weights; 0 = no averaging"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the student's forward pass"
+        "auto", description="number format of the student's forward pass"
     )
     channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")
-    seed: CountOrZero = Field(0, description="rules initialisation, order, dropout and loss noise")
-    eval_every: CountOrZero = Field(
-        0, description="epochs between evaluations, 0 = only at the end"
+    seed: CountOrZero = Field(
+        0, description="seed of initialization, image order, dropout and loss noise"
     )
-    eval_limit: CountOrZero = Field(
-        0, description="images of an evaluation during training, 0 = all"
+    eval_every: CountOrZero = Field(
+        0, description="epochs between evaluations; 0 = only at the end"
     )
     save_every: CountOrZero | Duration = Field(
         0,
@@ -169,12 +173,13 @@ class Train(Section):
         "0 = epoch ends only",
     )
     previews: bool = Field(True, description="draw curves.png and samples.png at every evaluation")
+    eval_limit: CountOrZero = Field(0, description="images per evaluation during training; 0 = all")
     freeze_norm: bool = Field(
-        False, description="keep the running statistics of batch norm as they are"
+        False, description="do not update the running statistics of batch norm"
     )
     freeze_student: bool = Field(
         False,
-        description="a control: train the losses' own parameters alone, the student stays as it is",
+        description="control experiment: train only the parameters of the losses, not the student",
     )
 
 
@@ -191,18 +196,18 @@ DRAWER: Mapping[str, str] = {
     "student": "models",
     "losses": "losses",
 }
-"""Where the part that a section names is looked up."""
+"""Section -> folder in which the part that it names is a file."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, checked. Two recipes are equal when they say the same, wherever it was written.
+    """A whole recipe, checked. Two recipes are equal if their values are, whatever their places.
 
     Attributes:
         source: the file as the user named it, :data:`STDIN` for standard input.
-        sets, options: what was said beside the file, as ``load`` was given it; what was not given is left out.
-        warnings: what is allowed but probably not meant.
-        places: key path -> where it was written, for :meth:`locate`.
+        sets, options: the changes that ``load`` was given; options that are None are left out.
+        warnings: texts about values that are allowed but probably unintended.
+        places: key path -> place, for :meth:`locate`.
     """
 
     data: Data
@@ -218,7 +223,10 @@ class Recipe:
     places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     def locate(self, key: str) -> str:
-        """``file:line:column`` of a key path such as ``losses.2.student``; of the nearest section around it where it is not written."""
+        """Return ``file:line:column`` of a key path such as ``losses.2.student``.
+
+        A key that is not in the file has the place of the nearest section around it.
+        """
         return str(self._place(key))
 
     def _place(self, key: str) -> Place:
@@ -227,7 +235,7 @@ class Recipe:
         return self.places.get(key, Place(0, 0, 0, self.source))
 
     def error(self, problems: Iterable[tuple[str, str]]) -> RecipeError:
-        """Problems found by others, as (key path, what is wrong), located and told at once."""
+        """Return one error for problems of other rooms, given as (key path, what is wrong)."""
         return as_error(
             [Problem(self._place(key), key, text) for key, text in problems], self.source
         )

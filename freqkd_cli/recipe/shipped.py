@@ -1,33 +1,37 @@
-"""The recipes that come with freqkd: in the wheel beside this package, in a checkout at its top."""
+"""The shipped recipes: in the wheel beside this package, in a checkout in ``recipes/``."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.registry import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_LABEL = re.compile(r"# (?P<label>[A-Z][a-z]+):")
+_RESULTS = ("Expected", "Compared", "Measured")
+"""Labels of the paragraphs of a lab note that hold results."""
 
 
 def folder() -> Path | None:
-    """Where the shipped recipes lie, or None where they were left out of the installation."""
+    """Return the folder of the shipped recipes; None if the installation has none."""
     installed, checkout = _PACKAGE / "shipped_recipes", _PACKAGE.parent / "recipes"
     if installed.is_dir():
         return installed
-    return (
-        checkout if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else None
-    )
+    in_checkout = checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file()
+    return checkout if in_checkout else None
 
 
 def paths() -> dict[str, Path]:
-    """Name -> file, sorted by name."""
+    """Return name -> file, sorted by name."""
     here = folder()
     return {path.stem: path for path in sorted(here.glob("*.yaml"))} if here else {}
 
 
 def question(path: Path) -> str:
-    """What a recipe is for: its first comment line that is meant for people."""
+    """Return the question of a recipe: its first comment line, the schema line apart."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             text = line.lstrip("#").strip()
@@ -38,23 +42,52 @@ def question(path: Path) -> str:
     return ""
 
 
+def copy_text(source: Path, target: Path) -> str:
+    """Return the text of a shipped recipe for a copy at ``target``.
+
+    The copy has no results, since they were measured with the shipped recipe. Its command names
+    the copy, and its schema line the schema beside the shipped recipe.
+    """
+    lines = []
+    in_results = False
+    for line in source.read_text(encoding="utf-8").splitlines():
+        label = _LABEL.match(line)
+        if not line.startswith("#"):
+            in_results = False
+        elif label:
+            in_results = label["label"] in _RESULTS
+        if line.startswith("# Expected:"):
+            unmeasured = "# Expected: not yet measured"
+            lines.append(line if line.startswith(unmeasured) else unmeasured)
+        if not in_results:
+            lines.append(line)
+    text = "\n".join(lines) + "\n"
+    schema = f"$schema={source.with_name('recipe.schema.json')}"
+    text = text.replace("$schema=recipe.schema.json", schema, 1)
+    old, new = re.escape(source.stem), shlex.quote(str(target))
+    run = shlex.quote(f"runs/{target.stem}")
+    text = re.sub(rf"(?m)^(# Command: freqkd \S+) {old}\b", lambda line: f"{line[1]} {new}", text)
+    return re.sub(rf"(?m)^(# Command: .*--out) runs/{old}$", lambda line: f"{line[1]} {run}", text)
+
+
 def find(name: str) -> Path:
-    """The shipped recipe called ``name``.
+    """Return the file of a shipped recipe.
 
     Raises:
-        RecipeError: none is.
+        RecipeError: there is no recipe of that name.
     """
     known = paths()
     if name not in known:
         raise RecipeError(
             f"no shipped recipe is called {name!r}{did_you_mean(name, known)}",
             need=f"one of {', '.join(known)}" if known else None,
+            tip="freqkd recipe list",
         )
     return known[name]
 
 
 def resolve(source: str | Path) -> Path:
-    """A recipe's file from what the user typed: a path, or the bare name of a shipped recipe.
+    """Return a recipe's file, given a path or the name of a shipped recipe.
 
     Raises:
         RecipeError: it is neither.
@@ -72,6 +105,6 @@ def resolve(source: str | Path) -> Path:
         )
     raise RecipeError(
         f"there is no recipe {str(source)!r}{did_you_mean(path.stem, known)}",
-        need="a file, - for standard input, or the name of a shipped recipe",
+        need="the name of a shipped recipe, a recipe file, or - for standard input",
         tip="freqkd recipe list",
     )

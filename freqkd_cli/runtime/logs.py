@@ -1,6 +1,6 @@
-"""The one channel of warnings and log lines: Python's logging, written to standard error.
+"""Warnings and log lines: Python's logging, written to stderr.
 
-Any file logs with ``logging.getLogger(__name__)``; nothing else prints a warning.
+Every file logs with ``logging.getLogger(__name__)``, and nothing else prints a warning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class _Labelled(logging.Formatter):
-    """Messages as they are; warnings and errors start with the name of their level."""
+    """Leaves messages unchanged; warnings and errors start with the name of their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -34,6 +34,8 @@ def log_to_stderr(verbosity: int = 0) -> None:
     logger.addHandler(handler)
     levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
     logger.setLevel(levels[max(-2, min(verbosity, 1)) + 2])
+    # It warns about each home folder that it cannot write to, and about its font cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def warn(warnings: Iterable[str]) -> None:

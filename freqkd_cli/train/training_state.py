@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.build.objective import Objective
-from freqkd_cli.build.schedules import rate_factor
 from freqkd_cli.errors import CheckpointDamaged
+from freqkd_cli.recipe.learning_rate import rate_factor
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Train

@@ -1,4 +1,4 @@
-"""The door: help without torch, exit codes, one message per error, stdout for the result alone."""
+"""The command line: help without torch, exit codes, one message per error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ import typer
 from typer.testing import CliRunner
 
 from freqkd_cli import __version__, app, errors
-from freqkd_cli.commands import _output
-from freqkd_cli.runtime.logs import log_to_stderr
 
 COMMANDS = Path(app.__file__).parent / "commands"
 
@@ -25,7 +23,7 @@ COMMANDS = Path(app.__file__).parent / "commands"
 def commands(
     folder: Path = COMMANDS, before: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """The words of every command, and its file."""
+    """Yield the words and the file of every command."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".py" and not path.name.startswith("_"):
             yield (*before, path.stem.replace("_", "-")), path
@@ -47,7 +45,7 @@ def invoke():
     return lambda *words: runner.invoke(built, list(words))
 
 
-def test_the_drawer_holds_the_commands():
+def test_the_folder_contains_the_commands():
     names = {words for words, _ in ALL}
     assert {
         ("zoo",),
@@ -57,15 +55,15 @@ def test_the_drawer_holds_the_commands():
 
 
 @pytest.mark.parametrize(("words", "path"), ALL, ids=[" ".join(words) for words, _ in ALL])
-def test_every_command_has_help_with_a_promise_and_an_example(invoke, words, path):
+def test_every_command_has_help_with_a_summary_and_an_example(invoke, words, path):
     result = invoke(*words, "--help")
+    assert invoke(*words, "-h").output == result.output
     assert result.exit_code == 0
-    example = result.output.split("\n\n  Example:\n    ")[1].split("\n\n")[0]
-    assert f"{example} ".startswith(f"freqkd {' '.join(words)} ") and "\n" not in example, (
-        "no runnable example"
-    )
-    promise = result.output.splitlines()[2].strip()
-    assert promise[0].isupper() and 15 < len(promise) < 63, "the list of commands would cut it"
+    examples = result.output.split("\n\n  Example:\n")[1].split("\n\n")[0].splitlines()
+    start = f"freqkd {' '.join(words)} "
+    assert all(f"{line.strip()} ".startswith(start) for line in examples), "no runnable example"
+    summary = result.output.splitlines()[2].strip()
+    assert summary[0].isupper() and 15 < len(summary) < 63, "the list of commands would cut it"
     assert all(len(line) <= 80 for line in result.output.splitlines())
 
 
@@ -82,11 +80,11 @@ for words in {[(), *(words for words, _ in ALL)]!r}:
     except SystemExit as end:
         print(end.code, words, [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    said = subprocess.run(
+    lines = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stderr.splitlines()
-    assert len(said) == len(ALL) + 1
-    assert [line for line in said if not (line.startswith("0 ") and line.endswith(" []"))] == []
+    assert len(lines) == len(ALL) + 1
+    assert [line for line in lines if not (line.startswith("0 ") and line.endswith(" []"))] == []
 
 
 @pytest.mark.timing
@@ -96,7 +94,7 @@ for words in {[(), *(words for words, _ in ALL)]!r}:
     ids=["freqkd", "a command"],
 )
 def test_help_is_quick(words, limit):
-    """Processor time of a whole process, which on a quiet machine is the time a person waits; the best of a few."""
+    """Measures the processor time of a whole process, the best of a few."""
     seconds = []
     for _ in range(4):
         process = subprocess.Popen(
@@ -109,16 +107,17 @@ def test_help_is_quick(words, limit):
     assert min(seconds) < limit, seconds
 
 
-def test_version_no_words_and_wrong_words(invoke):
+def test_version_no_arguments_and_wrong_arguments(invoke):
     assert freqkd("--version").stdout == f"freqkd {__version__}\n"
-    assert "Commands:" in invoke().output
+    assert "Commands:" in invoke().output and invoke("-h").output == invoke("--help").output
+    assert "check" in invoke("recipe", "-h").output
     assert invoke("zoo", "--cuonts").exit_code == 2 and invoke("recipe", "check").exit_code == 2
     wrong = freqkd("recpe")
     assert wrong.returncode == 2 and "recipe" in wrong.stderr and wrong.stdout == ""
 
 
 def planted(error: str) -> typer.Typer:
-    """An app with one command that raises."""
+    """Return an app with one command that raises."""
     built = typer.Typer(pretty_exceptions_enable=False)
     settings = {"debug": False}
 
@@ -141,8 +140,8 @@ def family(kind: type = errors.FreqKDError) -> Iterator[type]:
             yield from family(child)
 
 
-def test_the_drawn_family_is_the_real_one():
-    """The tree in errors.py says what the classes do."""
+def test_the_drawn_tree_of_errors_is_the_real_one():
+    """The tree in the docstring of errors.py has the exit codes of the classes."""
     drawn = dict(
         re.findall(
             r"(\w+) +(\d+) +[a-z]",
@@ -157,7 +156,7 @@ def test_the_drawn_family_is_the_real_one():
 
 
 @pytest.mark.parametrize("kind", list(family()), ids=lambda kind: kind.__name__)
-def test_each_error_of_the_family_is_one_message_and_its_code(kind):
+def test_each_error_is_one_message_with_its_exit_code(kind):
     result = CliRunner().invoke(
         planted(f"errors.{kind.__name__}('it broke', got='this', need='that', tip='so')"), ["fail"]
     )
@@ -171,13 +170,13 @@ def test_debug_shows_the_traceback_and_keeps_the_code():
     assert result.exit_code == 4 and "Traceback" in result.stderr and "no data" in result.stderr
 
 
-def test_debug_may_stand_anywhere():
+def test_debug_is_accepted_anywhere():
     for words in (["--debug", "zoo", "nothing"], ["zoo", "nothing", "--debug"]):
         shown = freqkd(*words)
         assert shown.returncode == 2 and "Traceback" in shown.stderr and shown.stdout == ""
 
 
-def test_interrupt_is_130_and_a_bug_keeps_its_traceback():
+def test_an_interrupt_is_130_and_a_bug_keeps_its_traceback():
     result = CliRunner().invoke(planted("KeyboardInterrupt()"), ["fail"])
     assert result.exit_code == 130 and "Traceback" not in result.stderr
     result = CliRunner().invoke(planted("ZeroDivisionError('a bug')"), ["fail"])
@@ -185,33 +184,113 @@ def test_interrupt_is_130_and_a_bug_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS])
-def test_what_the_system_refuses_is_one_message(code):
+def test_a_refusal_of_the_system_is_one_message(code):
     result = CliRunner().invoke(
         planted(f"OSError({code}, {os.strerror(code)!r}, '/some/file')"), ["fail"]
     )
     assert result.exit_code == 1 and result.stderr == f"error: /some/file: {os.strerror(code)}\n"
 
 
-def test_a_missing_file_that_nobody_foresaw_is_a_bug():
+TORCH_CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate "
+TORCH_CPU += "memory: you tried to allocate 640000000000 bytes. Error code 12"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        "MemoryError('Unable to allocate 9.31 GiB for an array')",
+        f"RuntimeError({TORCH_CPU!r})",
+        "RuntimeError('std::bad_alloc')",
+        "RuntimeError('[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation')",
+        "OSError(12, 'Cannot allocate memory')",
+        "type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory. Tried ...')",
+    ],
+)
+def test_memory_that_runs_out_is_one_message(error):
+    result = CliRunner().invoke(planted(error), ["fail"])
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: not enough memory\n")
+    assert "\n  try  " in result.stderr and "train.batch_size" in result.stderr
+    assert "\n  got  " in result.stderr or error == "MemoryError()"
+
+
+def test_memory_that_torch_does_not_get_is_one_message():
+    result = CliRunner().invoke(planted("__import__('torch').empty(2**50)"), ["fail"])
+    assert result.exit_code == 1 and result.stderr.startswith("error: not enough memory\n")
+
+
+def test_other_runtime_errors_are_bugs():
+    result = CliRunner().invoke(planted("RuntimeError('sizes do not match')"), ["fail"])
+    assert isinstance(result.exception, RuntimeError)
+
+
+NO_SUCH = [
+    "distill nosuch --out x",
+    "teacher-dump nosuch --out x",
+    "bench nosuch",
+    "data nosuch",
+    "eval nosuch",
+    "eval nosuch --teacher",
+    "eval nosuch --recipe quickstart",
+    "eval . --recipe nosuch",
+    "spectrum nosuch",
+    "spectrum --recipe nosuch",
+    "compare nosuch",
+    "export nosuch",
+    "predict nosuch x --out y",
+    "recipe check nosuch",
+    "recipe show nosuch",
+    "recipe copy nosuch",
+]
+
+
+def test_a_misspelt_name_is_refused_before_torch_is_imported(tmp_path):
+    """Importing torch took four seconds and one gigabyte before the message."""
+    code = f"""
+import sys
+from freqkd_cli.app import main
+for words in {NO_SUCH!r}:
+    try:
+        main(words.split())
+    except SystemExit as end:
+        print(end.code, "torch" in sys.modules, words)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.stderr.count("error: ") == len(NO_SUCH)
+    expected = re.compile(r"[24] False .*nosuch.*")
+    wrong = [line for line in done.stdout.splitlines() if not expected.fullmatch(line)]
+    assert wrong == [] and os.listdir(tmp_path) == []
+
+
+def test_eval_of_a_recipe_offers_its_teacher(invoke):
+    result = invoke("eval", "fastscnn_kl")
+    assert result.exit_code == 2 and "freqkd eval fastscnn_kl --teacher" in result.stderr
+
+
+def test_an_unexpected_missing_file_is_a_bug():
     result = CliRunner().invoke(planted("FileNotFoundError(2, 'No such file', 'x')"), ["fail"])
     assert isinstance(result.exception, FileNotFoundError)
 
 
-def test_a_reader_that_leaves_early_hears_no_complaint():
-    """``freqkd ... | head -c 1``: no traceback, nothing on stderr."""
-    code = "from tests.commands.test_app import planted; planted('[print(n) for n in range(100_000)]')()"
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    """``freqkd ... | head -c 1``: nothing on stderr, exit code 1."""
+    code = "from tests.commands.test_app import planted; "
+    code += "planted('[print(n) for n in range(100_000)]')()"
     words = [sys.executable, "-c", code, "fail"]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as process:
         process.stdout.read(1)
         process.stdout.close()
-        said = process.stderr.read()
+        errors_text = process.stderr.read()
         assert process.wait(timeout=60) == 1
-    assert said == b""
+    assert errors_text == b""
 
 
-def test_zoo_and_losses_are_lists_with_names(invoke):
+def test_zoo_and_losses_print_lists_with_names(invoke):
     for word, drawer in (("zoo", "models"), ("losses", "losses")):
         result = invoke(word, "--json")
         assert result.exit_code == 0 and result.stderr == ""
@@ -246,8 +325,8 @@ def test_zoo_counts_parameters_and_lists_taps(invoke):
     assert "1,1" in invoke("zoo", "fast_scnn", "--counts").stdout
 
 
-def test_zoo_knows_the_size_of_segformer_b0():
-    """As many parameters as transformers' own model with its default configuration, which is b0."""
+def test_zoo_counts_the_parameters_of_segformer_b0():
+    """Reference: transformers' model with its default configuration, which is b0."""
     import torch
     import transformers
 
@@ -255,11 +334,12 @@ def test_zoo_knows_the_size_of_segformer_b0():
     from freqkd_cli.models import segformer
 
     with torch.device("meta"):
-        theirs = transformers.SegformerForSemanticSegmentation(
+        reference = transformers.SegformerForSemanticSegmentation(
             transformers.SegformerConfig(num_labels=19)
         )
-    ours = zoo._built(segformer, "b0", [{"name": "weights"}], "meta")
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    model = zoo._built(segformer, "b0", [{"name": "weights"}], "meta")
+    counts = [sum(p.numel() for p in module.parameters()) for module in (model, reference)]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +360,7 @@ train: {steps: 2}
 """
 
 
-def test_recipe_check_tells_all_problems_of_all_files(invoke, tmp_path):
+def test_recipe_check_reports_all_problems_of_all_files(invoke, tmp_path):
     good, bad, worse = (tmp_path / name for name in ("good.yaml", "bad.yaml", "worse.yaml"))
     good.write_text(RECIPE, encoding="utf-8")
     bad.write_text(
@@ -299,7 +379,7 @@ def test_recipe_check_tells_all_problems_of_all_files(invoke, tmp_path):
     assert result.exit_code == 2 and "--set train.lr=on: got 'on', need a number" in result.stderr
 
 
-def test_recipe_show_prints_what_can_be_read_again(invoke, tmp_path):
+def test_recipe_show_prints_a_recipe_that_can_be_read_again(invoke, tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text(RECIPE, encoding="utf-8")
     shown = invoke("recipe", "show", str(file), "--set", "train.lr=5e-4")
@@ -317,7 +397,10 @@ def test_recipe_show_prints_what_can_be_read_again(invoke, tmp_path):
         "--set",
         "losses.0={name: feature, student: encoder, teacher: stage4}",
     )
-    assert warned.stderr.startswith("warning: no cross_entropy") and "warning" not in warned.stdout
+    assert (
+        warned.stderr.startswith("warning: there is no cross_entropy")
+        and "warning" not in warned.stdout
+    )
 
 
 def test_recipe_list_and_copy(invoke, tmp_path, monkeypatch):
@@ -336,7 +419,7 @@ def test_recipe_list_and_copy(invoke, tmp_path, monkeypatch):
     assert (tmp_path / "one.yaml").read_bytes() == (store / "one.yaml").read_bytes()
     (tmp_path / "one.yaml").write_text("mine", encoding="utf-8")
     again = invoke("recipe", "copy", "one")
-    assert again.exit_code == 2 and "is there already" in again.stderr
+    assert again.exit_code == 2 and "exists already" in again.stderr
     assert (tmp_path / "one.yaml").read_text(encoding="utf-8") == "mine"
     assert invoke("recipe", "copy", "one", "no/folder/x.yaml").exit_code == 2
     (tmp_path / "sub").mkdir()
@@ -349,7 +432,7 @@ def test_recipe_schema_is_one_json_document(invoke):
     assert result.exit_code == 0 and json.loads(result.stdout)["title"] == "freqkd recipe"
 
 
-def test_completion_knows_models_losses_and_commands():
+def test_completion_offers_models_losses_and_commands():
     def complete(line: str) -> list[str]:
         extra = {
             "_FREQKD_COMPLETE": "complete_bash",
@@ -361,43 +444,3 @@ def test_completion_knows_models_losses_and_commands():
     assert "zoo" in complete("freqkd zo")
     assert complete("freqkd zoo fast_") == ["fast_scnn"]
     assert "logit_kl" in complete("freqkd losses lo")
-
-
-def test_results_are_valid_json_whatever_they_hold(capsys):
-    import numpy as np
-
-    result = {
-        "nan": float("nan"),
-        "path": Path("a"),
-        "array": np.array([1.5, np.inf]),
-        "number": np.float32(0.5),
-        3: (1, None, True),
-    }
-    _output.print_result(result, True, str)
-    out = capsys.readouterr()
-    assert (
-        json.loads(out.out)
-        == {"nan": None, "path": "a", "array": [1.5, None], "number": 0.5, "3": [1, None, True]}
-        and out.err == ""
-    )
-
-
-def test_columns_align_and_cut_nothing():
-    assert _output.columns([("a", 1), ("long name", 200)]) == "a            1\nlong name  200"
-    assert _output.columns([]) == "" and "x" * 500 in _output.columns([("x" * 500,)])
-
-
-def test_the_log_goes_to_stderr_by_level(capsys):
-    import logging
-
-    for verbosity, told in (
-        (-1, ["warning: w"]),
-        (0, ["i", "warning: w"]),
-        (1, ["d", "i", "warning: w"]),
-    ):
-        log_to_stderr(verbosity)
-        log = logging.getLogger("freqkd_cli.somewhere")
-        log.debug("d"), log.info("i"), log.warning("w")
-        out = capsys.readouterr()
-        assert out.err.splitlines() == told and out.out == ""
-    logging.getLogger("freqkd_cli").handlers.clear()

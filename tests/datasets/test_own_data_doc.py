@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from console import Said, console
+from console import Result, console
 from PIL import Image
 
 from freqkd_cli.datasets import scenes
@@ -64,7 +64,7 @@ def test_every_command_of_the_page_runs(freqkd):
     for words in commands():
         changes = TINY.get((words[1], words[2] if len(words) > 2 else ""), [])
         given = [word for change in changes for word in ("--set", change)]
-        done: Said = freqkd(*words[1:], *given)
+        done: Result = freqkd(*words[1:], *given)
         assert done.code == 0, (words, done.err)
         assert "Traceback" not in done.err
     for path in ("samples.png", "runs/mine/model.onnx", "predictions/legend.json"):

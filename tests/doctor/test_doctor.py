@@ -11,7 +11,7 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
-from console import Said, console
+from console import Result, console
 from layouts import full_palette
 from PIL import Image
 
@@ -48,7 +48,7 @@ def doctor(freqkd, name: str, *more: str) -> tuple[int, list[dict]]:
     return done.code, json.loads(done.out)["splits"][0]["findings"]
 
 
-def refused(done: Said, *parts: str) -> None:
+def refused(done: Result, *parts: str) -> None:
     assert done.code == 1 and done.out == "", done
     assert (
         done.err.startswith("error: ")
@@ -141,7 +141,7 @@ def test_bad_labels_stop_every_command_before_its_work(freqkd, command):
     done = freqkd(*words, "--data-root", "d")
     lines = done.err.splitlines()
     refused(
-        Said(done.code, done.out, done.err[done.err.index("error: ") :]),
+        Result(done.code, done.out, done.err[done.err.index("error: ") :]),
         "p4.png contains label values that belong to no class",
     )
     assert sum(line.startswith("labels of") for line in lines) <= 1 and not Path("a").exists()

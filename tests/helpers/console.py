@@ -1,4 +1,4 @@
-"""The console entry run in a test's process: what a stranger would see."""
+"""Run the command line in the process of a test, with its output as a user would see it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from freqkd_cli import app
 
 
 @dataclass(frozen=True)
-class Said:
+class Result:
     """How a command ended."""
 
     code: int
@@ -22,14 +22,14 @@ class Said:
 
 def console(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
-    """Runs a command line; worker processes write to the same captured streams."""
+) -> Callable[..., Result]:
+    """Return a function that runs a command line; worker processes write to the same streams."""
 
-    def run(*words: object) -> Said:
+    def run(*words: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["freqkd", *map(str, words)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             app.main()
-        return Said(ended.value.code, *capfd.readouterr())
+        return Result(ended.value.code, *capfd.readouterr())
 
     return run

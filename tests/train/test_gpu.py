@@ -7,12 +7,12 @@ import json
 
 import pytest
 import torch
+from small_recipe import SMALL
 
 from freqkd_cli.scan.backends import choose, mamba_kernel
 from tests.losses.test_every_loss import NAMES, batch_of, evaluate, started, taps_of
 from tests.models.test_every_model import CASES, images_of, made
 from tests.scan.test_scan import agreed, gradients
-from tests.whole.test_chain import SMALL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

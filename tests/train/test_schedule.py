@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freqkd_cli.build.schedules import loss_weight, rate_factor, run_length
+from freqkd_cli.build.schedules import loss_weight, run_length
+from freqkd_cli.recipe.learning_rate import rate_factor
 from freqkd_cli.recipe.sections import Train
 
 

@@ -1,4 +1,4 @@
-"""What people get wrong, through the command line: one message, the right exit code, nothing on stdout, nothing left that looks whole."""
+"""Wrong input on the command line: one message, the right exit code, no half result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from console import Said, console
+from console import Result, console
 from PIL import Image
 
 from freqkd_cli import app
@@ -38,14 +38,14 @@ ALONE = ((TEACHER, ""), (HIGH, ""))
 
 @pytest.fixture
 def freqkd(tmp_path, monkeypatch, capfd):
-    """Run the console entry in this process, in an empty folder; worker processes write to the same captured streams."""
+    """Return a function that runs a command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return console(monkeypatch, capfd)
 
 
 def recipe(*changes: tuple[str, str], name: str = "r.yaml") -> str:
-    """The name of a file in this folder that holds the good recipe with some text replaced."""
+    """Write the good recipe with some text replaced; return its file name."""
     text = RECIPE
     for old, new in changes:
         assert old in text
@@ -54,23 +54,23 @@ def recipe(*changes: tuple[str, str], name: str = "r.yaml") -> str:
     return name
 
 
-def refused(said: Said, code: int, *parts: str) -> None:
-    """One message that holds all ``parts``, this exit code, and silence elsewhere."""
-    assert said.code == code, said
-    assert said.out == ""
+def refused(result: Result, code: int, *parts: str) -> None:
+    """Assert one message that contains all ``parts``, this exit code, and an empty stdout."""
+    assert result.code == code, result
+    assert result.out == ""
     assert (
-        said.err.startswith("error: ")
-        and said.err.count("error:") == 1
-        and "Traceback" not in said.err
-    ), said.err
+        result.err.startswith("error: ")
+        and result.err.count("error:") == 1
+        and "Traceback" not in result.err
+    ), result.err
     for part in parts:
-        assert part in said.err, said.err
-    after = said.err.splitlines()[1:]
-    assert all(line.startswith("  ") for line in after), said.err
+        assert part in result.err, result.err
+    after = result.err.splitlines()[1:]
+    assert all(line.startswith("  ") for line in after), result.err
 
 
-def pictures(root: Path, number: int = 4) -> Path:
-    """A folder data set of noise with three classes."""
+def example_data(root: Path, number: int = 4) -> Path:
+    """Make a folder data set of noise with three classes."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "masks"):
@@ -87,7 +87,7 @@ def pictures(root: Path, number: int = 4) -> Path:
     return root
 
 
-def test_a_recipes_mistakes_come_all_at_once_and_with_their_places(freqkd):
+def test_all_mistakes_of_a_recipe_are_reported_at_once_with_their_places(freqkd):
     text = recipe(
         ("cutoff: 0.4", "cutof: 0.4"), ("width: 0.25", "width: wide"), ("epochs: 2", "epochs: 1.5")
     )
@@ -106,7 +106,7 @@ def test_a_recipes_mistakes_come_all_at_once_and_with_their_places(freqkd):
     assert os.listdir() == [text]
 
 
-def test_unknown_taps_empty_bands_and_odd_sizes_come_at_once(freqkd):
+def test_unknown_taps_empty_bands_and_odd_sizes_are_reported_at_once(freqkd):
     changed = HIGH.replace("student: decoder", "student: decodr") + HIGH.replace(
         "high", "low"
     ).replace("0.4", "0.01")
@@ -116,36 +116,38 @@ def test_unknown_taps_empty_bands_and_odd_sizes_come_at_once(freqkd):
         ["teacher-dump", text, "--out", "a"],
         ["recipe", "check", text],
     ):
-        said = freqkd(*words)
+        result = freqkd(*words)
         refused(
-            said,
+            result,
             2,
             "3 problems in r.yaml",
             "r.yaml:2:22 data.size: both sides must be multiples of 32",
-            "r.yaml:7:37 losses.1.student: the student 'fast_scnn' has no tap 'decodr', did you mean 'decoder'?; need one of stage1",
-            "r.yaml:8:82 losses.2.cutoff: the low band of student 'decoder' and teacher 'decoder' is empty",
+            "r.yaml:7:37 losses.1.student: the student 'fast_scnn' has no tap 'decodr', "
+            "did you mean 'decoder'?; need one of stage1",
+            "r.yaml:8:82 losses.2.cutoff: the low band of student 'decoder' and teacher 'decoder' "
+            "is empty",
         )
-        assert len(said.err.splitlines()) == 4
+        assert len(result.err.splitlines()) == 4
     assert os.listdir() == [text]
 
 
 @pytest.mark.parametrize(("band", "cutoff"), [("low", "0.3"), ("high", "1.3")])
-def test_a_band_that_is_empty_on_a_coarse_tap_says_which_cutoffs_are_not(freqkd, band, cutoff):
-    """Stride 32 leaves 2x2 cells of 64x64 pixels; the cutoff that the message offers is taken."""
+def test_a_band_that_is_empty_on_a_coarse_tap_lists_the_usable_cutoffs(freqkd, band, cutoff):
+    """Stride 32 leaves 2x2 cells of 64x64 pixels; the offered cutoffs pass the check."""
     line = (
         HIGH.replace("decoder, teacher: decoder", "encoder, teacher: stage4")
         .replace("band: high", f"band: {band}")
         .replace("0.4", cutoff)
     )
-    said = freqkd("recipe", "check", recipe((HIGH, line)))
+    result = freqkd("recipe", "check", recipe((HIGH, line)))
     refused(
-        said,
+        result,
         2,
         f"losses.1.cutoff: the {band} band of student 'encoder' and teacher 'stage4' is empty",
         "; got 2x2 cells",
         "; try a cutoff from",
     )
-    smallest, largest = said.err.split("try a cutoff from ")[1].split()[0:3:2]
+    smallest, largest = result.err.split("try a cutoff from ")[1].split()[0:3:2]
     for offered in (smallest, largest):
         assert (
             freqkd("recipe", "check", "r.yaml", "--set", f"losses.high.cutoff={offered}").code == 0
@@ -153,7 +155,7 @@ def test_a_band_that_is_empty_on_a_coarse_tap_says_which_cutoffs_are_not(freqkd,
 
 
 @pytest.mark.parametrize("command", ["distill", "teacher-dump"])
-def test_data_that_is_not_there(freqkd, command):
+def test_missing_data(freqkd, command):
     camvid = recipe((SCENES, "name: camvid, size: [64, 64]"), name="camvid.yaml")
     folder = recipe(FOLDER, name="folder.yaml")
     refused(
@@ -194,7 +196,7 @@ def test_data_that_is_not_there(freqkd, command):
 def test_a_recipe_can_be_checked_before_its_data_is_there(freqkd):
     for name, changes in (("taught.yaml", ()), ("alone.yaml", ALONE)):
         text = recipe(FOLDER, *changes, name=name)
-        assert freqkd("recipe", "check", text) == Said(
+        assert freqkd("recipe", "check", text) == Result(
             0, f"{name}: ok\n", freqkd("recipe", "check", text).err
         )
         refused(
@@ -210,8 +212,8 @@ def test_a_recipe_can_be_checked_before_its_data_is_there(freqkd):
 
 
 @pytest.mark.parametrize(("workers", "bad"), [(0, "p3.jpg"), (1, "p2.png")])
-def test_a_truncated_picture_ends_an_epoch_by_its_name(freqkd, workers, bad):
-    root = pictures(Path("data"))
+def test_a_truncated_image_ends_an_epoch_and_is_named(freqkd, workers, bad):
+    root = example_data(Path("data"))
     text = recipe(FOLDER, *ALONE)
     broken = root / "images" / "train" / bad
     whole = broken.read_bytes()
@@ -243,8 +245,8 @@ def test_a_truncated_picture_ends_an_epoch_by_its_name(freqkd, workers, bad):
     assert json.loads(Path("a/summary.json").read_text())["steps"] == 4
 
 
-def test_a_truncated_picture_leaves_an_unfinished_cache(freqkd):
-    root = pictures(Path("data"))
+def test_a_truncated_image_leaves_an_unfinished_cache(freqkd):
+    root = example_data(Path("data"))
     text = recipe(FOLDER)
     broken = root / "images" / "train" / "p3.jpg"
     whole = broken.read_bytes()
@@ -264,18 +266,24 @@ def test_a_truncated_picture_leaves_an_unfinished_cache(freqkd):
 
 
 @pytest.mark.parametrize(
-    ("mask", "told"),
+    ("mask", "expected"),
     [
-        (np.full((64, 64), 7, np.uint8), "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255 (ignored)"),
+        (
+            np.full((64, 64), 7, np.uint8),
+            "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255 (ignored)",
+        ),
         (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  the color #000000\n"),
-        (np.zeros((32, 64), np.uint8), "and its image p1.jpg differ in size\n  got  32x64 (height x width)\n  need 64x64"),
+        (
+            np.zeros((32, 64), np.uint8),
+            "and its image p1.jpg differ in size\n  got  32x64 (height x width)\n  need 64x64",
+        ),
         (b"", "cannot read data/masks/train/p1.png"),
         (None, "have no label image\n  got  no p1 in data/masks/train"),
     ],
-    ids=["value", "colours", "size", "empty", "absent"],
-)  # fmt: skip
-def test_strange_masks_are_named(freqkd, mask, told):
-    path = pictures(Path("data")) / "masks" / "train" / "p1.png"
+    ids=["value", "colors", "size", "empty", "absent"],
+)
+def test_unusable_masks_are_named(freqkd, mask, expected):
+    path = example_data(Path("data")) / "masks" / "train" / "p1.png"
     path.unlink()
     if isinstance(mask, bytes):
         path.write_bytes(mask)
@@ -285,14 +293,14 @@ def test_strange_masks_are_named(freqkd, mask, told):
         freqkd("distill", recipe(FOLDER, *ALONE), "--out", "a", "--data-root", "data", "-q"),
         1,
         "data/masks/train",
-        told,
+        expected,
     )
     assert not Path("a/model.safetensors").exists() and not Path("a/summary.json").exists()
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """A finished cache of the good recipe, made by the command."""
+    """A finished cache of the good recipe."""
     folder = tmp_path_factory.mktemp("cache")
     (folder / "r.yaml").write_text(RECIPE, encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
@@ -312,7 +320,7 @@ def test_a_cache_of_something_else_is_refused_field_by_field(freqkd, cache):
         "teacher.variant=mini",
     ]
     fields = ("  teacher.weights_sha256: cached", "  views.view_seed: cached 0, wanted 3")
-    again = f"  try  freqkd teacher-dump r.yaml --out {cache}-new --set data.view_seed=3 --set teacher.weights=null --set teacher.variant=mini"
+    again = f"  try  freqkd teacher-dump r.yaml --out {cache}-new {' '.join(sets)}"
     for more in ([], ["--dry-run"]):
         refused(
             freqkd("distill", text, "--out", "a", "--cache", cache, *sets, *more),
@@ -350,7 +358,7 @@ def test_a_cache_of_something_else_is_refused_field_by_field(freqkd, cache):
 
 
 def test_the_command_that_is_offered_instead_of_a_cache_runs(freqkd):
-    pictures(Path("data"))
+    example_data(Path("data"))
     text = recipe(FOLDER)
     assert freqkd("teacher-dump", text, "--out", "c", "--data-root", "data", "-q").code == 0
     words = [
@@ -367,14 +375,14 @@ def test_the_command_that_is_offered_instead_of_a_cache_runs(freqkd):
         "-q",
         "--cache",
     ]
-    said = freqkd(*words, "c")
+    result = freqkd(*words, "c")
     offered = (
         f"freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --seed 3"
     )
-    refused(said, 2, "views.view_seed: cached 0, wanted 3", f"  try  {offered}\n")
+    refused(result, 2, "views.view_seed: cached 0, wanted 3", f"  try  {offered}\n")
     assert freqkd(*shlex.split(offered)[1:], "-q").code == 0
     assert freqkd(*words, "c-new").code == 0
-    said = freqkd(
+    result = freqkd(
         "teacher-dump",
         text,
         "--out",
@@ -389,14 +397,15 @@ def test_the_command_that_is_offered_instead_of_a_cache_runs(freqkd):
         "-q",
     )
     refused(
-        said,
+        result,
         2,
-        f"  try  freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data --limit 2\n",
+        f"  try  freqkd teacher-dump {text} --out c-new --set data.view_seed=3 --data-root data "
+        "--limit 2\n",
     )
 
 
-def test_twice_quiet_is_silent_where_once_quiet_warns(freqkd):
-    root = pictures(Path("data"))
+def test_one_q_keeps_warnings_and_two_do_not(freqkd):
+    root = example_data(Path("data"))
     for mask in root.glob("masks/*/*.png"):
         Image.fromarray(np.full((64, 64), 255, np.uint8)).save(mask)
     words = [
@@ -406,14 +415,16 @@ def test_twice_quiet_is_silent_where_once_quiet_warns(freqkd):
         "data",
         "--out",
     ]
-    said = freqkd(*words, "a", "-q")
-    assert said.code == 0 and all(line.startswith("warning: ") for line in said.err.splitlines())
-    for told in ("cross_entropy", "no pixel of any class"):
-        assert told in said.err
+    result = freqkd(*words, "a", "-q")
+    assert result.code == 0 and all(
+        line.startswith("warning: ") for line in result.err.splitlines()
+    )
+    for expected in ("cross_entropy", "no pixel of any class"):
+        assert expected in result.err
     assert freqkd(*words, "b", "-qq").err == ""
 
 
-def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
+def test_an_out_that_is_not_empty_stays_unchanged(freqkd, cache):
     text = recipe()
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine")
@@ -439,19 +450,21 @@ def test_an_out_that_is_not_empty_is_left_as_it_was(freqkd, cache):
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
 
 
-def test_weights_that_are_not_there_or_of_another_model(freqkd):
+def test_weights_that_are_missing_or_of_another_model(freqkd):
     text = recipe()
     Path("torn").mkdir()
     embedded = ROOT / "freqkd_cli" / "weights" / "segformer_scenes"
     shutil.copy(embedded / "config.json", "torn")
     Path("torn/model.safetensors").write_bytes((embedded / "model.safetensors").read_bytes()[:1000])
-    for weights, told in (
+    for weights, expected in (
         ("no/folder", "no/folder is not a folder here"),
         ("torn", "torn/model.safetensors cannot be read"),
     ):
         for command in ("distill", "teacher-dump"):
             refused(
-                freqkd(command, text, "--out", "a", "--set", f"teacher.weights={weights}"), 4, told
+                freqkd(command, text, "--out", "a", "--set", f"teacher.weights={weights}"),
+                4,
+                expected,
             )
     refused(
         freqkd("distill", text, "--out", "a", "--set", "student.weights=no/folder"),
@@ -500,7 +513,7 @@ def test_weights_that_are_not_there_or_of_another_model(freqkd):
         refused(
             freqkd(command, "s", option, "x.doc", "-q"),
             2,
-            f"{option} x.doc is no file that can be written",
+            f"{option} x.doc cannot be written",
         )
         refused(
             freqkd(command, "s", option, f"{text}/x.{option[2:5].replace('pic', 'png')}", "-q"),
@@ -516,12 +529,12 @@ def test_weights_that_are_not_there_or_of_another_model(freqkd):
 
 
 def test_a_teacher_with_other_classes_is_refused_only_where_a_loss_reads_logits(freqkd):
-    pictures(Path("data"))
+    example_data(Path("data"))
     text = recipe(FOLDER, (HIGH, HIGH + "  - {id: kl, name: logit_kl}\n"))
     for command in ("distill", "teacher-dump"):
-        said = freqkd(command, text, "--out", "a", "--data-root", "data", "-q")
+        result = freqkd(command, text, "--out", "a", "--data-root", "data", "-q")
         refused(
-            said,
+            result,
             2,
             "kl compares class scores",
             "got  12 classes: road, pavement",
@@ -532,7 +545,7 @@ def test_a_teacher_with_other_classes_is_refused_only_where_a_loss_reads_logits(
         ["losses.kl.weight=0"],
         ["losses.kl={name: feature, student: decoder, teacher: decoder}"],
     ):
-        said = freqkd(
+        result = freqkd(
             "distill",
             text,
             "--out",
@@ -545,11 +558,11 @@ def test_a_teacher_with_other_classes_is_refused_only_where_a_loss_reads_logits(
             "--set",
             "train.epochs=1",
         )
-        assert (said.code, said.err) == (0, "")
+        assert (result.code, result.err) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
-def test_a_device_that_is_not_here(freqkd, name):
+def test_an_unknown_device(freqkd, name):
     refused(
         freqkd("distill", recipe(), "--out", "a", "--device", name),
         2,
@@ -561,7 +574,7 @@ def test_a_device_that_is_not_here(freqkd, name):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         (["--set", "train.batch_size=16"], "got  4"),
         (["--set", "losses.high={name: logit_kl}"], "got  12 classes"),
@@ -574,11 +587,11 @@ def test_a_device_that_is_not_here(freqkd, name):
         (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
     ],
 )
-def test_a_dry_run_is_refused_as_the_run_would_be(freqkd, more, told):
-    pictures(Path("data"))
+def test_a_dry_run_is_refused_as_the_run_would_be(freqkd, more, expected):
+    example_data(Path("data"))
     words = ["distill", recipe(FOLDER), "--out", "a", "--data-root", "data", "-q", *more]
     dry = freqkd(*words, "--dry-run")
-    refused(dry, 4 if "nowhere" in told else 2, told)
+    refused(dry, 4 if "nowhere" in expected else 2, expected)
     assert freqkd(*words) == dry and not Path("a").exists()
 
 
@@ -588,23 +601,25 @@ def test_a_folder_below_a_file_is_refused_before_any_work(freqkd):
         refused(
             freqkd(command, text, "--out", f"{text}/a/b"),
             2,
-            f"--out {text}/a/b lies below",
+            f"--out {text}/a/b is below",
             "which is a file",
             "need a folder",
         )
 
 
-def test_a_run_goes_on_with_its_data_however_they_are_spelled(freqkd):
-    pictures(Path("data"))
-    pictures(Path("other"))
+def test_a_run_resumes_with_another_spelling_of_its_data_folder(freqkd):
+    example_data(Path("data"))
+    example_data(Path("other"))
     Path("link").symlink_to("data")
     words = ["distill", recipe(FOLDER, *ALONE), "--out", "a", "-q", "--json"]
     first = json.loads(freqkd(*words, "--data-root", "data").out)
     for root in (Path("data").absolute(), "./other/../data", "link"):
         Path("a/summary.json").unlink()
-        said = freqkd(*words, "--data-root", root, "--resume")
-        assert said.code == 0 and json.loads(said.out)["last_miou"] == first["last_miou"], said
-        assert "of another recipe" not in said.err
+        result = freqkd(*words, "--data-root", root, "--resume")
+        assert result.code == 0 and json.loads(result.out)["last_miou"] == first["last_miou"], (
+            result
+        )
+        assert "of another recipe" not in result.err
     refused(
         freqkd(*words, "--data-root", "other", "--resume"),
         2,
@@ -620,7 +635,7 @@ def test_a_run_goes_on_with_its_data_however_they_are_spelled(freqkd):
     )
 
 
-def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
+def test_a_killed_dump_is_unfinished_and_can_be_resumed(freqkd, monkeypatch):
     from freqkd_cli.teacher import dump_recipe
 
     text = recipe(("length: 4", "length: 64"), ("size: [64, 64]", "size: [64, 96]"))
@@ -669,7 +684,7 @@ def test_a_killed_dump_is_unfinished_and_is_taken_up_again(freqkd, monkeypatch):
         for name in ("killed", "whole")
     )
     assert killed == whole and len(whole) > 32
-    # The kill may have come after a shard was in place and before it was noted down: that one is made again.
+    # A shard that was in place but not yet in the index when the kill came is made again.
     assert (
         sum(Path("killed", name).stat().st_mtime_ns != stamp for name, stamp in kept.items()) <= 1
     )

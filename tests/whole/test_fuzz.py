@@ -1,4 +1,4 @@
-"""Accidents by the thousand: whatever a recipe, a cache, a checkpoint or a model became, one of the house's errors or a whole object."""
+"""Damaged recipes, caches, checkpoints and models: a FreqKDError or a whole object, never more."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ WORD = re.compile(r"\w+")
 
 @contextmanager
 def in_time(seconds: int) -> Iterator[None]:
-    """Fail where one case hangs."""
+    """Fail if one case takes longer."""
 
     def late(*_: object) -> None:
         pytest.fail(f"a case took more than {seconds} s")
@@ -92,7 +92,7 @@ def megabytes() -> float:
 
 
 def mutated(rng: random.Random, text: str) -> str:
-    """A recipe after a few accidents: of the hand, of an editor, of a program that fills in numbers."""
+    """Return a recipe with a few random changes of text, values and lines."""
     for _ in range(rng.choice([1, 1, 1, 1, 2, 4])):
         at, length, kind = rng.randrange(len(text)), rng.randint(0, 12), rng.randrange(9)
         values, words, lines = (
@@ -129,14 +129,17 @@ def mutated(rng: random.Random, text: str) -> str:
 
 
 def noise(rng: random.Random) -> str:
-    """Random bytes as an editor would show them."""
+    """Return random bytes as an editor would show them."""
     return rng.randbytes(rng.randrange(1, 400)).decode(
         rng.choice(["latin-1", "utf-8", "utf-16-le"]), errors="replace"
     )
 
 
 def test_two_thousand_fuzzed_recipes():
-    """A recipe, or a RecipeError whose every line has a place. A recipe that is read is dumped and read again, and can be checked."""
+    """Each is a recipe, or a RecipeError whose every line has a place.
+
+    A recipe that is read can be dumped, read again and checked.
+    """
     rng = random.Random(20240)
     bare = [re.sub(r"(?m)^#.*\n", "", path.read_text(encoding="utf-8")) for path in RECIPES]
     keys = [
@@ -188,7 +191,7 @@ BOMBS = {
     + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(20)
     ),
-    "one that holds itself": "version: &v [*v]\n",
+    "one that contains itself": "version: &v [*v]\n",
     "merge keys": "version: 1\ndata: &d {name: scenes}\nstudent: {<<: *d}\n",
     "deep lists": "[" * 50_000,
     "deep maps": "{a: " * 50_000,
@@ -207,7 +210,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs_are_refused_at_once(bomb):
+def test_texts_made_to_exhaust_a_parser_are_refused_quickly(bomb):
     before = megabytes()
     with in_time(60), pytest.raises(RecipeError) as caught:
         recipes.loads(BOMBS[bomb], "r.yaml")
@@ -227,7 +230,7 @@ HUGE += ["teacher.channels.0", "teacher.depths.0", "teacher.decoder"]
 
 
 @pytest.mark.parametrize("key", HUGE)
-def test_numbers_that_no_machine_could_serve_are_refused_by_their_place(key):
+def test_numbers_too_large_for_any_machine_are_refused_at_their_place(key):
     taught = [
         "teacher.weights=null",
         "teacher.channels=[8, 8, 8, 8]",
@@ -242,7 +245,7 @@ def test_numbers_that_no_machine_could_serve_are_refused_by_their_place(key):
 
 
 def damage(rng: random.Random, folder: Path) -> str:
-    """One accident to one file of a folder, or to two of them; says which."""
+    """Damage one file of a folder, or two; return what was done."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     path = rng.choice(files)
     data = path.read_bytes()
@@ -265,10 +268,10 @@ def damage(rng: random.Random, folder: Path) -> str:
 
 
 def edited(rng: random.Random, data: bytes) -> bytes:
-    """A number or a word of a text exchanged; eight bytes of anything else."""
-    found = list(re.finditer(rb'(?<=[:\[,] )-?\d+|(?<=[:\[,])-?\d+|(?<=")\w+(?=")', data[:5000]))
-    if found:
-        one = rng.choice(found)
+    """Return data with a number or word of a text replaced, or eight bytes of anything else."""
+    matches = list(re.finditer(rb'(?<=[:\[,] )-?\d+|(?<=[:\[,])-?\d+|(?<=")\w+(?=")', data[:5000]))
+    if matches:
+        one = rng.choice(matches)
         return (
             data[: one.start()]
             + rng.choice([b"-1", b"null", b"1e999", b"9" * 30, b"[]", b"{}", b"x", b'"x"'])
@@ -279,7 +282,7 @@ def edited(rng: random.Random, data: bytes) -> bytes:
 
 
 def test_a_hundred_damaged_caches(tmp_path):
-    """Refused, or every row is what it was; --resume mends it or says why not, and never makes another cache of it."""
+    """Each is refused, or every row is unchanged; --resume repairs it or refuses it."""
     dump(make_job(), tmp_path / "good", Notes(), shard_bytes=12_000)
     good = CacheReader(tmp_path / "good")
     items, rng, outcomes = sorted(good.items), random.Random(1), Counter()
@@ -289,8 +292,8 @@ def test_a_hundred_damaged_caches(tmp_path):
         what = damage(rng, folder)
         try:
             reader = CacheReader(folder)
-            found = reader.read(sorted(reader.items), reader.names)
-            assert all(torch.equal(found[name], rows[name]) for name in rows), what
+            read = reader.read(sorted(reader.items), reader.names)
+            assert all(torch.equal(read[name], rows[name]) for name in rows), what
             outcomes["unharmed"] += 1
         except FreqKDError as error:
             outcomes[type(error).__name__] += 1
@@ -300,15 +303,15 @@ def test_a_hundred_damaged_caches(tmp_path):
         try:
             dump(make_job(), folder, Notes(), mode="resume", shard_bytes=12_000)
             assert bytes_of(folder) == stored, what
-            outcomes["mended"] += 1
+            outcomes["repaired"] += 1
         except FreqKDError:
-            outcomes["not mended"] += 1
+            outcomes["not repaired"] += 1
         shutil.rmtree(folder)
-    assert outcomes["CacheDamaged"] > 50 and outcomes["mended"] > 40, outcomes
+    assert outcomes["CacheDamaged"] > 50 and outcomes["repaired"] > 40, outcomes
 
 
 def test_a_hundred_damaged_checkpoints(tmp_path):
-    """The last one, the one before it and said so, or CheckpointDamaged; never something else."""
+    """The last one, the one before it with a warning, or CheckpointDamaged."""
     rng, outcomes = random.Random(2), Counter()
     for step in (1, 2):
         tensors = {
@@ -328,13 +331,13 @@ def test_a_hundred_damaged_checkpoints(tmp_path):
         what = [damage(rng, folder) for _ in range(rng.choice([1, 1, 2]))]
         notes = Notes()
         try:
-            found = checkpoint.load(folder, notes.note)
+            loaded = checkpoint.load(folder, notes.note)
         except CheckpointDamaged:
-            found = None
-        if found is None:
+            loaded = None
+        if loaded is None:
             outcomes["refused"] += 1
             continue
-        tensors, facts = found
+        tensors, facts = loaded
         assert facts == kept[facts["step"]] and torch.equal(
             tensors["objective.x"], torch.full((3, 5), float(facts["step"]))
         ), what
@@ -347,7 +350,7 @@ def test_a_hundred_damaged_checkpoints(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_weights_with_one_byte_changed(tmp_path, zipped):
-    """Read as something, or refused in one message, whatever torch's reader raises."""
+    """Each file is read, or refused in one message, whatever torch's reader raises."""
     file, rng, refused = tmp_path / "w.pth", random.Random(6), 0
     torch.save(
         {"a": torch.ones(4), "b": torch.zeros(2, 3)}, file, _use_new_zipfile_serialization=zipped
@@ -375,7 +378,7 @@ def test_weights_with_one_byte_changed(tmp_path, zipped):
         {"arguments": {"classes": -1}},
     ],
 )
-def test_a_description_of_the_wrong_kind_is_one_message(tmp_path, change):
+def test_a_config_of_the_wrong_type_is_one_message(tmp_path, change):
     save_model(tmp_path, fast_scnn.build(classes=3, width=0.25))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
@@ -401,7 +404,7 @@ def test_a_hundred_damaged_models(tmp_path):
 
 
 def test_through_the_command_line(tmp_path, monkeypatch, capfd):
-    """A few of them as a user meets them: one message, exit 1, 2, 3 or 4, nothing on stdout that looks like a result."""
+    """On the command line: one message, exit 1, 2, 3 or 4, no result on stdout."""
     dump(make_job(), tmp_path / "good", Notes(), shard_bytes=12_000)
     save_model(tmp_path / "model", fast_scnn.build(classes=12, width=0.25))
     rng = random.Random(4)

@@ -1,4 +1,4 @@
-"""Who may import whom: downward only, and no file of a drawer from its neighbour. Read from the source, so late imports count too."""
+"""Imports go down only, and files of a drawer do not import each other; late imports count too."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def for_types_only(tree: ast.Module) -> set[ast.AST]:
 
 def imported(tree: ast.Module) -> list[tuple[int, tuple[str, ...]]]:
     """(line, module path inside freqkd_cli) of every import that can run."""
-    found = []
+    targets = []
     skipped = for_types_only(tree)
     for node in ast.walk(tree):
         if node in skipped:
@@ -68,12 +68,12 @@ def imported(tree: ast.Module) -> list[tuple[int, tuple[str, ...]]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [
+        targets += [
             (node.lineno, tuple(name.split(".")[1:]))
             for name in names
             if name.split(".")[0] == "freqkd_cli"
         ]
-    return found
+    return targets
 
 
 def room_of(path: Path, root: Path) -> str:
@@ -165,15 +165,15 @@ def test_a_file_name_occurs_once():
 
 
 @pytest.mark.parametrize("room", [*LIGHT_ROOMS, "runtime/launch", "runtime/logs"])
-def test_the_door_is_light(room):
+def test_light_rooms_import_nothing_heavy(room):
     file, folder = PACKAGE / f"{room}.py", PACKAGE / room
     files = [file] if file.is_file() else sorted(folder.rglob("*.py"))
     assert files
-    assert {str(path): found for path in files if (found := heavy_at_the_top(path))} == {}
+    assert {str(path): names for path in files if (names := heavy_at_the_top(path))} == {}
 
 
 def test_commands_import_no_engine_at_the_top():
-    """Their help must not wait for torch, which everything in these rooms needs."""
+    """The help must not wait for torch, which other rooms import."""
     for path in sorted((PACKAGE / "commands").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped = for_types_only(tree)
@@ -184,7 +184,7 @@ def test_commands_import_no_engine_at_the_top():
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "expected"),
     [
         ("errors.py", "from freqkd_cli.registry import names", "errors (row 0) from registry"),
         (
@@ -210,7 +210,7 @@ def test_commands_import_no_engine_at_the_top():
         ("spectral/new.py", "from freqkd_cli.views.view import View", "are in the same row"),
     ],
 )
-def test_a_planted_breach_is_caught(tmp_path, file, text, told):
+def test_a_planted_breach_is_caught(tmp_path, file, text, expected):
     for path in ("losses/band.py", "losses/_private.py", "losses/ok.py", file):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(
@@ -218,13 +218,14 @@ def test_a_planted_breach_is_caught(tmp_path, file, text, told):
         )
     assert breaches(tmp_path) == []
     (tmp_path / file).write_text(text, encoding="utf-8")
-    found = breaches(tmp_path)
-    assert len(found) == 1 and told in found[0]
+    problems = breaches(tmp_path)
+    assert len(problems) == 1 and expected in problems[0]
 
 
 def test_a_planted_heavy_import_is_caught(tmp_path):
     file = tmp_path / "a.py"
-    text = "if True:\n    import torch.nn\ndef f():\n    import transformers\nif TYPE_CHECKING:\n    import onnx\n"
+    text = "if True:\n    import torch.nn\ndef f():\n    import transformers\n"
+    text += "if TYPE_CHECKING:\n    import onnx\n"
     file.write_text(text, encoding="utf-8")
     assert heavy_at_the_top(file) == ["torch.nn"]
 

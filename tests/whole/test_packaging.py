@@ -1,4 +1,4 @@
-"""What an installation holds: the recipes, the weights, the command, and every library that the code imports."""
+"""The installation: recipes, weights, the command, and every library that the code imports."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def imports(folder: Path) -> dict[str, str]:
-    """Top-level module -> one file that imports it, third parties only."""
-    found = {}
+    """Return top-level module -> one file that imports it, third parties only."""
+    modules = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            found |= {name.split(".")[0]: str(path) for name in names}
+            modules |= {name.split(".")[0]: str(path) for name in names}
     own = {"freqkd_cli", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
-    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names | own}
+    skipped = sys.stdlib_module_names | own
+    return {name: path for name, path in modules.items() if name not in skipped}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built without a network from a copy of the tree, so that nothing is left in it."""
+    """The wheel, built without a network from a copy of the tree."""
     tree = tmp_path_factory.mktemp("tree")
     for name in ("freqkd_cli", "recipes"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,7 +72,7 @@ def unpacked(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_every_recipe(unpacked):
+def test_the_wheel_contains_every_file_of_the_package_and_every_recipe(unpacked):
     package = [
         p for p in (ROOT / "freqkd_cli").rglob("*") if p.is_file() and "__pycache__" not in p.parts
     ]
@@ -114,7 +115,7 @@ def test_the_installed_package_finds_its_recipes(unpacked, tmp_path):
     assert (tmp_path / f"{rows[0]['name']}.yaml").is_file()
 
 
-def test_the_metadata_says_what_the_code_is(unpacked):
+def test_the_metadata_matches_the_code(unpacked):
     (info,) = unpacked.glob("*.dist-info")
     metadata = (info / "METADATA").read_text(encoding="utf-8")
     assert (
@@ -134,7 +135,7 @@ def test_every_import_of_the_package_is_a_dependency():
         PROJECT["project"]["optional-dependencies"]["mamba"]
     )
     used = imports(ROOT / "freqkd_cli")
-    # what these bring themselves: pydantic its core, torch and transformers the hub's client
+    # dependencies of these: pydantic brings its core, transformers the hub's client
     brought = {"pydantic_core", "huggingface_hub"}
     assert {name: path for name, path in used.items() if name not in declared | brought} == {}
 
@@ -143,9 +144,9 @@ def test_every_import_of_the_tests_is_in_the_dev_group():
     declared = modules(PROJECT["project"]["dependencies"]) | modules(
         PROJECT["dependency-groups"]["dev"]
     )
-    ours = {"tests", *(path.stem for path in (ROOT / "tests" / "helpers").glob("*.py"))}
+    local = {"tests", *(path.stem for path in (ROOT / "tests" / "helpers").glob("*.py"))}
     used = imports(ROOT / "tests")
-    assert {name: path for name, path in used.items() if name not in declared | ours} == {}
+    assert {name: path for name, path in used.items() if name not in declared | local} == {}
 
 
 def test_lower_bounds_are_not_above_what_is_promised():
@@ -162,8 +163,8 @@ def test_lower_bounds_are_not_above_what_is_promised():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
 @pytest.mark.parametrize("target", ["quickstart", "test", "lint", "clean"])
-def test_the_makefile_knows_its_targets(target):
-    told = subprocess.run(
+def test_the_makefile_has_its_targets(target):
+    planned = subprocess.run(
         ["make", "-n", target, "VENV=/nowhere/venv"],
         cwd=ROOT,
         capture_output=True,
@@ -171,7 +172,7 @@ def test_the_makefile_knows_its_targets(target):
         check=True,
         timeout=60,
     )
-    assert "/nowhere/venv" in told.stdout
+    assert "/nowhere/venv" in planned.stdout
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")

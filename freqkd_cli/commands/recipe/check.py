@@ -1,4 +1,4 @@
-"""``freqkd recipe check``: everything that can be wrong with a recipe before data and weights are touched."""
+"""``freqkd recipe check``: every mistake of recipes, before data and weights are touched."""
 
 from __future__ import annotations
 
@@ -14,46 +14,56 @@ from freqkd_cli.runtime.logs import warn
 Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="RECIPE", help="Files or names of shipped recipes.", autocompletion=complete_recipe
+        metavar="RECIPE",
+        help="Recipe files or names of shipped recipes.",
+        autocompletion=complete_recipe,
     ),
 ]
 
 
 def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
-    """Find every mistake in recipes, without data or weights.
+    """Report every mistake in recipes, without data or weights.
 
-    Names, types, ranges, the arguments of each part, taps that do not exist and bands that hold nothing.
+    Checks names, types and ranges, the arguments of each part, taps that do not exist, and bands
+    that are empty. Exit code 2 if a recipe has problems.
 
         freqkd recipe check fastscnn_basic my_recipe.yaml
     """
-    from freqkd_cli.build import assemble
+    rows, errors = _checked(files, sets or ())
+    print_result(rows, as_json, _table)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        usage = any(isinstance(error, UsageError) for error in errors)
+        kind = RecipeError if usage else type(errors[0])
+        lines = "".join(f"\n  {line}" for row in rows for line in row["problems"])
+        raise kind(f"{len(errors)} of {len(files)} recipes have problems{lines}")
+
+
+def _checked(
+    files: list[str], sets: list[str] | tuple[()]
+) -> tuple[list[dict[str, Any]], list[FreqKDError]]:
+    """One row per recipe, and the errors of those that have problems."""
     from freqkd_cli.recipe.load import load
 
-    errors: list[FreqKDError] = []
-    rows: list[dict[str, Any]] = []
+    rows, errors = [], []
     for file in files:
         row: dict[str, Any] = {"file": file, "ok": True, "problems": []}
         try:
-            recipe = load(file, sets or ())
+            recipe = load(file, sets)
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
+            from freqkd_cli.build import assemble  # torch: not for a misspelt name
+
             assemble.check(recipe, data=False)
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
         rows.append(row)
-    print_result(
-        rows, as_json, lambda rows: "\n".join(f"{row['file']}: ok" for row in rows if row["ok"])
-    )
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        kind = (
-            RecipeError
-            if any(isinstance(error, UsageError) for error in errors)
-            else type(errors[0])
-        )
-        lines = "".join(f"\n  {line}" for row in rows for line in row["problems"])
-        raise kind(f"{len(errors)} of {len(files)} recipes have problems{lines}")
+    return rows, errors
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(f"{row['file']}: ok" for row in rows if row["ok"])
 
 
 def _lines(file: str, error: FreqKDError) -> list[str]:

@@ -1,4 +1,4 @@
-"""``freqkd recipe copy``: a shipped recipe to start one's own from."""
+"""``freqkd recipe copy``: a shipped recipe as the start of a new one."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from freqkd_cli.errors import UsageError
 def run(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A shipped recipe.", autocompletion=complete_recipe),
+        typer.Argument(
+            metavar="NAME", help="Name of a shipped recipe.", autocompletion=complete_recipe
+        ),
     ],
     dest: Annotated[
         Path | None,
-        typer.Argument(metavar="DEST", help="File or folder; NAME.yaml here by default."),
+        typer.Argument(
+            metavar="DEST", help="File or folder to write; the default is NAME.yaml here."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a shipped recipe, to change it.
+    """Copy a shipped recipe to a file that you can edit.
 
-    freqkd recipe copy fastscnn_basic mine.yaml
+    The copy keeps the comments that explain the recipe. It does not keep the results that were
+    measured with the shipped one.
+
+        freqkd recipe copy fastscnn_basic mine.yaml
     """
-    from freqkd_cli.recipe.shipped import find
+    from freqkd_cli.recipe.shipped import copy_text, find
+    from freqkd_cli.runtime.files import write_aside
 
     source = find(name)
     target = dest or Path(source.name)
     if target.is_dir():
         target = target / source.name
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} is there already", tip="another name, or --overwrite")
+        raise UsageError(f"{target} exists already", tip="another DEST, or --overwrite")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder {target.parent}", tip=f"mkdir -p {target.parent}")
-    # Beside the copy there is no schema for editors: its first line then names the shipped one.
-    schema = f"$schema={source.with_name('recipe.schema.json')}"
-    target.write_text(
-        source.read_text(encoding="utf-8").replace("$schema=recipe.schema.json", schema, 1),
-        encoding="utf-8",
-    )
+    text = copy_text(source, target)
+    write_aside(target, lambda file: file.write(text.encode(errors="replace")))
     print_result({"name": name, "path": target}, as_json, lambda result: str(result["path"]))

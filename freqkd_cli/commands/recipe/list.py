@@ -1,4 +1,4 @@
-"""``freqkd recipe list``: the recipes that came with this installation."""
+"""``freqkd recipe list``: the recipes that are part of this installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from freqkd_cli.commands._output import columns, print_result
 
 
 def run(as_json: Json = False) -> None:
-    """List the shipped recipes and the question that each answers.
+    """List the shipped recipes and the question of each.
 
     freqkd recipe list
     """

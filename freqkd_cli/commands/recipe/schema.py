@@ -1,4 +1,4 @@
-"""``freqkd recipe schema``: for editors that complete and check YAML."""
+"""``freqkd recipe schema``: the JSON schema with which editors complete and check recipes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from freqkd_cli.commands._output import print_result
 def run() -> None:
     """Print the JSON schema of recipes, for editors.
 
-    With it an editor completes and checks as one types.
+    An editor that reads it completes keys and marks mistakes while you type.
 
-    freqkd recipe schema > recipe.schema.json
+        freqkd recipe schema > recipe.schema.json
     """
     from freqkd_cli.recipe.describe import schema
 

@@ -1,4 +1,4 @@
-"""``freqkd recipe show``: what a run would really use."""
+"""``freqkd recipe show``: the recipe that a run would use, with every default."""
 
 from __future__ import annotations
 
