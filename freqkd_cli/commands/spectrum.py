@@ -132,7 +132,7 @@ def run(
     verbose: Verbose = 0,
     quiet: Quiet = 0,
 ) -> None:
-    """Measure the power spectra of taps, or the spectra of their graphs.
+    """Measure power spectra of taps, or spectra of their graphs.
 
     Spectra are radial, and a student is shown beside its teacher where both are known. Energy
     shares leave DC out. With --graph, a stage is the graph of the teacher's keys beside that of the
