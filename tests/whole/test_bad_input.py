@@ -584,7 +584,7 @@ def test_an_unknown_device(freqkd, name):
         ),
         (["--device", "nope"], "this machine has no such device"),
         (["--set", "student.weights=nowhere"], "nowhere does not exist"),
-        (["--out", "data/classes.txt/a"], "--out data/classes.txt/a lies below"),
+        (["--out", "data/classes.txt/a"], "--out data/classes.txt/a is below"),
     ],
 )
 def test_a_dry_run_is_refused_as_the_run_would_be(freqkd, more, expected):
