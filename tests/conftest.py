@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -47,3 +48,13 @@ def three_threads():
     after = torch.get_num_threads()
     torch.set_num_threads(before)
     assert after == 3
+
+
+@pytest.fixture(autouse=True)
+def unchanged_log():
+    """A command sets level and handlers of the program's log; the next test must not see them."""
+    logger = logging.getLogger("freqkd_cli")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers

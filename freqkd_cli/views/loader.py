@@ -5,7 +5,6 @@ Views depend on seeds, epoch and index alone, so the number of workers changes n
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -111,6 +110,15 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
     )
 
 
+class _QuietDataLoader(DataLoader):
+    """A loader without torch's warning about few cores.
+
+    A recipe is written once for many machines, some with fewer cores than ``data.workers``.
+    """
+
+    def check_worker_number_rationality(self) -> None: ...
+
+
 class Loader:
     """Batches of the items that ``batches`` lists.
 
@@ -130,19 +138,16 @@ class Loader:
         self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0
     ) -> None:
         self.batches = batches
-        with warnings.catch_warnings():
-            # A recipe is written once for many machines, some with fewer cores than workers.
-            warnings.filterwarnings("ignore", "This DataLoader will create")
-            self._loader = DataLoader(
-                dataset,
-                batch_sampler=batches,  # type: ignore[arg-type]
-                num_workers=workers,
-                collate_fn=collate,
-                worker_init_fn=prepare_worker,
-                # An iteration draws a seed, which must not come from the run's random numbers.
-                generator=torch.Generator(),
-                prefetch_factor=4 if workers > 0 else None,
-            )
+        self._loader = _QuietDataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=prepare_worker,
+            # An iteration draws a seed, which must not come from the run's random numbers.
+            generator=torch.Generator(),
+            prefetch_factor=4 if workers > 0 else None,
+        )
 
     def __len__(self) -> int:
         return len(self._loader)

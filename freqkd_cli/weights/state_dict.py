@@ -147,7 +147,19 @@ def safetensors_bytes(state: dict[str, Tensor]) -> bytes:
     content = memoryview(save(state))
     data = content[8 + int.from_bytes(content[:8], "little") :]
     checksum = hashlib.sha256(data).hexdigest()
-    return save(state, metadata={"format": "pt", CHECKSUM: checksum})
+    return _with_sorted_metadata(save(state, metadata={"format": "pt", CHECKSUM: checksum}))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """Return a safetensors file whose metadata keys are sorted.
+
+    The library writes them in random order, and equal models must be equal files.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"".join((content[:8], text.ljust(length), content[8 + length :]))
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

@@ -434,7 +434,7 @@ def test_the_chain_from_dump_to_spectra(folders, tmp_path):
         assert (
             code == 0 and [tuple(line.split("\t")[1:3]) for line in out.splitlines()[1:]] == taps
         ), err
-        figures = {path.name for path in (tmp_path / source).glob("*.png")}
+        figures = {path.name for path in (tmp_path / source).glob("graph_*.png")}
         assert figures == (
             {"graph_spectrum.png", "graph_spectrum_maps.png"} if source == "a" else set()
         )

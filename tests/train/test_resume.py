@@ -19,6 +19,7 @@ from cache_fakes import Notes
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
+from freqkd_cli.runtime import files
 from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.train import checkpoint, loop, run_folder
@@ -322,14 +323,20 @@ def test_a_damaged_later_checkpoint_displaces_no_intact_one(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half):
+def test_a_full_disk_ends_in_one_message_and_loses_nothing(whole, half, monkeypatch):
     """The next checkpoint is written to /dev/full, so the kernel reports a full disk."""
     before = {path.name: path.read_bytes() for path in (half / "state").iterdir()}
-    (half / "state" / "step-00000008.safetensors.part").symlink_to("/dev/full")
-    with pytest.raises(
-        FreqKDError, match="half cannot be written: No space left on device\n.*--resume"
-    ) as caught:
-        run(half)
+
+    def on_a_full_disk(path, mode):
+        full = path.name == "step-00000008.safetensors.part"
+        return open("/dev/full", "wb") if full else open(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "open", on_a_full_disk, raising=False)
+        with pytest.raises(
+            FreqKDError, match="half cannot be written: No space left on device\n.*--resume"
+        ) as caught:
+            run(half)
     assert caught.value.exit_code == 1
     assert {path.name: path.read_bytes() for path in (half / "state").iterdir()} == before
     run(half)

@@ -20,7 +20,7 @@ from freqkd_cli.score import eval_source
 from freqkd_cli.train import checkpoint, run_folder
 from freqkd_cli.train.distillation import distill
 from freqkd_cli.train.recipe_identity import difference, digest, with_absolute_paths
-from tests.whole.test_bad_input import pictures
+from tests.whole.test_bad_input import example_data
 
 RECIPE = """
 version: 1
@@ -43,7 +43,7 @@ def load(*sets: str, text: str = RECIPE):
 def here(tmp_path, monkeypatch) -> Path:
     """A working folder with images, masks and a teacher, under relative paths."""
     monkeypatch.chdir(tmp_path)
-    root = pictures(Path("data"))
+    root = example_data(Path("data"))
     names = len((root / "classes.txt").read_text().split())
     torch.manual_seed(3)
     save_model("models/teacher", segformer.build(classes=names, variant="mini"), "segformer")
