@@ -87,7 +87,7 @@ def test_recipes_on_scenes_differ_in_their_losses_alone() -> None:
 def test_a_doubled_tap_is_an_error_at_its_line() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"vmamba_basic.yaml:19:5 losses.2: band compares student stage1 with teacher stage1",
+        match=r"vmamba_basic.yaml:21:5 losses.2: band compares student stage1 with teacher stage1",
     ):
         assemble.check(
             recipes.load(
