@@ -100,9 +100,9 @@ def run(
     check_recipe(recipe)
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
-    from freqkd_cli.score.eval_source import Options, evaluate
+    from freqkd_cli.score.eval_source import EvalOptions, evaluate
 
-    options = Options(
+    options = EvalOptions(
         split=split,
         teacher=teacher,
         recipe=recipe,

@@ -67,10 +67,10 @@ def run(
     from freqkd_cli.report.overlay_image import overlay
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
-    from freqkd_cli.score.predict_images import Options, predict
+    from freqkd_cli.score.predict_images import PredictOptions, predict
 
     draw = None if labels_only else functools.partial(overlay, alpha=alpha, strip=legend)
-    options = Options(
+    options = PredictOptions(
         out=out,
         draw=draw,
         overwrite=overwrite,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.spectral.distances import energy, inverse_deviation
+from freqkd_cli.spectral.distances import energy, gram, inverse_deviation
 
 
 class Adapter(nn.Module):
@@ -59,5 +59,4 @@ def standardising(rows: Tensor, adapter: Adapter | None, weight: Tensor) -> Tens
     """
     if adapter is None:
         return inverse_deviation(energy(rows, weight))
-    weighted = rows * weight.sqrt()
-    return inverse_deviation(adapter.variance(torch.bmm(weighted, weighted.mT)))
+    return inverse_deviation(adapter.variance(gram(rows * weight, rows)))

@@ -15,7 +15,7 @@ from freqkd_cli.spectral.distances import ENERGY_EPS, Distance, cosine, ratio
 from freqkd_cli.spectral.fourier import widened
 
 
-class Student(NamedTuple):
+class StudentRows(NamedTuple):
     """The student's spectrum before the adapter and the standardisation.
 
     Attributes:
@@ -48,7 +48,7 @@ class FilteredDistance:
     filter_side: Filtered
     table: Table
 
-    def __call__(self, student: Student, teacher: Tensor, outside: Tensor | None) -> Tensor:
+    def __call__(self, student: StudentRows, teacher: Tensor, outside: Tensor | None) -> Tensor:
         """Return the mean distance over the batch.
 
         Args:
@@ -75,7 +75,7 @@ class FilteredDistance:
         student = one if self.filter_side == "teacher" else gain
         return student, one if self.filter_side == "student" else gain
 
-    def _squared(self, student: Student, teacher: Tensor, outside: Tensor | None) -> Tensor:
+    def _squared(self, student: StudentRows, teacher: Tensor, outside: Tensor | None) -> Tensor:
         """``relative`` and ``mse``: squared differences, weighted by gain and denominator."""
         shares = self._shares(teacher, outside)
         if self.filter_side == "both":

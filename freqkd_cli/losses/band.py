@@ -44,7 +44,7 @@ from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
-from freqkd_cli.losses._filter_distance import FilteredDistance, Student
+from freqkd_cli.losses._filter_distance import FilteredDistance, StudentRows
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import (
     Distance,
@@ -206,7 +206,7 @@ class BandLoss(PairLoss):
             rows = table.picked(whole)
             distance = FilteredDistance(self.compared.distance, self.compared.filter_side, table)
             teacher = self.fitted(target["spectrum"], rows)
-            return distance(Student(rows, self.adapter, scale), teacher, target.get("outside"))
+            return distance(StudentRows(rows, self.adapter, scale), teacher, target.get("outside"))
 
     def _rows(
         self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None

@@ -78,12 +78,12 @@ def build(
     """Build a band loss on the teacher's graph; the top of the file explains every key."""
     share = {"low": 0.0, "high": 1.0, "mix": high_share}[band]
     graphs = (k, teacher_heads.choice(), StudentGraph("similarity", gram))
-    compared = Compared(teacher, share, edges, normalize == "channel", adapter)
+    compared = ComparedBands(teacher, share, edges, normalize == "channel", adapter)
     return GraphBand((student, basis or teacher), graphs, compared)
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedBands:
     """What is compared: the teacher's tap of features, and the share of the high band."""
 
     features: str
@@ -103,7 +103,10 @@ class GraphBand(NodeLoss):
     target_arguments = (*NodeLoss.target_arguments, "basis", "kernel", "tau", "normalize")
 
     def __init__(
-        self, taps: tuple[str, str], graphs: tuple[int, Heads, StudentGraph], compared: Compared
+        self,
+        taps: tuple[str, str],
+        graphs: tuple[int, Heads, StudentGraph],
+        compared: ComparedBands,
     ) -> None:
         super().__init__(taps, *graphs)
         self.compared = compared

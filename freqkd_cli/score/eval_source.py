@@ -33,7 +33,7 @@ _OTHER_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """The options of ``freqkd eval``.
 
     Attributes:
@@ -58,7 +58,7 @@ class Options:
     batch_size: int | None = None
 
 
-def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any]:
+def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     """Score ``source``; the document of ``eval --json``.
 
     Raises:
@@ -80,7 +80,7 @@ def evaluate(source: str, options: Options, progress: Progress) -> dict[str, Any
     return document
 
 
-def _score_model(source: str, options: Options, progress: Progress) -> dict[str, Any]:
+def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     recipe, model, name = _subject(source, options)
     split = ScoredSplit.open(
         recipe, options.split, options.data_root, options.limit, options.batch_size
@@ -109,7 +109,7 @@ def _prepare(
     split: ScoredSplit,
     model: nn.Module,
     name: str,
-    options: Options,
+    options: EvalOptions,
     processes: Processes,
     progress: Progress,
 ) -> None:
@@ -124,7 +124,7 @@ def _prepare(
     progress.note(f"{name} on {data}, computing in {computing}")
 
 
-def _score_predictions(source: str, options: Options, progress: Progress) -> dict[str, Any]:
+def _score_predictions(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     """The same document for label PNGs of any program; what only a model has is null."""
     unused = {
         "--teacher": options.teacher,
@@ -158,7 +158,9 @@ def _score_predictions(source: str, options: Options, progress: Progress) -> dic
     return _document(source, str(options.predictions), options, scores) | dict.fromkeys(of_models)
 
 
-def _document(source: str, name: str, options: Options, scores: dict[str, Any]) -> dict[str, Any]:
+def _document(
+    source: str, name: str, options: EvalOptions, scores: dict[str, Any]
+) -> dict[str, Any]:
     return {"source": source, "model": name, "split": options.split, **scores}
 
 
@@ -180,7 +182,7 @@ def _recipe_of(source: str) -> str:
     return str(Path(source) / "recipe.yaml")
 
 
-def _subject(source: str, options: Options) -> tuple[Recipe, nn.Module, str]:
+def _subject(source: str, options: EvalOptions) -> tuple[Recipe, nn.Module, str]:
     """The recipe whose data is used, the model, and its name in messages."""
     path = Path(source)
     if path.is_dir():
@@ -200,7 +202,7 @@ def _subject(source: str, options: Options) -> tuple[Recipe, nn.Module, str]:
     return recipe, _teacher(recipe), f"the teacher of {source}"
 
 
-def _in_folder(folder: Path, options: Options) -> tuple[Recipe, nn.Module, str]:
+def _in_folder(folder: Path, options: EvalOptions) -> tuple[Recipe, nn.Module, str]:
     """The same for a folder: its model, or the teacher of its recipe."""
     files = ("recipe.yaml", CONFIG)
     if not options.teacher and not any((folder / name).is_file() for name in files):
@@ -215,7 +217,7 @@ def _in_folder(folder: Path, options: Options) -> tuple[Recipe, nn.Module, str]:
     return recipe, load_model(folder), str(folder)
 
 
-def _load(recipe: str, options: Options) -> Recipe:
+def _load(recipe: str, options: EvalOptions) -> Recipe:
     root = str(options.data_root) if options.data_root else None
     return recipes.load(recipe, options.sets, {"data.root": root})
 

@@ -40,7 +40,7 @@ LEGEND = "legend.json"
 
 
 @dataclass(frozen=True)
-class Options:
+class PredictOptions:
     """The options of ``freqkd predict``.
 
     Attributes:
@@ -60,7 +60,7 @@ class Options:
 
 
 def predict(
-    source: Path, images: Iterable[Path], options: Options, progress: Progress
+    source: Path, images: Iterable[Path], options: PredictOptions, progress: Progress
 ) -> dict[str, Any]:
     """Label images and videos, write ``legend.json``; the document of ``predict --json``.
 
@@ -112,7 +112,7 @@ def _run(files: PredictionFiles, inputs: Sequence[Input], progress: Progress) ->
         progress.end()
 
 
-def _check_targets(inputs: Sequence[Input], options: Options, written: WrittenFiles) -> None:
+def _check_targets(inputs: Sequence[Input], options: PredictOptions, written: WrittenFiles) -> None:
     """
     Raises:
         UsageError: two images have one name, or files are there that must not be replaced.
@@ -134,7 +134,7 @@ def _check_targets(inputs: Sequence[Input], options: Options, written: WrittenFi
     written.check("--out", targets, options.overwrite)
 
 
-def _targets(entry: Input, options: Options) -> list[Path]:
+def _targets(entry: Input, options: PredictOptions) -> list[Path]:
     """The files of an input; the number of a video's frames is unknown, so those that are there."""
     name = options.out / entry.name
     labels = sorted(name.glob("[0-9]*.png")) if entry.video else [labels_path(name)]

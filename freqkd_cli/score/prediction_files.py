@@ -24,7 +24,7 @@ from freqkd_cli.views.view import whole
 if TYPE_CHECKING:
     from torch import nn
 
-    from freqkd_cli.score.predict_images import Options
+    from freqkd_cli.score.predict_images import PredictOptions
 
 Draw = Callable[..., Image.Image]
 """``draw(image, labels, legend, every=False)`` draws an overlay. With ``every``, its legend has all
@@ -55,7 +55,7 @@ class PredictionFiles:
         self,
         model: nn.Module,
         legend: Sequence[Mapping[str, Any]],
-        options: Options,
+        options: PredictOptions,
         written: WrittenFiles,
     ) -> None:
         self.predictor = Predictor(model, options.averaging)

@@ -78,7 +78,7 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-class Difference(NamedTuple):
+class RecipeDifference(NamedTuple):
     """A key whose value in a recipe is not that of a run."""
 
     key: str
@@ -86,7 +86,7 @@ class Difference(NamedTuple):
     recipe: Any
 
 
-def difference(run: Recipe, recipe: Recipe) -> Difference | None:
+def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
     """Return the first difference of meaning between a run's recipe and another; None if equal.
 
     A path of the run that no longer exists may be replaced by another; that is a warning.
@@ -98,7 +98,7 @@ def difference(run: Recipe, recipe: Recipe) -> Difference | None:
             continue
         if place in PATHS and None not in (old, new) and _same_place(key, str(old), str(new)):
             continue
-        return Difference(key, old, new)
+        return RecipeDifference(key, old, new)
     return None
 
 

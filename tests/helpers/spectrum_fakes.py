@@ -1,4 +1,4 @@
-"""A cache of a teacher's taps, and the command, for the tests of both forms of ``freqkd spectrum``."""
+"""A cache of a teacher's taps, and the command, for tests of both forms of ``freqkd spectrum``."""
 
 from __future__ import annotations
 

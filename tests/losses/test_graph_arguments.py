@@ -1,4 +1,4 @@
-"""The argument groups of the graph losses: flat keys, their defaults, and errors that name a key."""
+"""The argument groups of the graph losses: flat keys, defaults, and errors that name a key."""
 
 from __future__ import annotations
 

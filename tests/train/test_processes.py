@@ -138,7 +138,7 @@ def test_dump_holds_the_same_tensors(folder, launched, made):
 
 
 def test_distill_comes_to_the_same_weights(folder, launched):
-    """At the same global batch, with batch norm frozen, without dropout, unequal void and weighted classes."""
+    """At the same global batch: frozen batch norm, no dropout, unequal void, weighted classes."""
     shares = [json.loads((folder / f"shares-{rank}.json").read_text()) for rank in range(2)]
     assert max(abs(a - b) for a, b in zip(*shares, strict=True)) > 0.1, "the void should be unequal"
     assert all(a + b == pytest.approx(2.0) for a, b in zip(*shares, strict=True))

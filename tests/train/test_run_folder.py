@@ -57,9 +57,9 @@ def test_a_run_is_scored_from_another_working_folder(here, monkeypatch):
     assert kept.teacher.arguments["weights"] == str(here / "models/teacher")
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
-    options = eval_source.Options(device="cpu")
+    options = eval_source.EvalOptions(device="cpu")
     assert eval_source.evaluate("../run", options, Silent())["miou"] == summary["miou"]
-    options = eval_source.Options(device="cpu", teacher=True)
+    options = eval_source.EvalOptions(device="cpu", teacher=True)
     assert eval_source.evaluate("../run", options, Silent())["miou"] is not None
 
 

@@ -94,7 +94,7 @@ def test_scores_during_training_are_those_of_eval(tmp_path, monkeypatch):
     summary = distill(load(*sets), tmp_path / "run", Silent())
     assert dtypes == [torch.float32]
     document = eval_source.evaluate(
-        str(tmp_path / "run"), eval_source.Options(device="cpu"), Silent()
+        str(tmp_path / "run"), eval_source.EvalOptions(device="cpu"), Silent()
     )
     assert summary["miou"] == document["miou"]
 

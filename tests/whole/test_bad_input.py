@@ -270,7 +270,7 @@ def test_a_truncated_image_leaves_an_unfinished_cache(freqkd):
     [
         (
             np.full((64, 64), 7, np.uint8),
-            "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255 (ignored)",
+            "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255",
         ),
         (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  the color #000000\n"),
         (
