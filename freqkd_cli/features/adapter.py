@@ -59,4 +59,4 @@ def standardising(rows: Tensor, adapter: Adapter | None, weight: Tensor) -> Tens
     """
     if adapter is None:
         return inverse_deviation(energy(rows, weight))
-    return inverse_deviation(adapter.variance(gram(rows * weight, rows)))
+    return inverse_deviation(adapter.variance(gram(rows * weight.sqrt())))

@@ -37,15 +37,15 @@ def energy(rows: Tensor, weight: Tensor) -> Tensor:
     return torch.matmul(rows.square(), weight)
 
 
-def gram(weighted: Tensor, rows: Tensor) -> Tensor:
-    """Return the weighted products of all pairs of rows, ``[B, C, n]`` twice -> ``[B, C, C]``.
+def gram(rows: Tensor) -> Tensor:
+    """Return the products of all pairs of rows, ``[B, C, n]`` -> ``[B, C, C]``.
 
-    ``weighted`` is ``rows`` times a weight of each column. The gradient is right where that of the
-    result is symmetric, as it is for variances of combined rows. So one factor is detached and the
-    gradient of the other counted twice, which saves one of three matrix products.
+    The gradient is right where that of the result is symmetric, as it is for variances of combined
+    rows. So one factor is detached and the gradient of the other counted twice, which saves one of
+    three matrix products.
     """
-    half = torch.bmm(weighted, rows.detach().mT)
-    return 2.0 * half - half.detach()
+    half = torch.bmm(rows, rows.detach().mT)
+    return half + (half - half.detach())
 
 
 def inverse_deviation(variance: Tensor) -> Tensor:
