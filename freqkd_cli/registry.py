@@ -22,7 +22,6 @@ from freqkd_cli.errors import UnknownName
 
 T = TypeVar("T")
 
-DRAWERS = ("models", "losses", "datasets", "metrics")
 SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set", "metrics": "metric"}
 
 # Keywords of build() that the program fills in, so they are no keys of a recipe.

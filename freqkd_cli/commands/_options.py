@@ -6,6 +6,7 @@ and width in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,14 +22,13 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in paths() if name.startswith(incomplete)]
 
 
-def complete_model(incomplete: str) -> list[str]:
-    """Complete the name of a model."""
-    return [name for name in registry.names("models") if name.startswith(incomplete)]
+def complete_name(drawer: str) -> Callable[[str], list[str]]:
+    """Return a completion of the names in a drawer."""
 
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in registry.names(drawer) if name.startswith(incomplete)]
 
-def complete_loss(incomplete: str) -> list[str]:
-    """Complete the name of a loss."""
-    return [name for name in registry.names("losses") if name.startswith(incomplete)]
+    return complete
 
 
 def complete_tap(incomplete: str) -> list[str]:

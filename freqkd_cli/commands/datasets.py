@@ -7,12 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from freqkd_cli import registry
-from freqkd_cli.commands._options import Json
+from freqkd_cli.commands._options import Json, complete_name
 from freqkd_cli.commands._output import argument_table, columns, print_result
-
-
-def _complete(incomplete: str) -> list[str]:
-    return [name for name in registry.names("datasets") if name.startswith(incomplete)]
 
 
 def run(
@@ -21,7 +17,7 @@ def run(
         typer.Argument(
             metavar="NAME",
             help="Show one data set: its folder layout, classes and arguments.",
-            autocompletion=_complete,
+            autocompletion=complete_name("datasets"),
         ),
     ] = None,
     as_json: Json = False,
@@ -31,7 +27,7 @@ def run(
     freqkd datasets folder
     """
     if name:
-        registry.find("datasets", name)
+        registry.check_name("datasets", name)
     rows = [_describe(one) for one in ([name] if name else registry.names("datasets"))]
     print_result(rows, as_json, _one if name else _all)
 

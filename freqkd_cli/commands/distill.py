@@ -30,20 +30,24 @@ MANY_PROCESSES = True
 log = logging.getLogger(__name__)
 
 
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Read the teacher's outputs from a cache."),
+]
+Baseline = Annotated[
+    bool,
+    typer.Option(
+        "--baseline",
+        help="Also train on labels alone, into DIR-baseline, and compare the two.",
+    ),
+]
+
+
 def run(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="DIR", help="Read the teacher's outputs from a cache."),
-    ] = None,
-    baseline: Annotated[
-        bool,
-        typer.Option(
-            "--baseline",
-            help="Also train on labels alone, into DIR-baseline, and compare the two.",
-        ),
-    ] = False,
+    cache: Cache = None,
+    baseline: Baseline = False,
     sets: Sets = None,
     data_root: DataRoot = None,
     seed: Seed = None,

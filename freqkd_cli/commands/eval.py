@@ -27,55 +27,64 @@ MANY_PROCESSES = True
 log = logging.getLogger(__name__)
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A run, a model's folder (with --recipe), or a recipe (with --teacher or "
+        "--predictions).",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="RECIPE", help="Recipe that defines the data."),
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="DIR",
+        help="Score the label PNGs in this folder, named like the images. Runs no model.",
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average with the image mirrored left to right.")
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales", metavar="S,S", help="Average over scaled images, such as 0.75,1.0,1.25."
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs."),
+]
+MinMiou = Annotated[
+    float | None,
+    typer.Option(
+        "--min-miou",
+        min=0,
+        max=100,
+        metavar="PERCENT",
+        help="Exit with code 3 if the mIoU is below this, in percent.",
+    ),
+]
+
+
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A run, a model's folder (with --recipe), or a recipe (with --teacher or "
-            "--predictions).",
-        ),
-    ],
+    source: Source,
     split: Split = "val",
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", metavar="RECIPE", help="Recipe that defines the data."),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            metavar="DIR",
-            help="Score the label PNGs in this folder, named like the images. Runs no model.",
-        ),
-    ] = None,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the image mirrored left to right.")
-    ] = False,
-    scales: Annotated[
-        str | None,
-        typer.Option(
-            "--scales", metavar="S,S", help="Average over scaled images, such as 0.75,1.0,1.25."
-        ),
-    ] = None,
+    recipe: Recipe = None,
+    predictions: Predictions = None,
+    flip: Flip = False,
+    scales: Scales = None,
     slide: Slide = None,
     stride: Stride = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs."),
-    ] = None,
+    masks: Masks = None,
     overwrite: Overwrite = False,
-    min_miou: Annotated[
-        float | None,
-        typer.Option(
-            "--min-miou",
-            min=0,
-            max=100,
-            metavar="PERCENT",
-            help="Exit with code 3 if the mIoU is below this, in percent.",
-        ),
-    ] = None,
+    min_miou: MinMiou = None,
     batch_size: BatchSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,

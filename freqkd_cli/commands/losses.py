@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import Json, complete_loss
+from freqkd_cli.commands._options import Json, complete_name
 from freqkd_cli.commands._output import argument_table, columns, print_result
 
 
@@ -16,7 +16,7 @@ def run(
         typer.Argument(
             metavar="LOSS",
             help="Describe this loss: arguments and definition.",
-            autocompletion=complete_loss,
+            autocompletion=complete_name("losses"),
         ),
     ] = None,
     as_json: Json = False,

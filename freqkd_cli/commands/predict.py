@@ -16,30 +16,37 @@ from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
 log = logging.getLogger(__name__)
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="A run, or the folder of a model or a SegFormer."),
+]
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGES", help="Images, videos, or folders of them with their subfolders."
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the PNGs and legend.json.")
+]
+Alpha = Annotated[
+    float,
+    typer.Option(
+        "--alpha", min=0, max=1, metavar="SHARE", help="Share of the color in an overlay."
+    ),
+]
+Legend = Annotated[
+    bool, typer.Option("--legend/--no-legend", help="List the classes below an overlay.")
+]
+
+
 def run(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="A run, or the folder of a model or a SegFormer."),
-    ],
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES", help="Images, videos, or folders of them with their subfolders."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the PNGs and legend.json.")
-    ],
-    alpha: Annotated[
-        float,
-        typer.Option(
-            "--alpha", min=0, max=1, metavar="SHARE", help="Share of the color in an overlay."
-        ),
-    ] = 0.5,
+    source: Source,
+    images: Images,
+    out: Out,
+    alpha: Alpha = 0.5,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Write no overlays.")] = False,
-    legend: Annotated[
-        bool, typer.Option("--legend/--no-legend", help="List the classes below an overlay.")
-    ] = True,
+    legend: Legend = True,
     slide: Slide = None,
     stride: Stride = None,
     batch_size: BatchSize = None,

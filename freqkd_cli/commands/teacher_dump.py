@@ -28,30 +28,34 @@ from freqkd_cli.runtime.logs import warn
 MANY_PROCESSES = True
 
 
+Content = Annotated[
+    Literal["taps", "targets"],
+    typer.Option(help="taps fit many recipes; targets are smaller and fit only these losses."),
+]
+Dtype = Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")]
+Split = Annotated[
+    Literal["train", "val", "test"],
+    typer.Option(help="train: data.views views per image; val, test: whole images."),
+]
+Verify = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Compare N views with the live teacher; exit code 3 if they differ.",
+    ),
+]
+
+
 def run(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the cache.")],
     sets: Sets = None,
     data_root: DataRoot = None,
-    content: Annotated[
-        Literal["taps", "targets"],
-        typer.Option(help="taps fit many recipes; targets are smaller and fit only these losses."),
-    ] = "taps",
-    dtype: Annotated[
-        Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")
-    ] = "fp16",
-    split: Annotated[
-        Literal["train", "val", "test"],
-        typer.Option(help="train: data.views views per image; val, test: whole images."),
-    ] = "train",
-    verify: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Compare N views with the live teacher; exit code 3 if they differ.",
-        ),
-    ] = 0,
+    content: Content = "taps",
+    dtype: Dtype = "fp16",
+    split: Split = "train",
+    verify: Verify = 0,
     limit: Limit = None,
     seed: Seed = None,
     device: Device = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from freqkd_cli.commands._options import Json, complete_model
+from freqkd_cli.commands._options import Json, complete_name
 from freqkd_cli.commands._output import argument_table, columns, print_result
 
 CLASSES = 19
@@ -23,7 +23,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Show one model with its arguments and taps; all models by default.",
-        autocompletion=complete_model,
+        autocompletion=complete_name("models"),
     ),
 ]
 Counts = Annotated[

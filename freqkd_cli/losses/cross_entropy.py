@@ -110,10 +110,7 @@ class CrossEntropy(Loss):
                 got="a data set without labels",
                 tip="remove this loss, or add the masks",
             )
-        # Upsampling is most of the cost, and images without a label do not need it.
-        labelled = (batch.labels != IGNORE).flatten(1).any(1)
-        labelled[0] = True  # a batch without a label has gradient 0, not none
-        rows = slice(None) if labelled.all() else labelled
+        rows = _with_labels(batch.labels)
         labels = batch.labels[rows]
         with torch.autocast(student["logits"].device.type, enabled=False):
             total = self._head(student["logits"][rows], labels)
@@ -180,3 +177,16 @@ class CrossEntropy(Loss):
         if self.threshold > 0:
             limit = limit.clamp(max=-math.log(self.threshold))
         return (labelled & (scores >= limit)).to(losses.dtype)
+
+
+def _with_labels(labels: Tensor) -> Tensor | slice:
+    """Return which images have a label, at least the first: no image at all has no gradient.
+
+    Upsampling is most of the cost of this loss, and images without a label do not need it. On a GPU
+    all images are taken, since the answer would wait for everything that is queued there.
+    """
+    if labels.device.type != "cpu":
+        return slice(None)
+    labelled = (labels != IGNORE).flatten(1).any(1)
+    labelled[0] = True
+    return slice(None) if labelled.all() else labelled
