@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from freqkd_cli.errors import DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.images.decode import with_image
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES
 
 LARGE = 2**24
@@ -73,11 +71,8 @@ def _pixels(entry: Input) -> int:
     if entry.video:
         return 0
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(entry.path) as image:
-                return image.width * image.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return with_image(entry.path, lambda image: image.width * image.height)
+    except DataBroken:
         return 0
 
 
