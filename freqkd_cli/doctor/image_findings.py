@@ -11,6 +11,7 @@ import numpy as np
 from freqkd_cli.doctor.finding import Finding
 from freqkd_cli.doctor.survey import HEADERS, MASKS, spread
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.conversion import range_text
 from freqkd_cli.images.decode import read_alpha, read_range
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import some
@@ -63,6 +64,8 @@ def _sample(indices: Sequence[int]) -> list[int]:
 def _decode(dataset: FileDataset, indices: Sequence[int], progress: Progress) -> list[DataBroken]:
     """Decode images; return the errors."""
     errors: list[DataBroken] = []
+    if not indices:
+        return errors
     progress.begin("image", len(indices))
     try:
         for number, index in enumerate(indices, start=1):
@@ -96,6 +99,7 @@ def _deep(dataset: FileDataset, indices: Sequence[int]) -> Finding | None:
     if not ranges:
         return None
     low, high = min(low for low, _, _ in ranges), max(high for _, high, _ in ranges)
+    fractions = any(part for _, _, part in ranges)
     files = tuple(str(dataset.pairs[index].image) for index in indices)
     bits = max(dataset.header(index).bits for index in indices)
     read = f" in {len(ranges)} of them" if len(ranges) > 1 else ""
@@ -104,9 +108,9 @@ def _deep(dataset: FileDataset, indices: Sequence[int]) -> Finding | None:
         f"{len(files)} image{'s' * (len(files) > 1)} with more than 8 bits a channel: "
         + some(files),
         files,
-        f"{bits} bits a channel, values from {low:g} to {high:g}{read}",
+        range_text(bits, low, high, fractions) + read,
         "8 bits a channel" + (", or the range of the values" if dataset.conversion.form else ""),
-        dataset.conversion.range_tip(low, high, any(fractions for _, _, fractions in ranges)),
+        dataset.conversion.range_tip(low, high, fractions),
     )
 
 

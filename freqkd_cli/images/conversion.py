@@ -135,7 +135,7 @@ class Conversion:
         if fractions or low < 0 or high > top:
             raise DataBroken(
                 "the pixels do not fit data.bits",
-                got=f"{'fractions' if fractions else 'values'} from {low:g} to {high:g}",
+                got=f"{'fractions' if fractions else 'values'} from {low:.6g} to {high:.6g}",
                 need=f"whole numbers from 0 to {top}, because bits is {self.bits}",
                 tip=self.range_tip(low, high, fractions),
                 key="bits",
@@ -155,6 +155,12 @@ def value_range(values: np.ndarray) -> tuple[float, float, bool]:
     if not finite.size:
         return 0, 0, fractions
     return finite.min().item(), finite.max().item(), fractions
+
+
+def range_text(bits: int, low: float, high: float, fractions: bool) -> str:
+    """Return what an image of more than 8 bits holds, in words."""
+    kind = f"{bits}-bit fractions" if fractions else f"{bits} bits a channel"
+    return f"{kind}, values from {low:.6g} to {high:.6g}"
 
 
 def _text(values: Sequence[float]) -> str:

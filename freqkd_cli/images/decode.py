@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from freqkd_cli.errors import DataBroken, FreqKDError
-from freqkd_cli.images.conversion import AS_STORED, Conversion, value_range
+from freqkd_cli.images.conversion import AS_STORED, Conversion, range_text, value_range
 from freqkd_cli.images.deep_pixels import deep_values, keep_fourth_band, stored_bits
 from freqkd_cli.images.file_kinds import filled
 from freqkd_cli.images.image_header import first_page, refuse_unreadable
@@ -93,8 +93,9 @@ def read_range(path: Path) -> tuple[float, float, bool]:
     """
 
     def values(image: Image.Image) -> np.ndarray:
-        deep = stored_bits(image, first_page(image, path)) > 8
-        return deep_values(image) if deep else np.array(image)
+        if stored_bits(image, first_page(image, path)) <= 8:
+            return np.array(image.convert("RGB"))
+        return _color(deep_values(image), None, path)
 
     return with_image(path, lambda image: value_range(values(image)))
 
@@ -116,6 +117,8 @@ def with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     """
     try:
         with Image.open(path) as image:
+            if isinstance(image, ImageFile.StubImageFile):  # such as HDF5: a header without pixels
+                raise unreadable(path, Image.UnidentifiedImageError())
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.height}x{image.width} pixels (height x width)"
                 raise too_large(path, size)
@@ -202,7 +205,7 @@ def _convert(values: np.ndarray, bits: int, path: Path, conversion: Conversion) 
     low, high, fractions = value_range(values)
     raise DataBroken(
         what,
-        got=f"{bits} bits a channel, values from {low:g} to {high:g}",
+        got=range_text(bits, low, high, fractions),
         need="8 bits a channel" + (", or the range of the values" if conversion.form else ""),
         tip=conversion.range_tip(low, high, fractions),
         key="bits",

@@ -72,7 +72,7 @@ def unsupported_tiff(path: Path, page: TiffPage) -> DataBroken:
 
 def _of_an_image(path: Path, error: BaseException) -> DataBroken:
     pages = tiff_pages(path, most=1)
-    if pages and pages[0].end <= path.stat().st_size:
+    if pages and 0 < pages[0].end <= path.stat().st_size:
         page = pages[0]
         known = page.compression in TiffImagePlugin.COMPRESSION_INFO
         if page.raw or not known or isinstance(error, Image.UnidentifiedImageError):

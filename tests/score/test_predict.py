@@ -342,10 +342,10 @@ def test_large_images_are_labelled_last(model_folder, freqkd, tmp_path, monkeypa
 def test_memory_for_reading_an_image_may_run_out(model_folder, freqkd, tmp_path, monkeypatch):
     read = prediction_files.read_upright
 
-    def limited(path):
+    def limited(path, *keys):
         if path.name == "b.png":
             np.empty(2**50, np.uint8)
-        return read(path)
+        return read(path, *keys)
 
     monkeypatch.setattr(prediction_files, "read_upright", limited)
     for name in "abc":
