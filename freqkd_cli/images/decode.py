@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ _PNG_ORIENTATION = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.a
 
 # with_image has a limit of its own, with another message.
 Image.MAX_IMAGE_PIXELS = None
-# Warnings about metadata, such as a damaged EXIF block, do not concern the pixels.
+# Warnings about metadata, such as a damaged EXIF block, do not concern the pixels. What Pillow
+# logs about a file that it cannot read is part of an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
@@ -162,6 +165,8 @@ def _upright(image: Image.Image, path: Path, conversion: Conversion) -> np.ndarr
         pixels = Image.fromarray(_color(np.array(image), bands, path))
     else:
         pixels = image.convert("RGB")
+    if orientation == 1:
+        return np.array(pixels)
     # Only the orientation is passed on: Pillow rewrites all other EXIF data when it turns an
     # image, and fails where these are damaged.
     pixels.info = {}

@@ -32,11 +32,12 @@ def stored_bits(image: Image.Image, page: TiffPage | None) -> int:
         return max(page.bits, 8)
     if image.format == "JPEG2000":
         return _jpeg2000_bits(image)
+    if image.format == "PPM" and image.mode != "F":
+        largest = [_args(tile)[-1] for tile in _tiles(image)]
+        deep = any(isinstance(value, int) and value > 255 for value in largest)
+        return 16 if deep or image.mode == "I" else 8
     if image.mode in ("I", "F"):
         return 32
-    if image.format == "PPM":
-        largest = [_args(tile)[-1] for tile in _tiles(image)]
-        return 16 if any(isinstance(value, int) and value > 255 for value in largest) else 8
     return 16 if image.mode.startswith("I;16") or any(map(_raw_mode, _tiles(image))) else 8
 
 

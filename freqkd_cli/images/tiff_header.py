@@ -15,8 +15,14 @@ _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
 MOST_PAGES = 64
 """Pages of one file that are examined."""
 
+_OPTIONAL = frozenset({34661, 34676, 34677, 34925, 50000, 50001})
+"""Compressions that libtiff is not always built with: JBIG, LogLuv, LZMA, ZSTD, WebP."""
+
 _REDUCED, _MASK = 1, 4
 """Bits of the tag NewSubfileType: a smaller version of another page, and its transparency."""
+
+_USUAL_COLORS = (0, 1, 2, 3, 5, 6)
+"""Values of the tag PhotometricInterpretation: grey, RGB, palette, CMYK and YCbCr."""
 
 _FORMATS = {1: "", 2: "signed ", 3: "float "}
 
@@ -31,6 +37,7 @@ class TiffPage:
         bits: the largest number of bits of a band.
         kind: "" for unsigned integers, "signed " or "float ".
         inverted: 0 is white.
+        photometric: the tag's number, which says what the bands mean.
         rgb: the first three bands are declared as red, green and blue.
         extra: meaning of the bands after the color, by the tag ExtraSamples; 1 and 2 are alpha.
         planar: bands lie one after the other, not interleaved.
@@ -45,6 +52,7 @@ class TiffPage:
     bits: int
     kind: str
     inverted: bool
+    photometric: int
     rgb: bool
     extra: tuple[int, ...]
     planar: bool
@@ -62,8 +70,14 @@ class TiffPage:
     def __str__(self) -> str:
         bands = f"{self.bands} band{'s' * (self.bands != 1)} of {self.kind}{self.bits} bits"
         order = ", stored band by band" if self.planar and self.bands > 1 else ""
-        known = self.compression in TiffImagePlugin.COMPRESSION_INFO
-        return bands + order + ("" if known else f", compression {self.compression}")
+        color = f", photometric {self.photometric}" * (self.photometric not in _USUAL_COLORS)
+        return bands + order + color + f", compression {self.compression}" * self.packed
+
+    @property
+    def packed(self) -> bool:
+        """Whether the compression is one that Pillow may not decode."""
+        known = TiffImagePlugin.COMPRESSION_INFO.keys() - _OPTIONAL
+        return self.compression not in known
 
 
 def tiff_pages(path: Path, most: int = MOST_PAGES) -> list[TiffPage]:
@@ -101,6 +115,7 @@ def _page(tags: TiffImagePlugin.ImageFileDirectory_v2) -> TiffPage:
         bits=max(bits) if isinstance(bits, tuple) else int(bits),
         kind=_FORMATS.get(first(_FORMAT, 1), ""),
         inverted=photometric == 0,
+        photometric=photometric,
         rgb=photometric == 2,
         extra=tuple(extra) if isinstance(extra, tuple) else (extra,),
         planar=first(_PLANAR, 1) == 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.file_kinds import RAW, filled, first_bytes, kind_of, looks_like_image
@@ -74,8 +74,7 @@ def _of_an_image(path: Path, error: BaseException) -> DataBroken:
     pages = tiff_pages(path, most=1)
     if pages and 0 < pages[0].end <= path.stat().st_size:
         page = pages[0]
-        known = page.compression in TiffImagePlugin.COMPRESSION_INFO
-        if page.raw or not known or isinstance(error, Image.UnidentifiedImageError):
+        if page.raw or page.packed or isinstance(error, Image.UnidentifiedImageError):
             return unsupported_tiff(path, page)
         if page.planar and page.bands > 1:
             return unsupported_tiff(path, page)

@@ -168,13 +168,14 @@ def test_bands_that_an_image_does_not_have(tmp_path):
         (np.zeros((8, 9, 3), np.uint8), {"tags": {259: (3, [34887])}}, "compression 34887"),
     ],
 )
-def test_a_tiff_that_cannot_be_read_is_described(tmp_path, values, options, words):
+def test_a_tiff_that_cannot_be_read_is_described(tmp_path, caplog, values, options, words):
     path = tmp_path / "a.tif"
     tiff(path, values, **options)
     with pytest.raises(DataBroken) as caught:
         read_upright(path, bits(16))
     assert words in caught.value.got and "gdal_translate" in caught.value.tip
     assert "restore" not in str(caught.value)
+    assert not caplog.records
 
 
 def test_planes_of_8_bits_are_read(tmp_path):
