@@ -22,7 +22,7 @@ def run(
         typer.Option("--split", help="Check one split only; by default all that exist."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Read every label image instead of a sample.")
+        bool, typer.Option("--all", help="Decode every image and label image instead of a sample.")
     ] = False,
     image: Annotated[
         Path | None,
@@ -49,11 +49,12 @@ def run(
     from freqkd_cli import recipe as recipes
     from freqkd_cli.doctor.diagnosis import describe
     from freqkd_cli.errors import CheckFailed
+    from freqkd_cli.report.progress_bars import progress
 
     image = image or picture
     check_file("--image", image, ".png")
     loaded = recipes.load(recipe, sets or (), {"data.root": data_root and str(data_root)})
-    document = describe(loaded, split, every)
+    document = describe(loaded, split, every, progress())
     if image is not None:
         _draw(loaded, split or "train", image)
         document["image"] = str(image)

@@ -38,6 +38,38 @@ Alpha = Annotated[
 Legend = Annotated[
     bool, typer.Option("--legend/--no-legend", help="List the classes below an overlay.")
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        min=8,
+        max=16,
+        metavar="N",
+        help="Bits used in images of more than 8 bits a channel: value / (2^N - 1). "
+        "By default data.bits of the run.",
+        show_default=False,
+    ),
+]
+Percentile = Annotated[
+    str | None,
+    typer.Option(
+        "--percentile",
+        metavar="LOW,HIGH",
+        help="Instead of --bits: percentiles of an image that become black and white, "
+        "such as 1,99. By default data.percentile of the run.",
+        show_default=False,
+    ),
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        "--bands",
+        metavar="R,G,B",
+        help="Bands that are red, green and blue, from 1, such as 1,2,3. "
+        "By default data.bands of the run.",
+        show_default=False,
+    ),
+]
 
 
 def run(
@@ -49,6 +81,9 @@ def run(
     legend: Legend = True,
     slide: Slide = None,
     stride: Stride = None,
+    bits: Bits = None,
+    percentile: Percentile = None,
+    bands: Bands = None,
     batch_size: BatchSize = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
@@ -74,6 +109,7 @@ def run(
     from freqkd_cli.report.overlay_image import overlay
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
+    from freqkd_cli.score.input_conversion import ConversionOptions
     from freqkd_cli.score.predict_images import PredictOptions, predict
 
     draw = None if labels_only else functools.partial(overlay, alpha=alpha, strip=legend)
@@ -85,6 +121,7 @@ def run(
         limit=limit or 0,
         batch_size=batch_size,
         averaging=parse(False, None, slide, stride),
+        conversion=ConversionOptions(bits, percentile, bands),
     )
     result = predict(source, images, options, progress(verbose - quiet))
     print_result(result, as_json, _table)

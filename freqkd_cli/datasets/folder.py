@@ -22,6 +22,7 @@ from pydantic import Field
 from freqkd_cli.datasets._folder_classes import NAMES_NEED, class_names
 from freqkd_cli.datasets._folder_labels import LabelKeys, LabelMap, advice_of, rule_of
 from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.images.conversion import RECIPE, Conversion
 from freqkd_cli.images.dataset import SPLITS, Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import ROOT_TIP, contents, pair_by_stem
@@ -34,6 +35,10 @@ LAYOUT = (
 
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Colors = dict[str, Color] | list[Color]
+Percentile = Annotated[
+    list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)
+]
+Bands = Annotated[list[Annotated[int, Field(ge=1, le=4)]], Field(min_length=3, max_length=3)]
 
 
 def build(
@@ -46,6 +51,9 @@ def build(
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
     colors: Colors | None = None,
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None,
+    percentile: Percentile | None = None,
+    bands: Bands | None = None,
 ) -> Dataset:
     """Return one split of a folder. Images keep their own size; ``size`` is that of the views.
 
@@ -59,6 +67,11 @@ def build(
             colors, and every color must be listed.
         colors: class name -> [R, G, B], such as {road: [128, 64, 128]}, or a list with one color
             per class. Only for drawing; labels do not change.
+        bits: of images of more than 8 bits a channel, value / (2^bits - 1) becomes 0 .. 1; 12 for
+            values up to 4095.
+        percentile: of such images, the two percentiles of an image that become 0 and 1, such as
+            [1, 99]; instead of bits.
+        bands: which bands of an image are red, green and blue, counted from 1, such as [1, 2, 3].
 
     Raises:
         DataMissing: no root, no such split, no images, or masks without class names.
@@ -78,6 +91,8 @@ def build(
     arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
     arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
     arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}
+    conversion = Conversion.of(bits, percentile, bands, RECIPE)
+    arguments |= conversion.arguments()
     rule = rule_of(keys)
     return FileDataset(
         {"name": "folder", "split": split, "arguments": arguments},
@@ -86,6 +101,7 @@ def build(
         palette_with(colors, ordered),
         rule,
         advice_of(keys, rule),
+        conversion,
     )
 
 

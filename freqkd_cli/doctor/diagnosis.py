@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.recipe_facts import class_names
+from freqkd_cli.doctor.image_findings import image_findings
 from freqkd_cli.doctor.label_findings import Finding, findings
 from freqkd_cli.doctor.survey import Survey, survey
 from freqkd_cli.doctor.view_size import small_views
@@ -21,11 +22,11 @@ from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import printable
+from freqkd_cli.runtime.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
-    from freqkd_cli.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 class Report:
     """What was examined in one split, and its findings.
 
-    ``survey`` is None where the split has no files or no labels.
+    ``survey`` is None where the split has no files or no labels. ``decoded``: every image was.
     """
 
     split: str
@@ -42,6 +43,7 @@ class Report:
     labelled: bool
     survey: Survey | None
     findings: tuple[Finding, ...]
+    decoded: bool = False
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -54,17 +56,23 @@ class Report:
             return (
                 f"checked the pixels of {self.survey.read} and the sizes of "
                 f"{self.survey.headers} of {self.images} label images"
+                + (", and decoded every image" if self.decoded else "")
             )
         kind = "generated, no files to check" if self.labelled else "without labels"
-        return f"{self.images} images, {kind}"
+        return f"{self.images} images, {kind}" + (", all decoded" if self.decoded else "")
 
 
-def examine(dataset: Dataset, split: str, *, every: bool = False) -> Report:
-    """Examine a sample of a split's labels; with ``every`` all of them."""
-    if not isinstance(dataset, FileDataset) or not dataset.labelled:
+def examine(
+    dataset: Dataset, split: str, *, every: bool = False, progress: Progress | None = None
+) -> Report:
+    """Examine a sample of a split's labels and images; with ``every`` all of them."""
+    if not isinstance(dataset, FileDataset):
         return Report(split, len(dataset), dataset.labelled, None, ())
-    result = survey(dataset, every=every)
-    return Report(split, len(dataset), True, result, findings(dataset, result))
+    result = survey(dataset, every=every) if dataset.labelled else None
+    known = {error.what for error in result.broken} if result else set()
+    images = image_findings(dataset, known, every, progress or Silent())
+    labels = findings(dataset, result) if result else ()
+    return Report(split, len(dataset), dataset.labelled, result, (*images, *labels), every)
 
 
 def require(dataset: Dataset, split: str, progress: Progress) -> None:
@@ -74,8 +82,6 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
         DataBroken: with every error of the split.
     """
     report = examine(dataset, split)
-    if report.survey is None:
-        return
     for finding in report.findings:
         if finding.level == "warning":
             log.warning("%s", finding.error().line)
@@ -84,10 +90,13 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
     if report.errors:
         lines = "".join(f"\n  {finding.error().line}" for finding in report.errors)
         raise DataBroken(f"the labels of {split} have {len(report.errors)} problems{lines}")
-    progress.note(f"labels of {split}: {report.scope}")
+    if report.survey is not None:
+        progress.note(f"labels of {split}: {report.scope}")
 
 
-def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
+def describe(
+    recipe: Recipe, split: str | None, every: bool, progress: Progress | None = None
+) -> dict[str, Any]:
     """Return the document of ``freqkd data --json``: one split, or all.
 
     Raises:
@@ -98,7 +107,8 @@ def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
     splits: list[dict[str, Any]] = []
     counts = {"error": 0, "warning": 0}
     for name in [split] if split else SPLITS:
-        splits.append(_describe_split(recipe, name, every, required=bool(split) or name == "train"))
+        required = bool(split) or name == "train"
+        splits.append(_describe_split(recipe, name, every, required, progress))
         for finding in splits[-1]["findings"]:
             counts[finding["level"]] += 1
     return {
@@ -109,7 +119,9 @@ def describe(recipe: Recipe, split: str | None, every: bool) -> dict[str, Any]:
     }
 
 
-def _describe_split(recipe: Recipe, split: str, every: bool, required: bool) -> dict[str, Any]:
+def _describe_split(
+    recipe: Recipe, split: str, every: bool, required: bool, progress: Progress | None
+) -> dict[str, Any]:
     try:
         dataset = assemble.build_dataset(recipe, split)
     except DataMissing as error:
@@ -122,7 +134,7 @@ def _describe_split(recipe: Recipe, split: str, every: bool, required: bool) -> 
         finding = Finding("error", error.what, (), *parts)
         scope = "nothing was checked, the files cannot be paired"
         return {"split": split, "looked_at": scope, "findings": _as_rows((finding,))}
-    report = examine(dataset, split, every=every)
+    report = examine(dataset, split, every=every, progress=progress)
     if split == "train" and isinstance(dataset, FileDataset):
         views = small_views(dataset, tuple(recipe.data.size), recipe.data.augment.scale)
         if views is not None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.decode import digest, read_upright, upright_size
+from freqkd_cli.images.conversion import AS_STORED, Conversion
+from freqkd_cli.images.decode import Header, digest, header_of, read_upright
 from freqkd_cli.images.label_advice import NO_ADVICE, Advice
 from freqkd_cli.images.label_rules import INVALID, LabelRule
 from freqkd_cli.images.pairs import Pair
@@ -49,6 +50,7 @@ class FileDataset:
         palette: ``[K, 3]`` uint8.
         rule: how stored label values are read.
         advice: how they may be misread.
+        conversion: how images become 8-bit RGB.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class FileDataset:
         palette: np.ndarray,
         rule: LabelRule,
         advice: Advice = NO_ADVICE,
+        conversion: Conversion = AS_STORED,
     ) -> None:
         self.identity, self.pairs, self.rule, self.advice = identity, tuple(pairs), rule, advice
         self.classes, self.palette = tuple(classes), palette
         self.labelled = all(pair.label is not None for pair in self.pairs)
-        self._sizes: dict[int, tuple[int, int]] = {}
+        self.conversion = conversion
+        self._headers: dict[int, Header] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -72,13 +76,11 @@ class FileDataset:
         return self.pairs[index].stem
 
     def image_size(self, index: int) -> tuple[int, int]:
-        if index not in self._sizes:
-            self._sizes[index] = upright_size(self.pairs[index].image)
-        return self._sizes[index]
+        return self.header(index).size
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         pair = self.pairs[index]
-        image = read_upright(pair.image)
+        image = self.image(index)
         if pair.label is None:
             return image, None
         return image, self._labels(pair.label, pair.image, image.shape[:2])
@@ -99,6 +101,20 @@ class FileDataset:
             "classes": list(self.classes),
             "sha256": total.hexdigest(),
         }
+
+    def header(self, index: int) -> Header:
+        """Return what the header of an image file shows, without decoding it."""
+        if index not in self._headers:
+            self._headers[index] = header_of(self.pairs[index].image, self.conversion)
+        return self._headers[index]
+
+    def image(self, index: int) -> np.ndarray:
+        """Return the upright image, ``[H, W, 3]`` uint8 RGB, without its labels.
+
+        Raises:
+            DataBroken: it cannot be read.
+        """
+        return read_upright(self.pairs[index].image, self.conversion)
 
     def mask_header(self, index: int) -> tuple[tuple[int, int], int]:
         """Return (H, W) of an image's label image and its number of channels."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from freqkd_cli.errors import DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.images.decode import with_image
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES
+
+log = logging.getLogger(__name__)
 
 LARGE = 2**24
 """Pixels above which an image is labelled after the others."""
+OTHER_SUFFIXES = frozenset(
+    ".heic .heif .avif .jxl .jp2 .gif .dng .cr2 .cr3 .nef .arw .raf .rw2 .orf .raw .pdf .svg .psd "
+    ".dcm .nii .npy .npz .mat .h5 .exr .hdr .fits .jfif".split()
+)
+"""Images that are not taken from a folder; a warning lists them."""
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
@@ -50,7 +57,13 @@ def gather(paths: Iterable[Path], skipped: Path) -> list[Input]:
             inside = [Input(file, file.relative_to(path)) for file in _files(path, skipped)]
             if not inside:
                 suffixes = " ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-                raise DataMissing(f"{path} has no images", need=f"files ending in {suffixes}")
+                raise DataMissing(
+                    f"{path} has no images",
+                    got=_others(path, skipped) or None,
+                    need=f"files ending in {suffixes}",
+                )
+            if others := _others(path, skipped):
+                log.warning("%s: left out %s; name such a file to try it", path, others)
             inputs += inside
         elif path.is_file():
             inputs.append(Input(path, Path(path.name)))
@@ -73,16 +86,22 @@ def _pixels(entry: Input) -> int:
     if entry.video:
         return 0
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(entry.path) as image:
-                return image.width * image.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return with_image(entry.path, lambda image: image.width * image.height)
+    except DataBroken:
         return 0
 
 
-def _files(folder: Path, skipped: Path) -> Iterator[Path]:
-    """Images and videos below a folder, by name; links to folders are not followed."""
+def _others(folder: Path, skipped: Path) -> str:
+    """How many files below a folder are images of other formats, by suffix."""
+    suffixes = OTHER_SUFFIXES.difference(IMAGE_SUFFIXES)
+    counts = Counter(path.suffix.lower() for path in _files(folder, skipped, suffixes))
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+
+
+def _files(
+    folder: Path, skipped: Path, suffixes: Collection[str] = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+) -> Iterator[Path]:
+    """Files below a folder with these suffixes, by name; links to folders are not followed."""
     out = os.path.realpath(skipped)
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(
@@ -92,6 +111,6 @@ def _files(folder: Path, skipped: Path) -> Iterator[Path]:
         )
         for name in sorted(names):
             path = Path(place, name)
-            known = path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+            known = path.suffix.lower() in suffixes
             if known and not name.startswith(".") and path.is_file():
                 yield path

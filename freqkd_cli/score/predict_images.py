@@ -1,7 +1,7 @@
 """Label images and videos of no data set: label PNGs, overlays, and a legend of the classes.
 
-An image is shown upright (its EXIF orientation is applied). Gray becomes RGB, transparency is
-dropped, and only the first of several frames is used. It is padded, run and upsampled as in an
+An image is shown upright (its EXIF orientation is applied). Gray becomes RGB, and transparency
+is dropped. It is padded, run and upsampled as in an
 evaluation, so an image of a data set gets the labels that ``eval --masks`` writes.
 """
 
@@ -24,6 +24,7 @@ from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.runtime.written_files import WrittenFiles
 from freqkd_cli.score.averaging import Averaging
+from freqkd_cli.score.input_conversion import ConversionOptions, conversion_of
 from freqkd_cli.score.input_images import Input, gather, large_last
 from freqkd_cli.score.label_files import check_class_count, protect
 from freqkd_cli.score.prediction_files import (
@@ -48,6 +49,7 @@ class PredictOptions:
         limit: only the first images, and the first frames of each video; 0 = all.
         batch_size: None = by the size of the images.
         averaging: only its windows are used.
+        conversion: how images of more than 8 bits or three bands are read.
     """
 
     out: Path
@@ -57,6 +59,7 @@ class PredictOptions:
     limit: int = 0
     batch_size: int | None = None
     averaging: Averaging = Averaging()
+    conversion: ConversionOptions = ConversionOptions()
 
 
 def predict(
@@ -73,6 +76,7 @@ def predict(
         UsageError: two images have one name, or ``out`` holds files that must not be replaced.
         FreqKDError: the model's logits of an image are not finite.
     """
+    conversion = conversion_of(source, options.conversion)
     inputs = gather(images, options.out)[: options.limit or None]
     if any(entry.video for entry in inputs):
         require_library()
@@ -86,7 +90,7 @@ def predict(
     started = time.monotonic()
     text = (json.dumps(legend, indent=2) + "\n").encode()
     written.write(options.out / LEGEND, lambda file: file.write(text))
-    files = PredictionFiles(model.to(device).eval(), legend, options, written)
+    files = PredictionFiles(model.to(device).eval(), legend, options, written, conversion)
     _run(files, large_last(inputs), progress)
     return {
         "out": str(options.out),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.conversion import AS_STORED, Conversion
 from freqkd_cli.images.decode import read_upright
 from freqkd_cli.images.video_files import frame_rate, frames, write_video
 from freqkd_cli.runtime.memory import out_of_memory
@@ -57,9 +58,11 @@ class PredictionFiles:
         legend: Sequence[Mapping[str, Any]],
         options: PredictOptions,
         written: WrittenFiles,
+        conversion: Conversion = AS_STORED,
     ) -> None:
         self.predictor = Predictor(model, options.averaging)
         self.legend, self.options, self.written = legend, options, written
+        self.conversion = conversion
         self.palette = np.array([row["color"] for row in legend], np.uint8)
         self.done: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
@@ -71,7 +74,10 @@ class PredictionFiles:
             self.flush()
             self._attempt(entry, lambda: self.done.append(self._video(entry)))
             return
-        self._attempt(entry, lambda: self._add_image(entry, read_upright(entry.path)))
+        self._attempt(entry, lambda: self._add_image(entry, self._read(entry)))
+
+    def _read(self, entry: Input) -> np.ndarray:
+        return read_upright(entry.path, self.conversion)
 
     def _add_image(self, entry: Input, image: np.ndarray) -> None:
         if self._waiting and self._waiting[0][1].shape != image.shape:
@@ -108,7 +114,12 @@ class PredictionFiles:
         try:
             work()
         except DataBroken as error:
-            self._fail(entry, str(error.got))
+            parts = (
+                error.got,
+                error.need and f"need {error.need}",
+                error.tip and f"try {error.tip}",
+            )
+            self._fail(entry, "; ".join(str(part) for part in parts if part))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -229,22 +229,41 @@ def test_every_mode_is_read_correctly_or_refused(tmp_path):
     )
     deep = colors[..., 0].astype(np.uint16) * 257
     bad = {
-        "a.png": (Image.fromarray(deep), "I;16"),
-        "b.tif": (Image.fromarray(deep), "I;16"),
-        "c.tif": (Image.fromarray(deep.astype(np.int32)), "I"),
-        "d.tif": (Image.fromarray(deep / np.float32(65535)), "F"),
-        "e.tif": (Image.new("LAB", (14, 9)), "LAB"),
+        "a.png": (Image.fromarray(deep), r"16 bits a channel, values from \d+ to 65"),
+        "b.tif": (Image.fromarray(deep), r"16 bits a channel, values from \d+ to 65"),
+        "c.tif": (Image.fromarray(deep.astype(np.int32)), "32 bits a channel, values from"),
+        "d.tif": (Image.fromarray(deep / np.float32(65535)), "32-bit fractions, values from 0"),
+        "e.tif": (Image.new("LAB", (14, 9)), "pixels of mode LAB in the format TIFF"),
     }
-    for name, (form, mode) in bad.items():
+    for name, (form, got) in bad.items():
         path = tmp_path / "images/train" / name
         form.save(path)
-        for read in (lambda data: data.read(0), lambda data: data.image_size(0)):
-            with pytest.raises(
-                DataBroken,
-                match=f"cannot read .*{name}\n  got  pixels of mode {mode}, not 8 bits",
-            ):
-                read(open_split(tmp_path))
+        data = open_split(tmp_path)
+        with pytest.raises(DataBroken, match=f"cannot read .*{name}\n  got  {got}"):
+            data.read(0)
+        if name == "e.tif":
+            with pytest.raises(DataBroken, match=got):
+                data.image_size(0)
+        else:
+            assert data.image_size(0) == (9, 14)
         path.unlink()
+
+
+def test_images_of_more_than_8_bits_are_read_with_the_keys(tmp_path):
+    """The manifest holds a key only where it is set."""
+    deep = np.arange(126, dtype=np.uint16).reshape(9, 14) * 32
+    path = place(tmp_path, "images", "train", split_first=False) / "a.png"
+    Image.fromarray(deep).save(path)
+    for keys, expected in (
+        ({"bits": 12}, deep * (255 / 4095)),
+        ({"percentile": [0, 100]}, deep * (255 / 4000)),
+    ):
+        data = open_split(tmp_path, **keys)
+        np.testing.assert_allclose(data.read(0)[0], np.dstack([expected] * 3), atol=0.501)
+        assert data.manifest()["arguments"].items() >= keys.items()
+    assert not {"bits", "percentile", "bands"} & open_split(tmp_path).manifest()["arguments"].keys()
+    with pytest.raises(UsageError, match="exclude each other"):
+        open_split(tmp_path, bits=12, percentile=[1, 99])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -368,6 +387,9 @@ def test_recipe_arguments_and_colors():
         "zero_label",
         "label_map",
         "colors",
+        "bits",
+        "percentile",
+        "bands",
     }
     colors = palette(150)
     assert (

@@ -595,13 +595,14 @@ def test_an_image_of_sixteen_bits_is_refused_before_training(freqkd):
     code, (finding,) = doctor(freqkd, "folder")
     assert (
         code == 3
-        and finding["what"] == "cannot read d/images/train/p2.png"
-        and "mode I;16" in finding["got"]
+        and finding["what"] == "1 image with more than 8 bits a channel: d/images/train/p2.png"
+        and finding["got"] == "16 bits a channel, values from 0 to 0"
     )
     refused(
         freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"),
         "p2.png",
-        "need 8 bits a channel",
+        "need 8 bits a channel, or the range of the values",
+        "--set 'data.bits=8'",
     )
 
 

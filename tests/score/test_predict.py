@@ -342,10 +342,10 @@ def test_large_images_are_labelled_last(model_folder, freqkd, tmp_path, monkeypa
 def test_memory_for_reading_an_image_may_run_out(model_folder, freqkd, tmp_path, monkeypatch):
     read = prediction_files.read_upright
 
-    def limited(path):
+    def limited(path, *keys):
         if path.name == "b.png":
             np.empty(2**50, np.uint8)
-        return read(path)
+        return read(path, *keys)
 
     monkeypatch.setattr(prediction_files, "read_upright", limited)
     for name in "abc":
@@ -407,3 +407,16 @@ def test_videos_become_frames_and_an_overlay(model_folder, freqkd, tmp_path):
     assert len(frames) == 6 and frames[0].shape[1] == 128 and frames[0].shape[0] > 64
     again = (*words, "--overwrite", "--limit", 1, "--labels-only")
     assert json.loads(freqkd(*again)[1])["files"][0]["frames"] == 1
+
+
+def test_images_of_other_formats_in_a_folder_are_listed(model_folder, freqkd, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.HEIC", "b.heic", "c.dng", "notes.txt"):
+        (photos / name).write_bytes(b"never opened")
+    words = ("predict", model_folder, photos, "--out", tmp_path / "out", "--labels-only")
+    code, _, err = freqkd(*words)
+    assert code == 4 and "photos has no images\n  got  1 .dng, 2 .heic\n  need files" in err
+    Image.fromarray(noise(32, 32)).save(photos / "d.png")
+    code, _, err = freqkd(*words)
+    assert code == 0 and "left out 1 .dng, 2 .heic" in err
