@@ -11,7 +11,6 @@ from freqkd_cli.doctor.survey import spread
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.dataset import Dataset
 from freqkd_cli.images.pairs import printable
-from freqkd_cli.views.labels import IGNORE
 
 SAMPLES = 6
 """Images that are drawn, spread over the split."""
@@ -60,7 +59,7 @@ def _panels(
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the image with the colors of its labels blended in; void pixels stay as they are."""
-    known = labels < min(len(palette), IGNORE)
+    known = labels < len(palette)
     colors = palette[np.where(known, labels, 0)].astype(np.float32)
     blended = (1 - _OPACITY) * image.astype(np.float32) + _OPACITY * colors
     return np.where(known[..., None], blended.round(), image).astype(np.uint8)

@@ -23,7 +23,6 @@ from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.spectral.graph import GramKind, graph_rows, symmetric
 from freqkd_cli.spectral.graph_forms import Dense, Gram, Graph
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.labels import IGNORE
 
 Proxy = Literal["similarity", "query_key", "state_affinity"]
 
@@ -58,19 +57,20 @@ def node_validity(batch: Batch, grid: Grid) -> Tensor:
 
     Not those whose image cell is padding or has the ignore label on more than half of its area.
     """
-    inside = batch.valid if batch.labels is None else batch.valid & (batch.labels != IGNORE)
+    inside = batch.valid if batch.labels is None else batch.valid & batch.labelled
     return (pooled(inside[:, None].float(), grid).flatten(1) > 0.5 - 1e-4).contiguous()
 
 
 def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     """Return the most frequent label of each node's image cell, ``[B, h * w]`` int64.
 
-    255 where a cell has no label; None without labels. Pixels belong to the cell that their centre
-    lies in, on a border to the later one. The lower of two equally frequent labels is taken.
+    ``batch.ignore`` where a cell has no label; None without labels. Pixels belong to the cell that
+    their centre lies in, on a border to the later one. The lower of two equally frequent labels is
+    taken.
     """
     if batch.labels is None:
         return None
-    labels = torch.where(batch.valid, batch.labels, IGNORE)
+    labels, values = torch.where(batch.valid, batch.labels, batch.ignore), batch.ignore + 1
     size, (height, width) = labels.shape, grid
     rows, columns = (
         (2 * torch.arange(pixels, device=labels.device) + 1) * cells // (2 * pixels)
@@ -79,11 +79,11 @@ def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     samples = torch.arange(size[0], device=labels.device)[:, None, None]
     cell = samples * height * width + rows[:, None] * width + columns
     counts = torch.bincount(
-        (cell * 256 + labels).flatten(), minlength=size[0] * height * width * 256
+        (cell * values + labels).flatten(), minlength=size[0] * height * width * values
     )
-    counts = counts.view(size[0], height * width, 256)[..., :IGNORE]
+    counts = counts.view(size[0], height * width, values)[..., :-1]
     most, label = counts.max(-1)
-    return torch.where(most > 0, label, IGNORE)
+    return torch.where(most > 0, label, batch.ignore)
 
 
 def pooled(x: Tensor, grid: Grid) -> Tensor:

@@ -31,10 +31,11 @@ def boundary_region(labels: Tensor, pixels: int) -> Tensor:
     if one of its 2x2 blocks does.
 
     Args:
-        labels: whole numbers 0 .. 255, ``[..., H, W]``; the outside is a class of its own.
+        labels: whole numbers 0 .. 65535, ``[..., H, W]``; the outside is a class of its own.
         pixels: d, the number of erosions, at least 1.
     """
-    framed = F.pad(labels.to(torch.int16), (pixels, pixels, pixels, pixels), value=_OUTSIDE)
+    kind = torch.int16 if labels.max() < 2**15 else torch.int32
+    framed = F.pad(labels.to(kind), (pixels, pixels, pixels, pixels), value=_OUTSIDE)
     across, down = framed[..., 1:] != framed[..., :-1], framed[..., 1:, :] != framed[..., :-1, :]
     mixed = (across[..., :-1, :] | across[..., 1:, :] | down[..., :-1]).view(torch.uint8)
     for axis in (-1, -2):

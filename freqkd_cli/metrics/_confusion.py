@@ -8,7 +8,7 @@ from torch import Tensor
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.metrics._boundary_region import boundary_region, distance
 from freqkd_cli.metrics._metric import Counts
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.labels import void_label
 
 
 class Confusion(Counts):
@@ -22,7 +22,7 @@ class Confusion(Counts):
 
     def __init__(self, classes: int) -> None:
         super().__init__(self.REGIONS, classes, classes)
-        self.classes = classes
+        self.classes, self.void = classes, void_label(classes)
 
     @property
     def matrix(self) -> Tensor:
@@ -47,14 +47,14 @@ class Confusion(Counts):
             got = f"{tuple(prediction.shape)} and {tuple(labels.shape)}"
             what = "prediction and labels are not images of one size"
             raise ShapeError(what, got=got, need="[..., H, W] twice")
-        known = labels != IGNORE
+        known = labels != self.void
         truth, guess = (
             torch.where(known, values.to(torch.int64), 0) for values in (labels, prediction)
         )
         for what, values in (("labels", truth), ("predictions", guess)):
             low, high = map(int, torch.aminmax(values)) if values.numel() else (0, 0)
             if low < 0 or high >= self.classes:
-                need = f"0 .. {self.classes - 1}, or {IGNORE}"
+                need = f"0 .. {self.classes - 1}, or {self.void}"
                 raise ShapeError(f"{what} outside the classes", got=f"{low} .. {high}", need=need)
         return known, truth, guess
 
@@ -76,6 +76,7 @@ class BoundaryConfusion(Confusion):
     def _region(self, known: Tensor, truth: Tensor, guess: Tensor) -> Tensor:
         pixels = distance(*truth.shape[-2:])
         predicted, labelled = (
-            boundary_region(torch.where(known, values, IGNORE), pixels) for values in (guess, truth)
+            boundary_region(torch.where(known, values, self.void), pixels)
+            for values in (guess, truth)
         )
         return (2 * predicted.view(torch.uint8) + labelled.view(torch.uint8)).to(torch.int64)

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from freqkd_cli.runtime.files import write_aside
-from freqkd_cli.views.labels import IGNORE
 
 VOID = (32, 32, 36)
 """Color of ignored pixels."""
@@ -24,12 +23,9 @@ Color = tuple[int, ...]
 
 
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """``[H, W]`` labels as ``[H, W, 3]`` uint8 RGB; 255 and labels beyond the palette are void."""
-    table = np.empty((256, 3), np.uint8)
-    table[:] = VOID
-    known = min(len(palette), IGNORE)
-    table[:known] = palette[:known]
-    return table[np.clip(labels, 0, IGNORE).astype(np.uint8)]
+    """``[H, W]`` labels as ``[H, W, 3]`` uint8 RGB; labels beyond the palette are void."""
+    table = np.concatenate([palette, np.array([VOID])]).astype(np.uint8)
+    return table[np.minimum(labels, len(palette))]
 
 
 def comparison(

@@ -16,13 +16,12 @@ from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.written_files import WrittenFiles
+from freqkd_cli.views.labels import IGNORE, MOST_CLASSES, void_label
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
 
-MOST_CLASSES = 255
-"""What an 8-bit PNG has room for beside the value 255, which means void everywhere."""
 OVERLAY = "_overlay"
 """What the name of an overlay adds to that of its label PNG."""
 
@@ -34,7 +33,7 @@ def check_class_count(classes: int) -> None:
     """
     if classes > MOST_CLASSES:
         raise UsageError(
-            "an 8-bit label PNG has no room for so many classes",
+            "a 16-bit label PNG has no room for so many classes",
             got=classes,
             need=f"at most {MOST_CLASSES}",
         )
@@ -101,20 +100,26 @@ def mask_writer(folder: Path, dataset: Dataset) -> Callable[[int, Tensor], None]
 
     def write(index: int, labels: Tensor) -> None:
         path = folder / f"{dataset.name(index)}.png"
-        write_labels(written, path, labels.numpy().astype(np.uint8))
+        write_labels(written, path, labels.numpy(), len(dataset.classes))
 
     return write
 
 
 def write_labels(
-    written: WrittenFiles, path: Path, labels: np.ndarray, palette: np.ndarray | None = None
+    written: WrittenFiles,
+    path: Path,
+    labels: np.ndarray,
+    classes: int,
+    palette: np.ndarray | None = None,
 ) -> None:
-    """Write ``[H, W]`` uint8 class numbers as a PNG.
+    """Write ``[H, W]`` class numbers as a PNG of 8 bits, or of 16 with more than 255 classes.
 
     Args:
-        palette: ``[K, 3]`` uint8 RGB for indices of a palette; None for gray values.
+        palette: ``[K, 3]`` uint8 RGB for indices of a palette; None for gray values. A PNG of 16
+            bits has none.
     """
-    image = Image.fromarray(labels)
-    if palette is not None:
+    small = void_label(classes) == IGNORE
+    image = Image.fromarray(labels.astype(np.uint8 if small else np.uint16))
+    if palette is not None and small:
         image.putpalette(palette.tobytes())
     written.write(path, lambda file: image.save(file, "PNG"))

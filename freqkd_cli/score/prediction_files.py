@@ -147,7 +147,7 @@ class PredictionFiles:
         self.done.append(row)
 
     def _write_labels(self, path: Path, labels: np.ndarray) -> Path:
-        write_labels(self.written, path, labels.astype(np.uint8), self.palette)
+        write_labels(self.written, path, labels, len(self.palette), self.palette)
         return path
 
     def _video(self, entry: Input) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from freqkd_cli.images.stored_labels import read_values
 from freqkd_cli.score.evaluate import Result, check_labelled
 from freqkd_cli.score.label_files import OVERLAY
 from freqkd_cli.score.tally import Tally
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.labels import void_label
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -134,7 +134,7 @@ def _count(path: Path, dataset: Dataset, index: int, tally: Tally) -> str:
     if stored.shape != labels.shape:
         sizes = ("x".join(map(str, values.shape)) for values in (stored, labels))
         return "{} is {}, but its image is {}".format(path.name, *sizes)
-    counted = labels != IGNORE
+    counted = labels != void_label(tally.classes)
     outside = np.unique(stored[counted & ((stored < 0) | (stored >= tally.classes))])
     if len(outside):
         more = " ..." if len(outside) > 6 else ""

@@ -19,15 +19,16 @@ GREY = 0.5
 
 
 def apply_geometry(
-    view: View, image: np.ndarray, labels: np.ndarray | None
+    view: View, image: np.ndarray, labels: np.ndarray | None, ignore: int = IGNORE
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Zoom, crop, mirror and, where the view has ``kept``, isolate a box.
 
     Args:
         view: the view.
         image: uint8 RGB ``[H, W, 3]``; zoomed bilinearly with antialiasing.
-        labels: uint8 ``[H, W]`` train ids with 255 = ignore, or None; zoomed to the nearest
-            pixel center.
+        labels: ``[H, W]`` train ids, ``ignore`` on void, or None; zoomed to the nearest pixel
+            center.
+        ignore: the label of void pixels, and of those outside the image.
 
     Returns:
         image float32 ``[3, h, w]`` in [0, 1]; labels int64 ``[h, w]`` or None; valid bool
@@ -41,7 +42,7 @@ def apply_geometry(
             "an image and its labels differ in size",
             got=f"{image.shape[:2]} and {labels.shape} (height, width)",
         )
-    shown, targets, valid = _placed(view, image, labels)
+    shown, targets, valid = _placed(view, image, labels, ignore)
     if view.flip:
         shown, valid = shown.flip(-1), valid.flip(-1)
         targets = None if targets is None else targets.flip(-1)
@@ -49,12 +50,12 @@ def apply_geometry(
         hidden = _outside(view)
         valid = valid & ~hidden
         shown = shown.masked_fill(hidden, GREY)
-        targets = None if targets is None else targets.masked_fill(hidden, IGNORE)
+        targets = None if targets is None else targets.masked_fill(hidden, ignore)
     return shown, targets, valid
 
 
 def _placed(
-    view: View, image: np.ndarray, labels: np.ndarray | None
+    view: View, image: np.ndarray, labels: np.ndarray | None, ignore: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return image, labels and valid mask after zoom and crop, padded to the size of the view."""
     channels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -66,7 +67,9 @@ def _placed(
     shown[:, rows, columns] = pixels.to(torch.float32).div_(255)
     if labels is None:
         return shown, None, valid
-    targets = torch.full((view.height, view.width), IGNORE, dtype=torch.int64)
+    targets = torch.full((view.height, view.width), ignore, dtype=torch.int64)
+    if labels.dtype != np.uint8:  # torch has few operations for 16-bit labels
+        labels = labels.astype(np.int32)
     plane = torch.from_numpy(np.ascontiguousarray(labels))[None]
     targets[rows, columns] = _cut(view, plane, InterpolationMode.NEAREST_EXACT)[0].long()
     return shown, targets, valid

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from freqkd_cli.views.labels import IGNORE
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -15,7 +17,7 @@ class Batch:
 
     Attributes:
         images: ``[B, 3, H, W]`` float32 RGB in [0, 1], what the student sees.
-        labels: ``[B, H, W]`` int64, 255 = ignore; or None for images without masks.
+        labels: ``[B, H, W]`` int64, ``ignore`` on void; or None for images without masks.
         valid: ``[B, H, W]`` bool, False where the view was padded. Void labels inside the image
             are valid.
         indices: ``[B]`` int64, the images' numbers in the data set.
@@ -23,6 +25,7 @@ class Batch:
             for the view ``whole``.
         teacher_images: the teacher's input where it differs from ``images``
             (``data.teacher_sees: clean``), else None.
+        ignore: the label of void pixels, 255 with up to 255 classes.
     """
 
     images: Tensor
@@ -31,6 +34,13 @@ class Batch:
     indices: Tensor
     views: Tensor
     teacher_images: Tensor | None = None
+    ignore: int = IGNORE
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which pixels have a class, ``[B, H, W]`` bool; there must be labels."""
+        assert self.labels is not None
+        return self.labels != self.ignore
 
     def to(self, device: torch.device | str) -> Batch:
         return self._each(lambda x: x.to(device, non_blocking=True))
@@ -41,9 +51,8 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return replace(
-            self, **{name: None if x is None else change(x) for name, x in values.items()}
-        )
+        tensors = {name: x for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **{name: change(x) for name, x in tensors.items()})
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from freqkd_cli.errors import FreqKDError
 from freqkd_cli.views.apply import apply_geometry, apply_photometric
 from freqkd_cli.views.batch import Batch
+from freqkd_cli.views.labels import void_label
 from freqkd_cli.views.steps import WHOLE, Item
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
 from freqkd_cli.views.workers import Watched, prepare_worker
@@ -47,6 +48,7 @@ class ViewDataset(TorchDataset):
         self, images: ImageSource, spec: ViewSpec | None, *, view_seed: int = 0, views: int = 0
     ) -> None:
         self.images, self.spec, self.view_seed, self.views = images, spec, view_seed, views
+        self.ignore = void_label(len(getattr(images, "classes", ())))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,8 +83,9 @@ class ViewDataset(TorchDataset):
     def sample(self, item: Item) -> Sample:
         index, n = item
         view = self.view(item)
-        image, labels, valid = apply_geometry(view, *self.images.read(index))
+        image, labels, valid = apply_geometry(view, *self.images.read(index), self.ignore)
         sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
+        sample["ignore"] = self.ignore
         sample["image"] = apply_photometric(view, image, valid)
         if self.spec is not None and self.spec.teacher_sees == "clean" and n != WHOLE:
             sample["teacher_image"] = image
@@ -106,7 +109,13 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
     images, valid = stack("image"), stack("valid")
     assert images is not None and valid is not None
     return Batch(
-        images, stack("labels"), valid, numbers("index"), numbers("view"), stack("teacher_image")
+        images,
+        stack("labels"),
+        valid,
+        numbers("index"),
+        numbers("view"),
+        stack("teacher_image"),
+        samples[0]["ignore"],
     )
 
 

@@ -18,10 +18,12 @@ from PIL import Image
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import UsageError
+from freqkd_cli.images.palette import palette
+from freqkd_cli.images.stored_labels import read_values
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.files import write_aside
 from freqkd_cli.runtime.written_files import LISTING, WrittenFiles
-from freqkd_cli.score.label_files import check_class_count, protect
+from freqkd_cli.score.label_files import check_class_count, protect, write_labels
 
 TRAINING = """student: {name: fast_scnn, width: 0.25}
 losses: [{name: cross_entropy}]
@@ -181,19 +183,29 @@ def test_only_files_that_are_read_are_protected(tmp_path):
         protect("--out", [tmp_path / "read.png"], [tmp_path / "again.png"], "these")
 
 
-def test_class_numbers_fit_in_a_byte_beside_void():
-    check_class_count(255)
-    with pytest.raises(UsageError, match="so many classes\n  got  256\n  need at most 255"):
-        check_class_count(256)
+def test_class_numbers_fit_in_two_bytes_beside_void():
+    check_class_count(65_535)
+    with pytest.raises(UsageError, match="so many classes\n  got  65536\n  need at most 65535"):
+        check_class_count(65_536)
 
 
-def test_too_many_classes_for_a_label_png_are_refused_before_any_work(place, freqkd):
-    save_model(place / "many", fast_scnn.build(classes=256, width=0.25))
-    code, out, err = freqkd(
-        "predict", place / "many", place / "d/images/val", "--out", place / "out"
-    )
-    assert (code, out) == (2, "") and "no room for so many classes" in err
-    assert not (place / "out").exists()
+@pytest.mark.parametrize(("classes", "dtype"), [(255, np.uint8), (256, np.uint16)])
+def test_label_pngs_have_16_bits_where_255_is_a_class(tmp_path, classes, dtype):
+    labels = np.arange(classes).reshape(1, classes)
+    write_labels(WrittenFiles(tmp_path), tmp_path / "a.png", labels, classes, palette(classes))
+    stored = read_values(tmp_path / "a.png")
+    assert stored.dtype == dtype and np.array_equal(stored, labels)
+
+
+def test_predict_writes_16_bit_label_pngs_for_many_classes(place, freqkd):
+    model = fast_scnn.build(classes=300, width=0.25)
+    with torch.no_grad():
+        model.classifier[-1].bias[299] = 1e4  # the last class everywhere
+    save_model(place / "many", model)
+    code, _, err = freqkd("predict", place / "many", place / "d/images/val", "--out", place / "out")
+    assert code == 0, err
+    for path in (place / "d/images/val").iterdir():
+        assert set(np.unique(read_values(place / "out" / f"{path.stem}.png"))) == {299}
 
 
 @contextmanager
