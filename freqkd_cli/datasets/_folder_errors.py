@@ -1,0 +1,136 @@
+"""Messages of ``folder`` where images and masks cannot be paired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from freqkd_cli.datasets._folder_files import File
+from freqkd_cli.datasets._folder_match import Closest, Match, loose_pattern
+from freqkd_cli.datasets._folder_places import Place
+from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.pairs import some
+from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
+
+_NEED = (
+    "one mask per image: of the same stem, with one constant prefix or suffix (p1_mask), "
+    f"or named after the whole file (p1.jpg.png); ending in {' '.join(LABEL_SUFFIXES)}"
+)
+
+
+def option(pattern: str) -> str:
+    """Return the change of the recipe that pairs by a pattern, to be pasted."""
+    quoted = pattern if pattern == "none" else '"{}"'.format(pattern.replace('"', '\\"'))
+    return "--set 'data.mask={}'".format(quoted.replace("'", "'\\''"))
+
+
+def unpaired(
+    place: Place, folder: Path, images: Sequence[File], masks: Sequence[File], rule: Closest
+) -> DataBroken:
+    """Return the error of images without a mask; it shows names of both sides."""
+    if twice := _twice(images) or _twice(masks):
+        return twice
+    number = len(images) - rule.paired
+    if rule.paired or not masks:
+        got = f"no {some(rule.missing)} in {folder}"
+        tip = "add the label images, or remove these images from the split"
+    else:
+        got = f"{_names(images)} beside {_names(masks)} in {folder}"
+        tip = "rename the masks, or write the pattern of their names in data.mask"
+        if pattern := loose_pattern(images, masks):
+            tip = f"{option(pattern)} if {masks[0].name} is the mask of {images[0].name}"
+    return DataBroken(
+        f"{number} of {len(images)} images in {place.path} have no label image",
+        got=got,
+        need=_NEED,
+        tip=tip,
+        key="mask",
+    )
+
+
+def unmatched(
+    place: Place, base: Path, images: Sequence[File], absent: Sequence[str], pattern: str
+) -> DataBroken:
+    """Return the error of a pattern that does not name a mask of its own for each image."""
+    got = f"no {some(absent)} in {base}" if absent else "one mask for several images"
+    return DataBroken(
+        f"data.mask does not fit {len(absent) or len(images)} of {len(images)} images "
+        f"in {place.path}",
+        got=got,
+        need=f"a file for each image, named by {pattern}",
+        tip="correct data.mask, or remove it to pair by the names alone",
+        key="mask",
+    )
+
+
+def ambiguous(
+    place: Place, folder: Path, images: Sequence[File], fits: Sequence[Match]
+) -> DataBroken:
+    """Return the error of images that have several masks each."""
+    names = [match.masks[0].name for match in fits]
+    options = [
+        f"{option(match.pattern)} if {match.masks[0].name} is the mask"
+        for match in fits
+        if match.pattern
+    ]
+    return DataBroken(
+        f"the images in {place.path} have several masks each",
+        got=f"{some(names)} in {folder} for {images[0].name}",
+        need="one mask per image",
+        tip=", or ".join(options[:4]) or "keep one kind of masks in this folder",
+        key="mask",
+    )
+
+
+def several_places(root: Path, place: Place, fits: Mapping[Path, Sequence[Match]]) -> DataBroken:
+    """Return the error of masks in two folders that both fit."""
+    options = [
+        f"{option(pattern)} if the masks are in {path.relative_to(root)}"
+        for path, matches in fits.items()
+        if (pattern := rooted(root, path, place, matches[0]))
+    ]
+    return DataBroken(
+        f"two folders hold masks for the images in {place.path}",
+        got=some(str(path) for path in fits),
+        need="one folder of masks",
+        tip=", or ".join(options[:4]) or "remove or rename one of them",
+        key="mask",
+    )
+
+
+def rooted(root: Path, folder: Path, place: Place, match: Match) -> str | None:
+    """Return a pattern that is relative to the root; None where there is none."""
+    pattern = match.pattern or _equal(match)
+    if pattern is None or root not in (folder, *folder.parents):
+        return None
+    parts = [
+        "{split}" if part in (place.path.name, place.path.parent.name) and place.split else part
+        for part in folder.relative_to(root).parts
+    ]
+    return "/".join([*parts, pattern])
+
+
+def _equal(match: Match) -> str | None:
+    suffixes = {mask.suffix for mask in match.masks}
+    folder = "{folder}/" if any(mask.folder for mask in match.masks) else ""
+    return f"{folder}{{stem}}{suffixes.pop() if len(suffixes) == 1 else '.*'}"
+
+
+def _names(files: Sequence[File]) -> str:
+    return some((f"{file.folder}{file.name}" for file in files), 2)
+
+
+def _twice(files: Sequence[File]) -> DataBroken | None:
+    """Return the error of two files with one stem, None where there are none."""
+    counts = Counter((file.folder, file.stem) for file in files)
+    stem = next((stem for stem, count in counts.items() if count > 1), None)
+    if stem is None:
+        return None
+    same = [file for file in files if (file.folder, file.stem) == stem]
+    return DataBroken(
+        f"two files in {same[0].base} have the same stem",
+        got=" and ".join(file.name for file in same[:2]),
+        need="one file per stem",
+        tip="rename or remove one of them",
+    )
