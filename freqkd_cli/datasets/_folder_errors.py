@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from freqkd_cli.datasets._folder_closest import Closest, loose_pattern
 from freqkd_cli.datasets._folder_files import File
-from freqkd_cli.datasets._folder_match import Closest, Match, loose_pattern
+from freqkd_cli.datasets._folder_match import Match
 from freqkd_cli.datasets._folder_places import Place
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.pairs import some

@@ -87,27 +87,34 @@ class ListReader:
         return list(images.values()), masks
 
     def _line(self, where: str, text: str) -> tuple[File, Path | None]:
-        image = self._image(where, text)
-        if image is not None:
-            return image, None
         words = _words(text)
-        image = self._image(where, words[0]) if len(words) == 2 else None
-        mask = self._path(where, words[1]) if image is not None else None
+        if len(words) != 2:
+            image = self._image(where, text, exact=len(words) > 1)
+            mask = None
+        else:
+            image, mask = self._image(where, words[0]), self._path(where, words[1])
+        if len(words) != 2 and image is not None:
+            return image, None
+        if (image is None or mask is None) and (whole := self._image(where, text, exact=True)):
+            return whole, None
         if image is None or mask is None:
-            missing = words[1] if image is not None else text
+            missing = words[-1] if image is not None else text
             raise DataBroken(
                 f"{where} names a file that is not there", got=missing[:120], need=_NEED
             )
         return image, mask
 
-    def _image(self, where: str, text: str) -> File | None:
-        """Return the image of a stem, name or path, None where there is none."""
-        path = self._path(where, text)
+    def _image(self, where: str, text: str, *, exact: bool = False) -> File | None:
+        """Return the image of a stem, name or path, None where there is none.
+
+        With ``exact`` the whole text is the path in the root, or the name.
+        """
+        path = self._path(where, text, exact=exact)
         if path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
             folder = f"{path.parent.relative_to(self.tree.root).as_posix()}/".removeprefix("./")
             return File(self.tree.root, folder, folder, path.stem, path.suffix)
         parts = _parts(where, text)
-        fits = self.by_name.get(FORMS[1](parts[-1]), [])
+        fits = self.by_name.get(FORMS[1](parts[-1]), []) if len(parts) == 1 or not exact else []
         if len(fits) > 1:
             end = "/".join(parts[:-1])
             fits = [file for file in fits if end and f"/{file.path.parent}".endswith(f"/{end}")]
@@ -119,13 +126,13 @@ class ListReader:
             )
         return fits[0] if fits else None
 
-    def _path(self, where: str, text: str) -> Path | None:
+    def _path(self, where: str, text: str, *, exact: bool = False) -> Path | None:
         """Return the file of a path in the root.
 
         The first parts of the path may name a folder of the disk on which the list was made.
         """
         parts = _parts(where, text)
-        paths = (self.tree.root.joinpath(*parts[k:]) for k in range(len(parts)))
+        paths = (self.tree.root.joinpath(*parts[k:]) for k in range(1 if exact else len(parts)))
         return next((path for path in paths if self.tree.has(path)), None)
 
 

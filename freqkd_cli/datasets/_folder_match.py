@@ -34,9 +34,6 @@ def _loose(text: str) -> str:
 FORMS: tuple[Callable[[str], str], ...] = (str, _composed, _folded, _loose)
 """How two names are compared, from equal letters to equal numbers."""
 
-_TRIED = 8
-"""Images whose masks are looked for where no rule fits, for the message."""
-
 
 @dataclass(frozen=True)
 class Match:
@@ -94,7 +91,7 @@ def matches(images: Sequence[File], masks: Sequence[File]) -> list[Match]:
     for flat in (False, True) if nested else (False,):
         for form in FORMS:
             names = Names(images, form, flat).keys()
-            equal = _paired(names, Names(masks, form, flat).index())
+            equal = paired_masks(names, Names(masks, form, flat).index())
             if equal:
                 return [Match(equal)]
         for form in FORMS:
@@ -105,7 +102,7 @@ def matches(images: Sequence[File], masks: Sequence[File]) -> list[Match]:
     return []
 
 
-def _paired(
+def paired_masks(
     keys: Sequence[tuple[str, str]], index: dict[tuple[str, str], File | None]
 ) -> tuple[File, ...]:
     """Return the masks of the keys, none where one is missing or belongs to two images."""
@@ -128,9 +125,9 @@ def _added(
     """Yield the pairings by the image's whole name, and by constant parts before and after it."""
     index = Names(masks, form, flat).index()
     image_names = Names(images, form, flat)
-    whole = _paired(image_names.keys(whole=True), index)
+    whole = paired_masks(image_names.keys(whole=True), index)
     if whole:
-        yield Match(whole, _pattern("{name}", "", "", whole))
+        yield Match(whole, pattern_of("{name}", "", "", whole))
     stems = image_names.keys()
     constant = [("", "")]
     if common_parts([stem for _, stem in stems]) != ("", ""):
@@ -139,12 +136,14 @@ def _added(
         cores = [(folder, stem[len(before) : len(stem) - len(after)]) for folder, stem in stems]
         fits = False
         for prefix, suffix in affixes(cores, index, limit=None):
-            paired = _paired([(folder, f"{prefix}{core}{suffix}") for folder, core in cores], index)
+            paired = paired_masks(
+                [(folder, f"{prefix}{core}{suffix}") for folder, core in cores], index
+            )
             if paired:
                 fits = True
                 pattern = None
                 if not before and not after:
-                    pattern = _pattern("{stem}", prefix, suffix, paired)
+                    pattern = pattern_of("{stem}", prefix, suffix, paired)
                 yield Match(paired, pattern, is_mask_word(f"{prefix}_{suffix}"))
         if fits:
             return
@@ -222,57 +221,9 @@ def _meet(left: str, right: str) -> bool:
     return not left or not right or _apart(left, right, "")
 
 
-def _pattern(core: str, before: str, after: str, masks: Sequence[File]) -> str:
+def pattern_of(core: str, before: str, after: str, masks: Sequence[File]) -> str:
     """Return the value of ``data.mask`` for constant parts around the stem or the name."""
     suffixes = {mask.suffix for mask in masks}
     suffix = suffixes.pop() if len(suffixes) == 1 else ".*"
     folder = "{folder}/" if any(mask.folder for mask in masks) else ""
     return f"{folder}{before}{core}{after}{suffix}"
-
-
-def loose_pattern(images: Sequence[File], masks: Sequence[File]) -> str | None:
-    """Return a value of ``data.mask`` that pairs all images but needs a human's consent."""
-    index = Names(masks, str, False).index()
-    stems = Names(images, str, False).keys()
-    for before, after in affixes(stems, index, limit=None, words=False):
-        paired = _paired([(folder, f"{before}{stem}{after}") for folder, stem in stems], index)
-        if paired and len(masks) == len(images):
-            return _pattern("{stem}", before, after, paired)
-    return None
-
-
-@dataclass(frozen=True)
-class Closest:
-    """The rule that pairs the most images where none pairs all.
-
-    Attributes:
-        paired: how many images have a mask.
-        missing: names of the absent masks without suffix; of the images where nothing pairs.
-    """
-
-    paired: int
-    missing: list[str]
-
-
-def closest(images: Sequence[File], masks: Sequence[File]) -> Closest:
-    """Return the rule that comes closest, for messages."""
-    best = Closest(0, [f"{file.folder}{file.stem}" for file in images])
-    nested = any(file.group for file in (*images, *masks))
-    for flat in (False, True) if nested else (False,):
-        for form in FORMS[:3]:
-            index = Names(masks, form, flat).index()
-            names = Names(images, form, flat)
-            stems = names.keys()
-            rules = [stems, names.keys(whole=True)]
-            for before, after in affixes(stems, index, limit=_TRIED)[:_TRIED]:
-                rules.append([(folder, f"{before}{stem}{after}") for folder, stem in stems])
-            for keys in rules:
-                absent = [k for k, key in enumerate(keys) if index.get(key) is None]
-                if len(images) - len(absent) > best.paired:
-                    shown = [
-                        f"{images[k].folder}{images[k].stem}" if form is str and keys is stems
-                        else "".join(keys[k])
-                        for k in absent
-                    ]  # fmt: skip
-                    best = Closest(len(images) - len(absent), shown)
-    return best

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from freqkd_cli.datasets._folder_closest import closest
 from freqkd_cli.datasets._folder_errors import ambiguous, several_places, unpaired
 from freqkd_cli.datasets._folder_files import LOSSLESS, File, Tree
-from freqkd_cli.datasets._folder_match import closest, matches
+from freqkd_cli.datasets._folder_match import matches
 from freqkd_cli.datasets._folder_names import names_mask
 from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern
 from freqkd_cli.datasets._folder_places import Place, mask_places, partner_of
@@ -131,7 +132,7 @@ def _beside(
     masks = [file for file in files if names_mask(file.stem)]
     marked = set(masks)
     rest = [file for file in images if file not in marked]
-    if rest and masks and closest(rest, masks).paired:
+    if rest and masks and (matches(rest, masks) or closest(rest, masks).paired):
         return [(rest, masks)]
     photos = [file for file in images if file.suffix.lower() in _PHOTO]
     others = [file for file in files if file.suffix.lower() in (*LOSSLESS, ".gif")]

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from freqkd_cli.datasets._folder_closest import closest
 from freqkd_cli.datasets._folder_errors import option, rooted
 from freqkd_cli.datasets._folder_files import File, Tree
-from freqkd_cli.datasets._folder_match import closest, matches
+from freqkd_cli.datasets._folder_match import matches
 from freqkd_cli.datasets._folder_names import role
 from freqkd_cli.datasets._folder_places import Place, innermost, places
 from freqkd_cli.errors import DataBroken
@@ -21,8 +22,8 @@ _FORMATS = {
     ".geojson": ("GeoJSON polygons", _DRAW),
     ".xml": ("XML, such as polygons or boxes", _EXPORT),
     ".txt": ("text, such as YOLO polygons or boxes", _DRAW),
-    ".npy": ("NumPy arrays", "save each array as a PNG with Pillow's Image.fromarray"),
-    ".npz": ("NumPy arrays", "save each array as a PNG with Pillow's Image.fromarray"),
+    ".npy": ("NumPy arrays", "save each array as a PNG with Image.fromarray of Pillow"),
+    ".npz": ("NumPy arrays", "save each array as a PNG with Image.fromarray of Pillow"),
     ".mat": ("MATLAB files", "save each array as a PNG"),
     ".nii": ("NIfTI volumes", "save each slice as a PNG"),
     ".gz": ("compressed files", "unpack them"),
@@ -126,7 +127,10 @@ def _check_others(tree: Tree, place: Place, images: Sequence[File]) -> None:
     Raises:
         DataBroken: a folder holds files of the images' names, so they may be masks.
     """
+    own_below = {image.path.parent for image in images}
     for folder in _other_folders(tree, place):
+        if folder in own_below:
+            continue
         files = tree.find(folder, LABEL_SUFFIXES)
         if not files or _PREDICTIONS in tree.files(folder):
             continue
