@@ -142,11 +142,10 @@ def _numbered(lines: Sequence[Line]) -> list[Row]:
     ]
     if all(rows):
         return [row for row in rows if row]
-    # A name may start with a number, but not with that of its place.
-    ids = any(
-        match and (match["sep"] or int(match["id"]) in (place, place + 1))
-        for place, match in enumerate(matches)
-    )
+    # A name may start with a number, but not many with those of their places.
+    steps = {int(m["id"]) - place for place, m in enumerate(matches) if m and not m["sep"]}
+    counted = steps in ({0}, {1}) and 2 * sum(map(bool, rows)) >= len(rows)
+    ids = counted or any(match and match["sep"] for match in matches)
     if ids:
         raise _other_form(lines, rows, "an id")
     return []
@@ -191,7 +190,8 @@ def _cells(text: str) -> list[str]:
     for delimiter in "\t;,":
         if delimiter in text:
             return next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))
-    return [text] if _word(text) in _NAME_CELLS else text.split()
+    alone = _word(text) in _NAME_CELLS and not any(c.isdigit() for c in text)
+    return [text] if alone else text.split()
 
 
 def _word(cell: str) -> str:

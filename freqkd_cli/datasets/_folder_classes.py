@@ -103,7 +103,7 @@ def _read(path: Path) -> ClassList | None:
     usual = path.name in _FIRST
     try:
         rows = _READERS.get(path.suffix.lower(), _from_text)(path, _text(path))
-        if not usual and any(row.name.lower().endswith(IMAGE_SUFFIXES) for row in rows):
+        if not usual and (_lists_images(rows) or not rows):
             return None
         return _checked(str(path), rows, void=True)
     except DataBroken:
@@ -112,6 +112,13 @@ def _read(path: Path) -> ClassList | None:
                 raise
         log.debug("%s is not read: it is no list of classes", path)
         return None
+
+
+def _lists_images(rows: Sequence[Row]) -> bool:
+    """Return whether a file lists images with their labels, not classes."""
+    header = rows[0].name.casefold().replace(",", " ").split() if rows else []
+    by_header = len(header) > 1 and bool({"image", "filename", "file", "path"} & {*header})
+    return by_header or any(row.name.lower().endswith(IMAGE_SUFFIXES) for row in rows)
 
 
 def _from_text(path: Path, text: str) -> list[Row]:
