@@ -97,9 +97,10 @@ def key_of(keyword: str) -> str:
     return keyword.removesuffix("_")
 
 
-def keywords(drawer: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+def keywords(drawer: str, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return keys of a recipe as keywords of ``build``; the reverse of :func:`key_of`."""
-    return {f"{key}_" if key in FILLED_IN[drawer] else key: keys[key] for key in keys}
+    accepted = takes(drawer, name)
+    return {f"{key}_" if f"{key}_" in accepted else key: value for key, value in keys.items()}
 
 
 def flattened(build: Callable[..., T]) -> Callable[..., T]:

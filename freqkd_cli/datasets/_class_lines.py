@@ -81,8 +81,8 @@ def rows_of(lines: Sequence[Line]) -> list[Row]:
         return rows_of(lines[1:])
     if _is_header(header):
         return _table(header, lines)
-    if len(lines) == 1 and len(parts := _cells(lines[0][1])) > 1 and not _digits(lines[0][1]):
-        return [Row(lines[0][0], _unquoted(part)) for part in parts if part.strip()]
+    if len(lines) == 1 and re.fullmatch(r"[^\d,;\t]+([,;\t][^\d,;\t]+)+[,;]?", lines[0][1]):
+        return [Row(lines[0][0], _unquoted(part)) for part in _cells(lines[0][1]) if part.strip()]
     return _colored(lines) or _numbered(lines) or _number_last(lines) or _plain(lines)
 
 
@@ -196,10 +196,6 @@ def _cells(text: str) -> list[str]:
 
 def _word(cell: str) -> str:
     return re.sub(r"[^a-z]", "", cell.casefold())
-
-
-def _digits(text: str) -> bool:
-    return any(c.isdigit() for c in text) or not re.search(r"[,;\t]", text)
 
 
 def _is_header(header: Sequence[str]) -> bool:

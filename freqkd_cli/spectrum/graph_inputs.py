@@ -100,7 +100,7 @@ def _images(reader: CacheReader, data_root: Path | None, size: Sequence[int] | N
     name = manifest["name"]
     arguments = {
         "size": tuple(size or (192, 256)),
-        **registry.keywords("datasets", manifest["arguments"]),
+        **registry.keywords("datasets", name, manifest["arguments"]),
     }
     accepted = registry.takes("datasets", name)
     given = {key: _tupled(value) for key, value in arguments.items() if key in accepted}
