@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freqkd_cli.datasets._folder_closest import Closest, loose_pattern
-from freqkd_cli.datasets._folder_files import File
+from freqkd_cli.datasets._folder_files import LOSSLESS, File
 from freqkd_cli.datasets._folder_match import Match
 from freqkd_cli.datasets._folder_places import Place
 from freqkd_cli.errors import DataBroken
@@ -124,11 +123,13 @@ def _names(files: Sequence[File]) -> str:
 
 def _twice(files: Sequence[File]) -> DataBroken | None:
     """Return the error of two files with one stem, None where there are none."""
-    counts = Counter((file.folder, file.stem) for file in files)
-    stem = next((stem for stem, count in counts.items() if count > 1), None)
-    if stem is None:
+    same_name: dict[tuple[str, str, bool], list[File]] = {}
+    for file in files:
+        lossless = file.suffix.lower() in LOSSLESS or file.suffix.lower() not in LABEL_SUFFIXES
+        same_name.setdefault((file.folder, file.stem, lossless), []).append(file)
+    same = next((group for group in same_name.values() if len(group) > 1), None)
+    if same is None:
         return None
-    same = [file for file in files if (file.folder, file.stem) == stem]
     return DataBroken(
         f"two files in {same[0].base} have the same stem",
         got=" and ".join(file.name for file in same[:2]),

@@ -10,7 +10,7 @@ from freqkd_cli.datasets._folder_lists import ListReader, list_file, pairs_of, w
 from freqkd_cli.datasets._folder_pairing import pair_place
 from freqkd_cli.datasets._folder_pattern import check_pattern
 from freqkd_cli.datasets._folder_places import Place, image_place, places, pool_place
-from freqkd_cli.datasets._folder_split import in_split, offered, shares_of
+from freqkd_cli.datasets._folder_split import check_share, in_split, offered, shares_of
 from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES, ROOT_TIP, Pair, contents
@@ -52,6 +52,7 @@ def _shared(tree: Tree, split: str, mask: str | None, shares: Sequence[float]) -
     present = {name: place for name in SPLITS if (place := image_place(tree, name))}
     if split in present and split not in names:
         return pair_place(tree, present[split], mask)
+    check_share(split, shares)
     divided = [name for name in names if name in present]
     if divided not in ([], ["train"]):
         raise UsageError(
@@ -104,7 +105,7 @@ def _no_split(tree: Tree, split: str, mask: str | None) -> DataMissing:
     share = _share(tree, pool, mask) if pool and split != "test" else None
     tip = ROOT_TIP
     if share and pool:
-        tip = f"--set 'data.split={share}' divides {pool.path} into train and val by its names"
+        tip = f"--set 'data.split={share}' to divide {pool.path} into train and val by the names"
     elif inner := _inner(root, split):
         tip = f"--data-root {inner}"
     return DataMissing(

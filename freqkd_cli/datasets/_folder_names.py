@@ -63,6 +63,11 @@ def role(name: str) -> Role:
     return Role(None, None)
 
 
+def names_images(name: str) -> bool:
+    """Return whether a word in a folder's name means images, as in ``images_small``."""
+    return any(part in _IMAGES for part in _SEPARATORS.split(name.casefold()))
+
+
 def listed_split(stem: str) -> str | None:
     """Return the split that a list file of this stem lists, such as ``train`` of ``train_list``."""
     parts = [part for part in _SEPARATORS.split(stem.casefold()) if part]

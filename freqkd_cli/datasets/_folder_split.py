@@ -41,6 +41,20 @@ def place_of(name: str) -> float:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
 
 
+def check_share(split: str, shares: Sequence[float]) -> None:
+    """
+    Raises:
+        DataMissing: there is no share for the split.
+    """
+    if split not in SPLITS[: len(shares)]:
+        raise DataMissing(
+            f"data.split has no share for the split {split!r}",
+            got=f"shares of {' and '.join(SPLITS[: len(shares)])}",
+            tip="--set 'data.split=[0.8, 0.1, 0.1]'",
+            key="split",
+        )
+
+
 def in_split(pairs: Sequence[Pair], split: str, shares: Sequence[float]) -> list[Pair]:
     """Return the pairs of a split.
 
@@ -48,13 +62,6 @@ def in_split(pairs: Sequence[Pair], split: str, shares: Sequence[float]) -> list
         DataMissing: there are none.
     """
     number = SPLITS.index(split)  # type: ignore[arg-type]
-    if number >= len(shares):
-        raise DataMissing(
-            f"data.split has no share for the split {split!r}",
-            got=f"shares of {' and '.join(SPLITS[: len(shares)])}",
-            tip="--set 'data.split=[0.8, 0.1, 0.1]'",
-            key="split",
-        )
     low, high = sum(shares[:number]), sum(shares[: number + 1])
     last = number == len(shares) - 1
     chosen = [pair for pair in pairs if low <= place_of(pair.stem) and (last or _below(pair, high))]

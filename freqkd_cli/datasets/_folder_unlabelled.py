@@ -10,7 +10,7 @@ from freqkd_cli.datasets._folder_closest import closest
 from freqkd_cli.datasets._folder_errors import option, rooted
 from freqkd_cli.datasets._folder_files import File, Tree
 from freqkd_cli.datasets._folder_match import matches
-from freqkd_cli.datasets._folder_names import role
+from freqkd_cli.datasets._folder_names import names_images, role
 from freqkd_cli.datasets._folder_places import Place, innermost, places
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
@@ -157,7 +157,8 @@ def _other_folders(tree: Tree, place: Place) -> list[Path]:
     candidates = []
     for folder in near[:_OTHER_FOLDERS]:
         here = role(folder.name)
-        if folder in (own, *own.parents) or here.kind or here.split not in (None, place.split):
+        other = here.kind or here.split not in (None, place.split) or names_images(folder.name)
+        if other or folder in (own, *own.parents):
             continue
         candidates.append(folder)
         for name in tree.folders(folder):
