@@ -29,7 +29,7 @@ def unpaired(
     place: Place, folder: Path, images: Sequence[File], masks: Sequence[File], rule: Closest
 ) -> DataBroken:
     """Return the error of images without a mask; it shows names of both sides."""
-    if twice := _twice(images) or _twice(masks):
+    if twice := _twice(images, ()) or _twice(masks, LOSSLESS):
         return twice
     number = len(images) - rule.paired
     if rule.paired or not masks:
@@ -121,12 +121,16 @@ def _names(files: Sequence[File]) -> str:
     return some((f"{file.folder}{file.name}" for file in files), 2)
 
 
-def _twice(files: Sequence[File]) -> DataBroken | None:
-    """Return the error of two files with one stem, None where there are none."""
+def _twice(files: Sequence[File], preferred: Sequence[str]) -> DataBroken | None:
+    """Return the error of two files with one stem, None where there are none.
+
+    Args:
+        preferred: formats of which one may stand beside others.
+    """
     same_name: dict[tuple[str, str, bool], list[File]] = {}
     for file in files:
-        lossless = file.suffix.lower() in LOSSLESS or file.suffix.lower() not in LABEL_SUFFIXES
-        same_name.setdefault((file.folder, file.stem, lossless), []).append(file)
+        first = file.suffix.lower() in preferred
+        same_name.setdefault((file.folder, file.stem, first), []).append(file)
     same = next((group for group in same_name.values() if len(group) > 1), None)
     if same is None:
         return None
