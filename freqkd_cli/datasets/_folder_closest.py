@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from freqkd_cli.datasets._folder_files import File
-from freqkd_cli.datasets._folder_match import FORMS, Names, affixes, paired_masks, pattern_of
+from freqkd_cli.datasets._folder_match import (
+    FORMS,
+    Names,
+    affixes,
+    common_parts,
+    paired_masks,
+    pattern_of,
+)
 
 _TRIED = 8
 """Images whose masks are looked for."""
@@ -41,13 +48,18 @@ def closest(images: Sequence[File], masks: Sequence[File]) -> Closest:
     best = Closest(0, [f"{file.folder}{file.stem}" for file in images])
     nested = any(file.group for file in (*images, *masks))
     for flat in (False, True) if nested else (False,):
-        for form in FORMS[:3]:
+        for form in FORMS:
             index = Names(masks, form, flat).index()
             names = Names(images, form, flat)
             stems = names.keys()
             rules = [stems, names.keys(whole=True)]
-            for before, after in affixes(stems, index, limit=_TRIED)[:_TRIED]:
-                rules.append([(folder, f"{before}{stem}{after}") for folder, stem in stems])
+            parts = common_parts([stem for _, stem in stems])
+            for before, after in dict.fromkeys((("", ""), parts)):
+                cores = [
+                    (group, stem[len(before) : len(stem) - len(after)]) for group, stem in stems
+                ]
+                for prefix, suffix in affixes(cores, index, limit=_TRIED)[:_TRIED]:
+                    rules.append([(group, f"{prefix}{core}{suffix}") for group, core in cores])
             for keys in rules:
                 absent = [k for k, key in enumerate(keys) if index.get(key) is None]
                 if len(images) - len(absent) > best.paired:

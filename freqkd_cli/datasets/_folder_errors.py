@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from freqkd_cli.datasets._folder_closest import Closest, loose_pattern
@@ -83,12 +83,23 @@ def ambiguous(
     )
 
 
-def several_places(root: Path, place: Place, fits: Mapping[Path, Sequence[Match]]) -> DataBroken:
+def neither(place: Place, files: Sequence[File]) -> DataBroken:
+    """Return the error of files beside images and masks that are not clearly one of them."""
+    return DataBroken(
+        f"{len(files)} files in {place.path} are neither a mask nor an image with a mask",
+        got=_names(files),
+        need="images and one mask for each",
+        tip="move these files to another folder",
+        key="mask",
+    )
+
+
+def several_places(root: Path, place: Place, fits: Iterable[Path]) -> DataBroken:
     """Return the error of masks in two folders that both fit."""
     options = [
-        f"{option(pattern)} if the masks are in {path.relative_to(root)}"
-        for path, matches in fits.items()
-        if (pattern := rooted(root, path, place, matches[0]))
+        f"{option(folder_pattern(root, path, place))} if the masks are in {path.relative_to(root)}"
+        for path in fits
+        if root in path.parents
     ]
     return DataBroken(
         f"two folders hold masks for the images in {place.path}",
@@ -99,22 +110,11 @@ def several_places(root: Path, place: Place, fits: Mapping[Path, Sequence[Match]
     )
 
 
-def rooted(root: Path, folder: Path, place: Place, match: Match) -> str | None:
-    """Return a pattern that is relative to the root; None where there is none."""
-    pattern = match.pattern or _equal(match)
-    if pattern is None or root not in (folder, *folder.parents):
-        return None
-    parts = [
-        "{split}" if part in (place.path.name, place.path.parent.name) and place.split else part
-        for part in folder.relative_to(root).parts
-    ]
-    return "/".join([*parts, pattern])
-
-
-def _equal(match: Match) -> str | None:
-    suffixes = {mask.suffix for mask in match.masks}
-    folder = "{folder}/" if any(mask.folder for mask in match.masks) else ""
-    return f"{folder}{{stem}}{suffixes.pop() if len(suffixes) == 1 else '.*'}"
+def folder_pattern(root: Path, folder: Path, place: Place) -> str:
+    """Return the value of ``data.mask`` that names a folder of masks in the root."""
+    own = (place.path.name, place.path.parent.name) if place.split else ()
+    parts = folder.relative_to(root).parts
+    return "".join("{split}/" if part in own else f"{part}/" for part in parts)
 
 
 def _names(files: Sequence[File]) -> str:

@@ -116,7 +116,10 @@ def paired_masks(
 
 
 def _distinct(fits: Iterator[Match]) -> list[Match]:
-    return list({match.masks: match for match in fits}.values())
+    table: dict[tuple[File, ...], Match] = {}
+    for match in fits:
+        table.setdefault(match.masks, match)
+    return list(table.values())
 
 
 def _added(

@@ -38,6 +38,14 @@ _MASK_ENDINGS = _MASKS | frozenset(
 )
 
 
+_DERIVED = frozenset(
+    """color colors colour colours colored coloured vis viz visual visualization overlay overlays
+    blend preview thumb thumbnail depth instance instances instanceids edge edges boundary
+    """.split()
+)
+"""Last words of files that are made from a mask or for another task."""
+
+
 class Role(NamedTuple):
     """What a folder holds, None where its name does not say so."""
 
@@ -80,19 +88,29 @@ def listed_split(stem: str) -> str | None:
 
 
 def is_mask_word(text: str) -> bool:
-    """Return whether a prefix or suffix of a file's name is a word for masks."""
-    parts = [part.rstrip("0123456789") for part in _SEPARATORS.split(text.casefold())]
-    parts = [part for part in parts if part]
-    return any(part in _MASK_ENDINGS for part in (*parts, "".join(parts)))
+    """Return whether the parts of a file's name around those of its image mean a mask."""
+    words = _letters(text)
+    return not {*words} & _DERIVED and any(_ends_in_mask(words[: k + 1]) for k in range(len(words)))
 
 
 def names_mask(stem: str) -> bool:
     """Return whether the first or last word of a file's stem is a word for masks."""
-    parts = [part for part in _SEPARATORS.split(stem.casefold()) if part]
-    if len(parts) < 2:
-        return bool(parts) and parts[0] in _MASKS
-    ends = (parts[0], parts[-1], "".join(parts[:2]), "".join(parts[-2:]))
-    return any(end in _MASK_ENDINGS for end in ends)
+    words = _letters(stem)
+    return not names_derived(stem) and (_ends_in_mask(words) or _ends_in_mask(words[:1]))
+
+
+def names_derived(stem: str) -> bool:
+    """Return whether the last word of a stem means a file that is neither image nor mask."""
+    return bool(words := _letters(stem)) and words[-1] in _DERIVED
+
+
+def _ends_in_mask(words: list[str]) -> bool:
+    return bool({*words[-1:], "".join(words[-2:])} & _MASK_ENDINGS)
+
+
+def _letters(text: str) -> list[str]:
+    """Return the words of a name without its numbers."""
+    return re.findall(r"[^\W\d_]+", text.casefold())
 
 
 def _kind(joined: str) -> Kind | None:

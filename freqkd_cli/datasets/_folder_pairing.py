@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from freqkd_cli.datasets._folder_closest import closest
-from freqkd_cli.datasets._folder_errors import ambiguous, several_places, unpaired
+from freqkd_cli.datasets._folder_errors import ambiguous, neither, several_places, unpaired
 from freqkd_cli.datasets._folder_files import LOSSLESS, File, Tree
 from freqkd_cli.datasets._folder_match import matches
-from freqkd_cli.datasets._folder_names import names_mask
-from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern
+from freqkd_cli.datasets._folder_names import names_derived, names_mask
+from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern, pattern_folder
 from freqkd_cli.datasets._folder_places import Place, mask_places, partner_of
 from freqkd_cli.datasets._folder_unlabelled import check_unlabelled
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, some
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def pair_place(
         )
     if mask == NO_MASKS:
         return _pairs(images, None)
+    if mask is not None and (folder := pattern_folder(tree, place, mask)):
+        return _pairs(images, _in_folder(tree, place, images, folder, mask))
     if mask is not None:
         return _pairs(*by_pattern(tree, place, images, mask, whole=listed is None))
     files = _paired_by_rule(tree, place, images, listed is not None)
@@ -84,6 +87,24 @@ def _paired_by_rule(
     if attempts:
         raise _refused(place, attempts)
     return None
+
+
+def _in_folder(
+    tree: Tree, place: Place, images: Sequence[File], folder: Path, pattern: str
+) -> Sequence[File]:
+    """Return the masks in the folder that ``data.mask`` names.
+
+    Raises:
+        DataBroken: some or all images have no mask there, or several pairings fit.
+    """
+    attempt = Attempt(folder, images, tree.find(folder, LABEL_SUFFIXES))
+    fits = matches(images, attempt.masks)
+    if len(fits) > 1:
+        below = [replace(fit, pattern=fit.pattern and f"{pattern}{fit.pattern}") for fit in fits]
+        raise ambiguous(place, folder, images, below)
+    if not fits:
+        raise _refused(place, [attempt])
+    return fits[0].masks
 
 
 class Attempt(NamedTuple):
@@ -129,15 +150,40 @@ def _beside(
         rest = [file for file in files if file.path not in chosen]
         fits = bool(rest) and closest(images, rest).paired > 0
         return [(list(images), rest)] if fits else []
-    masks = [file for file in files if names_mask(file.stem)]
-    marked = set(masks)
-    rest = [file for file in images if file not in marked]
-    if rest and masks and (matches(rest, masks) or closest(rest, masks).paired):
-        return [(rest, masks)]
+    names = {(file.folder, file.name) for file in images}
+    for masks in (
+        [file for file in files if (file.folder, file.stem) in names],
+        [file for file in files if names_mask(file.stem)],
+    ):
+        rest = _without(images, masks)
+        plain = [file for file in rest if not names_derived(file.stem)]
+        if plain and masks and matches(plain, masks):
+            _warn_of_others(place, _without(rest, plain))
+            return [(plain, masks)]
+        if rest and masks and (closest(rest, masks).paired or 4 * len(masks) >= len(rest)):
+            return [(rest, masks)]
     photos = [file for file in images if file.suffix.lower() in _PHOTO]
     others = [file for file in files if file.suffix.lower() in (*LOSSLESS, ".gif")]
-    whole = len(photos) == len(others) and len(photos) + len(others) == len({*images, *files})
-    return [(photos, others)] if whole and matches(photos, others) else []
+    if not photos or not others or 2 * closest(photos, others).paired < len(photos):
+        return []
+    fits = matches(photos, others)
+    left = _without(_without([*images, *files], photos), fits[0].masks if fits else [])
+    plain = [file for file in left if not names_derived(file.stem)]
+    if len(fits) == 1 and plain:
+        raise neither(place, plain)
+    _warn_of_others(place, left if len(fits) == 1 else [])
+    return [(photos, others)]
+
+
+def _without(files: Sequence[File], removed: Sequence[File]) -> list[File]:
+    names = set(removed)
+    return [file for file in dict.fromkeys(files) if file not in names]
+
+
+def _warn_of_others(place: Place, files: Sequence[File]) -> None:
+    if files:
+        names = some(file.name for file in files)
+        log.warning("%d files in %s are neither image nor mask: %s", len(files), place.path, names)
 
 
 def _pairs(images: Sequence[File], masks: Sequence[File] | Sequence[Path] | None) -> list[Pair]:

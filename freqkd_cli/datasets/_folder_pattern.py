@@ -39,12 +39,19 @@ def check_pattern(pattern: str | None) -> None:
         problem = "leads out of the data set's folder"
     elif unknown or {"{", "}"} & {*rest}:
         problem = "has a placeholder that is not stem, name, folder or split"
-    elif not {"stem", "name", "folder"} & {*names}:
+    elif not {"stem", "name", "folder"} & {*names} and not pattern.endswith("/"):
         problem = "names the same file for every image"
     elif "*" in rest:
         problem = "has a * that does not stand for the suffix alone"
     if problem:
         raise UsageError(f"data.mask {problem}", got=pattern, need=_NEED, key="mask")
+
+
+def pattern_folder(tree: Tree, place: Place, pattern: str) -> Path | None:
+    """Return the folder that a pattern with ``/`` at its end names, None for other patterns."""
+    if not pattern.endswith("/"):
+        return None
+    return tree.root / target_name(place, File(tree.root, "", "", "", ""), pattern)
 
 
 def by_pattern(
@@ -61,7 +68,6 @@ def by_pattern(
     Raises:
         DataBroken: no folder has all the masks.
     """
-    check_pattern(pattern)
     folders = [one.path for group in mask_places(tree, place) for one in group]
     best: tuple[int, Path, list[File], list[Path | None]] | None = None
     for base in dict.fromkeys((*folders, tree.root, place.path)):
@@ -79,7 +85,7 @@ def by_pattern(
     complete = [mask for mask in kept_masks if mask is not None]
     if len(set(complete)) < len(kept_images):
         absent = [
-            _target(place, image, pattern)
+            target_name(place, image, pattern)
             for image, mask in zip(kept_images, kept_masks, strict=True)
             if mask is None
         ]
@@ -87,7 +93,7 @@ def by_pattern(
     return kept_images, complete
 
 
-def _target(place: Place, image: File, pattern: str) -> str:
+def target_name(place: Place, image: File, pattern: str) -> str:
     """Return the pattern with the names of an image."""
     words = [word for word in (place.path.name, place.path.parent.name) if role(word).split]
     split = words[0] if words else place.split or ""
@@ -98,7 +104,7 @@ def _target(place: Place, image: File, pattern: str) -> str:
 
 def _mask(tree: Tree, base: Path, place: Place, image: File, pattern: str) -> Path | None:
     """Return the file that the pattern names, by equal letters, else without letter case."""
-    folder, _, name = _target(place, image, pattern).rpartition("/")
+    folder, _, name = target_name(place, image, pattern).rpartition("/")
     if name in tree.files(base / folder):
         return base / folder / name
     any_suffix = pattern.endswith(".*")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from freqkd_cli.datasets._folder_closest import closest
-from freqkd_cli.datasets._folder_errors import option, rooted
+from freqkd_cli.datasets._folder_errors import folder_pattern, option
 from freqkd_cli.datasets._folder_files import File, Tree
 from freqkd_cli.datasets._folder_match import matches
 from freqkd_cli.datasets._folder_names import names_images, role
@@ -137,8 +137,8 @@ def _check_others(tree: Tree, place: Place, images: Sequence[File]) -> None:
         fits = matches(images, files)
         if not fits and 2 * closest(images, files).paired < len(images):
             continue
-        pattern = rooted(tree.root, folder, place, fits[0]) if fits else None
-        use = f"{option(pattern)} if these are the masks, or " if pattern else ""
+        pattern = folder_pattern(tree.root, folder, place)
+        use = f"{option(pattern)} if these are the masks, or " if fits else ""
         raise DataBroken(
             f"the images in {place.path} have no folder of masks",
             got=f"files of the same names in {folder}, such as {files[0].name}",

@@ -83,7 +83,8 @@ def build(
         mask: name of the mask of an image, such as "{stem}_mask.png", where the names do not show
             it. {stem} and {name} are the image's name without and with its suffix, {folder} its
             subfolder, {split} the folder of the split; the suffix may be .*. The path starts at
-            the folder of the masks or at the root. With none the images are used without labels.
+            the folder of the masks or at the root. A folder of the root, such as "zones/{split}/",
+            holds masks of the usual names. With none the images are used without labels.
         split_: share of the images that train takes, such as 0.8, where one folder has no splits;
             the others are val. A list gives the shares of train, val and test. The hash of an
             image's name decides, so that no image changes its split when others are added.

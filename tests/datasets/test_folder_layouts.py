@@ -238,6 +238,12 @@ def test_a_word_for_masks_decides(tmp_path):
     assert numbers(open_split(tmp_path)) == [1, 2, 3]
 
 
+def test_the_whole_name_comes_before_a_drawing_of_the_mask(tmp_path):
+    write(tmp_path, [("images/train/p1.png", "masks/train/p1.png.png")])
+    save(tmp_path, "masks/train/p1.png_color.png", 9, mask=True)
+    assert numbers(open_split(tmp_path)) == [1]
+
+
 def test_two_folders_of_masks_are_refused_with_keys_that_work(tmp_path):
     for k in range(1, 4):
         save(tmp_path, f"images/train/p{k}.jpg", k)
@@ -247,8 +253,8 @@ def test_two_folders_of_masks_are_refused_with_keys_that_work(tmp_path):
         open_split(tmp_path)
     alternatives = keys_of(caught.value.tip or "")
     assert [keys["mask"] for keys in alternatives] == [
-        "gt/{split}/{stem}.png",
-        "labels/{split}/{stem}.png",
+        "gt/{split}/",
+        "labels/{split}/",
     ]
     for keys in alternatives:
         assert numbers(open_split(tmp_path, **keys)) == [1, 2, 3]
@@ -295,6 +301,7 @@ def test_images_of_two_formats_are_refused(tmp_path):
         ("{stem}_zone.*", "masks/train/p{0}_zone.png"),
         ("{name}.png", "masks/train/p{0}.jpg.png"),
         ("zones/{split}/{stem}.png", "zones/train/p{0}.png"),
+        ("zones/{split}/", "zones/train/p{0}_zone.png"),
         ("{stem}/mask.png", "masks/train/p{0}/mask.png"),
         ("{stem}-z.png", "images/train/P{0}-Z.png"),
     ],
@@ -484,13 +491,42 @@ def test_labels_of_other_forms_are_named(tmp_path, file, content, named):
     assert not open_split(tmp_path, mask="none").labelled
 
 
-def test_masks_in_a_folder_of_another_name_are_refused_with_keys_that_work(tmp_path):
-    write(tmp_path, [(f"images/train/p{k}.jpg", f"zones/train/p{k}_z.png") for k in range(1, 4)])
+@pytest.mark.parametrize("naming", [name for name in NAMINGS if name != "formats of masks"])
+def test_masks_in_a_folder_of_another_name_are_refused_with_keys_that_work(tmp_path, naming):
+    image, mask = NAMINGS[naming]
+    files = [(f"images/train/{image(k)}", f"zones/train/{mask(k)}") for k in range(1, 5)]
+    write(tmp_path, files)
     with pytest.raises(DataBroken, match="no folder of masks(.|\n)*zones/train") as caught:
         open_split(tmp_path)
     first, second = keys_of(caught.value.tip or "")
-    assert numbers(open_split(tmp_path, **first)) == [1, 2, 3]
+    assert sorted(numbers(open_split(tmp_path, **first))) == [1, 2, 3, 4]
     assert not open_split(tmp_path, **second).labelled
+
+
+@pytest.mark.parametrize(
+    "naming", ["_mask", "GT", "mask_", "letters before numbers", "zeros before numbers"]
+)
+@pytest.mark.parametrize("places", ["train", "train/c0", "images/train"])
+def test_a_mask_that_is_absent_beside_its_image_is_refused(tmp_path, naming, places):
+    image, mask = NAMINGS[naming]
+    write(tmp_path, [(f"{places}/{image(k)}", f"{places}/{mask(k)}") for k in range(1, 6)])
+    save(tmp_path, f"{places}/{image(9)}", 9)
+    with pytest.raises(DataBroken):
+        open_split(tmp_path)
+
+
+def test_files_that_are_neither_image_nor_mask(tmp_path, caplog):
+    for k in range(1, 4):
+        write(tmp_path, [(f"train/p{k}.jpg", f"train/p{k}_mask.png")], start=k)
+        save(tmp_path, f"train/p{k}_overlay.png", 9)
+    assert numbers(open_split(tmp_path)) == [1, 2, 3]
+    assert "3 files in" in caplog.text and "p1_overlay.png" in caplog.text
+    for k in range(1, 4):
+        save(tmp_path, f"val/p{k}.jpg", k)
+        save(tmp_path, f"val/p{k}.png", k, mask=True)
+    save(tmp_path, "val/q.png", 9)
+    with pytest.raises(DataBroken, match="neither a mask nor an image(.|\n)*q.png"):
+        open_split(tmp_path, "val")
 
 
 @pytest.mark.parametrize(
