@@ -2,8 +2,9 @@
 
 A name in a recipe is the name of a file in a drawer, which offers ``build(...)``. The keyword-only
 arguments of ``build`` are the YAML keys: :func:`arguments` makes a pydantic model of them, so the
-signature is the check, the default and the documentation in one. Listing a drawer reads a folder
-and imports nothing.
+signature is the check, the default and the documentation in one. A key whose name the program uses
+for something else ends in ``_`` in the signature: ``split_`` is the key ``split``. Listing a drawer
+reads a folder and imports nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, wraps
 from pathlib import Path
@@ -86,9 +87,20 @@ def arguments(drawer: str, name: str) -> Any:
         if key in FILLED_IN[drawer]:
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        keys[key] = (hints[key], default)
+        keys[key_of(key)] = (hints[key], default)
     config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
     return create_model(f"{drawer}.{name}", __config__=config, **keys)
+
+
+def key_of(keyword: str) -> str:
+    """Return the recipe key of a keyword of ``build``."""
+    return keyword.removesuffix("_")
+
+
+def keywords(drawer: str, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys of a recipe as keywords of ``build``; the reverse of :func:`key_of`."""
+    accepted = takes(drawer, name)
+    return {f"{key}_" if f"{key}_" in accepted else key: value for key, value in keys.items()}
 
 
 def flattened(build: Callable[..., T]) -> Callable[..., T]:

@@ -193,7 +193,7 @@ def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Datas
         split=split,
         root=root or recipe.data.root,
         size=tuple(recipe.data.size),
-        **recipe.data.arguments,
+        **registry.keywords("datasets", recipe.data.name, recipe.data.arguments),
     )
 
 

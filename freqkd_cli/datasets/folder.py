@@ -1,13 +1,18 @@
-"""Your own images: image and mask files of equal stems in folders, or images without masks.
+"""Your own images: image and mask files in folders that belong together, or images without masks.
+
+The layout is ``images/train`` and ``masks/train``, or another that people use: ``labels``,
+``annotations``, ``valid``, ``train/images``, subfolders, ``train.txt`` with the names of images,
+or one folder that ``split`` divides. A mask has the name of its image, or that name with a constant
+part such as ``_mask``; ``mask`` describes any other.
 
 A mask holds one class id per pixel, as grey value or palette index, in the size of its upright
-image (EXIF orientation applied). Without a folder of masks the split is unlabelled: a student can
-still learn from the teacher on it.
+image (EXIF orientation applied). Without masks the split is unlabelled: a student can still learn
+from the teacher on it.
 
-Class names come from the recipe (``data.classes: [road, car]``, ids 0, 1, ...), else from
-``classes.json`` (a list, or ``{id: name}`` with any ids) or ``classes.txt`` (one name per line) in
-the root folder. Masks with other values are read with ``zero_label``, ``ignore`` or ``label_map``,
-so that no file has to be converted.
+Class names come from the recipe (``data.classes: [road, car]``, ids 0, 1, ...), else from a class
+list in the root folder: ``classes.json`` (a list, or ``{id: name}`` with any ids), ``classes.txt``
+(one name per line, or id and name), or the list of a labelling tool. Masks with other values are
+read with ``zero_label``, ``ignore`` or ``label_map``, so that no file has to be converted.
 """
 
 from __future__ import annotations
@@ -19,20 +24,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from freqkd_cli.datasets._folder_classes import NAMES_NEED, class_names
+from freqkd_cli.datasets._folder_classes import NAMES_NEED, ClassList, class_list
+from freqkd_cli.datasets._folder_colors import color_map
 from freqkd_cli.datasets._folder_labels import LabelKeys, LabelMap, advice_of, rule_of
+from freqkd_cli.datasets._folder_layout import LAYOUT, find_pairs
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.conversion import RECIPE, Conversion
-from freqkd_cli.images.dataset import SPLITS, Dataset, Split
+from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import ROOT_TIP, contents, pair_by_stem
+from freqkd_cli.images.pairs import ROOT_TIP
 from freqkd_cli.images.palette import palette_with
 
-LAYOUT = (
-    "images/{train,val,test} and masks/{train,val,test}, "
-    "or {train,val,test}/images and {train,val,test}/masks"
-)
+__all__ = ["LAYOUT", "build", "classes", "palette_of"]
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+Shares = Share | Annotated[list[Share], Field(min_length=2, max_length=3)]
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Colors = dict[str, Color] | list[Color]
 Percentile = Annotated[
@@ -54,6 +60,8 @@ def build(
     bits: Annotated[int, Field(ge=8, le=16)] | None = None,
     percentile: Percentile | None = None,
     bands: Bands | None = None,
+    mask: str | None = None,
+    split_: Shares | None = None,
 ) -> Dataset:
     """Return one split of a folder. Images keep their own size; ``size`` is that of the views.
 
@@ -72,6 +80,14 @@ def build(
         percentile: of such images, the two percentiles of an image that become 0 and 1, such as
             [1, 99]; instead of bits.
         bands: which bands of an image are red, green and blue, counted from 1, such as [1, 2, 3].
+        mask: name of the mask of an image, such as "{stem}_mask.png", where the names do not show
+            it. {stem} and {name} are the image's name without and with its suffix, {folder} its
+            subfolder, {split} the folder of the split; the suffix may be .*. The path starts at
+            the folder of the masks or at the root. A folder of the root, such as "zones/{split}/",
+            holds masks of the usual names. With none the images are used without labels.
+        split_: share of the images that train takes, such as 0.8, where one folder has no splits;
+            the others are val. A list gives the shares of train, val and test. The hash of an
+            image's name decides, so that no image changes its split when others are added.
 
     Raises:
         DataMissing: no root, no such split, no images, or masks without class names.
@@ -80,25 +96,30 @@ def build(
         UsageError: an ignored value that is a class as well, or a map to an id that is no class.
     """
     root = _root(root)
-    images, masks = _folders(root, split)
-    names = class_names(root, classes)
-    if masks is not None and not names:
-        raise DataMissing(
-            f"no class names for the masks in {masks}", need=NAMES_NEED, key="classes"
-        )
-    keys = LabelKeys(sorted(names), tuple(ignore or ()), zero_label, dict(label_map or {}))
-    ordered = [names[number] for number in keys.ids]
+    found = class_list(root, classes)
+    _check_folder(root, split, found)
+    pairs = find_pairs(root, split, mask, split_)
+    labelled = next((pair.label for pair in pairs if pair.label is not None), None)
+    if labelled is not None and not found.names:
+        raise _no_names(labelled.parent)
+    label_map = label_map or color_map(found, pairs)
+    in_map = {int(key) for key in label_map or () if key.isdecimal()}
+    ignored = {*(ignore or ()), *(value for value in found.ignored if value not in in_map)}
+    keys = LabelKeys(sorted(found.names), tuple(ignored), zero_label, dict(label_map or {}))
+    ordered = [found.names[number] for number in keys.ids]
     arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
     arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
     arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}
     conversion = Conversion.of(bits, percentile, bands, RECIPE)
     arguments |= conversion.arguments()
+    arguments |= {"mask": mask} if mask is not None else {}
+    arguments |= {"split": split_} if split_ is not None else {}
     rule = rule_of(keys)
     return FileDataset(
         {"name": "folder", "split": split, "arguments": arguments},
-        pair_by_stem(images, masks),
+        pairs,
         ordered,
-        palette_with(colors, ordered),
+        _palette(colors, found, keys.ids),
         rule,
         advice_of(keys, rule),
         conversion,
@@ -115,7 +136,7 @@ def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tu
     """
     if classes is None and not _root(root).is_dir():
         raise DataMissing(f"there is no folder {root}", need=LAYOUT, tip=ROOT_TIP, key="root")
-    names = class_names(_root(root) if classes is None else Path(), classes)
+    names = class_list(_root(root) if classes is None else Path(), classes).names
     return tuple(names[number] for number in sorted(names))
 
 
@@ -135,46 +156,40 @@ def _root(root: Path | None) -> Path:
     return Path(root)
 
 
-def _folders(root: Path, split: str) -> tuple[Path, Path | None]:
-    """Return the folders of the images and of the masks, the latter None where there is none.
+def _palette(colors: Colors | None, found: ClassList, ids: Sequence[int]) -> np.ndarray:
+    """Return the colors of the recipe, else those of the class list, else the program's own."""
+    if colors is None and set(ids) <= set(found.colors):
+        return np.array([found.colors[number] for number in ids], np.uint8).reshape(-1, 3)
+    return palette_with(colors, [found.names[number] for number in ids])
+
+
+def _check_folder(root: Path, split: str, found: ClassList) -> None:
+    """Check the usual folder of the masks before the files in it.
 
     Raises:
-        DataMissing: there are no images of the split.
-        DataBroken: the masks are not in a folder.
+        DataMissing: there is one, but no class names.
+        DataBroken: it is a file or a broken link, which does not mean "no labels".
     """
     for images, masks in (
         (root / "images" / split, root / "masks" / split),
         (root / split / "images", root / split / "masks"),
     ):
         if images.is_dir():
-            return images, _mask_folder(masks)
-    present = [
-        name
-        for name in SPLITS
-        if (root / "images" / name).is_dir() or (root / name / "images").is_dir()
-    ]
-    raise DataMissing(
-        f"no split {split!r} in {root}",
-        got=f"only {', '.join(present)}" if present else contents(root),
-        need=LAYOUT,
-        tip=ROOT_TIP,
-        key="root",
-    )
+            if masks.is_dir():
+                if not found.names:
+                    raise _no_names(masks)
+                return
+            broken = next(
+                (p for p in (masks, masks.parent) if p.is_symlink() and not p.exists()), None
+            )
+            if broken is not None or masks.exists():
+                raise DataBroken(
+                    f"{broken or masks} is not a folder",
+                    got="a broken link" if broken else "a file",
+                    need="a folder of masks, or nothing for images without labels",
+                )
+            return
 
 
-def _mask_folder(path: Path) -> Path | None:
-    """Return the folder of the masks, None where there is none: the split has no labels.
-
-    Raises:
-        DataBroken: it is a file or a broken link, which does not mean "no labels".
-    """
-    if path.is_dir():
-        return path
-    broken = next((p for p in (path, path.parent) if p.is_symlink() and not p.exists()), None)
-    if broken is not None or path.exists():
-        raise DataBroken(
-            f"{broken or path} is not a folder",
-            got="a broken link" if broken else "a file",
-            need="a folder of masks, or nothing for images without labels",
-        )
-    return None
+def _no_names(masks: Path) -> DataMissing:
+    return DataMissing(f"no class names for the masks in {masks}", need=NAMES_NEED, key="classes")

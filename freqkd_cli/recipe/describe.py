@@ -29,13 +29,13 @@ def arguments(drawer: str, name: str) -> list[dict[str, Any]]:
         if key in registry.FILLED_IN[drawer]:
             continue
         row: dict[str, Any] = {
-            "name": key,
+            "name": registry.key_of(key),
             "type": spelled(hints[key]),
             "required": parameter.default is inspect.Parameter.empty,
         }
         if not row["required"]:
             row["default"] = to_jsonable_python(parameter.default)
-        rows.append(row | {"about": about.get(key, "")})
+        rows.append(row | {"about": about.get(row["name"], "")})
     return rows
 
 
@@ -91,7 +91,7 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
             texts |= dict.fromkeys(names, entry[3].strip())
         elif line.strip():
             texts |= {name: f"{texts[name]} {line.strip()}".strip() for name in names}
-    return {name: text.replace("``", "") for name, text in texts.items()}
+    return {registry.key_of(name): text.replace("``", "") for name, text in texts.items()}
 
 
 def schema() -> dict[str, Any]:

@@ -98,7 +98,10 @@ def _images(reader: CacheReader, data_root: Path | None, size: Sequence[int] | N
     """
     manifest = reader.fingerprint.fields["data"]
     name = manifest["name"]
-    arguments = {"size": tuple(size or (192, 256)), **manifest["arguments"]}
+    arguments = {
+        "size": tuple(size or (192, 256)),
+        **registry.keywords("datasets", name, manifest["arguments"]),
+    }
     accepted = registry.takes("datasets", name)
     given = {key: _tupled(value) for key, value in arguments.items() if key in accepted}
     dataset = registry.find("datasets", name).build(

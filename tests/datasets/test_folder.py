@@ -390,6 +390,8 @@ def test_recipe_arguments_and_colors():
         "bits",
         "percentile",
         "bands",
+        "mask",
+        "split",
     }
     colors = palette(150)
     assert (
