@@ -12,8 +12,8 @@ import torch
 
 from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train.distillation import make_loop
 from freqkd_cli.train.loop import Loop
+from freqkd_cli.train.preparation import make_loop
 from freqkd_cli.train.run_log import Unwritten
 
 if TYPE_CHECKING:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.build import assemble
-from freqkd_cli.build.schedules import RunLength
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.precision import Compute
-from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Source
@@ -26,33 +22,15 @@ from freqkd_cli.train.evaluation import Evaluation
 from freqkd_cli.train.non_finite import not_finite
 from freqkd_cli.train.recipe_identity import digest
 from freqkd_cli.train.run_log import RunLog, Unwritten, loss_row
+from freqkd_cli.train.setting import Setting
 from freqkd_cli.train.training_state import Training
 from freqkd_cli.views.loader import Loader, ViewDataset
-from freqkd_cli.views.steps import Steps
 
 if TYPE_CHECKING:
-    from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.views.batch import Batch
 
 LOG_EVERY = 10
 """Steps between two rows of metrics.jsonl."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What stays the same for the whole of a run."""
-
-    plan: assemble.Plan
-    out: Path
-    processes: Processes
-    compute: Compute
-    dataset: Dataset
-    steps: Steps
-    length: RunLength
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
 
 
 class Loop:
@@ -237,6 +215,8 @@ class Loop:
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
         }
+        if self.setting.class_weights:
+            summary["class_weights"] = self.setting.class_weights
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 checkpoint.prune(self.setting.out / "state", training.step)
