@@ -175,7 +175,8 @@ class Train(Section):
     previews: bool = Field(True, description="draw curves.png and samples.png at every evaluation")
     eval_limit: CountOrZero = Field(0, description="images per evaluation during training; 0 = all")
     freeze_norm: bool = Field(
-        False, description="do not update the running statistics of batch norm"
+        False,
+        description="batch norm uses its running statistics and does not update them",
     )
     freeze_student: bool = Field(
         False,

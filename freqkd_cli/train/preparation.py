@@ -12,9 +12,10 @@ import torch
 from freqkd_cli.build import assemble, class_weights
 from freqkd_cli.build.objective import Objective
 from freqkd_cli.build.schedules import run_length
+from freqkd_cli.build.single_values import check_norms
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import DataMissing, UsageError
-from freqkd_cli.runtime.precision import Compute, choose
+from freqkd_cli.runtime.precision import choose
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.teacher.opening import open_source
@@ -80,7 +81,7 @@ def make_loop(
         setting = dataclasses.replace(setting, class_weights=weights)
         with_numbers = class_weights.with_weights(recipe, weights)
         lines = assemble.build_lines(dataclasses.replace(plan, recipe=with_numbers))
-    training = _training(plan, lines, processes, compute)
+    training = _training(setting, lines)
     evaluation = Evaluation(held_out, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)
 
@@ -117,9 +118,8 @@ def _held_out(recipe: Recipe) -> Dataset | None:
     return dataset if dataset.labelled and len(dataset) else None
 
 
-def _training(
-    plan: assemble.Plan, lines: tuple[Line, ...], processes: Processes, compute: Compute
-) -> Training:
+def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
+    plan, processes, compute = setting.plan, setting.processes, setting.compute
     train, device = plan.recipe.train, processes.device
     student = assemble.build_student(plan)
     student.ready(device)
@@ -133,6 +133,14 @@ def _training(
             need="a loss with parameters of its own, such as an adapter",
             key="train.freeze_student",
         )
+    check_norms(
+        plan,
+        student,
+        objective.wanted,
+        processes=processes.number,
+        synchronised=device.type == "cuda",
+        images=len(setting.dataset),
+    )
     whole_batch.convert(objective, processes)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)
