@@ -38,7 +38,9 @@ class BenchOptions:
 
 def measured_loop(recipe: Recipe, options: BenchOptions, cache: Path | None) -> Loop:
     """Return the loop of ``distill`` for a recipe, long enough that its schedule stands still."""
-    train = recipe.train.model_copy(update={"epochs": None, "steps": LONG, "eval_every": 0})
+    train = recipe.train.model_copy(
+        update={"epochs": None, "steps": LONG, "extend": None, "eval_every": 0}
+    )
     loop = make_loop(
         dataclasses.replace(recipe, train=train),
         Path("bench"),

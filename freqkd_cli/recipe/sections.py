@@ -142,6 +142,11 @@ class Train(Section):
         None, description="passes over the training images; give epochs or steps"
     )
     steps: Count | None = Field(None, description="optimizer steps; give epochs or steps")
+    extend: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="steps that distill --extend added to the run, one number per extension; the "
+        "schedule of each is that of the whole length",
+    )
     batch_size: Count = Field(8, description="views in one forward pass, all processes together")
     accumulate: Count = Field(1, description="forward passes per optimizer step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer")

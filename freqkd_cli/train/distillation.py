@@ -15,7 +15,7 @@ from freqkd_cli.build import assemble
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.train import environment, run_folder
+from freqkd_cli.train import environment, extension, run_folder
 from freqkd_cli.train.evaluation import Drawing
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.train.preparation import make_loop
@@ -35,12 +35,14 @@ def distill(
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    extend: int | None = None,
     dry_run: bool = False,
     drawing: Drawing | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into the run folder ``out`` and return the content of ``summary.json``.
 
     Args:
+        extend: train the finished run in ``out`` for so many more steps.
         dry_run: train and write nothing; return what the run would cost.
         drawing: draws the previews of the run; None for none.
 
@@ -50,20 +52,24 @@ def distill(
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` continues.
     """
     processes = join(device)
-    finished = processes.share(
-        run_folder.check(out, recipe, resume=resume, overwrite=overwrite)
+    start = processes.share(
+        extension.start(out, recipe, resume=resume, overwrite=overwrite, extend=extend)
         if processes.first
         else None
     )
-    if finished is not None:
+    if start.finished is not None:
         progress.note(f"{out} is already finished")
-        return finished
+        return start.finished
+    recipe, resume = extension.with_extensions(recipe, start.extensions), start.continues
     # Before the folder is touched, since weights may be missing.
     loop = make_loop(recipe, out, progress, processes, cache, drawing=drawing, resume=resume)
+    if start.extended_at is not None:
+        extension.check_length(start.extended_at, loop.setting.length)
+        progress.note(extension.note(recipe.train, loop.setting.length))
     if dry_run:
         from freqkd_cli.train.estimate import cost
 
-        return cost(loop)
+        return cost(loop, done=start.extended_at or 0)
     with _run_folder(loop, overwrite=overwrite):
         compute = loop.setting.compute.reason
         progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
