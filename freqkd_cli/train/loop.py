@@ -219,8 +219,6 @@ class Loop:
         }
         if len(self.setting.length.stages) > 1:
             summary["extended"] = list(self.setting.length.stages[:-1])
-        if self.setting.class_weights:
-            summary["class_weights"] = self.setting.class_weights
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 checkpoint.prune(self.setting.out / "state", training.step)
