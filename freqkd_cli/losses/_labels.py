@@ -14,7 +14,6 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.labels import IGNORE
 
 ClassWeights = (
     list[Annotated[float, Field(ge=0)]] | Literal["auto", "median", "inverse", "effective"]
@@ -45,12 +44,13 @@ class LabelLoss(Loss):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def head(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """Return the loss of one head, 0 with gradient 0 where nothing is labelled.
 
         Args:
             logits: ``[B, K, h, w]``.
-            labels: ``[B, H, W]``, 255 = ignore.
+            labels: ``[B, H, W]``.
+            ignore: the label of void pixels.
         """
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class LabelLoss(Loss):
         """Return the number of images with a label."""
         if batch.labels is None:
             return 0.0
-        return float((batch.labels != IGNORE).flatten(1).any(1).sum())
+        return float(batch.labelled.flatten(1).any(1).sum())
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -74,13 +74,13 @@ class LabelLoss(Loss):
                 got="a data set without labels",
                 tip="remove this loss, or add the masks",
             )
-        rows = _with_labels(batch.labels)
+        rows = _with_labels(batch)
         labels = batch.labels[rows]
         with torch.autocast(student["logits"].device.type, enabled=False):
-            total = self.head(student["logits"][rows], labels)
+            total = self.head(student["logits"][rows], labels, batch.ignore)
             for name, logits in student.items():
                 if name != "logits":
-                    total = total + self.auxiliary * self.head(logits[rows], labels)
+                    total = total + self.auxiliary * self.head(logits[rows], labels, batch.ignore)
         return total
 
 
@@ -122,15 +122,17 @@ class PixelLoss(LabelLoss):
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         """Return the sum of the labelled pixels' weights."""
-        return 0.0 if batch.labels is None else float(self.counted(batch.labels).sum())
+        if batch.labels is None:
+            return 0.0
+        return float(self.counted(batch.labels, batch.ignore, torch.float32).sum())
 
-    def counted(self, labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def counted(self, labels: Tensor, ignore: int, dtype: torch.dtype) -> Tensor:
         """Return each pixel's weight in the mean, ``[B, H, W]``: 0 for void, 1 or its class's."""
-        counted = (labels != IGNORE).to(dtype)
+        counted = (labels != ignore).to(dtype)
         if self.weights is None:
             return counted
         weights = torch.tensor(self.weights, device=labels.device, dtype=dtype)
-        return counted * weights[labels.masked_fill(labels == IGNORE, 0)]
+        return counted * weights[labels.masked_fill(labels == ignore, 0)]
 
 
 def weighted_mean(losses: Tensor, counted: Tensor) -> Tensor:
@@ -153,14 +155,14 @@ def mean_over_classes(losses: Tensor, pixels: Tensor, *, present: bool) -> Tenso
     return weighted_mean(rows, labelled.to(losses.dtype))
 
 
-def _with_labels(labels: Tensor) -> Tensor | slice:
+def _with_labels(batch: Batch) -> Tensor | slice:
     """Return which images have a label, at least the first: no image at all has no gradient.
 
     Upsampling is most of the cost of these losses, and images without a label do not need it. On a
     GPU all images are taken, since the answer would wait for everything that is queued there.
     """
-    if labels.device.type != "cpu":
+    if batch.images.device.type != "cpu":
         return slice(None)
-    labelled = (labels != IGNORE).flatten(1).any(1)
+    labelled = batch.labelled.flatten(1).any(1)
     labelled[0] = True
     return slice(None) if labelled.all() else labelled

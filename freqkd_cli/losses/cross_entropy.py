@@ -7,7 +7,7 @@ same for every auxiliary head. Optionally with ``class_weights`` (a weighted mea
 **Why** The task itself. Distillation losses are added to it.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
-labels ``[B, H, W]``; label 255 never counts. ``ohem`` is the share of labelled pixels of the batch
+labels ``[B, H, W]``; void never counts. ``ohem`` is the share of labelled pixels of the batch
 that are kept, the hardest first (0 = all of them). ``ohem_threshold`` keeps every pixel whose true
 class has less than this probability, and never fewer than the share. Where a batch comes in parts
 (several processes, ``train.accumulate``) each part is mined by itself. A batch without a label
@@ -41,7 +41,6 @@ from torch.nn import functional as F
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
-from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.upsample import parts, upsampled
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -95,15 +94,15 @@ class CrossEntropy(PixelLoss):
         self.label_smoothing = label_smoothing
         self.ohem, self.threshold = ohem
 
-    def head(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = self._each(logits, labels, plain=False)
-        counted = self.counted(labels, losses.dtype)
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        losses = self._each(logits, labels, ignore, plain=False)
+        counted = self.counted(labels, ignore, losses.dtype)
         if self.ohem:
-            kept = self._hardest(logits.detach(), losses.detach(), labels)
+            kept = self._hardest(logits.detach(), losses.detach(), labels, ignore)
             losses, counted = losses * kept, counted * kept
         return weighted_mean(losses, counted)
 
-    def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
+    def _each(self, logits: Tensor, labels: Tensor, ignore: int, *, plain: bool) -> Tensor:
         """Return the loss of every pixel, ``[B, H, W]``, 0 on void.
 
         ``plain`` leaves class weights and smoothing out.
@@ -117,7 +116,7 @@ class CrossEntropy(PixelLoss):
         options = {
             "weight": weight,
             "label_smoothing": smoothing,
-            "ignore_index": IGNORE,
+            "ignore_index": ignore,
             "reduction": "none",
         }
         return torch.cat(
@@ -127,17 +126,17 @@ class CrossEntropy(PixelLoss):
             ]
         )
 
-    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
+    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """Return 1 for the hardest pixels of the batch and 0 for the others, ``[B, H, W]``.
 
         Pixels as hard as the last one kept stay too.
         """
-        labelled = labels != IGNORE
+        labelled = labels != ignore
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
         plain = self.weights is None and not self.label_smoothing
-        scores = losses if plain else self._each(logits, labels, plain=True)
+        scores = losses if plain else self._each(logits, labels, ignore, plain=True)
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
         if self.threshold > 0:

@@ -8,7 +8,7 @@ On hard predictions it is 1 - F1.
 **Why** A small class counts as much as a large one, as in mIoU. Usually added to cross-entropy.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
-labels ``[B, H, W]``; label 255 never counts. ``classes: present`` takes the mean over the classes
+labels ``[B, H, W]``; void never counts. ``classes: present`` takes the mean over the classes
 that occur, ``all`` over all of them. The sums run over the batch, or with ``per_image`` over each
 image, followed by a mean over the images with labels. A batch without a label gives 0. Where a
 batch comes in parts (several processes, ``train.accumulate``) each part has sums of its own, and
@@ -29,7 +29,6 @@ from torch import Tensor
 
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._labels import Auxiliary, LabelLoss, mean_over_classes
-from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.upsample import parts, upsampled
 
 
@@ -58,8 +57,8 @@ class Dice(LabelLoss):
         super().__init__(auxiliary)
         self.smooth, self.present, self.per_image = smooth, present, per_image
 
-    def head(self, logits: Tensor, labels: Tensor) -> Tensor:
-        sums = [_sums(logits[part], labels[part]) for part in parts(logits)]
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        sums = [_sums(logits[part], labels[part], ignore) for part in parts(logits)]
         both, predicted, truth = (torch.cat(each) for each in zip(*sums, strict=True))
         if not self.per_image:
             both, predicted, truth = (
@@ -70,10 +69,10 @@ class Dice(LabelLoss):
         return mean_over_classes(1 - score, truth, present=self.present)
 
 
-def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(logits: Tensor, labels: Tensor, ignore: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return I, P and G of every image and class, ``[B, K]`` each."""
     shares = upsampled(logits, (labels.shape[-2], labels.shape[-1])).softmax(1)
     numbers = torch.arange(shares.shape[1], device=labels.device).view(-1, 1, 1)
     of_class = labels.unsqueeze(1) == numbers
-    labelled = (labels != IGNORE).unsqueeze(1)
+    labelled = (labels != ignore).unsqueeze(1)
     return tuple(each.sum((-2, -1)) for each in (shares * of_class, shares * labelled, of_class))  # type: ignore[return-value]

@@ -7,7 +7,7 @@ weighted mean. ``gamma`` 0 is cross-entropy.
 **Why** Most pixels of a street are easy, and together they outweigh rare and hard ones.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
-labels ``[B, H, W]``; label 255 never counts. A batch without a label gives 0. Nats.
+labels ``[B, H, W]``; void never counts. A batch without a label gives 0. Nats.
 ``class_weights`` and ``class_beta`` are those of ``cross_entropy``.
 
 **Source** Lin et al. (arXiv 1708.02002). Departures: softmax instead of one sigmoid per class, and
@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
-from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.upsample import parts, upsampled
 
 
@@ -55,17 +54,20 @@ class Focal(PixelLoss):
         super().__init__(class_weights, auxiliary)
         self.gamma = gamma
 
-    def head(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         size = (labels.shape[-2], labels.shape[-1])
         losses = torch.cat(
-            [self._each(upsampled(logits[part], size), labels[part]) for part in parts(logits)]
+            [
+                self._each(upsampled(logits[part], size), labels[part], ignore)
+                for part in parts(logits)
+            ]
         )
-        counted = self.counted(labels, losses.dtype)
+        counted = self.counted(labels, ignore, losses.dtype)
         return weighted_mean(losses * counted, counted)
 
-    def _each(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _each(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """Return the loss of every pixel, ``[B, H, W]``, 0 on void."""
-        surprise = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+        surprise = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")
         # 1 - p without rounding near p = 1; a power below 1 has no finite slope at 0.
         missed = -torch.expm1(-surprise).clamp(max=-torch.finfo(surprise.dtype).tiny)
         return missed**self.gamma * surprise

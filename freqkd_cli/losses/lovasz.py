@@ -10,7 +10,7 @@ wrong and the others right.
 the pixels once for every class: on a CPU that costs several times a cross-entropy.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
-labels ``[B, H, W]``; label 255 never counts. ``classes: present`` takes the mean over the classes
+labels ``[B, H, W]``; void never counts. ``classes: present`` takes the mean over the classes
 that occur, ``all`` over all of them; then an absent class costs its largest error. IoU is that of
 the batch, or with ``per_image`` that of each image, followed by a mean over the images with labels.
 A batch without a label gives 0. Where a batch comes in parts (several processes,
@@ -30,7 +30,6 @@ from torch import Tensor
 
 from freqkd_cli.features.loss import Loss
 from freqkd_cli.losses._labels import Auxiliary, LabelLoss
-from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.upsample import parts, upsampled
 
 
@@ -57,7 +56,7 @@ class Lovasz(LabelLoss):
         super().__init__(auxiliary)
         self.present, self.per_image = present, per_image
 
-    def head(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         size = (labels.shape[-2], labels.shape[-1])
         shares = torch.cat([upsampled(logits[part], size).softmax(1) for part in parts(logits)])
         groups = (
@@ -66,7 +65,7 @@ class Lovasz(LabelLoss):
         values = [
             self._of_group(share.flatten(1)[:, labelled], label.flatten()[labelled])
             for share, label in groups
-            if (labelled := label.flatten() != IGNORE).any()
+            if (labelled := label.flatten() != ignore).any()
         ]
         return torch.stack(values).mean() if values else logits.sum().to(shares.dtype) * 0.0
 

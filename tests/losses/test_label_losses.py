@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import label_loss_references as reference
@@ -175,6 +176,24 @@ def test_void_pixels_have_no_gradient(name):
     loss({"logits": logits}, {}, batch_of(labels), 0).backward()
     void = (labels == 255).unsqueeze(1).expand_as(logits)
     assert not logits.grad[void].any() and logits.grad[~void].any()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", *NAMES])
+def test_class_255_counts_where_void_has_another_label(name):
+    """More than 255 classes: the losses of permuted classes are equal."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.standard_normal((2, 258, 6, 8)))
+    labels = torch.from_numpy(rng.choice([1, 3, 65535], (2, 6, 8)))
+    moved, other = logits.clone(), labels.clone()
+    moved[:, 255], moved[:, 3] = logits[:, 3], logits[:, 255]
+    other[labels == 3] = 255
+    loss = registry.find("losses", name).build()
+    batches = (dataclasses.replace(batch_of(each), ignore=65535) for each in (labels, other))
+    values = [
+        float(loss({"logits": z}, {}, batch, 0))
+        for z, batch in zip((logits, moved), batches, strict=True)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-12) and values[0] > 0
 
 
 @pytest.mark.parametrize("classes", ["present", "all"])
