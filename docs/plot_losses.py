@@ -31,8 +31,10 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "band (low)": {"student": "stage3", "teacher": "stage3", "band": "low", "cutoff": 0.25},
     "band (high)": {"student": "stage3", "teacher": "stage3", "band": "high", "cutoff": 0.25},
     "cross_entropy": {},
+    "dice": {},
     "fam": {"student": "stage3", "teacher": "stage3", "cutoff": 0.0, "output": "linear"},
     "feature": {"student": "stage3", "teacher": "stage3"},
+    "focal": {},
     "graph_band": {"student": "stage3", "teacher": "stage3", "band": "low"},
     "graph_basis": {"student": "stage3", "teacher": "stage3"},
     "graph_laplacian": {"student": "stage3", "teacher": "stage3"},
@@ -40,6 +42,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "graph_match": {"student": "stage3", "teacher": "stage3", "groups": 1, "scaling": "none"},
     "graph_spectrum": {"student": "stage3", "teacher": "stage3"},
     "logit_kl": {},
+    "lovasz": {},
 }
 
 

@@ -12,8 +12,8 @@ import torch
 
 from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train.distillation import make_loop
 from freqkd_cli.train.loop import Loop
+from freqkd_cli.train.preparation import make_loop
 from freqkd_cli.train.run_log import Unwritten
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class BenchOptions:
 
 def measured_loop(recipe: Recipe, options: BenchOptions, cache: Path | None) -> Loop:
     """Return the loop of ``distill`` for a recipe, long enough that its schedule stands still."""
-    train = recipe.train.model_copy(update={"epochs": None, "steps": LONG, "eval_every": 0})
+    train = recipe.train.model_copy(
+        update={"epochs": None, "steps": LONG, "extend": None, "eval_every": 0}
+    )
     loop = make_loop(
         dataclasses.replace(recipe, train=train),
         Path("bench"),

@@ -6,6 +6,7 @@ All of it is pure arithmetic, so a resumed run needs no scheduler state.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,22 @@ class RunLength:
     Attributes:
         batches_per_epoch: full batches in one pass over the training images.
         accumulate: batches per optimizer step.
-        steps: optimizer steps of the whole run.
+        stages: optimizer steps of the run up to the end of each stage. A run that was never
+            extended has one stage.
     """
 
     batches_per_epoch: int
     accumulate: int
-    steps: int
+    stages: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.stages[-1]
+
+    def total(self, step: int) -> int:
+        """Return the length of the schedule that ``step`` (0-based) belongs to."""
+        return next((stage for stage in self.stages if step < stage), self.steps)
 
     def epochs_after(self, step: int) -> int:
         """Return the number of whole epochs in the first ``step`` steps."""
@@ -40,11 +51,13 @@ def run_length(images: int, train: Train) -> RunLength:
     """Return the length of a run over ``images`` images; a last batch that is not full is dropped.
 
     A step takes ``train.accumulate`` batches and may cross the end of an epoch. The number of
-    steps is rounded up, so that a run sees every batch of its ``train.epochs`` epochs.
+    steps is rounded up, so that a run sees every batch of its ``train.epochs`` epochs. Each number
+    of ``train.extend`` is a further stage.
     """
     batches = max(1, images // train.batch_size)
     steps = train.steps or -(-(train.epochs or 1) * batches // train.accumulate)
-    return RunLength(batches, train.accumulate, steps)
+    stages = tuple(itertools.accumulate((steps, *(train.extend or ()))))
+    return RunLength(batches, train.accumulate, stages)
 
 
 def loss_weight(weight: float, warmup: float, step: int, total: int) -> float:

@@ -41,6 +41,16 @@ Baseline = Annotated[
         help="Also train on labels alone, into DIR-baseline, and compare the two.",
     ),
 ]
+Extend = Annotated[
+    int | None,
+    typer.Option(
+        "--extend",
+        metavar="N",
+        min=1,
+        help="Train the finished run in --out for N more steps, at the learning rates of the "
+        "longer run.",
+    ),
+]
 
 
 def run(
@@ -54,6 +64,7 @@ def run(
     device: Device = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    extend: Extend = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     verbose: Verbose = 0,
@@ -65,6 +76,7 @@ def run(
 
         freqkd distill fastscnn_basic --cache caches/a --out runs/basic
         freqkd distill fastscnn_basic --out runs/basic --baseline
+        freqkd distill fastscnn_basic --out runs/basic --extend 500
     """
     check_recipe(recipe)
     from freqkd_cli import recipe as recipes
@@ -78,6 +90,12 @@ def run(
         raise UsageError(
             "--resume continues the run in --out, --overwrite replaces it", tip="give one of them"
         )
+    if extend and (overwrite or baseline):
+        raise UsageError(
+            "--extend continues the finished run in --out",
+            got="--overwrite" if overwrite else "--baseline",
+            tip="leave that out" if overwrite else "extend either run by a command of its own",
+        )
     check_parents("--out", out)
     loaded = recipes.load(
         recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed}
@@ -87,6 +105,7 @@ def run(
         "device": device,
         "resume": resume,
         "overwrite": overwrite,
+        "extend": extend,
         "dry_run": dry_run,
         "drawing": RunPreviews(),
     }

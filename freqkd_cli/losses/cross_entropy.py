@@ -7,21 +7,30 @@ same for every auxiliary head. Optionally with ``class_weights`` (a weighted mea
 **Why** The task itself. Distillation losses are added to it.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
-labels ``[B, H, W]``; label 255 never counts. ``ohem`` is the share of labelled pixels of the batch
+labels ``[B, H, W]``; void never counts. ``ohem`` is the share of labelled pixels of the batch
 that are kept, the hardest first (0 = all of them). ``ohem_threshold`` keeps every pixel whose true
 class has less than this probability, and never fewer than the share. Where a batch comes in parts
 (several processes, ``train.accumulate``) each part is mined by itself. A batch without a label
 gives 0. Nats.
 
+``class_weights`` is one number per class, or a rule that ``freqkd distill`` applies to the labels
+of the training split. n is the number of pixels of a class, K that of the classes that occur:
+
+- ``median`` (or ``auto``): median of all f / f, with f = n / labelled pixels of the images in which
+  the class occurs
+- ``inverse``: labelled pixels / (K n), the ``balanced`` weights of scikit-learn
+- ``effective``: (1 - b) / (1 - b^n) with b = ``class_beta``, scaled to the mean 1
+
 **Source** Mining after Shrivastava et al. (arXiv 1604.03540), with the threshold and the least
 number kept that are usual in segmentation; auxiliary weight 0.4 after Fast-SCNN (arXiv 1902.04502).
-Departure: the number kept is a share of the labelled pixels and no constant.
+Median weights after Eigen and Fergus (arXiv 1411.4734), effective numbers after Cui et al. (arXiv
+1901.05555). Departures: the number kept is a share of the labelled pixels and no constant; a class
+that never occurs has the weight 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -30,10 +39,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Grid, Loss
-from freqkd_cli.features.taps import Tap
-from freqkd_cli.views.batch import Batch
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.features.loss import Loss
+from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
 from freqkd_cli.views.upsample import parts, upsampled
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,13 +48,23 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 def build(
     *,
-    class_weights: list[Annotated[float, Field(ge=0)]] | None = None,
+    class_weights: ClassWeights | None = None,
+    class_beta: Beta = 0.9999,
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ohem: Share = 0.0,
     ohem_threshold: Share = 0.0,
-    auxiliary: Annotated[float, Field(ge=0)] = 0.4,
+    auxiliary: Auxiliary = 0.4,
 ) -> Loss:
     """Build the cross-entropy; the top of the file explains every key.
+
+    Args:
+        class_weights: one number per class, or a rule: auto (the same as median), median, inverse
+            or effective.
+        class_beta: b of the rule ``effective``; the nearer to 1, the larger the differences.
+        label_smoothing: share of the probability that all classes get.
+        ohem: share of the labelled pixels that is kept, the hardest first; 0 = all.
+        ohem_threshold: keep every pixel whose class has less than this probability.
+        auxiliary: factor of every auxiliary head.
 
     Raises:
         RecipeError: ``ohem_threshold`` without ``ohem``.
@@ -63,81 +80,29 @@ def build(
     return CrossEntropy(class_weights, label_smoothing, (ohem, ohem_threshold), auxiliary)
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(PixelLoss):
     """Made by :func:`build`."""
-
-    needs_labels = True
-    # reads_logits stays False: it is not compared with a teacher, whose classes may differ.
 
     def __init__(
         self,
-        class_weights: list[float] | None,
+        class_weights: ClassWeights | None,
         label_smoothing: float,
         ohem: tuple[float, float],
         auxiliary: float,
     ) -> None:
-        super().__init__()
-        self.weights = None if class_weights is None else tuple(class_weights)
-        self.label_smoothing, self.auxiliary = label_smoothing, auxiliary
+        super().__init__(class_weights, auxiliary)
+        self.label_smoothing = label_smoothing
         self.ohem, self.threshold = ohem
 
-    def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        heads = (
-            tap.name for tap in available.values() if tap.kind == "auxiliary" and tap.alias is None
-        )
-        return ("logits", *heads) if self.auxiliary > 0 else ("logits",)
-
-    def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
-        if self.weights is not None and len(self.weights) != classes:
-            raise RecipeError(
-                "cross_entropy: class_weights needs one number per class, and has another length",
-                got=len(self.weights),
-                need=classes,
-                key="class_weights",
-            )
-
-    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
-        if batch.labels is None:
-            return 0.0
-        return float(self._counted(batch.labels, torch.float32).sum())
-
-    def forward(
-        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
-    ) -> Tensor:
-        if batch.labels is None:
-            raise RecipeError(
-                "cross_entropy needs labels",
-                got="a data set without labels",
-                tip="remove this loss, or add the masks",
-            )
-        rows = _with_labels(batch.labels)
-        labels = batch.labels[rows]
-        with torch.autocast(student["logits"].device.type, enabled=False):
-            total = self._head(student["logits"][rows], labels)
-            for name, logits in student.items():
-                if name != "logits":
-                    total = total + self.auxiliary * self._head(logits[rows], labels)
-        return total
-
-    def _head(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = self._each(logits, labels, plain=False)
-        counted = self._counted(labels, losses.dtype)
+    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        losses = self._each(logits, labels, ignore, plain=False)
+        counted = self.counted(labels, ignore, losses.dtype)
         if self.ohem:
-            kept = self._hardest(logits.detach(), losses.detach(), labels)
+            kept = self._hardest(logits.detach(), losses.detach(), labels, ignore)
             losses, counted = losses * kept, counted * kept
-        # A batch of void alone has losses 0 and nothing counted: 0 / 1, with gradient 0.
-        total = counted.sum()
-        return losses.sum() / torch.where(total > 0, total, 1.0)
+        return weighted_mean(losses, counted)
 
-    def _counted(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return each pixel's weight in the mean, ``[B, H, W]``: 0 for void, 1 or its class's."""
-        counted = (labels != IGNORE).to(dtype)
-        if self.weights is None:
-            return counted
-        weights = torch.tensor(self.weights, device=labels.device, dtype=dtype)
-        return counted * weights[labels.masked_fill(labels == IGNORE, 0)]
-
-    def _each(self, logits: Tensor, labels: Tensor, *, plain: bool) -> Tensor:
+    def _each(self, logits: Tensor, labels: Tensor, ignore: int, *, plain: bool) -> Tensor:
         """Return the loss of every pixel, ``[B, H, W]``, 0 on void.
 
         ``plain`` leaves class weights and smoothing out.
@@ -151,7 +116,7 @@ class CrossEntropy(Loss):
         options = {
             "weight": weight,
             "label_smoothing": smoothing,
-            "ignore_index": IGNORE,
+            "ignore_index": ignore,
             "reduction": "none",
         }
         return torch.cat(
@@ -161,32 +126,19 @@ class CrossEntropy(Loss):
             ]
         )
 
-    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
+    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """Return 1 for the hardest pixels of the batch and 0 for the others, ``[B, H, W]``.
 
         Pixels as hard as the last one kept stay too.
         """
-        labelled = labels != IGNORE
+        labelled = labels != ignore
         number = int(labelled.sum())
         if number == 0:
             return labelled.to(losses.dtype)
         plain = self.weights is None and not self.label_smoothing
-        scores = losses if plain else self._each(logits, labels, plain=True)
+        scores = losses if plain else self._each(logits, labels, ignore, plain=True)
         place = max(1, math.ceil(self.ohem * number))
         limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
         if self.threshold > 0:
             limit = limit.clamp(max=-math.log(self.threshold))
         return (labelled & (scores >= limit)).to(losses.dtype)
-
-
-def _with_labels(labels: Tensor) -> Tensor | slice:
-    """Return which images have a label, at least the first: no image at all has no gradient.
-
-    Upsampling is most of the cost of this loss, and images without a label do not need it. On a GPU
-    all images are taken, since the answer would wait for everything that is queued there.
-    """
-    if labels.device.type != "cpu":
-        return slice(None)
-    labelled = (labels != IGNORE).flatten(1).any(1)
-    labelled[0] = True
-    return slice(None) if labelled.all() else labelled

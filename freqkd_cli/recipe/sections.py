@@ -142,6 +142,11 @@ class Train(Section):
         None, description="passes over the training images; give epochs or steps"
     )
     steps: Count | None = Field(None, description="optimizer steps; give epochs or steps")
+    extend: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="steps that distill --extend added to the run, one number per extension; the "
+        "schedule of each is that of the whole length",
+    )
     batch_size: Count = Field(8, description="views in one forward pass, all processes together")
     accumulate: Count = Field(1, description="forward passes per optimizer step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer")
@@ -175,7 +180,8 @@ class Train(Section):
     previews: bool = Field(True, description="draw curves.png and samples.png at every evaluation")
     eval_limit: CountOrZero = Field(0, description="images per evaluation during training; 0 = all")
     freeze_norm: bool = Field(
-        False, description="do not update the running statistics of batch norm"
+        False,
+        description="batch norm uses its running statistics and does not update them",
     )
     freeze_student: bool = Field(
         False,

@@ -20,6 +20,8 @@ from freqkd_cli.recipe.sections import DRAWER, SECTIONS, VERSION, Section
 from freqkd_cli.recipe.value_problems import joined, shown, value_problems
 
 REQUIRED = ("data", "student", "losses", "train")
+READ_LABELS = ("cross_entropy", "focal", "dice", "lovasz")
+"""Losses from which a student learns the task."""
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Checker:
             return ()
         self.ids(node.value)
         if not any(
-            isinstance(line.value, dict) and line.plain().get("name") == "cross_entropy"
+            isinstance(line.value, dict) and line.plain().get("name") in READ_LABELS
             for line in node.value
         ):
             self.warnings.append(

@@ -101,14 +101,14 @@ def _drop(folder: Path, keep: Collection[str]) -> None:
 
 
 def load(
-    folder: Path, recipe: str | None = None
+    folder: Path, recipes: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return tensors and facts of the newest intact checkpoint; None where none was finished.
 
     A damaged checkpoint is skipped with a warning.
 
     Args:
-        recipe: the digest that the checkpoint's ``recipe`` must have.
+        recipes: digests, of which the checkpoint's ``recipe`` must be one; none for any recipe.
 
     Raises:
         CheckpointDamaged: there are checkpoints, and none is intact.
@@ -118,7 +118,7 @@ def load(
         if problem:
             log.warning("%s; the one before it is used", problem)
         try:
-            return _read(path, recipe)
+            return _read(path, recipes)
         except (OSError, ValueError, RecursionError, SafetensorError) as error:
             problem = f"the checkpoint {path.stem} is damaged: {error}"
     if problem:
@@ -130,7 +130,7 @@ def load(
     return None
 
 
-def _read(path: Path, recipe: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, recipes: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return one checkpoint; an error of reading, or a ValueError that names the fault."""
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.get("format") not in READ:
@@ -139,7 +139,7 @@ def _read(path: Path, recipe: str | None) -> tuple[dict[str, Tensor], dict[str, 
         raise ValueError(f"{path.stem}.json was changed after it was written")
     if path.stem != f"step-{facts['step']:08d}":
         raise ValueError(f"it is the checkpoint of step {facts['step']} under another name")
-    if recipe is not None and facts["format"] == FORMAT and facts.get("recipe") != recipe:
+    if recipes and facts["format"] == FORMAT and facts.get("recipe") not in recipes:
         raise ValueError("it belongs to another recipe")
     if facts["tensors_sha256"] != sha256(path):
         raise ValueError("its tensors do not match their checksum")

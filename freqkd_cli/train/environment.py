@@ -76,6 +76,16 @@ def record(out: Path, now: dict[str, Any]) -> None:
         write_json(path, {**first, "resumed": resumed})
 
 
+def class_weights(out: Path) -> dict[str, dict[str, float]] | None:
+    """Return the class weights that a run counted at its start; None where there are none."""
+    kept = _object(object_or_none(out / "environment.json")).get("class_weights")
+    sound = isinstance(kept, dict) and all(
+        isinstance(weights, dict) and all(isinstance(x, float) for x in weights.values())
+        for weights in kept.values()
+    )
+    return kept if sound else None
+
+
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 

@@ -32,8 +32,12 @@ LARGE_STEP = 100e9
 """Operations of a step that are too many to try on a CPU; there one image is measured."""
 
 
-def cost(loop: Loop) -> dict[str, Any]:
-    """Return what a run that is ready to start would cost. The loop cannot be used afterwards."""
+def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
+    """Return what a run that is ready to start would cost. The loop cannot be used afterwards.
+
+    Args:
+        done: steps that the run in the folder has behind it.
+    """
     train, out, length = loop.train, loop.setting.out, loop.setting.length
     student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
     weights = 4 * sum(p.numel() for p in student.parameters())
@@ -42,12 +46,13 @@ def cost(loop: Loop) -> dict[str, Any]:
     per_step = train.batch_size * train.accumulate
     # A backward pass costs about two forward passes.
     step_flops = per_step * (3 * student_flops + teacher_flops)
-    seconds = _seconds(loop, student_flops, step_flops)
+    steps = length.steps - done
+    seconds = _seconds(loop, steps, student_flops, step_flops)
     return {
         "run": str(out),
         "images": len(loop.setting.dataset),
-        "steps": length.steps,
-        "views_seen": length.steps * per_step,
+        "steps": steps,
+        "views_seen": steps * per_step,
         "student_parameters": parameters(student),
         "student_gflops": round(student_flops / 1e9, 3),
         "teacher_gflops": round(teacher_flops / 1e9, 3),
@@ -78,17 +83,17 @@ def _flops(model: nn.Module, size: tuple[int, int]) -> int:
         return forward_flops(empty, size)
 
 
-def _seconds(loop: Loop, student_flops: int, step_flops: int) -> float:
-    """Return the time of the whole run: measured steps and scores, times their numbers."""
+def _seconds(loop: Loop, steps: int, student_flops: int, step_flops: int) -> float:
+    """Return the time of the last ``steps`` steps: measured ones and scores, times their number."""
     length, every = loop.setting.length, loop.train.eval_every
-    epochs = length.epochs_after(length.steps - 1)
+    epochs = length.epochs_after(steps - 1)
     evaluations = 1 + (epochs // every if every else 0)
     image = _image_seconds(loop)
     if step_flops > LARGE_STEP and loop.setting.device.type == "cpu":
         step = image * step_flops / student_flops
     else:
         step = _step_seconds(loop)
-    return step * length.steps + evaluations * loop.evaluation.images * image
+    return step * steps + evaluations * loop.evaluation.images * image
 
 
 def _step_seconds(loop: Loop) -> float:

@@ -5,54 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.build import assemble
-from freqkd_cli.build.schedules import RunLength
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.precision import Compute
-from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Source
 from freqkd_cli.train import checkpoint, run_folder, whole_batch
 from freqkd_cli.train.evaluation import Evaluation
 from freqkd_cli.train.non_finite import not_finite
-from freqkd_cli.train.recipe_identity import digest
+from freqkd_cli.train.recipe_identity import digests
 from freqkd_cli.train.run_log import RunLog, Unwritten, loss_row
+from freqkd_cli.train.setting import Setting
 from freqkd_cli.train.training_state import Training
 from freqkd_cli.views.loader import Loader, ViewDataset
-from freqkd_cli.views.steps import Steps
 
 if TYPE_CHECKING:
-    from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.views.batch import Batch
 
 LOG_EVERY = 10
 """Steps between two rows of metrics.jsonl."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What stays the same for the whole of a run."""
-
-    plan: assemble.Plan
-    out: Path
-    processes: Processes
-    compute: Compute
-    dataset: Dataset
-    steps: Steps
-    length: RunLength
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
 
 
 class Loop:
@@ -69,7 +47,7 @@ class Loop:
         self.setting, self.training, self.source = setting, training, source
         self.progress, self.evaluation, self.processes = progress, evaluation, setting.processes
         self.train, self.grids = setting.plan.recipe.train, setting.plan.grids
-        self.digest = digest(setting.plan.recipe)
+        self.digests = digests(setting.plan.recipe)
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
         self.log: RunLog | Unwritten = Unwritten()
 
@@ -89,10 +67,11 @@ class Loop:
                 while training.step < length.steps:
                     self.step(batches)
                     done, epoch_ends = training.step == length.steps, length.ends_an_epoch
-                    if done or (epochs and epoch_ends(training.step, epochs)):
+                    stage_ends = training.step in length.stages
+                    if stage_ends or (epochs and epoch_ends(training.step, epochs)):
                         self._evaluate()
                     stop, due = self._anywhere(bool(signals), interval.due(training.step))
-                    if done or stop or due or epoch_ends(training.step):
+                    if stage_ends or stop or due or epoch_ends(training.step):
                         self._save()
                         interval.saved()
                     if stop and not done:
@@ -112,7 +91,7 @@ class Loop:
         ``torch.profiler`` and ``freqkd bench`` see the named ranges.
         """
         training, train, objective = self.training, self.train, self.training.objective
-        step, total_steps = training.step, self.setting.length.steps
+        step, total_steps = training.step, self.setting.length.total(training.step)
         rate = training.prepare(train, total_steps, self.processes.index)
         with named_range("data"):
             views = self._next(batches)
@@ -167,7 +146,7 @@ class Loop:
         """Load the last checkpoint, if there is one; return the bytes of metrics.jsonl at it."""
         # The first process reads for all, so other machines need not see the folder.
         first, folder = self.processes.first, self.setting.out / "state"
-        loaded = self.processes.share(checkpoint.load(folder, self.digest) if first else None)
+        loaded = self.processes.share(checkpoint.load(folder, self.digests) if first else None)
         if loaded is None:
             return 0
         self.training.restore(*loaded)
@@ -181,7 +160,8 @@ class Loop:
         self.started_at, self.first_step = time.monotonic(), self.training.step
 
     def _log(self, rate: float, terms: dict[str, Tensor]) -> None:
-        training, step, total_steps = self.training, self.training.step, self.setting.length.steps
+        training, step = self.training, self.training.step
+        total_steps = self.setting.length.total(step - 1)
         seconds = time.monotonic() - self.started_at
         speed = self._images() / seconds
         if step % LOG_EVERY == 0 or step == total_steps:
@@ -217,7 +197,7 @@ class Loop:
     def _save(self) -> None:
         if self.processes.first:
             with run_folder.writing(self.setting.out):
-                facts = {"recipe": self.digest, "metrics_bytes": self.log.length()}
+                facts = {"recipe": self.digests[0], "metrics_bytes": self.log.length()}
                 folder, facts = self.setting.out / "state", self.training.facts() | facts
                 checkpoint.save(folder, self.training.step, self.training.tensors(), facts)
         self.processes.wait()  # no process continues, or reports a save, before it is complete
@@ -237,6 +217,8 @@ class Loop:
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
         }
+        if len(self.setting.length.stages) > 1:
+            summary["extended"] = list(self.setting.length.stages[:-1])
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 checkpoint.prune(self.setting.out / "state", training.step)

@@ -78,6 +78,16 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def digests(recipe: Recipe) -> tuple[str, ...]:
+    """Return the digest of a recipe, and those that its run had before each of its extensions."""
+    extensions = recipe.train.extend or ()
+    trains = [
+        recipe.train.model_copy(update={"extend": extensions[:number] or None})
+        for number in range(len(extensions), -1, -1)
+    ]
+    return tuple(digest(dataclasses.replace(recipe, train=train)) for train in trains)
+
+
 class RecipeDifference(NamedTuple):
     """A key whose value in a recipe is not that of a run."""
 

@@ -106,6 +106,8 @@ def opened(out: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]:
             clear(out)
             if not (out / "state").is_dir():  # it was a link, and the lock went with it
                 held.enter_context(lock(out))
+        # A run that is extended is finished, and from here on it is not.
+        (out / "summary.json").unlink(missing_ok=True)
         text = recipes.dump(with_absolute_paths(recipe))
         write_synced(out / "recipe.yaml", lambda file: file.write(text.encode()))
         yield

@@ -65,7 +65,7 @@ class Steps:
             raise UsageError(
                 "the data set is smaller than one batch",
                 got=f"{self.length} images and train.batch_size {self.batch_size}",
-                tip=f"set train.batch_size to at most {self.length}",
+                tip=self._fitting(),
                 key="batch_size",
             )
         if self.batch_size % self.processes:
@@ -73,13 +73,23 @@ class Steps:
                 "the processes cannot share a batch equally",
                 got=f"train.batch_size {self.batch_size} and {self.processes} processes",
                 need=f"a multiple of {self.processes}",
-                tip=f"set train.batch_size to {self._nearest()}, or start fewer processes",
+                tip=", or ".join([*self._nearest(), "start fewer processes"]),
                 key="batch_size",
             )
 
-    def _nearest(self) -> str:
+    def _fitting(self) -> str:
+        """Return the tip with the largest batch of these images that the processes can share."""
+        size = self.length // self.processes * self.processes
+        return f"--set 'train.batch_size={size}'" if size else "start fewer processes"
+
+    def _nearest(self) -> list[str]:
+        """Return tips with the nearest batch sizes that the processes can share."""
         below = self.batch_size // self.processes * self.processes
-        return " or ".join(str(size) for size in (below, below + self.processes) if size > 0)
+        return [
+            f"--set 'train.batch_size={size}'"
+            for size in (below, below + self.processes)
+            if 0 < size <= self.length
+        ]
 
     @property
     def per_epoch(self) -> int:

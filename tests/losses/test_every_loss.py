@@ -11,6 +11,7 @@ import copy
 import inspect
 import re
 
+import label_loss_references as reference
 import numpy as np
 import pytest
 import torch
@@ -45,8 +46,14 @@ SMOOTH = {"graph_match": {"matching": "closest"}}
 MINIMUM = {
     "cross_entropy": lambda logits, labels: nn.functional.cross_entropy(
         logits, labels, ignore_index=255
-    )
+    ),
+    "dice": lambda logits, labels: reference.dice(logits.numpy(), labels.numpy()),
+    "focal": lambda logits, labels: reference.focal(logits.numpy(), labels.numpy(), 2.0),
+    "lovasz": lambda logits, labels: reference.lovasz(logits.numpy(), labels.numpy()),
 }
+
+# Arguments under which the parts of a batch add up to the whole. The ratios of a batch do not.
+IN_PARTS = {"dice": {"per_image": True}, "lovasz": {"per_image": True}}
 
 # Grids of the student's tap, with image sizes on which both taps divide, or do not.
 ODD = [(1, 1), (1, 3), (5, 7), (4, 6)]
@@ -142,7 +149,7 @@ def test_the_drawer_is_not_empty():
 
 def test_parts_weighted_by_their_counts_are_the_whole(name):
     """Processes and passes of a step hold parts of a batch, here of unequal void and size."""
-    loss, (student, teacher) = started(name)
+    loss, (student, teacher) = started(name, **IN_PARTS.get(name, {}))
     batch = batch_of(5)
     batch.labels[0, :30] = 255
     batch.valid[0, :, 40:] = False

@@ -211,7 +211,8 @@ def test_a_batch_that_cannot_be_shared(folder, launched):
     assert [code["uneven"] for code in codes(folder)] == [2, 2]
     for rank in range(2):
         assert f"[rank {rank}] error: the processes cannot share a batch equally" in launched.stderr
-    assert "train.batch_size to 4 or 6" in launched.stderr and not (folder / "run-uneven").exists()
+    tips = "--set 'train.batch_size=4', or --set 'train.batch_size=6', or start fewer processes"
+    assert tips in launched.stderr and not (folder / "run-uneven").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(folder, launched):

@@ -24,8 +24,8 @@ Files = Annotated[
 def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
     """Report every mistake in recipes, without data or weights.
 
-    Checks names, types and ranges, the arguments of each part, taps that do not exist, and bands
-    that are empty. Exit code 2 if a recipe has problems.
+    Checks names, types and ranges, the arguments of each part, taps that do not exist, bands
+    that are empty, and batch norms without variance. Exit code 2 if a recipe has problems.
 
         freqkd recipe check fastscnn_basic my_recipe.yaml
     """
@@ -52,9 +52,10 @@ def _checked(
         try:
             recipe = load(file, sets)
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
-            from freqkd_cli.build import assemble  # torch: not for a misspelt name
+            # These import torch: not for a misspelt name.
+            from freqkd_cli.build import assemble, single_values
 
-            assemble.check(recipe, data=False)
+            single_values.check_unbuilt(assemble.check(recipe, data=False))
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}

@@ -1,0 +1,146 @@
+"""Everything that a run needs before its first step, checked: data, teacher, student, losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from freqkd_cli.build import assemble, class_weights
+from freqkd_cli.build.objective import Objective
+from freqkd_cli.build.schedules import run_length
+from freqkd_cli.build.single_values import check_norms
+from freqkd_cli.doctor import diagnosis
+from freqkd_cli.errors import DataMissing, UsageError
+from freqkd_cli.runtime.precision import choose
+from freqkd_cli.runtime.processes import Processes
+from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.teacher.opening import open_source
+from freqkd_cli.train import environment, whole_batch
+from freqkd_cli.train.evaluation import Drawing, Evaluation
+from freqkd_cli.train.loop import Loop
+from freqkd_cli.train.setting import Setting
+from freqkd_cli.train.training_state import Average, Training, make_optimizer
+from freqkd_cli.views.steps import Steps
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.objective import Line
+    from freqkd_cli.images.dataset import Dataset
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def make_loop(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    processes: Processes,
+    cache: Path | None,
+    *,
+    drawing: Drawing | None = None,
+    resume: bool = False,
+) -> Loop:
+    """Return the loop of a recipe, ready for its first step; nothing is written.
+
+    Args:
+        resume: use the class weights of the run in ``out``.
+
+    Raises:
+        RecipeError, DataMissing, WeightsMissing, CacheMismatch, UsageError: reasons to refuse a
+            run.
+    """
+    plan, train = assemble.check(recipe, fetch=True), recipe.train
+    dataset, held_out = assemble.build_dataset(recipe, "train"), _held_out(recipe)
+    length = run_length(len(dataset), train)
+    steps = Steps(
+        length=len(dataset),
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start=0,
+        stop=length.steps * train.accumulate,
+        process=processes.index,
+        processes=processes.number,
+    )
+    compute = choose(processes.device, train.precision, train.channels_last)
+    setting = Setting(plan, out, processes, compute, dataset, steps, length=length)
+    lines = assemble.build_lines(plan)
+    assemble.check_labels(plan, lines, dataset)
+    source = open_source(plan, lines, cache, dataset, processes.device)
+    if processes.first:
+        look_at_labels(dataset, held_out, progress)
+    if class_weights.rules(recipe):
+        weights = processes.share(
+            _class_weights(plan, dataset, out if resume else None, progress)
+            if processes.first
+            else None
+        )
+        setting = dataclasses.replace(setting, class_weights=weights)
+        with_numbers = class_weights.with_weights(recipe, weights)
+        lines = assemble.build_lines(dataclasses.replace(plan, recipe=with_numbers))
+    training = _training(setting, lines)
+    evaluation = Evaluation(held_out, recipe, processes, drawing)
+    return Loop(setting, training, source, progress, evaluation)
+
+
+def _class_weights(
+    plan: assemble.Plan, dataset: Dataset, run: Path | None, progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Return the class weights that ``run`` was started with, or count them."""
+    kept = None if run is None else environment.class_weights(run)
+    if kept is not None and kept.keys() == class_weights.rules(plan.recipe).keys():
+        if all(tuple(weights) == plan.classes for weights in kept.values()):
+            return kept
+    return class_weights.counted_weights(plan.recipe, plan.classes, dataset, progress)
+
+
+def look_at_labels(dataset: Dataset, held_out: Dataset | None, progress: Progress) -> None:
+    """Run the label doctor on both splits of a run.
+
+    Raises:
+        DataBroken: labels that the run could not use.
+    """
+    diagnosis.require(dataset, "train", progress)
+    if held_out is not None:
+        diagnosis.require(held_out, "val", progress)
+
+
+def _held_out(recipe: Recipe) -> Dataset | None:
+    """Return the validation split; None where it has no labels, so the last weights are kept."""
+    try:
+        dataset = assemble.build_dataset(recipe, "val")
+    except DataMissing as error:
+        log.warning("nothing will be scored: %s", error.line)
+        return None
+    return dataset if dataset.labelled and len(dataset) else None
+
+
+def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
+    plan, processes, compute = setting.plan, setting.processes, setting.compute
+    train, device = plan.recipe.train, processes.device
+    student = assemble.build_student(plan)
+    student.ready(device)
+    student = student.to(device).train().requires_grad_(not train.freeze_student)
+    if compute.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    objective = Objective(student, lines, compute.autocast(device)).to(device)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise UsageError(
+            "train.freeze_student leaves nothing to train",
+            need="a loss with parameters of its own, such as an adapter",
+            key="train.freeze_student",
+        )
+    check_norms(
+        plan,
+        student,
+        objective.wanted,
+        processes=processes.number,
+        synchronised=device.type == "cuda",
+        images=len(setting.dataset),
+    )
+    whole_batch.convert(objective, processes)
+    optimizer = make_optimizer(objective, train)
+    return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)
