@@ -128,8 +128,11 @@ def refuse_foreign_file(path: Path) -> None:
 
 def _refuse_archive(path: Path) -> None:
     """Refuse zip files other than those of ``torch.save``."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):  # reading it as a pickle reports the damage
+        return
     if any(name.endswith("/constants.pkl") for name in names):
         tip = (
             "python -c \"import torch; m = torch.jit.load({file!r}, map_location='cpu'); "
@@ -162,7 +165,7 @@ def _refused(path: Path, kind: Kind) -> WeightsMissing:
         out = str(path.with_name(f"{path.stem}-torch"))
     tip = kind.tip.format(file=str(path), folder=str(folder), out=out)
     return WeightsMissing(
-        f"{path} holds no weights that can be read",
+        f"{path} cannot be read as plain tensors",
         got=kind.name,
         need="a .safetensors file, or a state_dict() that torch.save wrote",
         tip=tip,
