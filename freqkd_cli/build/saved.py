@@ -20,6 +20,7 @@ from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
+from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import read_state, safetensors_bytes
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -58,7 +59,8 @@ def save_model(
 def load_model(folder: str | Path) -> nn.Module:
     """Return the model of a folder, in eval mode on the CPU, its tensors in float32.
 
-    A folder that transformers wrote for a SegFormer is read as well.
+    Folders that transformers wrote for a SegFormer, and segmentation-models-pytorch for any of its
+    networks, are read as well.
 
     Raises:
         WeightsMissing: files are missing, damaged, of a later format, or do not fit each other.
@@ -71,6 +73,8 @@ def load_model(folder: str | Path) -> nn.Module:
         # model reads its tensors itself.
         arguments = {"classes": 1} if section.arguments is None else section.arguments
         model = _build("segformer", {**arguments, "weights": str(folder)}, config)
+    elif config.of_smp:
+        model = _build("smp", {"classes": 1, "weights": str(folder)}, config)
     elif section.model is not None:
         model = _build(section.model, section.arguments or {}, config)
         model.load_portable(read_state(folder / WEIGHTS), where=str(folder))
@@ -80,7 +84,7 @@ def load_model(folder: str | Path) -> nn.Module:
         raise WeightsMissing(
             f"{folder / CONFIG} names no model",
             got=", ".join(f"{key} {config.content.get(key)!r}" for key in keys),
-            need="a folder that freqkd wrote, or a SegFormer of transformers",
+            need="a folder that freqkd wrote, a SegFormer of transformers, or a network of smp",
         )
     return model.eval()
 
@@ -98,17 +102,19 @@ def class_names_of(folder: str | Path) -> dict[int, str]:
 def load_state(folder: str | Path, model: nn.Module) -> None:
     """Load the weights of a trained model into a new one of the same arguments.
 
-    This is ``student.weights``. Training-only heads may be absent from either side: those of the
-    model keep their initial values.
+    This is ``student.weights``, a folder or a weight file. Training-only heads may be absent from
+    either side: those of the model keep their initial values.
 
     Raises:
-        WeightsMissing: there is no such folder, or a tensor is missing, unexpected or of another
+        WeightsMissing: there are no such weights, or a tensor is missing, unexpected or of another
             shape; the model is unchanged then.
     """
     assert isinstance(model, Segmenter)
     folder = Path(folder)
-    _require_folder(folder)
-    state, own = read_state(folder), model.portable_state()
+    if not folder.is_file():
+        _require_folder(folder)
+    own = model.portable_state()
+    state = fitting(read_state(folder), own, str(folder))
     heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
     given = {key: value for key, value in state.items() if key not in heads} | {
         key: own[key] for key in heads if key in own

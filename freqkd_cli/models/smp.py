@@ -29,8 +29,10 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._pooling import make_exportable
-from freqkd_cli.models._smp_network import create, unfilled
+from freqkd_cli.models._smp_network import Network, create, network_of, unfilled
 from freqkd_cli.weights.config import read_config
+from freqkd_cli.weights.key_groups import fitting
+from freqkd_cli.weights.single_output import with_background_row
 from freqkd_cli.weights.state_dict import load_exact, read_state
 
 Three = Annotated[
@@ -44,8 +46,9 @@ Deviations = Annotated[
 def build(
     *,
     classes: int,
-    arch: str = "unet",
-    encoder: str = "mobilenet_v2",
+    arch: str | None = None,
+    encoder: str | None = None,
+    options: dict[str, Any] | None = None,
     encoder_weights: str | None = None,
     weights: str | None = None,
     mean: Three | None = None,
@@ -55,13 +58,16 @@ def build(
 
     Args:
         classes: K of a model without weights; with weights, their head decides.
-        arch: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan,
-            upernet, segformer or dpt.
-        encoder: one of the library's names, or ``tu-`` and a timm name.
+        arch: unet (the default), unetplusplus, manet, linknet, fpn, pspnet, deeplabv3,
+            deeplabv3plus, pan, upernet, segformer or dpt.
+        encoder: one of the library's names (mobilenet_v2 by default), or ``tu-`` and a timm name.
+        options: further arguments of the library's class, such as
+            {decoder_attention_type: scse, encoder_depth: 4}.
         encoder_weights: pretrained weights of the encoder, such as ``imagenet``, fetched from the
             hub; their mean and std are then used.
         weights: a file or folder with the whole model's tensors, as the library, a training
-            framework or freqkd saves them.
+            framework or freqkd saves them. The ``config.json`` of a folder decides arch, encoder
+            and options. A head with one row (a sigmoid) becomes two classes.
         mean: mean of the training images in [0, 1], one number per channel; that of the weights by
             default, else ImageNet's.
         std: standard deviation of the training images, with the same default.
@@ -70,16 +76,17 @@ def build(
         RecipeError: no such architecture or encoder, or they do not go together.
         WeightsMissing: the weights do not exist or do not fit.
     """
-    state = None if weights is None else read_state(Path(weights).expanduser())
+    place = Path(weights).expanduser() if weights else None
+    network = network_of(arch, encoder, options, place)
+    state = _state(place, network) if place else None
     model = SMP(
-        classes=_classes(state) or classes,
-        arch=arch,
-        encoder=encoder,
-        encoder_weights=encoder_weights,
+        classes=_classes(state) or classes, network=network, encoder_weights=encoder_weights
     )
-    if state is not None:
+    if state is not None and place is not None:
         model.load_portable(state, where=str(weights))
-        _describe(model, Path(str(weights)).expanduser() / "config.json")
+        _describe(model, place / "config.json")
+        if _one_row(place, network):
+            model.id2label = {0: "background", 1: "foreground"}
     if mean or std:
         model.set_normalisation(
             mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist()
@@ -90,8 +97,9 @@ def build(
 def taps(
     *,
     classes: int,
-    arch: str = "unet",
-    encoder: str = "mobilenet_v2",
+    arch: str | None = None,
+    encoder: str | None = None,
+    options: Mapping[str, Any] | None = None,
     encoder_weights: str | None = None,
     weights: str | None = None,
     mean: Sequence[float] | None = None,
@@ -102,8 +110,31 @@ def taps(
     Where the weights are on this machine, their head decides the classes.
     """
     place = Path(weights).expanduser() if weights else None
-    state = read_state(place) if place and place.exists() else None
-    return _measured(arch, encoder, _classes(state) or classes)
+    network = network_of(arch, encoder, options, place)
+    state = _state(place, network) if place and place.exists() else None
+    return _measured(network, _classes(state) or classes)
+
+
+def _state(place: Path, network: Network) -> dict[str, Tensor]:
+    """Return the network's tensors in a file or folder; a head of one row gets a second one."""
+    state = _fitting(place, network)
+    return with_background_row(state, *_last_layer(state))
+
+
+def _fitting(place: Path, network: Network) -> dict[str, Tensor]:
+    names = unfilled(network, 1)[0].state_dict()
+    return fitting(read_state(place), names, str(place))
+
+
+def _one_row(place: Path, network: Network) -> bool:
+    return _classes(_fitting(place, network)) == 1
+
+
+def _last_layer(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of the head's last layer."""
+    head = sorted(key for key in state if key.startswith("segmentation_head."))
+    layer = head[-1].rpartition(".")[0] if head else ""
+    return [key for key in head if key.rpartition(".")[0] == layer]
 
 
 def _classes(state: Mapping[str, Tensor] | None) -> int | None:
@@ -120,15 +151,15 @@ def _describe(model: SMP, config: Path) -> None:
 
 
 @lru_cache(maxsize=32)
-def _measured(arch: str, encoder: str, classes: int) -> tuple[Tap, ...]:
-    net, device = unfilled(arch, encoder, classes)
+def _measured(network: Network, classes: int) -> tuple[Tap, ...]:
+    net, device = unfilled(network, classes)
     side = 8 * _divisor(net)
     with torch.no_grad():
         stages, decoder, logits = _pass(net.eval(), torch.zeros(1, 3, side, side, device=device))
     stage_taps = [Tap(name, side // x.shape[-1], x.shape[1]) for name, x in stages.items()]
     if not stage_taps:
         raise RecipeError(
-            f"{arch} with {encoder} has no feature map at 1/4 or below",
+            f"{network.arch} with {network.encoder} has no feature map at 1/4 or below",
             tip="another arch or encoder",
         )
     deepest = stage_taps[-1]
@@ -170,21 +201,19 @@ def _pass(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Te
 class SMP(Segmenter):
     """A network of the library (``net``) with the taps that the module's docstring lists."""
 
-    def __init__(
-        self, *, classes: int, arch: str, encoder: str, encoder_weights: str | None
-    ) -> None:
-        known = _measured(arch, encoder, classes)
+    def __init__(self, *, classes: int, network: Network, encoder_weights: str | None) -> None:
+        known = _measured(network, classes)
         super().__init__(
             classes=classes,
-            arguments={"arch": arch, "encoder": encoder},
+            arguments=network.arguments(),
             tap_names=[tap.name for tap in known],
         )
         self.strides = {tap.name: tap.stride for tap in known}
         self.deepest = next(tap.alias for tap in known if tap.alias)
-        self.net = create(arch, encoder, classes, encoder_weights)
+        self.net = create(network, classes, encoder_weights)
         make_exportable(self.net)
         if encoder_weights is not None:
-            self.set_normalisation(*_normalisation(encoder, encoder_weights))
+            self.set_normalisation(*_normalisation(network.encoder, encoder_weights))
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]

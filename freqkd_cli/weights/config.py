@@ -139,6 +139,11 @@ class ModelConfig:
         """Whether the file is transformers' own, for a SegFormer."""
         return self.content.get("model_type") == "segformer"
 
+    @property
+    def of_smp(self) -> bool:
+        """Whether the file is that of segmentation-models-pytorch's ``save_pretrained``."""
+        return "_model_class" in self.content and "encoder_name" in self.content
+
 
 def read_config(path: Path, name: str | None = None) -> ModelConfig:
     """Read and check a ``config.json``.

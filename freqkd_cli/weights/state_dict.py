@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import zipfile
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -18,34 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.errors import WeightsMissing
-
-log = logging.getLogger(__name__)
+from freqkd_cli.runtime.json_file import read_object
+from freqkd_cli.weights.foreign_files import (
+    refuse_foreign_file,
+    refuse_foreign_folder,
+    refuse_quantized,
+)
+from freqkd_cli.weights.key_groups import fitting, one_table, unwrapped
+from freqkd_cli.weights.pickles import read_pickle
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 CHECKSUM = "freqkd.sha256"
 """Metadata key of the sha256 of a safetensors file's data: every byte after the header."""
 
 _SHOWN = 4
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
-_NESTED = ("state_dict", "model_ema", "model")
-"""Where training frameworks put a checkpoint's weights. Averaged weights come first: published
-results are theirs."""
-_BESIDE = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *(f"numpy.{name}" for name in ("ndarray", "dtype", "dtypes.Float64DType", "dtypes.Int64DType")),
-)
-"""Classes that frameworks save beside the weights and that no tensor needs; read as nothing."""
+INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
+"""Lists the files of a network that was saved in parts: tensor name -> file."""
+
+_QUANTIZED = ("._packed_params", ".SCB", ".qweight", ".quant_state", ".weight_format")
+"""Keys that quantized networks alone have, as ends or as parts before a further point."""
 
 
 def load_exact(
     module: nn.Module, state: Mapping[str, Tensor], *, where: str, ignore: Collection[str] = ()
 ) -> None:
-    """Load ``state`` into ``module``, whose keys must be exactly those of ``state``.
+    """Load the group of ``state`` that fits ``module`` whatever its prefix; it must fit exactly.
 
     Other float types are cast to the module's own.
 
@@ -58,6 +52,7 @@ def load_exact(
         WeightsMissing: lists missing, unexpected and mis-shaped keys; nothing has been loaded then.
     """
     wanted = {key: value for key, value in module.state_dict().items() if key not in ignore}
+    state = fitting(state, wanted, where)
     given = {key: value for key, value in state.items() if key not in ignore}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
@@ -91,21 +86,96 @@ def _count(what: str, keys: list[str]) -> str:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file, or of a folder with one of :data:`WEIGHT_FILES`.
 
+    A folder may hold them in several files with an index. Prefixes that all keys share are
+    removed.
+
     Raises:
-        WeightsMissing: there is no such file, it is damaged, or it holds more than tensors.
+        WeightsMissing: there is no such file, it is damaged, or it is of a kind that holds no
+            tensors; the message names the kind.
     """
     if path.is_dir():
-        present = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-        if not present:
-            raise WeightsMissing(f"{path} contains no weights", need=" or ".join(WEIGHT_FILES))
-        path = present[0]
+        return unwrapped(_read_folder(path))
     if not path.is_file():
         raise WeightsMissing(
             f"{path} does not exist", need="a weight file or a folder with model.safetensors"
         )
-    return _without_wrapper(
-        _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return unwrapped(_read_file(path))
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for name in (*WEIGHT_FILES, *INDEX_FILES):
+        path = folder / name
+        if path.is_file():
+            return _read_parts(path) if name in INDEX_FILES else _read_file(path)
+    refuse_foreign_folder(folder)
+    names = sorted(path.name for path in folder.iterdir())
+    raise WeightsMissing(
+        f"{folder} contains no weights",
+        got=", ".join(names[:8]) + (" ..." if len(names) > 8 else "") or "an empty folder",
+        need=" or ".join(WEIGHT_FILES),
+        tip="name the weight file itself",
     )
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of all files that an index lists.
+
+    Raises:
+        WeightsMissing: a listed file is missing or lies in another folder, or a tensor is not in
+            its file.
+    """
+    listed = read_object(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
+        raise WeightsMissing(f"{index} lists no files", need="weight_map: tensor name -> file")
+    names = sorted(set(listed.values()))
+    outside = [name for name in names if Path(name).name != name]
+    missing = [name for name in names if not (index.parent / Path(name).name).is_file()]
+    if outside or missing:
+        raise WeightsMissing(
+            f"{index} lists files that are not beside it",
+            got=", ".join((outside or missing)[:_SHOWN]),
+            need=f"all {len(names)} files in {index.parent}",
+            tip="copy or download the missing files",
+        )
+    tensors = {key: x for name in names for key, x in _read_file(index.parent / name).items()}
+    absent = [key for key in listed if key not in tensors]
+    if absent:
+        raise WeightsMissing(
+            f"{index} lists tensors that its files lack",
+            got=_count("missing", absent),
+            need="the files of one model",
+            tip="copy or download the folder again",
+        )
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, by its content and not by its name."""
+    if _is_safetensors(path):
+        state = _read_safetensors(path)
+    else:
+        refuse_foreign_file(path)
+        if path.suffix == ".safetensors":
+            _read_safetensors(path)  # raises with what is damaged
+        state = one_table(read_pickle(path), str(path))
+    _refuse_quantized(path, state)
+    return state
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors does: the header's length, then a JSON object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    size = path.stat().st_size
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
+
+
+def _refuse_quantized(path: Path, state: Mapping[str, Tensor]) -> None:
+    for key, value in state.items():
+        if value.is_quantized or any(f"{sign}." in f"{key}." for sign in _QUANTIZED):
+            raise refuse_quantized(path, key)
+        if value.dtype in (torch.int8, torch.uint8) and key.endswith("weight"):
+            raise refuse_quantized(path, f"{key} of type {value.dtype}".replace("torch.", ""))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -117,7 +187,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         state = load_file(path)
         expected, actual = _checksums(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsMissing(f"{path} cannot be read", got=error, tip=tip) from error
+        raise WeightsMissing(f"{path} cannot be read", got=printed(error), tip=tip) from error
     if expected != actual:
         raise WeightsMissing(
             f"{path} is damaged: its checksum does not match",
@@ -162,63 +232,7 @@ def _with_sorted_metadata(content: bytes) -> bytes:
     return b"".join((content[:8], text.ljust(length), content[8 + length :]))
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    # While the file is read, its class names stand for these harmless classes. Nothing in it is
-    # imported or called.
-    harmless = [(OrderedDict, "yacs.config.CfgNode"), *((_Nothing, name) for name in _BESIDE)]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            refused = ""
-    except Exception:  # the class of the error depends on the damaged byte; nothing has been run
-        # torch's own text recommends to allow the code, so it is not shown.
-        refused = _refused(path, harmless)
-    if refused:
-        raise WeightsMissing(
-            f"{path} cannot be read as plain tensors",
-            got=refused,
-            need="a file that contains nothing but tensors; code in it is never run",
-            tip="ask its author for a .safetensors file",
-        )
-    nested = [
-        key for key in _NESTED if isinstance(content, dict) and isinstance(content.get(key), dict)
-    ]
-    if nested:
-        log.debug("%s: read the weights from its entry %s", path, nested[0])
-        content = content[nested[0]]
-    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
-        raise WeightsMissing(f"{path} contains no table of tensors", got=type(content).__name__)
-    return dict(content)
-
-
-def _refused(path: Path, harmless: list[tuple[type, str]]) -> str:
-    """Return what makes a pickle unreadable: the code that it names, or damage."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return "a damaged file, or one of an old format with more than tensors"
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                return "a TorchScript program"
-        with torch.serialization.safe_globals(harmless):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # the class of the error depends on the damaged byte
-        return "a damaged file"
-    return f"code: {', '.join(sorted(names)[:_SHOWN])}" if names else "a damaged file"
-
-
-class _Nothing:
-    """Takes the place of objects that a file contains beside its tensors."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefix that a wrapper (many GPUs, a compiler, a framework) put before all keys."""
-    for prefix in _WRAPPERS:
-        if state and all(key.startswith(prefix) for key in state):
-            return _without_wrapper({key.removeprefix(prefix): x for key, x in state.items()})
-    return state
+def printed(error: object) -> str:
+    """Return the first line of another library's message without control characters."""
+    line = (str(error).splitlines() or [""])[0]
+    return "".join(c if c.isprintable() else "?" for c in line)[:200] or type(error).__name__

@@ -207,11 +207,11 @@ def _script(path: Path) -> None:
             lambda path: torch.save(
                 {"weight": _Code()}, path, _use_new_zipfile_serialization=False
             ),
-            "with more than tensors",
+            "code: posix.system",
         ),
-        (lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})), "more than tensors"),
+        (lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})), "damaged file, or one of another format"),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "a damaged file"),
-        (lambda path: path.write_bytes(b""), "a damaged file"),
+        (lambda path: path.write_bytes(b""), "an empty file"),
         (_script, "a TorchScript program"),
     ],
 )

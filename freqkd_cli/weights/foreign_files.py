@@ -1,0 +1,184 @@
+"""Files and folders that hold no tensors of torch: what they are, and how to convert them."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from freqkd_cli.errors import WeightsMissing
+
+_OWN_TRUST = "run this only on a file that you trust"
+_TO_STATE_DICT = (
+    "python -c \"import torch; m = torch.load({file!r}, map_location='cpu', weights_only=False); "
+    "torch.save(m.state_dict(), {out!r})\" where the model's code is installed; " + _OWN_TRUST
+)
+_ORIGINAL = "use the checkpoint that it was made from, or save that one's state_dict()"
+_UNPACK = "unpack it, and name the file or folder inside"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        name: what it is, in words.
+        tip: how to make weights of it; ``{file}`` and ``{out}`` stand for paths.
+        suffixes: endings of its name.
+        start: its first bytes, after ``at`` others; any of these.
+    """
+
+    name: str
+    tip: str = _ORIGINAL
+    suffixes: tuple[str, ...] = ()
+    start: tuple[bytes, ...] = ()
+    at: int = 0
+
+    def fits(self, path: Path, head: bytes) -> bool:
+        by_name = path.name.lower().endswith(self.suffixes) if self.suffixes else False
+        text = head[self.at :].lstrip().lower() if not self.at else head[self.at :]
+        return by_name or any(text.startswith(start) for start in self.start)
+
+
+_TENSORFLOW = (
+    "convert it with transformers before version 5 and tensorflow installed: python -c "
+    '"from transformers import SegformerForSemanticSegmentation as S; '
+    'S.from_pretrained({folder!r}, from_tf=True).save_pretrained({out!r})"'
+)
+_FLAX = _TENSORFLOW.replace("tensorflow", "flax").replace("from_tf", "from_flax")
+
+_BY_CONTENT = (
+    Kind(
+        "a pointer of Git LFS, not the file itself",
+        "git lfs pull, or download the file from its page",
+        start=(b"version https://git-lfs",),
+    ),
+    Kind(
+        "a web page, saved in place of the file",
+        "download the file itself",
+        start=(b"<!doctype html", b"<html", b"<head", b"<?xml"),
+    ),
+    Kind("a Keras or TensorFlow file (HDF5)", _TENSORFLOW, start=(b"\x89hdf",)),
+    Kind("a TensorFlow Lite graph", start=(b"TFL3",), at=4),
+    Kind("a GGUF file with quantized tensors", start=(b"gguf",)),
+    Kind("a NumPy array", start=(b"\x93numpy",)),
+    Kind("a compressed file", _UNPACK, start=(b"\x1f\x8b", b"bzh", b"7z\xbc\xaf", b"rar!")),
+    Kind("a tar archive", _UNPACK, start=(b"ustar",), at=257),
+)
+_BY_NAME = (
+    Kind("an ONNX graph", suffixes=(".onnx",)),
+    Kind("a Keras file", _TENSORFLOW, suffixes=(".keras", ".h5", ".hdf5")),
+    Kind("a TensorFlow graph", suffixes=(".pb", ".tflite")),
+    Kind("a Flax file", _FLAX, suffixes=(".msgpack",)),
+    Kind("a NumPy archive", suffixes=(".npz", ".npy")),
+    Kind("a TensorRT engine", suffixes=(".engine", ".trt", ".plan")),
+    Kind("a Core ML model", suffixes=(".mlmodel", ".mlpackage")),
+    Kind("an exported program of torch", suffixes=(".pt2", ".pte")),
+    Kind("a text file", suffixes=(".json", ".yaml", ".yml", ".txt", ".md", ".py", ".csv")),
+)
+
+_FOLDERS: tuple[tuple[str, str, str], ...] = (
+    (
+        "adapter_config.json",
+        "an adapter (LoRA) without its base model",
+        'merge it where peft is installed: python -c "from peft import PeftModel; from '
+        "transformers import SegformerForSemanticSegmentation as S; PeftModel.from_pretrained("
+        "S.from_pretrained('BASE'), {folder!r}).merge_and_unload().save_pretrained({out!r})\"",
+    ),
+    (
+        "zero_to_fp32.py",
+        "a DeepSpeed checkpoint",
+        "in that folder: python zero_to_fp32.py . pytorch_model.bin",
+    ),
+    (
+        "*/mp_rank_*_model_states.pt",
+        "a DeepSpeed checkpoint",
+        "in that folder: python zero_to_fp32.py . pytorch_model.bin",
+    ),
+    (
+        "*.distcp",
+        "a distributed checkpoint of torch",
+        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {out}.pth",
+    ),
+    ("saved_model.pb", "a SavedModel of TensorFlow", _TENSORFLOW),
+    ("tf_model.h5", "a TensorFlow model", _TENSORFLOW),
+    ("flax_model.msgpack", "a Flax model", _FLAX),
+    ("*.onnx", "an exported ONNX graph", _ORIGINAL),
+    ("Manifest.json", "a Core ML model", _ORIGINAL),
+)
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Refuse a file that is known to hold no tensors of torch.
+
+    Raises:
+        WeightsMissing: says what it is and how to convert it.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head.strip(b"\0"):
+        what = "an empty file" if not head else "a file of zeros, as an interrupted copy leaves it"
+        raise _refused(path, Kind(what, "copy or download it again"))
+    for kind in (*_BY_CONTENT, *_BY_NAME):
+        if kind.fits(path, head):
+            raise _refused(path, kind)
+    if zipfile.is_zipfile(path):
+        _refuse_archive(path)
+
+
+def _refuse_archive(path: Path) -> None:
+    """Refuse zip files other than those of ``torch.save``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):  # reading it as a pickle reports the damage
+        return
+    if any(name.endswith("/constants.pkl") for name in names):
+        tip = (
+            "python -c \"import torch; m = torch.jit.load({file!r}, map_location='cpu'); "
+            f'torch.save(m.state_dict(), {{out!r}})"; {_OWN_TRUST}'
+        )
+        raise _refused(path, Kind("a TorchScript program", tip))
+    if any(name.endswith(".npy") for name in names):
+        raise _refused(path, Kind("a NumPy archive"))
+    if any(name.endswith((".onnx", "/archive_format")) for name in names):
+        raise _refused(path, Kind("an exported program"))
+    if not any(name.endswith("data.pkl") for name in names):
+        raise _refused(path, Kind(f"a zip archive of {', '.join(names[:3])}", _UNPACK))
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuse a folder that is known to hold no weights of torch.
+
+    Raises:
+        WeightsMissing: says what it is and how to convert it.
+    """
+    for pattern, name, tip in _FOLDERS:
+        if any(folder.glob(pattern)):
+            raise _refused(folder, Kind(name, tip))
+
+
+def _refused(path: Path, kind: Kind) -> WeightsMissing:
+    folder = path if path.is_dir() else path.parent
+    out = str(folder / f"{path.stem}-torch") + ("" if path.is_dir() else ".pth")
+    if "save_pretrained" in kind.tip:
+        out = str(path.with_name(f"{path.stem}-torch"))
+    tip = kind.tip.format(file=str(path), folder=str(folder), out=out)
+    return WeightsMissing(
+        f"{path} cannot be read as plain tensors",
+        got=kind.name,
+        need="a .safetensors file, or a state_dict() that torch.save wrote",
+        tip=tip,
+    )
+
+
+def refuse_module(path: Path, class_name: str) -> WeightsMissing:
+    """Return the error for a pickle that holds a whole module instead of its tensors."""
+    kind = Kind(f"a whole pickled module, {class_name}: it is code, which is never run")
+    return _refused(path, Kind(kind.name, _TO_STATE_DICT))
+
+
+def refuse_quantized(path: Path, sign: str) -> WeightsMissing:
+    """Return the error for tensors of a quantized network."""
+    tip = "use the checkpoint from before the quantization; freqkd export writes small files"
+    return _refused(path, Kind(f"a quantized network ({sign})", tip))

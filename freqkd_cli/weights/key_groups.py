@@ -1,0 +1,170 @@
+"""Find a network's tensors in a checkpoint: the table, and the prefix of its keys."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from freqkd_cli.errors import WeightsMissing
+
+log = logging.getLogger(__name__)
+
+_ANCHORS = 64
+"""Keys by which prefixes are looked for."""
+
+_SHOWN = 6
+_AVERAGED = re.compile(r"(^|[._])(ema|model_ema|ema_model|averaged|swa|n_averaged)([._]|$)")
+_NO_WEIGHTS = re.compile(r"optim|sched|scaler|grad|momentum|callback|loop|rng|hyper|config|meta")
+_BESIDE = re.compile(
+    r"^(criterion|criterions|loss|losses|loss_fn|lossfn|metric|metrics|train_metrics|val_metrics|"
+    r"test_metrics|classification_head|mean|std|pixel_mean|pixel_std|n_averaged)($|[._])"
+)
+"""Top-level keys of a training script beside its network, which no forward pass of it reads."""
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def tables_of(content: Any, depth: int = 2) -> dict[str, dict[str, Tensor]]:
+    """Return the tables of tensors in a checkpoint, by the path of their entry.
+
+    The path of the checkpoint itself is empty. Tables of optimizers and of other state are left
+    out, as are values that are no tensors.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {
+        str(key): value
+        for key, value in content.items()
+        if isinstance(value, Tensor) and isinstance(key, str)
+    }
+    tables = {"": tensors} if len(tensors) > 1 else {}
+    for key, value in content.items():
+        if depth and isinstance(key, str) and not _NO_WEIGHTS.search(key.lower()):
+            for path, table in tables_of(value, depth - 1).items():
+                tables[f"{key}.{path}".rstrip(".")] = table
+    return tables
+
+
+def one_table(content: Any, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's only table, or of all its tables.
+
+    Keys of several tables start with the path of their table, so that :func:`fitting` can choose.
+    Averaged weights come before those that they are the average of: published results are theirs.
+
+    Raises:
+        WeightsMissing: there is no table; the entries of the file are listed.
+    """
+    tables = tables_of(content)
+    if not tables:
+        raise WeightsMissing(
+            f"{where} contains no table of tensors", got=_entries(content), need="a state_dict()"
+        )
+    keys = {path: frozenset(_without_wrapper(table)) for path, table in tables.items()}
+    averaged = [path for path in tables if _AVERAGED.search(path)]
+    for path in averaged:
+        plain = [other for other in tables if other not in averaged and keys[other] & keys[path]]
+        for other in plain:
+            log.warning("%s: the averaged weights of %s are read, not %s", where, path, other)
+            del tables[other]
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return {f"{p}.{key}".lstrip("."): x for p, table in tables.items() for key, x in table.items()}
+
+
+def _entries(content: Any) -> str:
+    """Return what a file holds, for a message."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    rows = []
+    for key, value in list(content.items())[:12]:
+        kind = type(value).__name__
+        size = f" of {len(value)}" if isinstance(value, Mapping | list | tuple) else ""
+        rows.append(f"{key} ({kind}{size})")
+    return f"the entries {', '.join(rows)}" if rows else "no entry"
+
+
+def _without_wrapper(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Remove the prefixes that a wrapper (many GPUs, a compiler, a framework) put before all."""
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            return _without_wrapper({key.removeprefix(prefix): x for key, x in state.items()})
+    return state
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes that all its keys share."""
+    return dict(_without_wrapper(state))
+
+
+def fitting(state: Mapping[str, Tensor], wanted: Collection[str], where: str) -> dict[str, Tensor]:
+    """Return the group of tensors that has the wanted names after one prefix.
+
+    The other keys are listed in the log. Where no group has all names, the one with the most is
+    returned, for a message about what it lacks; where none has any, ``state`` itself.
+
+    Args:
+        state: all tensors of a checkpoint.
+        wanted: the names in the network.
+        where: the file, for messages.
+
+    Raises:
+        WeightsMissing: two groups fit equally, and neither is the average of the other.
+    """
+    prefix = _prefix(state, wanted, where)
+    if prefix is None:
+        return dict(state)
+    group = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+    kept = {key: x for key, x in group.items() if key in wanted or not _BESIDE.match(key)}
+    left = [key for key in state if not (key.startswith(prefix) and key[len(prefix) :] in kept)]
+    if left:
+        parts = Counter(key.partition(".")[0] for key in left)
+        listed = ", ".join(f"{name} ({number})" for name, number in list(parts.items())[:_SHOWN])
+        place = f" under {prefix.rstrip('.')!r}" if prefix else ""
+        log.info("%s: read the %d tensors%s; left out: %s", where, len(kept), place, listed)
+    return kept
+
+
+def _prefix(state: Mapping[str, Tensor], wanted: Collection[str], where: str) -> str | None:
+    """Return the prefix of the group with the most wanted names."""
+    counts: Counter[str] = Counter()
+    anchors = sorted(wanted, key=len, reverse=True)[:_ANCHORS]
+    for anchor in anchors:
+        for key in state:
+            prefix = key.removesuffix(anchor)
+            if len(prefix) < len(key) and (not prefix or prefix.endswith(".")):
+                counts[prefix] += 1
+    if not counts:
+        return None
+    totals = {p: sum(p + name in state for name in wanted) for p in counts}
+    most = max(totals.values())
+    best = [prefix for prefix, total in totals.items() if total == most]
+    if len(best) == 1:
+        return best[0]
+    averaged = [prefix for prefix in best if _AVERAGED.search(prefix)]
+    if len(averaged) == 1:
+        rest = ", ".join(repr(p.rstrip(".")) for p in best if p not in averaged)
+        log.warning("%s: the averaged weights of %r are read, not %s", where, averaged[0], rest)
+        return averaged[0]
+    raise _ambiguous(where, sorted(best))
+
+
+def _ambiguous(where: str, prefixes: list[str]) -> WeightsMissing:
+    groups = [prefix or "(no prefix)" for prefix in prefixes]
+    chosen, out = prefixes[-1], str(Path(where).with_suffix("")) + "-chosen.pth"
+    code = (
+        f"import torch; s = torch.load({where!r}, map_location='cpu', weights_only=True); "
+        f"s = s.get('state_dict', s); p = {chosen!r}; "
+        f"torch.save({{k[len(p):]: v for k, v in s.items() if k.startswith(p)}}, {out!r})"
+    )
+    return WeightsMissing(
+        f"{where} holds several networks that fit",
+        got=f"groups of keys with the prefixes {', '.join(groups)}",
+        need="one of them in a file of its own",
+        tip=f'python -c "{code}"',
+    )
