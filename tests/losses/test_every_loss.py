@@ -33,13 +33,16 @@ AT_ZERO = {
 }
 
 # Losses with a floor against rounding, which keeps them as far from 0.
-NEAR_ZERO = {"graph_lowrank": 1e-6, "graph_match": 1e-6}
+NEAR_ZERO = {"dist": 1e-6, "graph_lowrank": 1e-6, "graph_match": 1e-6}
 
 # Arguments that the small taps here ask for.
 SMALL = {"graph_match": {"groups": 1}}
 
 # Arguments under which a loss is differentiable, where it has weights that are held fixed.
-SMOOTH = {"graph_match": {"matching": "closest"}}
+SMOOTH = {"graph_match": {"matching": "closest"}, "octave_kl": {"power": 0.0}}
+
+# Arguments under which parts add up to the whole, where the default compares over the batch.
+IN_PARTS = {"dist": {"over": "image"}}
 
 # The minimum at "student equals teacher" where it is not 0, as a function of logits and labels.
 MINIMUM = {
@@ -142,7 +145,7 @@ def test_the_drawer_is_not_empty():
 
 def test_parts_weighted_by_their_counts_are_the_whole(name):
     """Processes and passes of a step hold parts of a batch, here of unequal void and size."""
-    loss, (student, teacher) = started(name)
+    loss, (student, teacher) = started(name, **IN_PARTS.get(name, {}))
     batch = batch_of(5)
     batch.labels[0, :30] = 255
     batch.valid[0, :, 40:] = False
