@@ -27,7 +27,7 @@ CLASSES = 5
 
 # Arguments under which a loss can be 0 at all, where its defaults keep it from that.
 AT_ZERO = {
-    "fam": {"cutoff": 0.0},
+    "fam": {"cutoff": 0.0, "band": "all"},
     "graph_lowrank": {"scaling": "none", "energy": 1.0},
     "graph_match": {"scaling": "none", "energy": 1.0, "matching": "closest"},
 }
