@@ -1,11 +1,13 @@
 """Draw ``losses/NAME.png``: what each loss reacts to.
 
 The student is the embedded teacher itself, with its taps blurred, shifted or mixed with noise, on
-four scenes. A curve shows the value of the loss over the strength of the change.
+four scenes. A curve shows the value of the loss over the strength of the change. Names of losses as
+arguments draw only these.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +33,9 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "band (low)": {"student": "stage3", "teacher": "stage3", "band": "low", "cutoff": 0.25},
     "band (high)": {"student": "stage3", "teacher": "stage3", "band": "high", "cutoff": 0.25},
     "cross_entropy": {},
+    "cwd": {},
     "dice": {},
+    "dist": {},
     "fam": {"student": "stage3", "teacher": "stage3", "cutoff": 0.0, "output": "linear"},
     "feature": {"student": "stage3", "teacher": "stage3"},
     "focal": {},
@@ -43,6 +47,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "graph_spectrum": {"student": "stage3", "teacher": "stage3"},
     "logit_kl": {},
     "lovasz": {},
+    "octave_kl": {},
 }
 
 
@@ -111,7 +116,8 @@ def main() -> None:
     batch = next(iter(whole_batches(dataset, 4, 0, indices=range(4))))
     model = segformer.build(classes=12, weights="embedded").eval()
     taps = model.float()(batch.images, taps=["stage3", "decoder"])
-    for name, arguments in ARGUMENTS.items():
+    wanted = sys.argv[1:] or ARGUMENTS
+    for name, arguments in ((name, ARGUMENTS[name]) for name in wanted):
         figure, axis = plt.subplots(figsize=(4.6, 2.6), layout="constrained")
         for label, (strengths, values) in curves(name, arguments, taps, batch).items():
             axis.plot(strengths, values, marker="o", markersize=3, label=label)

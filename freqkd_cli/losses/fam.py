@@ -10,13 +10,15 @@ is a 1x1 convolution with bias. Both have the teacher's channels; batch norm and
 **Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The filter is
 stored on ``grid`` = (rows, columns) of the half plane, rows from -Nyquist to +Nyquist, columns from
 DC to Nyquist. It is interpolated bilinearly at the bins of any size. ``cutoff`` is in Nyquist
-units, 0 = no high-pass.
+units, 0 = no high-pass; the default is 0.1, and 0 for ``band: low``. The filter starts as 1
+(``band: all``), or as a Gaussian low-pass of 0.25 Nyquist (``low``) or its complement (``high``).
 
 **Source** FAM-KD, Frequency Attention for Knowledge Distillation (arXiv 2403.05894),
 distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1, mean square. Departures:
 
-- a depth-wise filter after the 1x1 convolution, which starts at 1 + 0j; the dense one has 10^7 to
-  10^8 weights at segmentation sizes and fixes the crop;
+- a depth-wise filter after the 1x1 convolution, real at the start; the dense one has 10^7 to 10^8
+  weights at segmentation sizes and fixes the crop;
+- ``band``: the released filter starts as random numbers;
 - a radial high-pass; the released box is not symmetric about DC and does nothing under 20 cells;
 - no cross-level attention;
 - ``normalize: channel`` standardises both sides, ``none`` is the plain mean square.
@@ -28,6 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -39,9 +42,14 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import Distance, distance, standardised
 from freqkd_cli.spectral.fourier import from_half, half_spectrum, radial, resample
+from freqkd_cli.spectral.masks import low_pass
 from freqkd_cli.views.batch import Batch
 
 Side = Annotated[int, Field(ge=2)]
+Start = Literal["low", "high", "all"]
+
+START_CUTOFF = 0.25
+"""Nyquist units: the Gaussian that ``band: low`` starts as, the default cutoff of ``band``."""
 
 
 def build(
@@ -49,23 +57,33 @@ def build(
     student: str,
     teacher: str,
     grid: tuple[Side, Side] = (17, 9),
-    cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    band: Start = "all",
+    cutoff: Annotated[float, Field(ge=0, lt=1)] | None = None,
     distance: Literal["relative", "mse"] = "mse",
     normalize: Literal["channel", "none"] = "channel",
     output: Literal["norm_relu", "linear"] = "linear",
 ) -> Loss:
     """Build a frequency attention loss between two taps; the top of the file explains every key."""
-    shape = Shape((grid[0], grid[1]), cutoff, output)
+    if cutoff is None:
+        cutoff = 0.0 if band == "low" else 0.1
+    shape = Shape((grid[0], grid[1]), cutoff, output, band)
     return FamLoss(student, teacher, distance, normalize == "channel", shape)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Coarse grid of the module's filter, cutoff of its high-pass, and what follows it."""
+    """Coarse grid of the module's filter, cutoff of its high-pass, what follows it, its start."""
 
     grid: Grid
     cutoff: float
     output: Literal["norm_relu", "linear"]
+    band: Start = "all"
+
+    def start(self) -> np.ndarray:
+        """Return the filter's real part before training, ``[rows, columns]``."""
+        rows, columns = np.linspace(-1.0, 1.0, self.grid[0]), np.linspace(0.0, 1.0, self.grid[1])
+        low = low_pass(np.hypot(rows[:, None], columns), "gaussian", START_CUTOFF)
+        return {"low": low, "high": 1.0 - low, "all": np.ones_like(low)}[self.band]
 
 
 class FrequencyAttention(nn.Module):
@@ -78,7 +96,7 @@ class FrequencyAttention(nn.Module):
         self.local = nn.Conv2d(student, teacher, 1)
         # Real and imaginary part apart, so optimizers and safetensors handle plain numbers.
         start = torch.zeros(2, teacher, *shape.grid)
-        start[0] = 1.0
+        start[0] = torch.as_tensor(shape.start()).to(start)
         self.filter = nn.Parameter(start)
         self.gamma = nn.Parameter(torch.full((2,), 0.5))
         self.norm = nn.BatchNorm2d(teacher) if shape.output == "norm_relu" else None

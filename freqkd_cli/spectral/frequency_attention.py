@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from freqkd_cli.spectral.fourier import Grid, from_half, half_spectrum, radial
-from freqkd_cli.spectral.masks import low_pass
+from freqkd_cli.spectral.masks import Kind, low_pass
 
 
-def band_strength(x: Tensor, band: Literal["low", "high"], cutoff: float) -> Tensor:
+def band_strength(x: Tensor, high_share: float, cutoff: float, mask: Kind = "gaussian") -> Tensor:
     """Norm over channels of the band-filtered map, ``[B, C, h, w]`` -> ``[B, h, w]``.
 
     Args:
-        band: the Gaussian low-pass, or its complement, which is 0 on a constant map.
-        cutoff: standard deviation of the Gaussian, in Nyquist units of the map's own grid.
+        high_share: the gain is (1 - high_share) low + high_share (1 - low). So 0 is the low-pass,
+            and 1 its complement, which is 0 on a constant map.
+        cutoff: of the radial low-pass, in Nyquist units of the map's own grid.
+        mask: form of the low-pass.
     """
     grid: Grid = (x.shape[-2], x.shape[-1])
-    low = torch.as_tensor(low_pass(radial(*grid), "gaussian", cutoff)).to(x)
-    gain = low if band == "low" else 1.0 - low
+    low = torch.as_tensor(low_pass(radial(*grid), mask, cutoff)).to(x)
+    gain = (1.0 - high_share) * low + high_share * (1.0 - low)
     return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
 
 

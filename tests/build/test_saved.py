@@ -209,7 +209,10 @@ def _script(path: Path) -> None:
             ),
             "code: posix.system",
         ),
-        (lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})), "damaged file, or one of another format"),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})),
+            "damaged file, or one of another format",
+        ),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "a damaged file"),
         (lambda path: path.write_bytes(b""), "an empty file"),
         (_script, "a TorchScript program"),

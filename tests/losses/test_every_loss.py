@@ -28,19 +28,22 @@ CLASSES = 5
 
 # Arguments under which a loss can be 0 at all, where its defaults keep it from that.
 AT_ZERO = {
-    "fam": {"cutoff": 0.0},
+    "fam": {"cutoff": 0.0, "band": "all"},
     "graph_lowrank": {"scaling": "none", "energy": 1.0},
     "graph_match": {"scaling": "none", "energy": 1.0, "matching": "closest"},
 }
 
 # Losses with a floor against rounding, which keeps them as far from 0.
-NEAR_ZERO = {"graph_lowrank": 1e-6, "graph_match": 1e-6}
+NEAR_ZERO = {"dist": 1e-6, "graph_lowrank": 1e-6, "graph_match": 1e-6}
 
 # Arguments that the small taps here ask for.
 SMALL = {"graph_match": {"groups": 1}}
 
 # Arguments under which a loss is differentiable, where it has weights that are held fixed.
-SMOOTH = {"graph_match": {"matching": "closest"}}
+SMOOTH = {"graph_match": {"matching": "closest"}, "octave_kl": {"power": 0.0}}
+
+# Arguments under which parts add up to the whole, where the default compares over the batch.
+IN_PARTS = {"dist": {"over": "image"}}
 
 # The minimum at "student equals teacher" where it is not 0, as a function of logits and labels.
 MINIMUM = {

@@ -338,6 +338,18 @@ def test_fam_starts_as_half_local_and_half_the_high_pass(size):
     )
 
 
+@pytest.mark.parametrize("band", ["low", "high", "all"])
+def test_fam_starts_as_the_band_that_the_recipe_names(band):
+    _, module = fam((1, 1), band=band, cutoff=0.0)
+    gains = module.gains(32, 32, normal(1)).detach()
+    rho = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)) / 0.5
+    low = np.exp(-((rho / 0.25) ** 2) / 2)
+    known = {"low": low, "high": 1 - low, "all": np.ones_like(low)}[band]
+    # The grid of 17 x 9 points holds a step of 2 bins; between them it is interpolated.
+    np.testing.assert_allclose(gains.real[0].numpy()[::2, ::2], known[::2, ::2], atol=1e-6)
+    assert not gains.imag.any() and fam(band=band)[1].shape.cutoff == (band != "low") * 0.1
+
+
 @pytest.mark.parametrize("size", [(5, 7), (6, 8), (6, 7), (4, 2)])
 def test_fam_applies_a_real_kernel_whatever_it_learns(size):
     _, module = fam((1, 1), cutoff=0.0)

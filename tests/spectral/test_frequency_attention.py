@@ -19,15 +19,17 @@ def test_a_cosine_has_the_gain_of_its_frequency(size):
     phase = 2 * np.pi * 2 * np.arange(width) / width  # two periods along a row
     wave = torch.from_numpy(np.cos(phase)).expand(1, 1, height, width)
     low = np.exp(-((2 / width / 0.5 / 0.4) ** 2) / 2)
-    for band, gain in (("low", low), ("high", 1 - low)):
-        torch.testing.assert_close(band_strength(wave, band, 0.4), gain * wave[:, 0].abs())
+    for high_share in (0.0, 0.25, 1.0):
+        gain = (1 - high_share) * low + high_share * (1 - low)
+        strength = band_strength(wave, high_share, 0.4)
+        torch.testing.assert_close(strength, gain * wave[:, 0].abs())
 
 
 def test_channels_are_joined_by_their_norm():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 6, 8)))
     one, scaled = (
-        band_strength(x, "high", 0.3),
-        band_strength(torch.cat([3 * x, 4 * x], 1), "high", 0.3),
+        band_strength(x, 1.0, 0.3),
+        band_strength(torch.cat([3 * x, 4 * x], 1), 1.0, 0.3),
     )
     torch.testing.assert_close(scaled, 5 * one)
 

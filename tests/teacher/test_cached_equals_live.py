@@ -27,6 +27,9 @@ LOSSES = """
   - {name: logit_kl, temperature: 2.0}
   - {id: kl_coarse, name: logit_kl, grid: student}
   - {id: kl_edges, name: logit_kl, attention: high}
+  - {name: octave_kl, attention: mix, high_share: 0.8, mask: butterworth}
+  - {name: dist, only_where_right: true}
+  - {name: cwd, grid: student}
   - {id: plain, name: feature, student: encoder16, teacher: stage2}
   - {name: attention, student: decoder, teacher: decoder}
   - {id: low, name: band, student: encoder16, teacher: stage2, band: low, cutoff: 0.5}

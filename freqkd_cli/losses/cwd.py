@@ -1,0 +1,65 @@
+"""Channel-wise distillation: where in the image each class has its scores.
+
+**What** ``tau^2 / (K B) * sum over images and classes of KL(p_T || p_S)``, where ``p`` is the
+softmax over the cells of one class's logits, ``softmax over x of z[c, x] / tau``. Weights of cells
+(``attention``, ``only_where_right``, see ``logit_kl``) multiply the terms of that sum over cells.
+
+**Why** Each class has one unit of mass to place. So a small object's class weighs as much as that
+of the road, and the loss compares places, not the classes of a place.
+
+**Shapes and units** ``logits`` ``[B, K, h, w]``. The softmax is over cells inside the image. Nats.
+The target is that of ``logit_kl``.
+
+**Source** Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021
+(arXiv 2011.13256), equations 3 and 4, with the temperature 4 of the paper; its loss weight for
+logits is 3. Departures: padded cells do not count; the compared grid is the teacher's by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid, Positive
+from freqkd_cli.registry import flattened
+from freqkd_cli.views.batch import Batch
+
+OUTSIDE = -1e30
+"""Logit of cells outside the image, of probability 0."""
+
+
+@flattened
+def build(
+    *, temperature: Positive = 4.0, grid: ComparedGrid = "teacher", weighting: CellWeights
+) -> Loss:
+    """Build channel-wise distillation; the top of the file explains every key."""
+    return ChannelWise(temperature, grid, weighting)
+
+
+class ChannelWise(ClassScores):
+    """Made by :func:`build`."""
+
+    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
+        return float(len(batch))
+
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
+        with torch.autocast(student["logits"].device.type, enabled=False):
+            scores = self.scores(student, target, batch)
+            log_student, log_teacher = (
+                F.log_softmax(
+                    (logits / self.temperature)
+                    .masked_fill(scores.inside[:, None] == 0, OUTSIDE)
+                    .flatten(2),
+                    dim=-1,
+                )
+                for logits in (scores.student, scores.teacher)
+            )
+            terms = log_teacher.exp() * (log_teacher - log_student)
+            total = (terms * scores.weights.flatten(1)[:, None]).sum()
+            return total / (terms.shape[0] * terms.shape[1]) * self.temperature**2

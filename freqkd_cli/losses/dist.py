@@ -1,0 +1,106 @@
+"""DIST: correlate the class scores of student and teacher, over classes and over cells.
+
+**What** ``tau^2 (beta (1 - mean over cells of r(p_S, p_T)) + gamma (1 - mean over classes of
+r(p_S, p_T)))`` with ``p = softmax(z / tau)`` and r the Pearson correlation: over the K classes of
+one cell in the first term, over the cells of one class in the second. ``over: batch`` takes the
+second over the cells of all images of the batch, ``over: image`` over those of each image.
+
+**Why** A correlation ignores the scale and the offset of the scores, so a small student can follow
+the teacher's ranking without its confidence.
+
+**Shapes and units** ``logits`` ``[B, K, h, w]``. Only cells inside the image count. Weights of
+cells (``attention``, ``only_where_right``, see ``logit_kl``) multiply the first term's cells, and
+are the weights of means and products in the second. Where a batch comes in parts (several
+processes, ``train.accumulate``) ``over: batch`` is taken over each part by itself. The target is
+that of ``logit_kl``.
+
+**Source** Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022
+(arXiv 2205.10536), equations 6 to 8, with the defaults of the authors' code for segmentation
+(hunto/DIST_KD, segmentation/losses/dist_kd.py: beta = gamma = 1, epsilon 1e-8). Departures: tau is
+a key; padded cells do not count; the compared grid is the teacher's by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from freqkd_cli.features.loss import Loss
+from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid, Positive
+from freqkd_cli.registry import flattened
+from freqkd_cli.spectral.distances import root
+from freqkd_cli.views.batch import Batch
+
+EPS = 1e-8
+"""Added to the product of the norms, as in the authors' code."""
+
+Weight = Annotated[float, Field(ge=0)]
+Over = Literal["batch", "image"]
+
+
+@flattened
+def build(
+    *,
+    beta: Weight = 1.0,
+    gamma: Weight = 1.0,
+    over: Over = "batch",
+    temperature: Positive = 1.0,
+    grid: ComparedGrid = "teacher",
+    weighting: CellWeights,
+) -> Loss:
+    """Build DIST; the top of the file explains every key."""
+    return Dist((beta, gamma), over == "batch", (temperature, grid, weighting))
+
+
+class Dist(ClassScores):
+    """Made by :func:`build`."""
+
+    def __init__(
+        self,
+        shares: tuple[float, float],
+        over_batch: bool,
+        compared: tuple[float, ComparedGrid, CellWeights],
+    ) -> None:
+        super().__init__(*compared)
+        self.beta, self.gamma = shares
+        self.over_batch = over_batch
+
+    def forward(
+        self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
+    ) -> Tensor:
+        with torch.autocast(student["logits"].device.type, enabled=False):
+            scores = self.scores(student, target, batch)
+            p = F.softmax(scores.student / self.temperature, dim=1)
+            q = F.softmax(scores.teacher / self.temperature, dim=1)
+            total = self.beta * scores.mean(1.0 - pearson(p, q, torch.ones_like(p[:1]), dim=1))
+            rows, weights, cells = self._cells_of_classes(p, q, scores.weights, scores.inside)
+            within = 1.0 - pearson(*rows, weights[:, None], dim=2).mean(1)
+            total = total + self.gamma * (within * cells).sum() / cells.sum().clamp(min=1.0)
+            return total * self.temperature**2
+
+    def _cells_of_classes(
+        self, p: Tensor, q: Tensor, weights: Tensor, inside: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Return rows ``[N, K, cells]`` of both sides, weights ``[N, cells]`` and cells ``[N]``.
+
+        N is 1 for the whole batch, B for its images.
+        """
+        cells = inside.flatten(1).sum(1)
+        if not self.over_batch:
+            return (p.flatten(2), q.flatten(2)), weights.flatten(1), cells
+        rows = [x.transpose(0, 1).flatten(1)[None] for x in (p, q)]
+        return (rows[0], rows[1]), weights.flatten()[None], cells.sum()[None]
+
+
+def pearson(x: Tensor, y: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Return the weighted Pearson correlation along ``dim``; 0 where a side is constant."""
+    total = weights.sum(dim, keepdim=True).clamp(min=EPS)
+    x = x - (weights * x).sum(dim, keepdim=True) / total
+    y = y - (weights * y).sum(dim, keepdim=True) / total
+    norms = root((weights * x.square()).sum(dim)) * root((weights * y.square()).sum(dim))
+    return (weights * x * y).sum(dim) / (norms + EPS)
