@@ -42,9 +42,6 @@ SMALL = {"graph_match": {"groups": 1}}
 # Arguments under which a loss is differentiable, where it has weights that are held fixed.
 SMOOTH = {"graph_match": {"matching": "closest"}, "octave_kl": {"power": 0.0}}
 
-# Arguments under which parts add up to the whole, where the default compares over the batch.
-IN_PARTS = {"dist": {"over": "image"}}
-
 # The minimum at "student equals teacher" where it is not 0, as a function of logits and labels.
 MINIMUM = {
     "cross_entropy": lambda logits, labels: nn.functional.cross_entropy(
@@ -56,7 +53,7 @@ MINIMUM = {
 }
 
 # Arguments under which the parts of a batch add up to the whole. The ratios of a batch do not.
-IN_PARTS = {"dice": {"per_image": True}, "lovasz": {"per_image": True}}
+IN_PARTS = {"dice": {"per_image": True}, "dist": {"over": "image"}, "lovasz": {"per_image": True}}
 
 # Grids of the student's tap, with image sizes on which both taps divide, or do not.
 ODD = [(1, 1), (1, 3), (5, 7), (4, 6)]
