@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any, Literal
@@ -145,21 +145,25 @@ class Description(Architecture):
         made_up = all(name == f"LABEL_{number}" for number, name in names.items())
         return [] if made_up else list(names.values())
 
-    def remarks(self) -> list[str]:
-        """Return what users must know of the classes, one sentence each."""
+    def remarks(self, classes: Sequence[str]) -> list[str]:
+        """Return what users must know of the classes, one sentence each.
+
+        Args:
+            classes: the names of the model's classes; two for a classifier with one row.
+        """
         texts, names = [], self.row_names
         numbers = list(self.id2label or {}) if names else []
-        if numbers != list(range(len(numbers))):
+        if len(names) > 1 and numbers != list(range(len(names))):
             pairs = zip(numbers, names, strict=True)
             rows = [f"row {row} is {name} ({n})" for row, (n, name) in enumerate(pairs)]
             more = ", ..." if len(rows) > 6 else ""
             texts.append(
-                "its classes are not numbered from 0 without gaps; "
-                f"the names are given to the rows in order: {', '.join(rows[:6])}{more}"
+                "its classes are not numbered from 0 without gaps, so the names are given to the "
+                f"rows in order: {', '.join(rows[:6])}{more}"
             )
         ignored = self.semantic_loss_ignore_index
-        if type(ignored) is int and self.rows and 0 <= ignored < self.rows:
-            name = f" ({names[ignored]})" if names else ""
+        if type(ignored) is int and 0 <= ignored < max(2, self.rows or 2):
+            name = f" ({classes[ignored]})" if classes else ""
             texts.append(
                 f"it was trained with semantic_loss_ignore_index {ignored}, so class "
                 f"{ignored}{name} was void there, and its scores for that class are not trained"

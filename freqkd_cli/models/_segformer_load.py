@@ -76,9 +76,10 @@ def named_tensors(state: Mapping[str, Tensor], where: str) -> NamedTensors:
     if others:
         more = ", ..." if len(others) > _SHOWN else ""
         log.warning(
-            "%s: %d tensors that a SegFormer does not have are left out (%s%s)",
+            "%s: left out %d tensor%s that a SegFormer does not have (%s%s)",
             where,
             len(others),
+            "s" * (len(others) != 1),
             ", ".join(others[:_SHOWN]),
             more,
         )

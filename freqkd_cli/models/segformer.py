@@ -124,14 +124,15 @@ def build(
 
 def _describe(model: SegFormer, source: SegFormerWeights, kept: bool) -> None:
     """Take license and normalisation of the weights, and warn of what users must know."""
-    for remark in source.description.remarks() if source.description and kept else ():
+    names = list((model.id2label or {}).values())
+    for remark in source.description.remarks(names) if source.description and kept else ():
         log.warning("%s: %s", source.name, remark)
-    if kept and model.id2label and source.rows() == 1:
+    if kept and source.rows() == 1:
         log.warning(
             "%s has one output row, trained with a sigmoid; it is read as two classes: "
             "0 is %s, 1 is %s where the output is above 0",
             source.name,
-            *model.id2label.values(),
+            *names,
         )
     model.license = source.license
     if model.license and model.license.noncommercial:
