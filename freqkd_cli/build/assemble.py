@@ -24,6 +24,7 @@ from freqkd_cli.build.recipe_facts import (
     mapped_classes,
     place,
     taps_of,
+    tips_of,
     view_spec,
 )
 from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
@@ -81,7 +82,8 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     plan, problems = _plan(recipe, classes_of(recipe, data))
     if plan.student_taps["logits"].channels != len(plan.classes):
         given, need = plan.student_taps["logits"].channels, len(plan.classes)
-        tip = "; try head: new" if "head" in recipe.student.arguments else ""
+        takes = registry.takes("models", recipe.student.name)
+        tip = "; try --set 'student.head=new'" if "head" in takes else ""
         text = f"the student's weights have {given} classes and the data {need}{tip}"
         problems.append(("student.weights", text))
     problems += _line_problems(plan)
@@ -100,10 +102,11 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
 
 def _fetch(recipe: Recipe) -> None:
     """Get the descriptions of both models' weights onto this machine."""
-    for section in filter(None, (recipe.student, recipe.teacher)):
-        fetching = getattr(registry.find("models", section.name), "fetch", None)
-        if fetching is not None:
-            fetching(**section.arguments)
+    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
+        fetching = section and getattr(registry.find("models", section.name), "fetch", None)
+        with tips_of(role):
+            if fetching:
+                fetching(**section.arguments)
 
 
 def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:
@@ -206,30 +209,32 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
     """
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher", tip="add a `teacher:` section")
-    torch.manual_seed(recipe.train.seed)
     names = _names_of(recipe.teacher.weights)
-    model = registry.find("models", recipe.teacher.name).build(
-        classes=len(names) or classes, **recipe.teacher.arguments
-    )
+    model = _build(recipe, "teacher", len(names) or classes)
     _take_weights(model, recipe.teacher.weights)
     model.id2label = names or model.id2label
     return model.eval().requires_grad_(False)
 
 
+def _build(recipe: Recipe, role: str, classes: int) -> nn.Module:
+    section = getattr(recipe, role)
+    torch.manual_seed(recipe.train.seed)
+    with tips_of(role):
+        return registry.find("models", section.name).build(classes=classes, **section.arguments)
+
+
 def _names_of(folder: str | None) -> dict[int, str]:
     """Return the class names of a trained run, for models whose arguments name no weights."""
-    if not folder:
-        return {}
     from freqkd_cli.build.saved import class_names_of
 
-    return class_names_of(folder)
+    return class_names_of(folder) if folder else {}
 
 
 def _take_weights(model: nn.Module, folder: str | None) -> None:
     """Load the weights of a trained run, for models whose arguments name none."""
-    if folder:
-        from freqkd_cli.build.saved import load_state
+    from freqkd_cli.build.saved import load_state
 
+    if folder:
         load_state(folder, model)
 
 
@@ -239,11 +244,7 @@ def build_student(plan: Plan) -> nn.Module:
     Raises:
         WeightsMissing: ``student.weights`` is not a trained student of this architecture.
     """
-    recipe = plan.recipe
-    torch.manual_seed(recipe.train.seed)
-    model = registry.find("models", recipe.student.name).build(
-        classes=len(plan.classes), **recipe.student.arguments
-    )
+    model = _build(plan.recipe, "student", len(plan.classes))
     model.id2label = dict(enumerate(plan.classes))
-    _take_weights(model, recipe.student.weights)
+    _take_weights(model, plan.recipe.student.weights)
     return model

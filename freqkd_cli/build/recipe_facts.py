@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import registry
@@ -114,9 +115,21 @@ def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
     section = getattr(recipe, role)
     module = registry.find("models", section.name)
     try:
-        return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
+        with tips_of(role):
+            return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
     except UsageError as error:
         raise recipe.error([(place(role, error, "name"), error.line)]) from error
+
+
+@contextmanager
+def tips_of(role: str) -> Iterator[None]:
+    """Complete the tips of a model's errors, such as ``--set 'head=new'``, with its section."""
+    try:
+        yield
+    except FreqKDError as error:
+        if error.tip and f"--set '{role}." not in error.tip:
+            error.tip = error.tip.replace("--set '", f"--set '{role}.")
+        raise
 
 
 def place(path: str, error: FreqKDError, default: str = "") -> str:

@@ -20,6 +20,7 @@ from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
+from freqkd_cli.weights.folder_kinds import model_folder
 from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import read_state, safetensors_bytes
 
@@ -60,15 +61,18 @@ def load_model(folder: str | Path) -> nn.Module:
     """Return the model of a folder, in eval mode on the CPU, its tensors in float32.
 
     Folders that transformers wrote for a SegFormer, and segmentation-models-pytorch for any of its
-    networks, are read as well.
+    networks, are read as well, or a trainer's output with one checkpoint.
 
     Raises:
         WeightsMissing: files are missing, damaged, of a later format, or do not fit each other.
     """
     folder = Path(folder)
+    _require_folder(folder)
+    if not (folder / "recipe.yaml").is_file():
+        folder = model_folder(folder)
     config = _config(folder)
     section = config.section
-    if config.of_segformer:
+    if config.of_segformer or section.model == "segformer":
         # Built from the other library's configuration, which may hold more than our arguments. The
         # model reads its tensors itself.
         arguments = {"classes": 1} if section.arguments is None else section.arguments

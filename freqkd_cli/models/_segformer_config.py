@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any, Literal
@@ -11,8 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.weights.config import (
-    ClassNames,
+    SEGFORMER_TYPES,
     ModelConfig,
+    NamesInOrder,
     any_number,
     checked,
     not_a_model,
@@ -45,6 +46,19 @@ def _halving(strides: tuple[int, ...]) -> tuple[int, ...]:
     return strides
 
 
+def _rgb(channels: Any) -> Any:
+    if channels != 3:
+        raise ValueError("3, as freqkd reads RGB images; other bands are not supported")
+    return 3
+
+
+CONV_TYPE = "segformer_conv_decoder"
+"""``model_type`` of a folder that freqkd wrote for a SegFormer with mmsegmentation's decoder."""
+
+DecoderStyle = Literal["linear", "conv"]
+"""``linear``: the authors' decoder. ``conv``: mmsegmentation's, a norm and a ReLU after each
+stage's projection, and 1e-6 as epsilon of every LayerNorm."""
+
 Width = several(4, whole_number(1, 8192))
 Rate = any_number(0, 1)
 
@@ -57,7 +71,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    num_channels: Literal[3] = 3
+    num_channels: Annotated[Any, AfterValidator(_rgb)] = 3
     num_encoder_blocks: Literal[4] = 4
     depths: several(4, whole_number(1, 256)) = (2, 2, 2, 2)  # type: ignore[valid-type]
     sr_ratios: several(4, whole_number(1, 64)) = (8, 4, 2, 1)  # type: ignore[valid-type]
@@ -76,6 +90,7 @@ class Architecture(BaseModel):
     initializer_range: any_number(0, 10) = 0.02  # type: ignore[valid-type]
     layer_norm_eps: Rate = 1e-6  # type: ignore[valid-type]
     decoder_hidden_size: whole_number(1, 8192) = 256  # type: ignore[valid-type]
+    decoder_style: DecoderStyle = "linear"
 
     @property
     def stage_strides(self) -> tuple[int, ...]:
@@ -97,19 +112,25 @@ class Architecture(BaseModel):
         return [width for width, heads in stages if width % heads]
 
     def keywords(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return self.model_dump(mode="json")
+        """Return the fields of transformers' config, as JSON has them."""
+        return self.model_dump(mode="json", exclude={"decoder_style"})
 
 
 class Description(Architecture):
-    """A checked ``config.json``: the architecture and the classes."""
+    """A checked ``config.json``: the architecture and the classes.
 
-    id2label: ClassNames = None
-    num_labels: whole_number(1, 65536) = 2  # type: ignore[valid-type]
+    Attributes:
+        id2label: number that the file gives a class -> name, ascending; the n-th of them is the
+            name of the classifier's n-th row.
+    """
+
+    id2label: NamesInOrder = None
+    num_labels: whole_number(1, 65536) | None = None  # type: ignore[valid-type]
+    semantic_loss_ignore_index: Any = 255
 
     @property
-    def classes(self) -> int:
-        """The number of classes K."""
+    def rows(self) -> int | None:
+        """Rows of the classifier, or None where the file names no classes and no number."""
         return len(self.id2label) if self.id2label else self.num_labels
 
     @property
@@ -118,29 +139,89 @@ class Description(Architecture):
         return Architecture(**self.model_dump(include=set(Architecture.model_fields)))
 
     @property
-    def class_names(self) -> Mapping[int, str] | None:
-        """Class number -> name; None where the names are those that transformers makes up."""
+    def row_names(self) -> list[str]:
+        """The names of the rows; none where they are those that transformers makes up."""
         names = self.id2label or {}
         made_up = all(name == f"LABEL_{number}" for number, name in names.items())
-        return None if made_up else names
+        return [] if made_up else list(names.values())
+
+    def remarks(self, classes: Sequence[str]) -> list[str]:
+        """Return what users must know of the classes, one sentence each.
+
+        Args:
+            classes: the names of the model's classes; two for a classifier with one row.
+        """
+        texts, names = [], self.row_names
+        numbers = list(self.id2label or {}) if names else []
+        if len(names) > 1 and numbers != list(range(len(names))):
+            pairs = zip(numbers, names, strict=True)
+            rows = [f"row {row} is {name} ({n})" for row, (n, name) in enumerate(pairs)]
+            more = ", ..." if len(rows) > 6 else ""
+            texts.append(
+                "its classes are not numbered from 0 without gaps, so the names are given to the "
+                f"rows in order: {', '.join(rows[:6])}{more}"
+            )
+        ignored = self.semantic_loss_ignore_index
+        if type(ignored) is int and 0 <= ignored < max(2, self.rows or 2):
+            name = f" ({classes[ignored]})" if classes else ""
+            texts.append(
+                f"it was trained with semantic_loss_ignore_index {ignored}, so class "
+                f"{ignored}{name} was void there, and its scores for that class are not trained"
+            )
+        return texts
 
 
 def describe(config: ModelConfig) -> Description:
     """Return the description in a SegFormer's ``config.json``.
 
     Raises:
-        WeightsMissing: it is another model's, a field has a wrong type or range, or the heads of a
-            stage do not divide its channels.
+        WeightsMissing: it is another model's, a field has a wrong type or range, the heads of a
+            stage do not divide its channels, or the weights are quantised.
     """
     content = config.content
     family, model = content.get("model_type", "segformer"), config.section.model or "segformer"
-    if family != "segformer" or model != "segformer":
-        got = f"model_type {family}" if family != "segformer" else f"model {model}"
+    own = family == CONV_TYPE or str(family).lower() in SEGFORMER_TYPES
+    if not own or model != "segformer":
+        got = f"model {model}" if own else f"model_type {family}"
         raise WeightsMissing(
             f"{config.path} does not describe a SegFormer", got=got, need="model_type segformer"
         )
-    description = checked(Description, content, config.path)
-    if description.unshared:
-        got = {key: getattr(description, key) for key in ("num_attention_heads", "hidden_sizes")}
-        raise not_a_model(config.path, got, "num_attention_heads: divisors of hidden_sizes")
+    _refuse_quantised(config)
+    style = "conv" if family == CONV_TYPE else "linear"
+    description = checked(Description, {**content, "decoder_style": style}, config.path)
+    _require_shared(description, config.path)
     return description
+
+
+def checked_architecture(fields: Mapping[str, Any], path: str) -> Architecture:
+    """Return the architecture of checked fields; heads, where given, divide the channels.
+
+    Raises:
+        WeightsMissing: a field has a wrong type or range.
+    """
+    sizes = checked(Architecture, fields, path)
+    if "num_attention_heads" in fields:
+        _require_shared(sizes, path)
+    return sizes
+
+
+def _require_shared(sizes: Architecture, path: str) -> None:
+    if sizes.unshared:
+        got = {key: getattr(sizes, key) for key in ("num_attention_heads", "hidden_sizes")}
+        raise not_a_model(path, got, "num_attention_heads: divisors of hidden_sizes")
+
+
+def _refuse_quantised(config: ModelConfig) -> None:
+    method = config.content.get("quantization_config")
+    if not method:
+        return
+    kind = method.get("quant_method") if isinstance(method, dict) else method
+    folder = config.path.removesuffix("/config.json")
+    raise WeightsMissing(
+        f"{folder} has quantised weights",
+        got=f"quantization_config {kind or 'of an unnamed method'}",
+        need="weights in float32, float16 or bfloat16",
+        tip='with the library that quantised it installed: python -c "from transformers import '
+        f"SegformerForSemanticSegmentation as S; S.from_pretrained('{folder}').dequantize()"
+        f".save_pretrained('{folder}-float')\", and then the folder {folder}-float",
+    )

@@ -1,9 +1,10 @@
-"""Tensor names of SegFormer: three spellings, converted to that of transformers' modules.
+"""Tensor names of SegFormer: four spellings, converted to that of transformers' modules.
 
 - module: the names of transformers 5's modules;
 - hub: the names of transformers up to 4, of files on the hub, and of files that transformers
 writes;
-- authors: the names in the authors' own checkpoints.
+- authors: the names in the authors' own checkpoints;
+- mmseg: the names of mmsegmentation's backbone and decoder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from freqkd_cli.errors import WeightsMissing
-from freqkd_cli.weights.state_dict import load_exact
+from freqkd_cli.models._segformer_mmseg import FIRST as MMSEG_FIRST
+from freqkd_cli.models._segformer_mmseg import mmseg_to_module
 
 # (hub, module) as templates; {s} is a stage and {b} a block, counted from 0.
 _PAIRS = (
@@ -99,6 +100,14 @@ def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]
     return rules
 
 
+_ENCODERS = (
+    "encoder.patch_embeddings.0.proj.weight",
+    "stages.0.patch_embeddings.proj.weight",
+    "patch_embed1.proj.weight",
+    MMSEG_FIRST,
+)
+"""The encoder's first tensor: hub, module, authors, mmseg."""
+
 _TO_MODULE = _rules(_PAIRS)
 _TO_HUB = _rules((new, old) for old, new in _PAIRS)
 
@@ -110,14 +119,44 @@ def _renamed(key: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
     return key
 
 
-def to_module_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert any of the three spellings to that of the modules.
+def first_tensors(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return prefix of the network's names -> spelling of its encoder's first tensor.
 
-    A name without a rule stays as it is, so that loading reports it as unexpected.
+    The prefix is what a wrapper put before the names, such as ``model.`` or ``ema.``; "" is none.
+    There are several where a file has several networks, and none where it has no SegFormer.
     """
-    if any(re.match(r"(backbone\.)?patch_embed\d\.", key) for key in state):
+    places = {}
+    for key in state:
+        for first in _ENCODERS:
+            before = key.removesuffix(first)
+            if before != key and (not before or before.endswith(".")):
+                places[before.removesuffix("segformer.").removesuffix("backbone.")] = first
+    return places
+
+
+def to_module_names(state: Mapping[str, Tensor], first: str | None = None) -> dict[str, Tensor]:
+    """Convert any of the four spellings to that of the modules.
+
+    A name without a rule stays as it is, so that loading reports it. The names of an encoder that
+    was saved alone get the prefix ``segformer.``.
+
+    Args:
+        first: the spelling, as :func:`first_tensors` returns it; read from the names by default.
+    """
+    first = first or next(iter(first_tensors(state).values()), None)
+    if first == MMSEG_FIRST:
+        return mmseg_to_module(state)
+    if first == "patch_embed1.proj.weight" or any(
+        re.match(r"(backbone\.)?patch_embed\d\.", key) for key in state
+    ):
         state = authors_to_hub(state)
+    elif first in state:
+        state = {_in_network(key): value for key, value in state.items()}
     return {_renamed(key, _TO_MODULE): value for key, value in state.items()}
+
+
+def _in_network(key: str) -> str:
+    return f"segformer.{key}" if key.startswith(("encoder.", "stages.")) else key
 
 
 def to_hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,40 +193,3 @@ def _from_authors(name: str) -> str:
         if name.startswith(old):
             return new + name[len(old) :]
     return name
-
-
-def load_any(net: nn.Module, state: Mapping[str, Tensor], *, where: str, new_head: bool) -> None:
-    """Load every tensor of the network; with ``new_head``, all but the classifier.
-
-    Where the weights have no head at all, ``new_head`` leaves out the whole head.
-
-    Raises:
-        WeightsMissing: another model's weights, or a tensor is missing, unexpected or of another
-        shape.
-    """
-    state = to_module_names(state)
-    if not new_head:
-        if not any(key.startswith("decode_head.") for key in state):
-            # Without an encoder either, they are another model's, and a new head would not help.
-            if not any(key.startswith("segformer.") or ".attention." in key for key in state):
-                raise WeightsMissing(
-                    f"{where} contains no weights of a SegFormer",
-                    got=", ".join(sorted(state)[:3]) + " ...",
-                )
-            raise WeightsMissing(
-                f"{where} has no segmentation head",
-                tip="head: new starts one for the recipe's classes",
-            )
-        load_exact(net, state, where=where)
-        return
-    if any(key.startswith("decode_head.") for key in state):
-        fresh = [key for key in net.state_dict() if key.startswith("decode_head.classifier.")]
-    else:
-        fresh = [key for key in net.state_dict() if key.startswith("decode_head.")]
-        # The head of a checkpoint for image classification.
-        fresh += ["classifier.weight", "classifier.bias"]
-        if not any(key.startswith("segformer.") for key in state):  # an encoder saved alone
-            state = to_module_names(
-                {f"segformer.{key}": value for key, value in state.items() if key not in fresh}
-            )
-    load_exact(net, state, where=where, ignore=fresh)

@@ -1,30 +1,16 @@
-"""The variants of SegFormer, and the weights that a recipe names, with their own description."""
+"""The sizes of a SegFormer: from its variant, its config, or the shapes of its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
-from freqkd_cli.models._segformer_config import Architecture, Description, describe
-from freqkd_cli.runtime.json_file import read_object
-from freqkd_cli.weights.config import License, ModelConfig, read_config
-from freqkd_cli.weights.hub import hub_file, is_hub_id
-from freqkd_cli.weights.state_dict import WEIGHT_FILES, read_state
-
-EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
-
-NVIDIA_LICENSE = License(
-    name="NVIDIA Source Code License for SegFormer",
-    note="The SegFormer weights that NVIDIA published are for research and evaluation, not for "
-    "commercial use. This also holds for models trained from them. Read the license on the "
-    "model's page before you deploy.",
-    noncommercial=True,
-)
+from freqkd_cli.models._segformer_config import Architecture, DecoderStyle, checked_architecture
+from freqkd_cli.models._segformer_load import NamedTensors
+from freqkd_cli.models._segformer_weights import SegFormerWeights
 
 # Channels, depths, heads, decoder channels: Xie et al., NeurIPS 2021, table 6. `mini` is this
 # project's own, 1.5 M parameters.
@@ -39,115 +25,6 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int
 }
 
 
-@dataclass(frozen=True)
-class SegFormerWeights:
-    """Weights that a recipe names, and their description. Tensors are read on request.
-
-    ``description`` is None for a weight file without a ``config.json``, ``folder`` for weights on
-    the hub.
-    """
-
-    name: str
-    description: Description | None
-    license: License | None
-    preprocessor: Mapping[str, Any] | None
-    folder: Path | None
-
-    def state(self) -> dict[str, Tensor]:
-        """Read the tensors."""
-        return read_state(self.folder or hub_file(self.name, WEIGHT_FILES))
-
-    def id2label(self) -> dict[int, str] | None:
-        """Return the class names, or None where the classes have none."""
-        names = self.description and self.description.class_names
-        return dict(names) if names else None
-
-    def classes(self) -> int:
-        """Return K: from the config, or from the shape of the classifier where there is none."""
-        if self.description is not None:
-            return self.description.classes
-        from freqkd_cli.models._segformer_names import to_module_names
-
-        classifier = to_module_names(self.state()).get("decode_head.classifier.weight")
-        if classifier is None:
-            raise WeightsMissing(f"{self.name} has no segmentation head", tip="head: new")
-        return len(classifier)
-
-
-def find_weights(name: str, *, offline: bool = False) -> SegFormerWeights:
-    """Find ``embedded``, a local folder or file, or a hub id (``owner/name``).
-
-    For a hub id, ``config.json`` is downloaded, unless ``offline``.
-
-    Raises:
-        WeightsMissing: there is nothing of that name, or its ``config.json`` describes no
-        SegFormer.
-    """
-    place = EMBEDDED if name == "embedded" else Path(name).expanduser()
-    if place.exists():
-        return _local_weights(name, place)
-    if name == "embedded":
-        raise WeightsMissing(
-            "this installation has no embedded teacher",
-            need=EMBEDDED,
-            tip="install freqkd again, or name other weights",
-        )
-    if not is_hub_id(name):
-        raise WeightsMissing(
-            f"no weights at {name}",
-            need="embedded, a folder, a weight file, or a hub id such as owner/name",
-        )
-    config = read_config(hub_file(name, ("config.json",), offline=offline), f"{name}/config.json")
-    try:
-        preprocessor = read_object(hub_file(name, ("preprocessor_config.json",), offline=offline))
-    except WeightsMissing:  # a repository may leave it out, and then ImageNet's mean and std hold
-        preprocessor = None
-    license = hub_license(name) or config.section.license
-    return SegFormerWeights(name, describe(config), license, preprocessor, folder=None)
-
-
-def _local_weights(name: str, place: Path) -> SegFormerWeights:
-    folder = place if place.is_dir() else place.parent
-    config: ModelConfig | None = None
-    if place.is_dir() or (folder / "config.json").is_file():
-        config = read_config(folder / "config.json")
-    preprocessor = folder / "preprocessor_config.json"
-    return SegFormerWeights(
-        name,
-        describe(config) if config else None,
-        config.section.license if config else None,
-        read_object(preprocessor) if preprocessor.is_file() else None,
-        place,
-    )
-
-
-def local_weights(name: str) -> SegFormerWeights | None:
-    """Return weights that are on this machine, or None for a hub id or a run that is not yet."""
-    try:
-        return find_weights(name, offline=True)
-    except WeightsMissing:
-        if name == "embedded" or Path(name).expanduser().exists():
-            raise
-        return None
-
-
-def hub_license(name: str) -> License | None:
-    """Return the license of a hub repository whose owner publishes all weights under one."""
-    owner, slash, _ = name.lower().partition("/")
-    return NVIDIA_LICENSE if slash and owner == "nvidia" else None
-
-
-def weights_license(name: str) -> License | None:
-    """Return the license of weights that a recipe names, or None where it is not known.
-
-    Nothing is downloaded.
-    """
-    try:
-        return find_weights(name, offline=True).license
-    except WeightsMissing:
-        return hub_license(name)
-
-
 def architecture(
     weights: SegFormerWeights | None,
     *,
@@ -156,11 +33,13 @@ def architecture(
     depths: Sequence[int] | None,
     heads: Sequence[int] | None,
     decoder: int | None,
+    decoder_style: DecoderStyle | None,
 ) -> Architecture:
     """Return the sizes of the network.
 
-    With weights that carry a config, that config decides, and an argument that differs from it is
-    an error. Otherwise the variant (b0 by default) decides, and the other arguments override it.
+    With weights, their config decides, or the shapes of their tensors where they have none. An
+    argument that differs is an error. Otherwise the variant (b0 by default) decides, and the other
+    arguments override it.
 
     Raises:
         RecipeError: arguments that make no network.
@@ -178,10 +57,13 @@ def architecture(
         "depths": depths and tuple(depths),
         "num_attention_heads": heads and tuple(heads),
         "decoder_hidden_size": decoder,
+        "decoder_style": decoder_style,
     }
     chosen |= {key: value for key, value in given.items() if value is not None}
     if weights is not None and weights.description is not None:
         return _as_described(weights.name, weights.description.architecture, chosen)
+    if weights is not None:
+        return _as_described(weights.name, _measured(weights, chosen), chosen)
     sizes = Architecture(**chosen)
     if sizes.unshared:
         raise RecipeError(
@@ -191,6 +73,28 @@ def architecture(
             key="heads",
         )
     return sizes
+
+
+def _measured(weights: SegFormerWeights, chosen: Mapping[str, Any]) -> Architecture:
+    """Return the sizes of weights without a config; what the tensors do not fix is ``chosen``."""
+    sizes = sizes_of(weights.tensors)
+    widths = tuple(sizes["hidden_sizes"])
+    published = [v for v in VARIANTS.values() if v[0] == widths]
+    heads = chosen.get("num_attention_heads") or (published[0][2] if published else None)
+    if heads is None and weights.tensors.from_mmseg and not any(c % widths[0] for c in widths):
+        heads = [width // widths[0] for width in widths]  # its channels are a multiple of the heads
+    if heads is None:
+        raise WeightsMissing(
+            f"{weights.name} has no config.json, and tensors do not fix the attention heads",
+            got=f"channels {list(widths)}, which no published SegFormer has",
+            need="the number of heads of each stage that it was trained with",
+            tip="--set 'heads=[N1, N2, N3, N4]', or the folder with its config.json as weights",
+            key="heads",
+        )
+    same = [v for v in published if v[1] == tuple(sizes["depths"])]
+    width = chosen.get("decoder_hidden_size") or (same[0][3] if same else 256)
+    fields = {"decoder_hidden_size": width, "num_attention_heads": heads, **sizes}
+    return checked_architecture(fields, weights.name)
 
 
 def _variant_sizes(variant: str) -> dict[str, Any]:
@@ -203,8 +107,9 @@ _ARGUMENTS = {
     "depths": "depths",
     "num_attention_heads": "heads",
     "decoder_hidden_size": "decoder",
+    "decoder_style": "decoder_style",
 }
-"""Field of transformers' config -> argument of ``build``."""
+"""Field of the architecture -> argument of ``build``."""
 
 
 def _as_described(name: str, sizes: Architecture, chosen: Mapping[str, Any]) -> Architecture:
@@ -215,7 +120,64 @@ def _as_described(name: str, sizes: Architecture, chosen: Mapping[str, Any]) -> 
                 f"{name} has another {key} than the recipe",
                 got=value,
                 need=own,
-                tip="leave variant, channels, depths, heads and decoder out of the recipe",
+                tip="leave variant, channels, depths, heads, decoder and decoder_style out of the "
+                "recipe",
                 key=_ARGUMENTS[key],
             )
     return sizes
+
+
+def sizes_of(tensors: NamedTensors) -> dict[str, Any]:
+    """Return the fields of ``Architecture`` that the tensors fix: all but heads and activation.
+
+    ``decoder_hidden_size`` is absent where the weights have no decoder of a SegFormer.
+
+    Raises:
+        WeightsMissing: a tensor that fixes a size is missing, or a size is outside its range.
+    """
+    state, where = tensors.state, tensors.where
+    stages = [f"segformer.stages.{i}." for i in range(4)]
+    patches = [_shape(state, f"{s}patch_embeddings.proj.weight", 4, where) for s in stages]
+    widths = [patch[0] for patch in patches]
+    hidden = [_shape(state, f"{s}blocks.0.mlp.fc1.weight", 2, where)[0] for s in stages]
+    fields: dict[str, Any] = {
+        "num_channels": patches[0][1],
+        "hidden_sizes": widths,
+        "patch_sizes": [patch[2] for patch in patches],
+        "depths": [_blocks(state, s) for s in stages],
+        "sr_ratios": [_reduction(state, s) for s in stages],
+        "mlp_ratios": [_ratio(n, width) for n, width in zip(hidden, widths, strict=True)],
+    }
+    fusion = state.get("decode_head.linear_fuse.weight")
+    if fusion is not None and fusion.ndim == 4 and fusion.shape[1] == 4 * fusion.shape[0]:
+        fields["decoder_hidden_size"] = len(fusion)
+    if tensors.has_conv_decoder:
+        fields["decoder_style"] = "conv"
+    checked_architecture(fields, where)
+    return fields
+
+
+def _shape(state: Mapping[str, Tensor], key: str, dimensions: int, where: str) -> Sequence[int]:
+    tensor = state.get(key)
+    if tensor is None or tensor.ndim != dimensions:
+        raise WeightsMissing(
+            f"{where} is not a whole SegFormer",
+            got=f"{key} is missing" if tensor is None else f"{key} {tuple(tensor.shape)}",
+            need="all tensors of the four stages",
+            tip="export or download it again",
+        )
+    return tensor.shape
+
+
+def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
+    before = stage + "blocks."
+    return len({key.removeprefix(before).split(".")[0] for key in state if key.startswith(before)})
+
+
+def _reduction(state: Mapping[str, Tensor], stage: str) -> int:
+    name = f"{stage}blocks.0.attention.sequence_reduction.sequence_reduction.weight"
+    return state[name].shape[-1] if name in state else 1
+
+
+def _ratio(hidden: int, width: int) -> int | float:
+    return hidden // width if hidden % width == 0 else hidden / width

@@ -7,6 +7,8 @@ Taps: ``stage1`` to ``stage4`` (1/4 to 1/32), ``encoder`` (= ``stage4``), ``deco
 (1/4), and of each stage's attention ``context1`` to ``context4``, ``attention1`` to ``attention4``,
 ``keys1`` to ``keys4``.
 
+Weights of mmsegmentation's SegFormer have another decoder, ``decoder_style: conv``.
+
 Departures from transformers' own class: the two linear maps of the decoder (each stage's
 projection, then the fusion) are multiplied before they are applied to the image. Bilinear
 upsampling commutes with them and comes last. The function is the same, with about half of B0's
@@ -25,15 +27,22 @@ from torch import Tensor
 
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._segformer_config import Architecture
-from freqkd_cli.models._segformer_decoder import draw_encoder, draw_head, fuse, require_size
+from freqkd_cli.models._segformer_config import CONV_TYPE, Architecture, DecoderStyle
+from freqkd_cli.models._segformer_decoder import (
+    decode,
+    draw_encoder,
+    draw_head,
+    require_size,
+    use_conv_decoder,
+)
 from freqkd_cli.models._segformer_graphs import attention_taps, encode
-from freqkd_cli.models._segformer_names import load_any, to_hub_names, to_module_names
+from freqkd_cli.models._segformer_load import load_any
+from freqkd_cli.models._segformer_names import to_hub_names, to_module_names
 from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_labels
-from freqkd_cli.models._segformer_sizes import (
+from freqkd_cli.models._segformer_sizes import architecture
+from freqkd_cli.models._segformer_weights import (
     NVIDIA_LICENSE,
     SegFormerWeights,
-    architecture,
     find_weights,
     local_weights,
     weights_license,
@@ -63,6 +72,7 @@ def build(
     depths: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None = None,
     heads: Four | None = None,
     decoder: Channels | None = None,
+    decoder_style: DecoderStyle | None = None,
     drop_path: DropRate = 0.1,
     dropout: DropRate = 0.1,
 ) -> SegFormer:
@@ -70,13 +80,15 @@ def build(
 
     Args:
         classes: K of a model from scratch, or of a ``new`` head.
-        variant: b0 by default; with weights that have a ``config.json``, that file decides.
+        variant: b0 by default; with weights, their ``config.json`` or tensors decide.
         weights: ``embedded``, a folder, a weight file or a hub id; any float type, and the tensor
-            names of any version.
+            names of transformers, of the authors or of mmsegmentation.
         head: ``keep`` the classifier and the classes of the weights (a teacher), or start a ``new``
             one (fine-tuning).
         channels, depths, heads: four numbers each, stage 1 to 4, instead of the variant's.
         decoder: channels of the decoder, instead of the variant's.
+        decoder_style: ``linear``, or ``conv`` as in mmsegmentation: a norm and a ReLU after each
+            stage's projection; that of the weights by default, else ``linear``.
         drop_path: rate of stochastic depth at the last block, linear from 0 at the first.
         dropout: rate of dropout before the classifier.
 
@@ -85,7 +97,13 @@ def build(
     """
     source = find_weights(weights) if weights else None
     sizes = architecture(
-        source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder
+        source,
+        variant=variant,
+        channels=channels,
+        depths=depths,
+        heads=heads,
+        decoder=decoder,
+        decoder_style=decoder_style,
     )
     kept = source is not None and head == "keep"
     model = SegFormer(
@@ -96,14 +114,26 @@ def build(
     )
     if source is None:
         return model
-    load_any(model.net, source.state(), where=source.name, new_head=not kept)
+    if kept:
+        source.check_rows()
+    load_any(model.net, source.tensors, new_head=not kept)
     model.id2label = source.id2label() if kept else None
-    _describe(model, source)
+    _describe(model, source, kept)
     return model
 
 
-def _describe(model: SegFormer, source: SegFormerWeights) -> None:
+def _describe(model: SegFormer, source: SegFormerWeights, kept: bool) -> None:
     """Take license and normalisation of the weights, and warn of what users must know."""
+    names = list((model.id2label or {}).values())
+    for remark in source.description.remarks(names) if source.description and kept else ():
+        log.warning("%s: %s", source.name, remark)
+    if kept and source.rows() == 1:
+        log.warning(
+            "%s has one output row, trained with a sigmoid; it is read as two classes: "
+            "0 is %s, 1 is %s where the output is above 0",
+            source.name,
+            *names,
+        )
     model.license = source.license
     if model.license and model.license.noncommercial:
         log.warning("%s: %s", source.name, model.license.note or model.license.name)
@@ -127,6 +157,7 @@ def taps(
     depths: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     decoder: int | None = None,
+    decoder_style: DecoderStyle | None = None,
     drop_path: float = 0.1,
     dropout: float = 0.1,
 ) -> tuple[Tap, ...]:
@@ -136,7 +167,13 @@ def taps(
     """
     source = local_weights(weights) if weights else None
     sizes = architecture(
-        source, variant=variant, channels=channels, depths=depths, heads=heads, decoder=decoder
+        source,
+        variant=variant,
+        channels=channels,
+        depths=depths,
+        heads=heads,
+        decoder=decoder,
+        decoder_style=decoder_style,
     )
     return _taps(sizes, source.classes() if source and head == "keep" else classes)
 
@@ -188,6 +225,7 @@ class SegFormer(Segmenter):
             "depths": list(sizes.depths),
             "heads": list(sizes.num_attention_heads),
             "decoder": sizes.decoder_hidden_size,
+            **({"decoder_style": "conv"} if sizes.decoder_style == "conv" else {}),
             "drop_path": drop_path,
             "dropout": dropout,
         }
@@ -201,6 +239,9 @@ class SegFormer(Segmenter):
         self.net = SegformerForSemanticSegmentation(
             SegformerConfig(num_labels=classes, **sizes.keywords(), **rates)
         )
+        if sizes.decoder_style == "conv":
+            use_conv_decoder(self.net)
+        self.sizes = sizes
         self.net.segformer.apply(draw_encoder)
         draw_head(self.net.decode_head)
         self.net.train()  # every module starts in training mode
@@ -210,7 +251,7 @@ class SegFormer(Segmenter):
         wanted = [tap for tap in self.attention_taps if tap.name in taps]
         stages, tensors = encode(self.net.segformer, images, wanted, self.normalise)
         head = self.net.decode_head
-        decoder = head.activation(head.batch_norm(fuse(head, stages)))
+        decoder = decode(head, stages)
         tensors |= {f"stage{i}": x for i, x in enumerate(stages, start=1)}
         return tensors | {
             "encoder": stages[3],
@@ -226,11 +267,16 @@ class SegFormer(Segmenter):
         load_exact(self.net, to_module_names(state), where=where)
 
     def portable_config(self) -> dict[str, Any]:
-        """Return transformers' own ``config.json``, so that its ``from_pretrained`` works."""
-        config = self.net.config.to_dict()
+        """Return transformers' own ``config.json``, so that its ``from_pretrained`` works.
+
+        The decoder ``conv``, which transformers has not, has a type of its own.
+        """
         labels = self.id2label or {i: f"LABEL_{i}" for i in range(self.classes)}
-        return config | {
-            "architectures": ["SegformerForSemanticSegmentation"],
+        fields = {
             "id2label": {str(i): name for i, name in labels.items()},
             "label2id": {name: i for i, name in labels.items()},
         }
+        if self.sizes.decoder_style == "conv":
+            return {"model_type": CONV_TYPE, **self.sizes.keywords(), **fields}
+        architectures = ["SegformerForSemanticSegmentation"]
+        return self.net.config.to_dict() | {"architectures": architectures} | fields

@@ -19,6 +19,7 @@ from freqkd_cli.score.label_files import check_masks, mask_writer
 from freqkd_cli.score.score_files import score_files
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
+from freqkd_cli.weights.folder_kinds import model_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -206,10 +207,7 @@ def _in_folder(folder: Path, options: EvalOptions) -> tuple[Recipe, nn.Module, s
     """The same for a folder: its model, or the teacher of its recipe."""
     files = ("recipe.yaml", CONFIG)
     if not options.teacher and not any((folder / name).is_file() for name in files):
-        raise WeightsMissing(
-            f"{folder} holds no model",
-            need=f"a run's folder, or a model's folder with {CONFIG} and --recipe",
-        )
+        model_folder(folder)
     name = options.recipe or _recipe_of(str(folder))
     recipe = _load(name, options)
     if options.teacher:

@@ -16,7 +16,7 @@ from freqkd_cli.errors import UsageError, WeightsMissing
 from freqkd_cli.recipe import shipped
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.weights.config import read_config
-from freqkd_cli.weights.state_dict import WEIGHT_FILES
+from freqkd_cli.weights.folder_kinds import WEIGHT_FILES
 
 SourceKind = Literal["run", "cache", "recipe", "model", "embedded"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -77,34 +79,58 @@ def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap |
     """
     mapping = class_map(plan.recipe, teacher, plan.classes)
     names = _names(teacher)
-    same = mapping is not None or same_classes(teacher, plan.classes)
     readers = [
         line.id
         for line in plan.recipe.losses
         if registry.find("losses", line.name).build(**line.arguments).reads_logits
         and line.weight > 0
     ]
-    if not same and readers:
+    if readers:
+        _refuse_new_head(plan.recipe, readers)
+    if readers and mapping is None and not same_classes(teacher, plan.classes):
         raise RecipeError(
             "the teacher's classes are not the data set's, and "
             f"{', '.join(readers)} compares class scores",
             got=f"{teacher.classes} classes: {_some(names) or 'unnamed'}",
             need=f"{len(plan.classes)} classes: {_some(plan.classes)}",
-            tip=f"teacher.class_map: {{{_shared(names, plan.classes)}}}; or leave that loss out; "
+            tip=f"{_map_tip(names, plan.classes)}, or leave that loss out, "
             "or fine-tune the teacher on these classes",
             key="teacher.class_map",
         )
     return mapping
 
 
-def _shared(names: Sequence[str], classes: Sequence[str]) -> str:
-    """Return the start of a class map: the names that both have, as many as fit on a line."""
+def _refuse_new_head(recipe: Recipe, readers: Sequence[str]) -> None:
+    if recipe.teacher is not None and recipe.teacher.arguments.get("head") == "new":
+        raise RecipeError(
+            f"the teacher's head is new, and {', '.join(readers)} compares class scores",
+            got="teacher.head new, so its class scores are random",
+            need="a teacher that was trained on classes",
+            tip="--set 'teacher.head=keep', or leave that loss out",
+            key="teacher.head",
+        )
+
+
+def _map_tip(names: Sequence[str], classes: Sequence[str]) -> str:
+    """Return the class map of the names that both have, to be pasted where these are several."""
     teacher_names = {_plain(name): name for name in names}
-    shared = (name for name in classes if _plain(name) in teacher_names)
-    pairs = [f"{teacher_names[_plain(name)]}: {name}" for name in shared]
-    return ", ".join(
-        [*pairs[:4], "..."] if pairs else ["teacher class, by name or number: data class", "..."]
-    )
+    pairs = [(teacher_names[_plain(c)], c) for c in classes if _plain(c) in teacher_names]
+    if len(pairs) == 1 and len(names) == len(classes) == 2:  # the other two belong together
+        ((known, own),) = pairs
+        pairs += [(n, c) for n in names if n != known for c in classes if c != own]
+    listed = ", ".join(f"{_quoted(name)}: {_quoted(own)}" for name, own in pairs)
+    if len(pairs) > 1 and len({name for name, _ in pairs}) == len(pairs):
+        return f"--set 'teacher.class_map={{{listed}}}'"
+    return f"teacher.class_map: {{{listed or 'teacher class, by name or number: data class'}, ...}}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as YAML's flow style reads it back, inside the shell's single quotes."""
+    plain = re.fullmatch(r"[A-Za-z_][\w .-]*", name) and name == name.strip()
+    words = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    if plain and name.lower() not in words:
+        return name
+    return json.dumps(name, ensure_ascii=False).replace("'", "\\u0027")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -30,12 +30,25 @@ from freqkd_cli.runtime.json_file import read_object
 
 FORMAT = 1
 
+SEGFORMER_TYPES = frozenset(
+    f"segformer{class_name}"
+    for class_name in ("", "config", "model", "forsemanticsegmentation", "forimageclassification")
+)
+"""``model_type`` of a SegFormer in transformers' files, in small letters."""
+
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
 def whole_number(low: int, high: int) -> Any:
-    """Return the annotation of an integer from ``low`` to ``high``; True is not an integer."""
-    return Annotated[StrictInt, Field(ge=low, le=high)]
+    """Return the annotation of an integer from ``low`` to ``high``.
+
+    True is not an integer; 32.0 is, as some programs write all numbers with a point.
+    """
+    return Annotated[StrictInt, BeforeValidator(_integral), Field(ge=low, le=high)]
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def any_number(low: float, high: float) -> Any:
@@ -74,7 +87,37 @@ def names_by_number(names: Any) -> dict[int, str] | None:
     return dict(sorted((int(number), str(name)) for number, name in names.items())) or None
 
 
+def names_in_order(names: Any) -> dict[int, str] | None:
+    """Return the number that a file gives a class -> its name, ascending, as transformers reads it.
+
+    The n-th of these names is that of the classifier's n-th row, whatever the numbers: they may
+    start at 1 or leave some out. A list counts from 0, and an absent name is made up.
+
+    Raises:
+        ValueError: the numbers are not whole, one of them occurs twice, or a name is not a text or
+            a number.
+    """
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if names is None:
+        return None
+    if not isinstance(names, dict) or not all(_is_number(key) for key in names):
+        raise ValueError("an object with a name for each class number, or a list of names")
+    if not all(name is None or type(name) in (str, int, float) for name in names.values()):
+        raise ValueError("a text as the name of each class")
+    if len({int(key) for key in names}) < len(names):
+        raise ValueError("each class number once")
+    numbered = sorted((int(key), name) for key, name in names.items())
+    return {n: f"LABEL_{n}" if name is None else str(name) for n, name in numbered} or None
+
+
+def _is_number(key: Any) -> bool:
+    text = str(key)
+    return text.removeprefix("-").isdecimal() and len(text) < 7
+
+
 ClassNames = Annotated[dict[int, str] | None, BeforeValidator(names_by_number)]
+NamesInOrder = Annotated[dict[int, str] | None, BeforeValidator(names_in_order)]
 Mean = several(3, any_number(-1e6, 1e6))
 Deviation = several(3, any_number(1e-6, 1e6))
 
@@ -136,8 +179,12 @@ class ModelConfig:
 
     @property
     def of_segformer(self) -> bool:
-        """Whether the file is transformers' own, for a SegFormer."""
-        return self.content.get("model_type") == "segformer"
+        """Whether the file is transformers' own, for a SegFormer.
+
+        Some training scripts write a class as the type: ``SegformerForSemanticSegmentation``.
+        """
+        family = self.content.get("model_type")
+        return isinstance(family, str) and family.lower() in SEGFORMER_TYPES
 
     @property
     def of_smp(self) -> bool:

@@ -1,4 +1,4 @@
-"""Files and folders that hold no tensors of torch: what they are, and how to convert them."""
+"""Files that hold no tensors of torch: what they are, and how to convert them."""
 
 from __future__ import annotations
 
@@ -77,36 +77,6 @@ _BY_NAME = (
     Kind("a text file", suffixes=(".json", ".yaml", ".yml", ".txt", ".md", ".py", ".csv")),
 )
 
-_FOLDERS: tuple[tuple[str, str, str], ...] = (
-    (
-        "adapter_config.json",
-        "an adapter (LoRA) without its base model",
-        'merge it where peft is installed: python -c "from peft import PeftModel; from '
-        "transformers import SegformerForSemanticSegmentation as S; PeftModel.from_pretrained("
-        "S.from_pretrained('BASE'), {folder!r}).merge_and_unload().save_pretrained({out!r})\"",
-    ),
-    (
-        "zero_to_fp32.py",
-        "a DeepSpeed checkpoint",
-        "in that folder: python zero_to_fp32.py . pytorch_model.bin",
-    ),
-    (
-        "*/mp_rank_*_model_states.pt",
-        "a DeepSpeed checkpoint",
-        "in that folder: python zero_to_fp32.py . pytorch_model.bin",
-    ),
-    (
-        "*.distcp",
-        "a distributed checkpoint of torch",
-        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {out}.pth",
-    ),
-    ("saved_model.pb", "a SavedModel of TensorFlow", _TENSORFLOW),
-    ("tf_model.h5", "a TensorFlow model", _TENSORFLOW),
-    ("flax_model.msgpack", "a Flax model", _FLAX),
-    ("*.onnx", "an exported ONNX graph", _ORIGINAL),
-    ("Manifest.json", "a Core ML model", _ORIGINAL),
-)
-
 
 def refuse_foreign_file(path: Path) -> None:
     """Refuse a file that is known to hold no tensors of torch.
@@ -147,23 +117,10 @@ def _refuse_archive(path: Path) -> None:
         raise _refused(path, Kind(f"a zip archive of {', '.join(names[:3])}", _UNPACK))
 
 
-def refuse_foreign_folder(folder: Path) -> None:
-    """Refuse a folder that is known to hold no weights of torch.
-
-    Raises:
-        WeightsMissing: says what it is and how to convert it.
-    """
-    for pattern, name, tip in _FOLDERS:
-        if any(folder.glob(pattern)):
-            raise _refused(folder, Kind(name, tip))
-
-
 def _refused(path: Path, kind: Kind) -> WeightsMissing:
-    folder = path if path.is_dir() else path.parent
-    out = str(folder / f"{path.stem}-torch") + ("" if path.is_dir() else ".pth")
-    if "save_pretrained" in kind.tip:
-        out = str(path.with_name(f"{path.stem}-torch"))
-    tip = kind.tip.format(file=str(path), folder=str(folder), out=out)
+    ending = "" if "save_pretrained" in kind.tip else ".pth"
+    out = str(path.with_name(f"{path.stem}-torch{ending}"))
+    tip = kind.tip.format(file=str(path), folder=str(path.parent), out=out)
     return WeightsMissing(
         f"{path} cannot be read as plain tensors",
         got=kind.name,

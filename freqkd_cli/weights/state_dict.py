@@ -16,22 +16,15 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.runtime.json_file import read_object
-from freqkd_cli.weights.foreign_files import (
-    refuse_foreign_file,
-    refuse_foreign_folder,
-    refuse_quantized,
-)
+from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
+from freqkd_cli.weights.foreign_files import refuse_foreign_file, refuse_quantized
 from freqkd_cli.weights.key_groups import fitting, one_table, unwrapped
 from freqkd_cli.weights.pickles import read_pickle
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 CHECKSUM = "freqkd.sha256"
 """Metadata key of the sha256 of a safetensors file's data: every byte after the header."""
 
 _SHOWN = 4
-INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
-"""Lists the files of a network that was saved in parts: tensor name -> file."""
-
 _QUANTIZED = ("._packed_params", ".SCB", ".qweight", ".quant_state", ".weight_format")
 """Keys that quantized networks alone have, as ends or as parts before a further point."""
 
@@ -107,7 +100,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         path = folder / name
         if path.is_file():
             return _read_parts(path) if name in INDEX_FILES else _read_file(path)
-    refuse_foreign_folder(folder)
+    refuse_other_forms(folder)
     names = sorted(path.name for path in folder.iterdir())
     raise WeightsMissing(
         f"{folder} contains no weights",

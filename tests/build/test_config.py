@@ -17,7 +17,7 @@ from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing
 from freqkd_cli.export.card import recorded_license
 from freqkd_cli.models import fast_scnn, segformer
 from freqkd_cli.models._segformer_config import ACTIVATIONS, Architecture, describe
-from freqkd_cli.models._segformer_sizes import EMBEDDED
+from freqkd_cli.models._segformer_weights import EMBEDDED
 from freqkd_cli.runtime.json_file import object_or_none, read_object
 from freqkd_cli.spectrum.locate import identify, newest
 from freqkd_cli.weights.config import read_config
@@ -102,9 +102,11 @@ def teacher(folder: Path, **changes: Any) -> Path:
         ),
         ({"sr_ratios": [8, 4, 2, "a"]}, 'sr_ratios [8, 4, 2, "a"]', "sr_ratios.3: a valid integer"),
         ({"strides": [4, 2, 2, 4]}, "strides [4, 2, 2, 4]", "strides: [4, 2, 2, 2]"),
-        ({"id2label": ["a", "b"]}, 'id2label ["a", "b"]', "a name for each class number"),
+        ({"id2label": "a"}, 'id2label "a"', "a name for each class number, or a list of names"),
         ({"id2label": {"a": "b"}}, 'id2label {"a": "b"}', "a name for each class number"),
-        ({"id2label": {"1": "b"}}, 'id2label {"1": "b"}', "none left out"),
+        ({"id2label": {"1": ["b"]}}, 'id2label {"1": ["b"]}', "a text as the name of each class"),
+        ({"id2label": {"0": "a", "00": "b"}}, 'id2label {"0": "a", "00"', "each class number once"),
+        ({"num_channels": 4}, "num_channels 4", "num_channels: 3, as freqkd reads RGB images"),
         ({"hidden_act": "nope"}, 'hidden_act "nope"', "hidden_act: one of gelu"),
         ({"freqkd": None}, "freqkd null", "freqkd: an object"),
         ({"freqkd": "x"}, 'freqkd "x"', "freqkd: an object"),
@@ -192,7 +194,7 @@ def test_missing_fields_have_the_defaults_of_transformers(tmp_path):
     assert description.architecture.keywords() == {
         key: expected[key] for key in Architecture().keywords()
     }
-    assert (description.classes, description.class_names) == (2, None)
+    assert (description.rows, description.row_names) == (None, [])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing
-from freqkd_cli.models import _segformer_sizes, segformer
+from freqkd_cli.models import _segformer_weights, segformer
 from freqkd_cli.models._segformer_names import authors_to_hub, to_hub_names, to_module_names
 
 TINY = {"channels": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "decoder": 16}
@@ -299,7 +299,7 @@ def test_weights_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsMissing, match="config.json"):
         segformer.taps(classes=3, weights=str(tmp_path / "empty"))
-    monkeypatch.setattr(_segformer_sizes, "EMBEDDED", tmp_path / "gone")
+    monkeypatch.setattr(_segformer_weights, "EMBEDDED", tmp_path / "gone")
     with pytest.raises(WeightsMissing, match="embedded"):
         segformer.build(classes=3, weights="embedded")
 

@@ -209,13 +209,12 @@ def test_a_truncated_file_is_damaged(tmp_path, cut):
 
 
 FOLDERS = {
-    "adapter_config.json": "an adapter .LoRA.",
-    "tf_model.h5": "a TensorFlow model",
-    "flax_model.msgpack": "a Flax model",
-    "saved_model.pb": "a SavedModel",
+    "tf_model.h5": "TensorFlow weights",
+    "flax_model.msgpack": "Flax weights",
+    "saved_model.pb": "a TensorFlow SavedModel",
     "zero_to_fp32.py": "a DeepSpeed checkpoint",
     "__0_0.distcp": "a distributed checkpoint",
-    "model.onnx": "an exported ONNX graph",
+    "model.onnx": "an ONNX graph",
     "notes.txt": "contains no weights\n  got  notes.txt",
 }
 

@@ -1,0 +1,187 @@
+"""The weights that a recipe names for a SegFormer, with their own description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.models._segformer_config import Description, describe
+from freqkd_cli.models._segformer_load import NEW_HEAD, NamedTensors, named_tensors
+from freqkd_cli.runtime.json_file import read_object
+from freqkd_cli.weights.config import License, ModelConfig, read_config
+from freqkd_cli.weights.folder_kinds import WEIGHT_FILES, has_weights, model_folder
+from freqkd_cli.weights.hub import hub_file, is_hub_id
+from freqkd_cli.weights.state_dict import read_state
+
+EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
+
+NVIDIA_LICENSE = License(
+    name="NVIDIA Source Code License for SegFormer",
+    note="The SegFormer weights that NVIDIA published are for research and evaluation, not for "
+    "commercial use. This also holds for models trained from them. Read the license on the "
+    "model's page before you deploy.",
+    noncommercial=True,
+)
+
+
+TRANSFORMERS_ROWS = 2
+"""Rows that transformers gives the classifier of a config without classes."""
+
+
+@dataclass(frozen=True)
+class SegFormerWeights:
+    """Weights that a recipe names, and their description. Tensors are read on request.
+
+    ``description`` is None for weights without a ``config.json``, ``folder`` for weights on the
+    hub.
+    """
+
+    name: str
+    description: Description | None
+    license: License | None
+    preprocessor: Mapping[str, Any] | None
+    folder: Path | None
+
+    @cached_property
+    def tensors(self) -> NamedTensors:
+        """The tensors under the names of the modules."""
+        state = read_state(self.folder or hub_file(self.name, WEIGHT_FILES))
+        return named_tensors(state, self.name)
+
+    def rows(self) -> int:
+        """Return the rows of the classifier, as the config or else the tensors have them.
+
+        Raises:
+            WeightsMissing: the weights have no config and no decoder.
+        """
+        if self.description is not None and self.description.rows is not None:
+            return self.description.rows
+        readable = self.folder is not None and (self.folder.is_file() or has_weights(self.folder))
+        if self.description is not None and not readable:
+            return TRANSFORMERS_ROWS
+        rows = self.tensors.rows
+        if rows is None and self.description is not None:
+            return TRANSFORMERS_ROWS
+        if rows is None:
+            raise WeightsMissing(
+                f"{self.name} has no segmentation head",
+                need="an encoder and a decoder that was trained with it",
+                tip=f"{NEW_HEAD} starts an untrained one, for a student",
+            )
+        return rows
+
+    def classes(self) -> int:
+        """Return K, which is 2 for a classifier with one row."""
+        return max(2, self.rows())
+
+    def id2label(self) -> dict[int, str] | None:
+        """Return the class names, or None where the classes have none."""
+        names = self.description.row_names if self.description else []
+        if self.rows() == 1:
+            names = names_of_one_row(*names)
+        return dict(enumerate(names)) or None
+
+    def check_rows(self) -> None:
+        """Refuse weights whose classifier has another number of rows than their description.
+
+        Raises:
+            WeightsMissing: with both numbers.
+        """
+        described, rows = self.description and self.description.rows, self.tensors.rows
+        if rows is None or described in (None, rows):
+            return
+        names = list((self.description and self.description.id2label or {}).values())
+        listed = f": {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else ""
+        key = "id2label" if names else "num_labels"
+        raise WeightsMissing(
+            f"{self.name} describes another number of classes than its classifier has",
+            got=f"{described} classes in {key}{listed}",
+            need=f"{rows} classes, one for each row of the classifier",
+            tip=f"correct {key} in its config.json; without id2label and num_labels the classes "
+            "are read without names",
+        )
+
+
+def names_of_one_row(name: str = "foreground") -> list[str]:
+    """Return the names of the two classes of a classifier with one row: 0, then that of the row."""
+    return ["foreground" if name.lower() == "background" else "background", name]
+
+
+def find_weights(name: str, *, offline: bool = False) -> SegFormerWeights:
+    """Find ``embedded``, a local folder or file, or a hub id (``owner/name``).
+
+    For a hub id, ``config.json`` is downloaded, unless ``offline``.
+
+    Raises:
+        WeightsMissing: there is nothing of that name, or its ``config.json`` describes no
+        SegFormer.
+    """
+    place = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    if place.exists():
+        return _local_weights(name, place)
+    if name == "embedded":
+        raise WeightsMissing(
+            "this installation has no embedded teacher",
+            need=EMBEDDED,
+            tip="install freqkd again, or name other weights",
+        )
+    if not is_hub_id(name):
+        raise WeightsMissing(
+            f"no weights at {name}",
+            need="embedded, a folder, a weight file, or a hub id such as owner/name",
+        )
+    config = read_config(hub_file(name, ("config.json",), offline=offline), f"{name}/config.json")
+    try:
+        preprocessor = read_object(hub_file(name, ("preprocessor_config.json",), offline=offline))
+    except WeightsMissing:  # a repository may leave it out, and then ImageNet's mean and std hold
+        preprocessor = None
+    license = hub_license(name) or config.section.license
+    return SegFormerWeights(name, describe(config), license, preprocessor, folder=None)
+
+
+def _local_weights(name: str, place: Path) -> SegFormerWeights:
+    config: ModelConfig | None = None
+    if place.is_dir():
+        place = model_folder(place)
+    folder = place if place.is_dir() else place.parent
+    if (folder / "config.json").is_file():
+        config = read_config(folder / "config.json")
+    preprocessor = folder / "preprocessor_config.json"
+    return SegFormerWeights(
+        name,
+        describe(config) if config else None,
+        config.section.license if config else None,
+        read_object(preprocessor) if preprocessor.is_file() else None,
+        place,
+    )
+
+
+def local_weights(name: str) -> SegFormerWeights | None:
+    """Return weights that are on this machine, or None for a hub id or a run that is not yet."""
+    try:
+        return find_weights(name, offline=True)
+    except WeightsMissing:
+        if name == "embedded" or Path(name).expanduser().exists():
+            raise
+        return None
+
+
+def hub_license(name: str) -> License | None:
+    """Return the license of a hub repository whose owner publishes all weights under one."""
+    owner, slash, _ = name.lower().partition("/")
+    return NVIDIA_LICENSE if slash and owner == "nvidia" else None
+
+
+def weights_license(name: str) -> License | None:
+    """Return the license of weights that a recipe names, or None where it is not known.
+
+    Nothing is downloaded.
+    """
+    try:
+        return find_weights(name, offline=True).license
+    except WeightsMissing:
+        return hub_license(name)
