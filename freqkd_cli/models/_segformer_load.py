@@ -134,7 +134,7 @@ def load_any(net: nn.Module, tensors: NamedTensors, *, new_head: bool) -> None:
     load_exact(net, given, where=tensors.where, ignore=ignore)
 
 
-NEW_HEAD = "--set 'head=new'"
+NEW_HEAD = "--set 'student.head=new'"
 
 
 def _fits(

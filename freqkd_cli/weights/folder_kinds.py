@@ -21,7 +21,6 @@ _FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _SHOWN = 5
 _CLASS = "SegformerForSemanticSegmentation"
 _OTHER_FORMS = {
-    "flax_model.msgpack": "Flax weights",
     "Manifest.json": "a Core ML graph",
     "*.onnx": "an ONNX graph",
     "*.tflite": "a TensorFlow Lite graph",
@@ -55,7 +54,7 @@ def model_folder(folder: Path) -> Path:
         log.warning("%s is a trainer's output: its %s is read", folder, checkpoints[0].name)
         return checkpoints[0]
     if checkpoints:
-        raise _several(folder, checkpoints)
+        return _best(folder, checkpoints)
     if not (folder / _CONFIG).is_file():
         raise _no_model(folder)
     return folder
@@ -66,21 +65,26 @@ def _step(path: Path) -> tuple[int, str]:
     return (int(step) if step.isdecimal() else -1, path.name)
 
 
-def _several(folder: Path, checkpoints: list[Path]) -> WeightsMissing:
+def _best(folder: Path, checkpoints: list[Path]) -> Path:
+    """Return the checkpoint that the trainer recorded as the best on its validation split.
+
+    Raises:
+        WeightsMissing: it recorded none.
+    """
     last = checkpoints[-1]
-    state = object_or_none(last / "trainer_state.json") or {}
-    recorded = state.get("best_model_checkpoint")
+    recorded = (object_or_none(last / "trainer_state.json") or {}).get("best_model_checkpoint")
     names = [path.name for path in checkpoints]
-    tip = f"--set 'weights={last}' (the last)"
     best = Path(recorded).name if isinstance(recorded, str) else None
     if best in names:
-        tip = f"--set 'weights={folder / best}' (the best on its validation split), or {tip}"
+        others = ", ".join(name for name in names if name != best)
+        log.warning("%s: its best checkpoint %s is read, not %s", folder, best, others)
+        return folder / best
     more = " ..." if len(names) > _SHOWN else ""
-    return WeightsMissing(
+    raise WeightsMissing(
         f"{folder} is a trainer's output with {len(names)} checkpoints",
         got=", ".join(names[-_SHOWN:]) + more,
         need="the folder of one checkpoint",
-        tip=tip,
+        tip=f"--set 'weights={last}' (the last)",
         key="weights",
     )
 
@@ -143,13 +147,18 @@ def refuse_other_forms(folder: Path) -> None:
     """
     _refuse_adapter(folder)
     _refuse_distributed(folder)
-    if (folder / "tf_model.h5").is_file():
+    for name, form, library, option in (
+        ("tf_model.h5", "TensorFlow", "tensorflow", "from_tf"),
+        ("flax_model.msgpack", "Flax", "flax", "from_flax"),
+    ):
+        if not (folder / name).is_file():
+            continue
         raise WeightsMissing(
-            f"{folder} has TensorFlow weights",
-            got="tf_model.h5",
+            f"{folder} has {form} weights",
+            got=name,
             need=" or ".join(WEIGHT_FILES),
-            tip='in an environment with "transformers<5", torch and tensorflow: python -c "from '
-            f"transformers import {_CLASS} as S; S.from_pretrained('{folder}', from_tf=True)"
+            tip=f'in an environment with "transformers<5", torch and {library}: python -c "from '
+            f"transformers import {_CLASS} as S; S.from_pretrained('{folder}', {option}=True)"
             f".save_pretrained('{folder}-torch')\", and then --set 'weights={folder}-torch'",
             key="weights",
         )
@@ -168,15 +177,16 @@ def _refuse_distributed(folder: Path) -> None:
     """Refuse the parts that several processes wrote."""
     for patterns, form, command in (
         (
-            ("zero_to_fp32.py", "*/mp_rank_*_model_states.pt", "mp_rank_*_model_states.pt"),
+            ("zero_to_fp32.py", "*mp_rank_*_states.pt", "*/*mp_rank_*_states.pt"),
             "a DeepSpeed checkpoint",
-            "in that folder: python zero_to_fp32.py . pytorch_model.bin",
+            "in that folder: python zero_to_fp32.py . pytorch_model.bin (a script that DeepSpeed "
+            "writes there; also deepspeed/utils/zero_to_fp32.py)",
         ),
         (
             ("*.distcp",),
             "a distributed checkpoint of torch",
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"{folder} {folder}.pth, and then --set 'weights={folder}.pth'",
+            'python -c "from torch.distributed.checkpoint.format_utils import dcp_to_torch_save as '
+            f"f; f('{folder}', '{folder}.pth')\", and then --set 'weights={folder}.pth'",
         ),
     ):
         if any(next(folder.glob(pattern), None) for pattern in patterns):

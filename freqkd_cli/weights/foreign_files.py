@@ -17,6 +17,9 @@ _ORIGINAL = "use the checkpoint that it was made from, or save that one's state_
 _UNPACK = "unpack it, and name the file or folder inside"
 
 
+_TEXT = frozenset((*range(32, 127), *b"\t\r\n"))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of file.
@@ -92,6 +95,8 @@ def refuse_foreign_file(path: Path) -> None:
     for kind in (*_BY_CONTENT, *_BY_NAME):
         if kind.fits(path, head):
             raise _refused(path, kind)
+    if all(byte in _TEXT for byte in head):
+        raise _refused(path, _BY_NAME[-1])
     if zipfile.is_zipfile(path):
         _refuse_archive(path)
 
@@ -129,10 +134,26 @@ def _refused(path: Path, kind: Kind) -> WeightsMissing:
     )
 
 
-def refuse_module(path: Path, class_name: str) -> WeightsMissing:
-    """Return the error for a pickle that holds a whole module instead of its tensors."""
-    kind = Kind(f"a whole pickled module, {class_name}: it is code, which is never run")
-    return _refused(path, Kind(kind.name, _TO_STATE_DICT))
+def refuse_module(path: Path, class_name: str, entry: str = "") -> WeightsMissing:
+    """Return the error for a pickle that holds a whole module instead of its tensors.
+
+    Args:
+        entry: key of the module in the file; empty where the file is the module itself.
+    """
+    name = f"a whole pickled module, {class_name}: it is code, which is never run"
+    return _refused(path, Kind(name, _TO_STATE_DICT.replace("ENTRY", f"[{entry!r}]" * bool(entry))))
+
+
+def refuse_adapter(path: Path, key: str) -> WeightsMissing:
+    """Return the error for tensors of a network with a LoRA adapter that is not merged."""
+    return _refused(
+        path,
+        Kind(
+            f"a network with an adapter on it (LoRA: {key})",
+            "merge it where the model was trained with peft: model.merge_and_unload(), then save "
+            "its state_dict()",
+        ),
+    )
 
 
 def refuse_quantized(path: Path, sign: str) -> WeightsMissing:

@@ -23,7 +23,7 @@ _AVERAGED = re.compile(r"(^|[._])(ema|model_ema|ema_model|averaged|swa|n_average
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|grad|momentum|callback|loop|rng|hyper|config|meta")
 _BESIDE = re.compile(
     r"^(criterion|criterions|loss|losses|loss_fn|lossfn|metric|metrics|train_metrics|val_metrics|"
-    r"test_metrics|classification_head|mean|std|pixel_mean|pixel_std|n_averaged)($|[._])"
+    r"test_metrics|classification_head|teacher|teacher_model|discriminator|mean|std|pixel_mean|pixel_std|n_averaged)($|[._])"
 )
 """Top-level keys of a training script beside its network, which no forward pass of it reads."""
 
@@ -49,6 +49,15 @@ def tables_of(content: Any, depth: int = 2) -> dict[str, dict[str, Tensor]]:
             for path, table in tables_of(value, depth - 1).items():
                 tables[f"{key}.{path}".rstrip(".")] = table
     return tables
+
+
+def keys_of(content: Any, depth: int = 2) -> list[str]:
+    """Return all keys that are texts, of the checkpoint and of its tables."""
+    if not isinstance(content, Mapping):
+        return []
+    keys = [key for key in content if isinstance(key, str)]
+    below = (keys_of(value, depth - 1) for value in content.values() if depth)
+    return [*keys, *(key for table in below for key in table)]
 
 
 def one_table(content: Any, where: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,14 @@ from torch import Tensor, nn
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
-from freqkd_cli.weights.foreign_files import refuse_foreign_file, refuse_quantized
-from freqkd_cli.weights.key_groups import fitting, one_table, unwrapped
-from freqkd_cli.weights.pickles import read_pickle
+from freqkd_cli.weights.foreign_files import (
+    refuse_adapter,
+    refuse_foreign_file,
+    refuse_module,
+    refuse_quantized,
+)
+from freqkd_cli.weights.key_groups import fitting, keys_of, one_table, tables_of, unwrapped
+from freqkd_cli.weights.pickles import Inert, read_pickle
 
 CHECKSUM = "freqkd.sha256"
 """Metadata key of the sha256 of a safetensors file's data: every byte after the header."""
@@ -150,7 +156,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         refuse_foreign_file(path)
         if path.suffix == ".safetensors":
             _read_safetensors(path)  # raises with what is damaged
-        state = one_table(read_pickle(path), str(path))
+        content = read_pickle(path)
+        _refuse_quantized(path, dict.fromkeys(keys_of(content)))
+        _refuse_module(path, content)
+        state = one_table(content, str(path))
     _refuse_quantized(path, state)
     return state
 
@@ -163,9 +172,25 @@ def _is_safetensors(path: Path) -> bool:
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
-def _refuse_quantized(path: Path, state: Mapping[str, Tensor]) -> None:
+def _refuse_module(path: Path, content: Any) -> None:
+    """Refuse a file whose only network is a pickled module."""
+    if not isinstance(content, Mapping) or tables_of(content):
+        return
+    for key in ("model", "net", "network", "module", "student", "ema", "state_dict"):
+        if isinstance(content.get(key), Inert):
+            raise refuse_module(path, type(content[key]).__name__, key)
+
+
+def _refuse_quantized(path: Path, state: Mapping[str, Tensor | None]) -> None:
+    """Refuse the keys and types of quantized networks, and of networks with adapters."""
     for key, value in state.items():
-        if value.is_quantized or any(f"{sign}." in f"{key}." for sign in _QUANTIZED):
+        if any(sign in key for sign in (".lora_A.", ".lora_B.", ".base_layer.")):
+            raise refuse_adapter(path, key)
+        if any(f"{sign}." in f"{key}." for sign in _QUANTIZED):
+            raise refuse_quantized(path, key)
+        if value is None:
+            continue
+        if value.is_quantized:
             raise refuse_quantized(path, key)
         if value.dtype in (torch.int8, torch.uint8) and key.endswith("weight"):
             raise refuse_quantized(path, f"{key} of type {value.dtype}".replace("torch.", ""))

@@ -75,6 +75,7 @@ class CheckpointJudge:
                 return "traceback", f"after {group}: {after[-300:]}"
             if code == 0:
                 self.sets = group
+                self.notes += text.replace(str(self.folder), "")
                 return self._compared("right after 1 mend")
         if not self.form.refused:
             return "refused, but it can be read", text

@@ -171,6 +171,7 @@ FOREIGN = {
     "a.engine": (b"ptrt", "TensorRT"),
     "a.tar.gz": (b"\x1f\x8b\x08\0", "a compressed file"),
     "a.json": (b'{"a": 1}', "a text file"),
+    "words.pth": (b"epoch 1\n", "a text file"),
     "noise.pth": (bytes(range(40, 200)) * 9, "a damaged file, or one of another format"),
 }
 
