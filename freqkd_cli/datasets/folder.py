@@ -20,7 +20,9 @@ import numpy as np
 from pydantic import Field
 
 from freqkd_cli.datasets._folder_classes import NAMES_NEED, class_names
-from freqkd_cli.datasets._folder_labels import LabelKeys, LabelMap, advice_of, rule_of
+from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
+from freqkd_cli.datasets._label_mends import advice_of
+from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.dataset import SPLITS, Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
@@ -42,21 +44,28 @@ def build(
     root: Path | None,
     size: tuple[int, int],
     classes: list[str] | None = None,
-    ignore: list[int] | None = None,
+    ignore: Ignore | None = None,
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
+    threshold: float | None = None,
+    scale: Annotated[float, Field(gt=0)] | None = None,
     colors: Colors | None = None,
 ) -> Dataset:
     """Return one split of a folder. Images keep their own size; ``size`` is that of the views.
 
     Args:
         classes: names of the ids 0, 1, ...; default from a file in the root folder.
-        ignore: mask values that no loss and no score counts, in addition to 255.
+        ignore: a mask value, or a list of them, that no loss and no score counts, in addition to
+            255.
         zero_label: void if 0 in a mask means void and the classes count from 1; keep if 0 is the
             first class.
         label_map: mask value -> class id, or 255 for void, for values that are not the ids, such
-            as {255: 1}. With colors as keys, {"#804080": 0, "#000000": 255}, masks are read as
-            colors, and every color must be listed.
+            as {255: 1}; a key may be a range, {"128-255": 1}. With colors as keys,
+            {"#804080": 0, "#000000": 255}, masks are read as colors, and every color must be
+            listed.
+        threshold: of two classes, values from here on are the second one, such as 128 for masks
+            that were saved as JPEG, or 0.5 for probabilities.
+        scale: the classes are stored as multiples of this, such as 85 for 0, 85, 170 and 255.
         colors: class name -> [R, G, B], such as {road: [128, 64, 128]}, or a list with one color
             per class. Only for drawing; labels do not change.
 
@@ -64,7 +73,8 @@ def build(
         DataMissing: no root, no such split, no images, or masks without class names.
         DataBroken: class names that cannot be read, images without a mask; when reading: a
             damaged file, a mask of another size, or mask values outside the classes.
-        UsageError: an ignored value that is a class as well, or a map to an id that is no class.
+        UsageError: one class beside masks, an ignored value that is a class as well, or a map to
+            an id that is no class.
     """
     root = _root(root)
     images, masks = _folders(root, split)
@@ -73,15 +83,29 @@ def build(
         raise DataMissing(
             f"no class names for the masks in {masks}", need=NAMES_NEED, key="classes"
         )
-    keys = LabelKeys(sorted(names), tuple(ignore or ()), zero_label, dict(label_map or {}))
-    ordered = [names[number] for number in keys.ids]
+    ids = sorted(names)
+    ordered = [names[number] for number in ids]
+    keys = LabelKeys(
+        ids,
+        values_of(ignore),
+        zero_label,
+        dict(label_map or {}),
+        threshold,
+        scale,
+        tuple(ordered),
+    )
+    pairs = pair_by_stem(images, masks)
+    if masks is not None and len(names) == 1:
+        raise single_class(keys, [pair.label for pair in pairs if pair.label is not None])
     arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
     arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
     arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}
+    arguments |= {"threshold": threshold} if threshold is not None else {}
+    arguments |= {"scale": scale} if scale is not None else {}
     rule = rule_of(keys)
     return FileDataset(
         {"name": "folder", "split": split, "arguments": arguments},
-        pair_by_stem(images, masks),
+        pairs,
         ordered,
         palette_with(colors, ordered),
         rule,
