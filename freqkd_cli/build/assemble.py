@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -74,12 +75,16 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
 
     Raises:
         RecipeError: with every problem of the recipe that no section shows alone.
+        UsageError: the data has one class.
         DataMissing: only the data set's folder names the classes, and it is not there.
         WeightsMissing: with ``fetch``, weights that are nowhere.
     """
     if fetch:
         _fetch(recipe)
-    plan, problems = _plan(recipe, classes_of(recipe, data))
+    classes = classes_of(recipe, data)
+    if len(classes) == 1:
+        raise _single_class(recipe, classes[0])
+    plan, problems = _plan(recipe, classes)
     if plan.student_taps["logits"].channels != len(plan.classes):
         given, need = plan.student_taps["logits"].channels, len(plan.classes)
         takes = registry.takes("models", recipe.student.name)
@@ -98,6 +103,20 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     for text in tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps):
         log.warning("%s: %s", recipe.source, text)
     return plan
+
+
+def _single_class(recipe: Recipe, name: str) -> UsageError:
+    """Return the error for data with one class; that of the data set knows what its masks hold."""
+    try:
+        build_dataset(recipe, "train")
+    except UsageError as error:
+        if error.key == "classes":
+            return error
+    except FreqKDError:
+        pass  # the class is reported first
+    need = f"need at least two classes: background and {name}"
+    tip = f"try --set 'data.classes=[background, {json.dumps(name, ensure_ascii=False)}]'"
+    return recipe.error([("data.classes", f"one class is no segmentation, {need}; {tip}")])
 
 
 def _fetch(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from freqkd_cli.datasets._class_lines import Color, Row, rows_of
 from freqkd_cli.datasets._folder_names import role
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES, some
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.labels import IGNORE, IGNORE_16_BIT
 
 log = logging.getLogger(__name__)
 
@@ -162,19 +162,21 @@ def _checked(source: str, rows: Sequence[Row], *, void: bool) -> ClassList:
         number = row.id if numbered else place
         means_void = void and row.name.casefold().replace(" ", "-") in _VOID
         problem = _problem(row, number, {**names, **ignored}, means_void)
+        if number == IGNORE and len(rows) <= IGNORE and not means_void:
+            problem = f"the id {number}, which means void"
         if problem or number is None:
             raise DataBroken(
                 f"{row.where} is not a list of class names"
                 if row.where == source
                 else f"{row.where} names no class of its own",
                 got=f"{problem}: {row.name[:60]!r}",
-                need="each name once and not empty, ids from 0 to 254",
+                need="each name once and not empty, ids from 0 to 254, or to 65534 with more than 255 classes",
                 key="classes",
             )
         (ignored if means_void else names)[number] = row.name
         if row.color is not None:
             colors[number] = row.color
-    kept = {number: name for number, name in ignored.items() if 0 <= number <= IGNORE}
+    kept = {number: name for number, name in ignored.items() if 0 <= number <= IGNORE_16_BIT}
     return ClassList(source, names, kept, colors, numbered or not colors)
 
 
@@ -188,7 +190,7 @@ def _problem(row: Row, number: int | None, before: Mapping[int, str], void: bool
         return "no id, but other classes have one"
     if number in before:
         return f"the id {number} occurs twice"
-    return "" if void or 0 <= number < IGNORE else f"the id {number}"
+    return "" if void or 0 <= number < IGNORE_16_BIT else f"the id {number}"
 
 
 def _compare(first: ClassList, second: ClassList) -> None:

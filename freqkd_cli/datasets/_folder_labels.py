@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
-from pydantic import Field
-
+from freqkd_cli.datasets._label_values import Ignore, LabelMap, covers, is_color, span, values_of
 from freqkd_cli.errors import UsageError
-from freqkd_cli.images.label_advice import Advice, Doubt, Variant, black_and_white
-from freqkd_cli.images.label_rules import LabelRule, color_rule, label_rule
+from freqkd_cli.images.label_rules import (
+    HIGHEST,
+    LOWEST,
+    LabelRule,
+    color_rule,
+    label_rule,
+    scaled_rule,
+    threshold_rule,
+)
 from freqkd_cli.images.pairs import some
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.labels import IGNORE, void_label
 
-Stored = Annotated[
-    str, Field(pattern=r"^([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5]|#[0-9a-fA-F]{6})$")
-]
-LabelMap = dict[Stored, Annotated[int, Field(ge=0, le=IGNORE)]]
+__all__ = ["Ignore", "LabelKeys", "LabelMap", "rule_of", "values_of"]
 
 _TIP = (
     "map or ignore these values with data.label_map or data.ignore, "
     "or name more classes (classes.json, classes.txt or data.classes)"
 )
-_CONDITION = {"void": "0 is void and the classes count from 1", "keep": "0 is the first class"}
 
 
 @dataclass(frozen=True)
@@ -32,27 +34,51 @@ class LabelKeys:
 
     Attributes:
         ids: class ids, ascending.
-        ignore, zero_label, label_map: as in the recipe.
+        ignore, zero_label, label_map, threshold, scale: as in the recipe.
+        names: names of the ids, for messages.
     """
 
     ids: list[int]
-    ignore: tuple[int, ...]
-    zero_label: str
-    label_map: Mapping[str, int]
+    ignore: tuple[int, ...] = ()
+    zero_label: str = "keep"
+    label_map: Mapping[str, int] = field(default_factory=dict)
+    threshold: float | None = None
+    scale: float | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def ignored(self) -> list[int]:
-        """Mask values that are void: 255 and those of the recipe."""
-        return sorted({IGNORE, *self.ignore})
+        """Mask values that are void: those of the recipe, and 255 where it is no class."""
+        if self.threshold is not None:
+            return sorted({*self.ignore})
+        if self.scale is not None:
+            level = round(IGNORE / self.scale)
+            if level in self.stored(self.zero_label) and abs(IGNORE - level * self.scale) <= 0.5:
+                return sorted({*self.ignore})
+        return sorted({self.void, *self.ignore})
+
+    @property
+    def void(self) -> int:
+        """The label of void pixels, which masks hold as well."""
+        return void_label(len(self.ids))
 
     @property
     def consecutive(self) -> bool:
         """The ids are 0, 1, 2 ..."""
         return self.ids == [*range(len(self.ids))]
 
+    @property
+    def colored(self) -> bool:
+        """Masks are read as colors."""
+        return any(map(is_color, self.label_map))
+
     def stored(self, zero_label: str) -> list[int]:
         """Return the mask values of the classes."""
         return [number + 1 for number in self.ids] if zero_label == "void" else self.ids
+
+    def name(self, place: int) -> str:
+        """Return the name of a class by its place in the list."""
+        return self.names[place] if place < len(self.names) else f"class {self.ids[place]}"
 
 
 def rule_of(keys: LabelKeys) -> LabelRule:
@@ -61,17 +87,39 @@ def rule_of(keys: LabelKeys) -> LabelRule:
     Raises:
         UsageError: the keys contradict each other or the classes.
     """
+    _check_together(keys)
     return _with_map(_without_map(keys), keys)
 
 
-def advice_of(keys: LabelKeys, rule: LabelRule) -> Advice:
-    """Return how the masks may be misread.
-
-    Where the recipe defines 255, no doubt about it remains.
+def _check_together(keys: LabelKeys) -> None:
     """
-    defined = IGNORE in keys.ignore or str(IGNORE) in keys.label_map or rule.colors is not None
-    doubts = () if defined or len(keys.ids) < 2 else _doubts(keys)
-    return Advice(_variants(keys), tuple(keys.ids), doubts)
+    Raises:
+        UsageError: keys that exclude each other.
+    """
+    given = [key for key in ("threshold", "scale") if getattr(keys, key) is not None]
+    if len(given) == 2:
+        raise UsageError(
+            "data.threshold and data.scale exclude each other", need="one of them", key="scale"
+        )
+    if given and keys.colored:
+        raise UsageError(
+            f"data.{given[0]} reads values, and data.label_map lists colors",
+            need="one of them",
+            key=given[0],
+        )
+    if keys.threshold is not None and len(keys.ids) != 2:
+        raise UsageError(
+            "data.threshold reads masks of two classes",
+            got=f"{len(keys.ids)} classes",
+            need='two classes; for more use ranges, such as data.label_map: {"0-63": 0, ...}',
+            key="threshold",
+        )
+    if keys.threshold is not None and keys.zero_label == "void":
+        raise UsageError(
+            "data.threshold and data.zero_label: void exclude each other",
+            need="zero_label: keep",
+            key="threshold",
+        )
 
 
 def _without_map(keys: LabelKeys) -> LabelRule:
@@ -84,28 +132,35 @@ def _without_map(keys: LabelKeys) -> LabelRule:
             key="zero_label",
         )
     stored, ignored = keys.stored(keys.zero_label), keys.ignored
-    classes = [value for value in ignored if value in stored]
-    if classes or ignored[0] < 0 or ignored[-1] > IGNORE:
+    outside = [value for value in ignored if not LOWEST <= value <= HIGHEST]
+    plain = keys.threshold is None and keys.scale is None
+    if outside or (plain and {*ignored} & {*stored}):
         raise UsageError(
             "data.ignore contains a class or is out of range",
             got=list(keys.ignore),
-            need=f"values from 0 to 255 that are no class ({some(map(str, stored), 12)})",
+            need=f"values from {LOWEST} to {HIGHEST} that are no class "
+            f"({some(map(str, stored), 12)})",
             key="ignore",
         )
+    if keys.threshold is not None:
+        return threshold_rule(keys.threshold, ignored, _TIP)
+    if keys.scale is not None:
+        return scaled_rule(label_rule(stored, {0} if void else (), _TIP), keys.scale, ignored)
     return label_rule(stored, {*ignored, 0} if void else ignored, _TIP)
 
 
 def _with_map(rule: LabelRule, keys: LabelKeys) -> LabelRule:
     """Return the rule with ``label_map`` applied on top; colors replace the rule."""
     label_map = keys.label_map
-    train_ids = {number: place for place, number in enumerate(keys.ids)} | {IGNORE: IGNORE}
+    train_ids = {number: place for place, number in enumerate(keys.ids)} | {keys.void: keys.void}
     _check_map(keys, train_ids)
-    if label_map and all(key.startswith("#") for key in label_map):
+    if keys.colored:
         colors = {int(key[1:], 16): train_ids[number] for key, number in label_map.items()}
         return color_rule(colors, "add every color of the masks to data.label_map")
     table = rule.table.copy()
     for key, number in label_map.items():
-        table[int(key)] = train_ids[number]
+        first, last = span(key)
+        table[[*range(first, last + 1)]] = train_ids[number]
     mapped = f", and {_text(label_map)} by data.label_map" if label_map else ""
     return replace(rule, table=table, need=f"{rule.need}{mapped}")
 
@@ -117,18 +172,10 @@ def _check_map(keys: LabelKeys, train_ids: Mapping[int, int]) -> None:
         raise UsageError(
             "data.label_map uses ids that are no classes",
             got=_text(unknown),
-            need=f"one of {some(map(str, keys.ids), 12)}, or 255",
+            need=f"one of {some(map(str, keys.ids), 12)}, or {keys.void}",
             key="label_map",
         )
-    distinct = {key.lower() if key.startswith("#") else int(key) for key in label_map}
-    if len(distinct) < len(label_map):
-        raise UsageError(
-            "data.label_map lists a value twice",
-            got=_text(label_map),
-            need="each value once",
-            key="label_map",
-        )
-    colors = [key for key in label_map if key.startswith("#")]
+    colors = [key for key in label_map if is_color(key)]
     if colors and len(colors) < len(label_map):
         raise UsageError(
             "data.label_map mixes values and colors",
@@ -136,11 +183,20 @@ def _check_map(keys: LabelKeys, train_ids: Mapping[int, int]) -> None:
             need="only values, or only colors",
             key="label_map",
         )
-    twice = {k: number for k, number in label_map.items() if not colors and int(k) in keys.ignore}
+    spans = sorted(span(key) for key in label_map if not is_color(key))
+    overlap = any(first <= last for (_, last), (first, _) in pairwise(spans))
+    if overlap or len({color.lower() for color in colors}) < len(colors):
+        raise UsageError(
+            "data.label_map lists a value twice",
+            got=_text(label_map),
+            need="each value once",
+            key="label_map",
+        )
+    twice = [value for value in keys.ignore if covers(label_map, value)]
     if twice:
         raise UsageError(
             "data.label_map lists values that data.ignore drops",
-            got=_text(twice),
+            got=some(map(str, twice), 6),
             need="each value in one of the two keys",
             key="label_map",
         )
@@ -148,31 +204,3 @@ def _check_map(keys: LabelKeys, train_ids: Mapping[int, int]) -> None:
 
 def _text(label_map: Mapping[str, int]) -> str:
     return some((f"{key}: {number}" for key, number in label_map.items()), 6)
-
-
-def _variants(keys: LabelKeys) -> tuple[Variant, ...]:
-    """Return the other value of ``zero_label``, where it is possible."""
-    if not keys.consecutive or len(keys.ids) >= IGNORE:
-        return ()
-    other = "keep" if keys.zero_label == "void" else "void"
-    stored = keys.stored(other)
-    zero = {0} if other == "void" else set()
-    rule = label_rule(stored, {*keys.ignored, *zero} - {*stored}, _TIP)
-    return (Variant(f"data.zero_label={other}", _CONDITION[other], rule),)
-
-
-def _doubts(keys: LabelKeys) -> tuple[Doubt, ...]:
-    void = "--set 'data.ignore=[255]' if 255 means void"
-    # 0 must be in the map where it is not read as the first class already.
-    first = "" if keys.zero_label == "keep" and not keys.ids[0] else f"0: {keys.ids[0]}, "
-    label_map = f"data.label_map={{{first}255: {keys.ids[1]}}}"
-    two = black_and_white(f"--set '{label_map}' if 255 is the second class, or {void}")
-    if keys.zero_label == "keep":
-        return (two,)
-    what = "contain 255 but never the last class, so 1 may have been subtracted already"
-    reduced = Doubt(
-        frozenset({len(keys.ids)}),
-        what,
-        f"--set data.zero_label=keep if 0 is the first class, or {void}",
-    )
-    return (two, reduced)

@@ -96,7 +96,7 @@ def build(
         "keep": label_rule(range(len(CLASSES)), [IGNORE], f"use {_TIP}"),
     }
     others = tuple(
-        Variant(f"data.zero_label={name}", _CONDITION[name], rule)
+        Variant((f"data.zero_label={name}",), _CONDITION[name], rule, usual=True)
         for name, rule in rules.items()
         if name != zero_label
     )

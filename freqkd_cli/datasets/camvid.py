@@ -90,7 +90,7 @@ def build(
         raise no_split("camvid", split, root, LAYOUT)
     rules = _rules()
     others = tuple(
-        Variant(f"data.labels={name}", where, rule)
+        Variant((f"data.labels={name}",), where, rule, usual=True)
         for name, (where, rule) in rules.items()
         if name != labels
     )

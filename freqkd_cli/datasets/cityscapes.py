@@ -93,7 +93,7 @@ def build(
     pairs = _pairs(root, split, labels)
     rules = _rules()
     others = tuple(
-        Variant(f"data.labels={name}", _CONDITION[name], rule)
+        Variant((f"data.labels={name}",), _CONDITION[name], rule, usual=True)
         for name, rule in rules.items()
         if name != labels
     )

@@ -26,8 +26,10 @@ from pydantic import Field
 
 from freqkd_cli.datasets._folder_classes import NAMES_NEED, ClassList, class_list
 from freqkd_cli.datasets._folder_colors import color_map
-from freqkd_cli.datasets._folder_labels import LabelKeys, LabelMap, advice_of, rule_of
+from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
 from freqkd_cli.datasets._folder_layout import LAYOUT, find_pairs
+from freqkd_cli.datasets._label_mends import advice_of
+from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.conversion import RECIPE, Conversion
 from freqkd_cli.images.dataset import Dataset, Split
@@ -53,9 +55,11 @@ def build(
     root: Path | None,
     size: tuple[int, int],
     classes: list[str] | None = None,
-    ignore: list[int] | None = None,
+    ignore: Ignore | None = None,
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
+    threshold: float | None = None,
+    scale: Annotated[float, Field(gt=0)] | None = None,
     colors: Colors | None = None,
     bits: Annotated[int, Field(ge=8, le=16)] | None = None,
     percentile: Percentile | None = None,
@@ -67,12 +71,17 @@ def build(
 
     Args:
         classes: names of the ids 0, 1, ...; default from a file in the root folder.
-        ignore: mask values that no loss and no score counts, in addition to 255.
+        ignore: a mask value, or a list of them, that no loss and no score counts, in addition to
+            255.
         zero_label: void if 0 in a mask means void and the classes count from 1; keep if 0 is the
             first class.
         label_map: mask value -> class id, or 255 for void, for values that are not the ids, such
-            as {255: 1}. With colors as keys, {"#804080": 0, "#000000": 255}, masks are read as
-            colors, and every color must be listed.
+            as {255: 1}; a key may be a range, {"128-255": 1}. With colors as keys,
+            {"#804080": 0, "#000000": 255}, masks are read as colors, and every color must be
+            listed.
+        threshold: of two classes, values from here on are the second one, such as 128 for masks
+            that were saved as JPEG, or 0.5 for probabilities.
+        scale: the classes are stored as multiples of this, such as 85 for 0, 85, 170 and 255.
         colors: class name -> [R, G, B], such as {road: [128, 64, 128]}, or a list with one color
             per class. Only for drawing; labels do not change.
         bits: of images of more than 8 bits a channel, value / (2^bits - 1) becomes 0 .. 1; 12 for
@@ -93,7 +102,8 @@ def build(
         DataMissing: no root, no such split, no images, or masks without class names.
         DataBroken: class names that cannot be read, images without a mask; when reading: a
             damaged file, a mask of another size, or mask values outside the classes.
-        UsageError: an ignored value that is a class as well, or a map to an id that is no class.
+        UsageError: one class beside masks, an ignored value that is a class as well, or a map to
+            an id that is no class.
     """
     root = _root(root)
     found = class_list(root, classes)
@@ -103,13 +113,26 @@ def build(
     if labelled is not None and not found.names:
         raise _no_names(labelled.parent)
     label_map = label_map or color_map(found, pairs)
-    in_map = {int(key) for key in label_map or () if key.isdecimal()}
-    ignored = {*(ignore or ()), *(value for value in found.ignored if value not in in_map)}
-    keys = LabelKeys(sorted(found.names), tuple(ignored), zero_label, dict(label_map or {}))
-    ordered = [found.names[number] for number in keys.ids]
+    in_map = {int(key) for key in label_map or () if key.lstrip("-").isdecimal()}
+    ignored = {*values_of(ignore), *(value for value in found.ignored if value not in in_map)}
+    ids = sorted(found.names)
+    ordered = [found.names[number] for number in ids]
+    keys = LabelKeys(
+        ids,
+        tuple(sorted(ignored)),
+        zero_label,
+        dict(label_map or {}),
+        threshold,
+        scale,
+        tuple(ordered),
+    )
+    if labelled is not None and len(ids) == 1:
+        raise single_class(keys, [pair.label for pair in pairs if pair.label is not None])
     arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
     arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
     arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}
+    arguments |= {"threshold": threshold} if threshold is not None else {}
+    arguments |= {"scale": scale} if scale is not None else {}
     conversion = Conversion.of(bits, percentile, bands, RECIPE)
     arguments |= conversion.arguments()
     arguments |= {"mask": mask} if mask is not None else {}

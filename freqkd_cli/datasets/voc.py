@@ -112,7 +112,7 @@ def classes(*, root: Path | None = None) -> tuple[str, ...]:
 def _rule_and_advice(labels: Labels) -> tuple[LabelRule, Advice]:
     rules = _rules()
     others = tuple(
-        Variant(f"data.labels={name}", where, rule)
+        Variant((f"data.labels={name}",), where, rule, usual=True)
         for name, (where, rule) in rules.items()
         if name != labels
     )

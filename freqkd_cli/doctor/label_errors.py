@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from freqkd_cli.doctor.finding import Finding, finding_about
 from freqkd_cli.doctor.survey import Survey, spread
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.label_advice import BLACK_AND_WHITE, Doubt
+from freqkd_cli.images.label_advice import Doubt, color_noise
+from freqkd_cli.images.label_refusal import refusal
+from freqkd_cli.images.label_trial import STRAY
 from freqkd_cli.images.pairs import some
 from freqkd_cli.images.stored_labels import NEED
 from freqkd_cli.views.labels import IGNORE
@@ -47,38 +51,36 @@ def rgb_colors(dataset: FileDataset, survey: Survey) -> Finding | None:
     if not survey.colored:
         return None
     frequent = [f"#{color:06x}" for color, _ in survey.colors.most_common()]
+    got = f"the color{'s' * (len(frequent) != 1)} {some(frequent, 6)}"
     return finding_about(
         dataset,
         "error",
         survey.colored,
         one="is not a label image",
         many="contain RGB colors",
-        got=f"the color{'s' * (len(frequent) != 1)} {some(frequent, 6)}",
+        got=color_noise(survey.colors) or got,
         need=NEED,
         tip=dataset.advice.for_colors(shown_colors(survey)),
     )
 
 
-def rejected_values(dataset: FileDataset, survey: Survey) -> Finding | None:
+def rejected(dataset: FileDataset, survey: Survey) -> Finding | None:
     if not survey.rejected:
         return None
-    rule = dataset.rule
-    if rule.colors is not None:
-        entries = (f'"#{color:06x}": ID' for color in survey.rejected_values)
-        tip = f"{rule.tip}: {some(entries, 6)}"
-    else:
-        two = set(survey.values) == BLACK_AND_WHITE
-        doubt = _doubt(dataset, survey) if two else None
-        tip = doubt.tip if doubt else dataset.advice.for_values(survey.values, rule)
+    reason = refusal(survey.values, dataset.rule, dataset.advice, len(dataset.classes))
+    values = {value for values in survey.rejected.values() for value in values}
+    pixels, total = sum(survey.values[value] for value in values), sum(survey.values.values())
+    few = f" in {pixels:,} of {total:,} pixels" if pixels < STRAY * total else ""
+    doubt = _doubt(dataset, survey)
     return finding_about(
         dataset,
         "error",
         survey.rejected,
-        one="contains label values that belong to no class",
-        many="contain label values that belong to no class",
-        got=rule.format(survey.rejected_values),
-        need=rule.need,
-        tip=tip,
+        one=reason.one,
+        many=reason.many,
+        got=f"{reason.got}{few}",
+        need=reason.need,
+        tip=(doubt and doubt.tip) or reason.tip,
     )
 
 
@@ -87,16 +89,24 @@ def contradicted(dataset: FileDataset, survey: Survey) -> Finding | None:
     doubt = _doubt(dataset, survey) if not survey.rejected else None
     if doubt is None:
         return None
-    pixels = zip(dataset.classes, survey.pixels.tolist(), strict=True)
-    empty = [name for name, count in pixels if not count]
+    void = survey.values[IGNORE]
+    rare = [
+        f"{pixels or 'no'} pixel{'s' * (pixels > 1)} of {name}"
+        for name, pixels in zip(dataset.classes, survey.pixels.tolist(), strict=True)
+        if pixels <= doubt.share * void
+    ]
+    tip = doubt.tip or dataset.advice.for_values(survey.values, dataset.rule)
+    strays = any(survey.values[value] for value in doubt.proof)
+    what = doubt.what.replace("only", "almost only") if strays else doubt.what
+    beside = f" beside {void:,} pixels of 255" if strays else ""
     return finding_about(
         dataset,
         "error",
         range(len(dataset)),
-        one=doubt.what.replace("contain", "contains", 1),
-        many=doubt.what,
-        got=f"255 read as void, and no pixel of {some(empty)}",
-        tip=doubt.tip,
+        one=what.replace("contain", "contains", 1),
+        many=what,
+        got=f"255 read as void, and {some(rare)}{beside}",
+        tip=tip if doubt.tip else f"{tip} (list 255 in data.ignore if it does mean void)",
     )
 
 
@@ -105,29 +115,36 @@ def _doubt(dataset: FileDataset, survey: Survey) -> Doubt | None:
 
     Masks that contain only 255 are void and raise none.
     """
-    values = set(survey.values)
+    values = survey.values
     if dataset.rule.colors is not None or survey.colored:
         return None
-    if IGNORE not in values or len(values) < 2:
+    if not values[IGNORE] or len(values) < 2:
         return None
     for doubt in dataset.advice.doubts:
-        if not doubt.proof & values and not _contains_any(dataset, doubt.proof):
+        if not _proven(doubt, values) and not _proven_by_more(dataset, doubt):
             return doubt
     return None
 
 
-def _contains_any(dataset: FileDataset, values: frozenset[int]) -> bool:
-    """Return whether one of at most :data:`PROOF` label images contains one of these values.
+def _proven(doubt: Doubt, counts: Counter[float]) -> bool:
+    """Return whether the proof has enough pixels beside those of 255."""
+    return sum(counts[value] for value in doubt.proof) > doubt.share * counts[IGNORE]
+
+
+def _proven_by_more(dataset: FileDataset, doubt: Doubt) -> bool:
+    """Return whether at most :data:`PROOF` label images remove a doubt.
 
     True as well where one cannot be read: reading it reports that error.
     """
+    counts: Counter[float] = Counter()
     for index in spread(len(dataset), PROOF):
         try:
-            if values & dataset.mask(index).values.keys():
-                return True
+            counts.update(dataset.mask(index).values)
         except DataBroken:
             return True
-    return False
+        if not doubt.share and _proven(doubt, counts):
+            return True
+    return _proven(doubt, counts)
 
 
 def shown_colors(survey: Survey) -> dict[int, int]:
@@ -136,7 +153,9 @@ def shown_colors(survey: Survey) -> dict[int, int]:
     A color of a palette counts as one pixel.
     """
     greys = {
-        0x010101 * value: pixels for value, pixels in survey.values.items() if 0 <= value <= 255
+        0x010101 * int(value): pixels
+        for value, pixels in survey.values.items()
+        if 0 <= value <= 255
     }
     palettes = {color: 1 for palette in survey.palettes.values() for color in palette.values()}
     return ({} if survey.palettes else greys) | palettes | dict(survey.colors)

@@ -15,12 +15,15 @@ def findings(dataset: FileDataset, survey: Survey) -> tuple[Finding, ...]:
         label_errors.broken(survey),
         label_errors.misfits(dataset, survey),
         label_errors.rgb_colors(dataset, survey),
-        label_errors.rejected_values(dataset, survey),
+        label_errors.rejected(dataset, survey),
         doubt,
     )
-    # Void pixels and the ground mean nothing where 255 itself is in doubt.
+    # Void pixels and the ground mean nothing where 255 itself is in doubt, nor do empty
+    # classes where values are misread.
+    misread = doubt is not None or survey.rejected or survey.colored
     warnings = (
         None if doubt else label_warnings.void(dataset, survey),
+        None if misread else label_warnings.absent(dataset, survey),
         label_warnings.palettes(dataset, survey),
         None if doubt else label_warnings.ground(dataset, survey),
     )

@@ -9,6 +9,7 @@ from freqkd_cli.doctor.label_errors import shown_colors
 from freqkd_cli.doctor.survey import Survey
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_rules import LabelRule
+from freqkd_cli.images.pairs import some
 
 _DOMINANT = 4
 """A class covers the ground if no other has this many times its pixels there."""
@@ -30,6 +31,30 @@ def void(dataset: FileDataset, survey: Survey) -> Finding | None:
         one="has no pixel of any class",
         many=f"of {survey.read} have no pixel of any class",
         tip=tip,
+    )
+
+
+def absent(dataset: FileDataset, survey: Survey) -> Finding | None:
+    """Return the finding of classes that occur in no label image of the train split."""
+    names = [
+        name
+        for name, pixels in zip(dataset.classes, survey.pixels.tolist(), strict=True)
+        if not pixels
+    ]
+    if dataset.identity.get("split") != "train" or not names or len(names) == len(dataset.classes):
+        return None
+    one = len(names) == 1
+    void = survey.void_pixels / max(survey.void_pixels + int(survey.pixels.sum()), 1)
+    more = "; freqkd data RECIPE --all reads every label image"
+    return Finding(
+        "warning",
+        f"{len(names)} class{'' if one else 'es'} without a pixel in the "
+        f"{survey.read} label images examined: {some(names, 6)}",
+        (),
+        f"{void:.1%} of the pixels are void" if void else None,
+        None,
+        f"{'it' if one else 'they'} cannot be learned: check data.classes and what the values of "
+        f"the masks mean{more if survey.read < len(dataset) else ''}",
     )
 
 

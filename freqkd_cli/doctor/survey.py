@@ -9,8 +9,9 @@ import numpy as np
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.file_dataset import FileDataset, Mask
+from freqkd_cli.images.label_refusal import rejected_values
 from freqkd_cli.images.label_rules import INVALID
-from freqkd_cli.views.labels import IGNORE
+from freqkd_cli.views.labels import void_label
 
 MASKS = 32
 """Label images whose pixels are read, spread over the split."""
@@ -30,8 +31,10 @@ class Survey:
         headers, read: how many label images were examined, by header and by pixel.
         broken: files that cannot be read, as their errors.
         misfits: index -> (size of the label image, size of the image).
-        colored: label images with several channels where one is read; ``colors`` counts the pixels
-            of those that were read.
+        several: label images with several channels, by their headers.
+        colored: those of them that hold colors where values are read; ``colors`` counts the pixels
+            of those that were read. If one does, all with several channels count as colored.
+        grey: label images with several equal channels, which are read as one.
         rejected: index -> stored values that must not occur.
         values: stored values of label images with one channel, counted in pixels; ``ground`` those
             in their lowest quarter.
@@ -45,11 +48,13 @@ class Survey:
     read: int = 0
     broken: list[DataBroken] = field(default_factory=list)
     misfits: dict[int, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    several: list[int] = field(default_factory=list)
     colored: list[int] = field(default_factory=list)
     colors: Counter[int] = field(default_factory=Counter)
-    rejected: dict[int, list[int]] = field(default_factory=dict)
-    values: Counter[int] = field(default_factory=Counter)
-    ground: Counter[int] = field(default_factory=Counter)
+    grey: list[int] = field(default_factory=list)
+    rejected: dict[int, list[float]] = field(default_factory=dict)
+    values: Counter[float] = field(default_factory=Counter)
+    ground: Counter[float] = field(default_factory=Counter)
     void: list[int] = field(default_factory=list)
     palettes: dict[int, dict[int, int]] = field(default_factory=dict)
     pixels: np.ndarray = field(init=False)
@@ -60,11 +65,6 @@ class Survey:
         self.pixels = np.zeros(self.classes, np.int64)
         self.masks = np.zeros(self.classes, np.int64)
 
-    @property
-    def rejected_values(self) -> list[int]:
-        """All stored values that must not occur, sorted."""
-        return sorted({value for values in self.rejected.values() for value in values})
-
 
 def survey(dataset: FileDataset, *, every: bool = False) -> Survey:
     """Examine a spread sample of a split with labels; with ``every`` all of it."""
@@ -72,9 +72,13 @@ def survey(dataset: FileDataset, *, every: bool = False) -> Survey:
     for index in spread(len(dataset), len(dataset) if every else HEADERS):
         _add_header(result, dataset, index)
     sample = spread(len(dataset), len(dataset) if every else MASKS)
-    more = [index for index in result.colored if index not in set(sample)][:COLORED]
+    more = [index for index in result.several if index not in set(sample)][:COLORED]
     for index in (*sample, *more):
         _add_pixels(result, dataset, index)
+    if result.colored:
+        result.colored = sorted({*result.colored, *result.several})
+        for index in result.grey:
+            result.rejected.pop(index, None)
     return result
 
 
@@ -100,7 +104,7 @@ def _add_header(result: Survey, dataset: FileDataset, index: int) -> None:
     if size != image_size:
         result.misfits[index] = (size, image_size)
     if channels > 1 and dataset.rule.colors is None:
-        result.colored.append(index)
+        result.several.append(index)
 
 
 def _add_pixels(result: Survey, dataset: FileDataset, index: int) -> None:
@@ -113,9 +117,10 @@ def _add_pixels(result: Survey, dataset: FileDataset, index: int) -> None:
     result.read += 1
     if mask.labels is None:
         result.colors.update(mask.values)
-        if index not in result.colored:
-            result.colored.append(index)
+        result.colored.append(index)
         return
+    if mask.grey_rgb:
+        result.grey.append(index)
     result.values.update(mask.values)
     if mask.palette:
         result.palettes[index] = mask.palette
@@ -124,14 +129,15 @@ def _add_pixels(result: Survey, dataset: FileDataset, index: int) -> None:
 
 def _count(result: Survey, dataset: FileDataset, index: int, mask: Mask) -> None:
     assert mask.labels is not None
-    rejected = [value for value in mask.values if not dataset.rule.allows([value])]
+    rejected = rejected_values(mask.values, dataset.rule)
     if rejected:
         result.rejected[index] = rejected
-    counts = np.bincount(mask.labels.ravel() - INVALID, minlength=IGNORE - INVALID + 1)
+    void = void_label(result.classes)
+    counts = np.bincount(mask.labels.ravel() - INVALID, minlength=void - INVALID + 1)
     ids = counts[-INVALID : result.classes - INVALID]
     result.pixels += ids
     result.masks += ids > 0
-    result.void_pixels += int(counts[IGNORE - INVALID])
+    result.void_pixels += int(counts[void - INVALID])
     if not rejected and not ids.any():
         result.void.append(index)
     if dataset.advice.ground is not None:

@@ -15,9 +15,11 @@ from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.conversion import AS_STORED, Conversion
 from freqkd_cli.images.decode import Header, digest, header_of, read_upright
 from freqkd_cli.images.label_advice import NO_ADVICE, Advice
+from freqkd_cli.images.label_refusal import refusal
 from freqkd_cli.images.label_rules import INVALID, LabelRule
 from freqkd_cli.images.pairs import Pair
 from freqkd_cli.images.stored_labels import NEED, count_values, read_header, read_labels
+from freqkd_cli.views.labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,19 @@ class Mask:
     Attributes:
         values: stored value, or 0xRRGGBB of a ``colored`` mask, -> number of pixels.
         colored: it holds colors where the data set reads values.
-        labels: train ids ``[H, W]`` int16, :data:`INVALID` where a value must not occur; None
+        grey_rgb: it has several channels, all equal, which are read as one.
+        labels: train ids ``[H, W]`` int32, :data:`INVALID` where a value must not occur; None
             for a colored mask.
         palette: index -> 0xRRGGBB of the indices that occur, where there is a palette.
         lowest: like ``values``, in the lowest quarter.
     """
 
-    values: dict[int, int]
+    values: dict[float, int]
     colored: bool
+    grey_rgb: bool
     labels: np.ndarray | None
     palette: dict[int, int]
-    lowest: dict[int, int]
+    lowest: dict[float, int]
 
 
 class FileDataset:
@@ -124,7 +128,7 @@ class FileDataset:
         """Return the content of an image's label image, valid or not.
 
         Raises:
-            DataBroken: it cannot be read, or holds fractions.
+            DataBroken: it cannot be read.
         """
         read_colors = self.rule.colors is not None
         stored = read_labels(self._label_path(index), colors=read_colors)
@@ -133,8 +137,9 @@ class FileDataset:
         return Mask(
             counts,
             colored,
+            stored.grey_rgb,
             None if colored else self.rule.ids(stored.values),
-            {value: stored.palette[value] for value in counts if value in stored.palette},
+            {int(k): stored.palette[int(k)] for k in counts if k in stored.palette},
             count_values(stored.values[3 * len(stored.values) // 4 :]),
         )
 
@@ -157,12 +162,8 @@ class FileDataset:
             )
         labels = self.rule.ids(stored.values)
         if labels.min(initial=0) == INVALID:
-            rejected = np.unique(stored.values[labels == INVALID]).tolist()
-            tip = self.advice.for_values(np.unique(stored.values).tolist(), self.rule)
-            raise DataBroken(
-                f"{path} contains label values that belong to no class",
-                got=self.rule.format(rejected),
-                need=self.rule.need,
-                tip=tip,
-            )
-        return labels.astype(np.uint8)
+            counts = count_values(stored.values)
+            reason = refusal(counts, self.rule, self.advice, len(self.classes))
+            parts = {"got": reason.got, "need": reason.need, "tip": reason.tip}
+            raise DataBroken(f"{path} {reason.one}", **parts)
+        return labels.astype(np.uint8 if len(self.classes) <= IGNORE else np.uint16)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
+from freqkd_cli.images.stored_labels import LABEL_SUFFIXES, LOSSY_SUFFIXES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -84,7 +84,8 @@ def pair_by_stem(images: Path, labels: Path | None) -> list[Pair]:
         )
     if labels is None:
         return [Pair(stem, path, None) for stem, path in files.items()]
-    masks = stems(labels, LABEL_SUFFIXES)
+    lossless = [suffix for suffix in LABEL_SUFFIXES if suffix not in LOSSY_SUFFIXES]
+    masks = stems(labels, LOSSY_SUFFIXES) | stems(labels, lossless)
     unlabelled = [stem for stem in files if stem not in masks]
     if unlabelled:
         raise DataBroken(

@@ -28,8 +28,16 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Side = Annotated[int, Field(ge=32, le=8192)]
-Duration = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(s|min|h)$")]
-LossId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
+_DURATION = r"^[0-9]+(\.[0-9]+)?(s|min|h)$"
+_LOSS_ID = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+PATTERNS: Mapping[str, str] = {
+    _DURATION: "a time such as 90s, 10min or 2h",
+    _LOSS_ID: "letters, digits, _ and -, not a digit first",
+}
+"""Pattern of a text -> what it needs, in words."""
+
+Duration = Annotated[str, Field(pattern=_DURATION)]
+LossId = Annotated[str, Field(pattern=_LOSS_ID)]
 
 
 class Section(BaseModel):

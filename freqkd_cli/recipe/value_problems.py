@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from freqkd_cli import registry
 from freqkd_cli.recipe.nodes import Node
 from freqkd_cli.recipe.problems import Place
+from freqkd_cli.recipe.sections import PATTERNS
 
 _NEEDS = {
     "bool_type": "true or false",
@@ -19,7 +20,6 @@ _NEEDS = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "a word",
-    "string_pattern_mismatch": "letters, digits, _ and -, not a digit first",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "keys with values",
@@ -36,6 +36,10 @@ _NEEDS = {
     "value_error": "{error}",
 }
 """Pydantic's type of an error -> what a recipe needs; the fields are those of its context."""
+
+
+_KEY = "[key]"
+"""Last part of the location of an error about a key of a mapping."""
 
 
 def value_problems(
@@ -71,8 +75,10 @@ def value_problems(
             text = f"unknown key{registry.did_you_mean(steps[-1], options)}"
             problems.setdefault((".".join(steps), here.key_at or here.at), []).append(("", text))
         else:
-            problems.setdefault((".".join(steps), here.place), []).append(
-                (shown(here.plain()), _need(entry))
+            is_key = entry["loc"][-1] == _KEY  # a key of a mapping, not its value
+            got, place = (steps.pop(), here.key_at) if is_key else (here.plain(), None)
+            problems.setdefault((".".join(steps), place or here.place), []).append(
+                (shown(got), _need(entry))
             )
     return problems
 
@@ -111,6 +117,8 @@ def _parent(model: Any, loc: tuple[str | int, ...]) -> Iterable[str] | None:
 
 def _need(error: Mapping[str, Any]) -> str:
     """Return what a value has to be, in the words of a recipe."""
+    if error["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(error["ctx"]["pattern"], "a text of another form")
     text = _NEEDS.get(error["type"])
     return text.format(**error.get("ctx", {})) if text else str(error["msg"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.build.saved import CONFIG, load_model
 from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing
+from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from freqkd_cli.recipe.sections import Recipe
 
+log = logging.getLogger(__name__)
 
 _OTHER_CLASSES = (
     "use data with the model's classes, or a recipe whose teacher is this model, "
@@ -71,6 +74,11 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
         raise UsageError("--overwrite has no effect without --masks", need="--masks DIR")
     score_source = _score_model if options.predictions is None else _score_predictions
     document = score_source(source, options, progress)
+    absent = [row["name"] for row in document["per_class"] if row["accuracy"] is None]
+    if absent:
+        text = "%d class%s without a pixel in the %d label images of %s: %s"
+        plural = "" if len(absent) == 1 else "es"
+        log.warning(text, len(absent), plural, document["images"], options.split, some(absent, 6))
     miou = document["miou"] or 0.0
     if options.min_miou is not None and miou < options.min_miou:
         raise CheckFailed(

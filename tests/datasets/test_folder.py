@@ -161,13 +161,14 @@ def test_values_outside_the_classes_are_refused_unless_ignored(tmp_path):
     with pytest.raises(UsageError, match="data.ignore"):
         open_split(tmp_path, classes=NAMES, ignore=[1])
     with pytest.raises(UsageError, match="data.ignore"):
-        open_split(tmp_path, classes=NAMES, ignore=[256])
+        open_split(tmp_path, classes=NAMES, ignore=[65536])
 
 
 def test_files_that_are_no_masks_are_refused(tmp_path):
     masks = write(tmp_path)
     Image.fromarray(masks[0][:-1]).save(tmp_path / "masks" / "train" / "p0.png")
-    Image.fromarray(np.zeros((9, 14, 3), np.uint8)).save(tmp_path / "masks" / "train" / "p1.png")
+    colors = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    Image.fromarray(colors).save(tmp_path / "masks" / "train" / "p1.png")
     data = open_split(tmp_path, classes=NAMES)
     with pytest.raises(
         DataBroken,
@@ -386,6 +387,8 @@ def test_recipe_arguments_and_colors():
         "ignore",
         "zero_label",
         "label_map",
+        "threshold",
+        "scale",
         "colors",
         "bits",
         "percentile",

@@ -145,7 +145,7 @@ def test_ade20k_that_was_reduced_before_is_read_with_zero_label_keep(tmp_path):
     )
     with pytest.raises(
         DataBroken,
-        match="got  255\n(.|\n)*--set data.zero_label=keep if the files were reduced before",
+        match="got  255\n(.|\n)*--set 'data.zero_label=keep' if the files were reduced before",
     ):
         open_split("ade20k", tmp_path).read(0)
 
@@ -229,7 +229,7 @@ def test_voc_masks_converted_to_colors_are_read_with_labels_colors(tmp_path):
         pil_image.convert("RGB").save(path)
     with pytest.raises(
         DataBroken,
-        match="is not a label image(.|\n)*--set data.labels=colors if they are the colors of VOC",
+        match="is not a label image(.|\n)*--set 'data.labels=colors' if they are the colors of VOC",
     ):
         open_split("voc", tmp_path).read(0)
     data = open_split("voc", tmp_path, labels="colors")

@@ -161,7 +161,7 @@ def test_labels_of_val_are_checked_before_training(freqkd):
 def test_several_problems_are_one_message(freqkd):
     layouts.folder(
         Path("d"),
-        [*GOOD, np.full(layouts.SIZE, 9, np.uint8), np.zeros((*layouts.SIZE, 3), np.uint8)],
+        [*GOOD, np.full(layouts.SIZE, 9, np.uint8), layouts.noise(1)],
     )
     layouts.save(Path("d/masks/train/p0.png"), GOOD[0][:-1])
     done = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
@@ -195,8 +195,10 @@ def test_black_and_white_masks(freqkd):
         freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"),
         "--set 'data.label_map={255: 1}'",
     )
-    for number in range(2):
-        check_fixed(freqkd, "folder", finding, number)
+    check_fixed(freqkd, "folder", finding)
+    assert finding["tip"].count("--set") == 1 and "list 255 in data.ignore" in finding["tip"]
+    code, (absent,) = doctor(freqkd, "folder", "--set", "data.ignore=[255]")
+    assert (code, absent["level"]) == (0, "warning") and "examined: thing" in absent["what"]
     data = folder_data.build(split="train", root=Path("d"), size=(32, 32), label_map={"255": 1})
     np.testing.assert_array_equal(data.read(0)[1], masks[0] // 255)
     layouts.save(Path("d/masks/train/p3.png"), np.ones(layouts.SIZE, np.uint8))
@@ -227,8 +229,8 @@ def test_black_and_white_masks_are_an_error_in_every_data_set(freqkd, name, sets
         and "labelTrainIds" not in finding["tip"]
     )
     if name == "folder":
-        check_fixed(freqkd, name, finding)
-        assert doctor(freqkd, name, *words, *suggested(finding["tip"])) == (0, [])
+        code, (absent,) = doctor(freqkd, name, *words, *suggested(finding["tip"]))
+        assert code == 0 and absent["what"].endswith("examined: sky")
         return
     assert (
         "for two classes use data.name: folder with data.classes: [OTHER, THING] "
@@ -266,7 +268,11 @@ def black_and_white(name: str, masks: list[np.ndarray]) -> None:
 
 def test_void_beside_a_class_is_not_black_and_white(freqkd):
     layouts.voc(Path("d"), full_palette(), (0, 7, 255))
-    assert doctor(freqkd, "voc") == (0, [])
+    code, (absent,) = doctor(freqkd, "voc")
+    assert code == 0 and absent["what"] == (
+        "19 classes without a pixel in the 3 label images examined: "
+        "aeroplane, bicycle, bird, boat, bottle, bus ..."
+    )
     layouts.cityscapes(Path("e"), "labelTrainIds", (0, 10, 255))
     done = freqkd(
         "data",
@@ -306,7 +312,12 @@ def test_one_mask_outside_the_sample_removes_the_doubt(freqkd, monkeypatch):
         ("ground", "thing"),
     )
     layouts.save(Path("d/masks/train/p1.png"), np.ones(layouts.SIZE, np.uint8))
-    assert doctor(freqkd, "folder") == (0, [])
+    code, (absent,) = doctor(freqkd, "folder")
+    assert code == 0 and absent["what"] == (
+        "1 class without a pixel in the 2 label images examined: thing"
+    )
+    assert "freqkd data RECIPE --all reads every label image" in absent["tip"]
+    assert doctor(freqkd, "folder", "--all") == (0, [])
     monkeypatch.setattr(label_errors, "PROOF", 2)
     assert doctor(freqkd, "folder")[0] == 3
 
@@ -317,9 +328,10 @@ def test_a_zero_that_is_void(freqkd):
     assert (
         code == 3
         and finding["got"] == "3"
-        and suggested(finding["tip"]) == ["--set", "data.zero_label=void"]
-    )
-    code, (void,) = doctor(freqkd, "folder", *suggested(finding["tip"]))
+        and suggested(finding["tip"]) == ["--set", "data.ignore=[3]"]
+        and suggested(finding["tip"], 1) == ["--set", "data.zero_label=void"]
+    ), "both fit, the one with fewer void pixels first"
+    code, (void,) = doctor(freqkd, "folder", *suggested(finding["tip"], 1))
     assert (code, void["level"]) == (0, "warning") and void["files"] == [
         "d/masks/train/p2.png",
         "d/masks/train/p3.png",
@@ -349,7 +361,7 @@ def test_a_zero_that_was_reduced_before(freqkd):
     (finding,) = json.loads(done.out)["splits"][0]["findings"]
     assert (
         done.code == 3
-        and finding["got"] == "255"
+        and finding["got"] == "255 in 182 of 30,720 pixels"
         and suggested(finding["tip"]) == ["--set", "data.zero_label=keep"]
     )
     layouts.ade20k(Path("f"))
@@ -458,23 +470,29 @@ def test_colors_are_mapped(freqkd):
         freqkd, "folder", "--set", 'data.label_map={"#804080": 0, "#00008e": 1}'
     )
     assert code == 3 and finding["got"] == "#4682b4" and '"#4682b4": ID' in finding["tip"]
-    layouts.folder(Path("d"), [np.dstack([mask] * 3) for mask in GOOD])
-    code, (finding,) = doctor(freqkd, "folder")
-    assert code == 3 and '{"#000000": 0, "#010101": 1, "#020202": 2}' in finding["tip"]
-    check_fixed(freqkd, "folder", finding)
+
+
+@pytest.mark.parametrize("channels", ["RGB", "RGBA", "LA"])
+def test_equal_channels_are_grey_values(freqkd, channels):
+    layouts.folder(Path("d"), GOOD)
+    for number, mask in enumerate(GOOD):
+        pil_image = Image.fromarray(mask).convert(channels)
+        pil_image.save(f"d/masks/train/p{number}.png")
+    assert doctor(freqkd, "folder") == (0, [])
+    data = folder_data.build(split="train", root=Path("d"), size=(32, 32))
+    for index, mask in enumerate(GOOD):
+        np.testing.assert_array_equal(data.read(index)[1], mask)
 
 
 def test_palettes_that_differ_between_files_are_a_warning(freqkd):
     """Index 1 is red in one file and blue in another, as some tools write them."""
     masks = [np.where(mask == 2, 0, mask).astype(np.uint8) for mask in GOOD[:2]]
-    layouts.folder(Path("d"), masks)
+    layouts.folder(Path("d"), masks, ("ground", "thing"))
     for number, palette in enumerate(([255, 0, 0, 0, 0, 255], [0, 0, 255, 255, 0, 0])):
         layouts.save(Path(f"d/masks/train/p{number}.png"), masks[number], palette)
     code, (finding,) = doctor(freqkd, "folder")
-    assert (code, finding["level"]) == (
-        0,
-        "warning",
-    ) and "have different palettes" in finding["what"]
+    assert (code, finding["level"]) == (0, "warning")
+    assert "have different palettes" in finding["what"]
     assert '"#ff0000": ID' in finding["tip"] and '"#0000ff": ID' in finding["tip"]
     assert doctor(freqkd, "folder", "--set", 'data.label_map={"#ff0000": 0, "#0000ff": 1}') == (
         0,
@@ -523,7 +541,7 @@ def test_the_forms_of_camvid(freqkd):
     assert (
         done.code == 0
         and "\nwarning: most pixels at the bottom of the images are not road" in done.err
-        and "--set data.labels=void_first" in done.err
+        and "--set 'data.labels=void_first'" in done.err
     )
 
 
@@ -557,7 +575,7 @@ def test_train_ids_and_ids_of_cityscapes(freqkd):
     assert (
         code == 3
         and findings[0]["got"] == "255"
-        and "--set data.labels=labelTrainIds" in findings[0]["tip"]
+        and "--set 'data.labels=labelTrainIds'" in findings[0]["tip"]
     )
     layouts.cityscapes(Path("e"), "labelTrainIds")
     done = freqkd(
@@ -572,7 +590,7 @@ def test_train_ids_and_ids_of_cityscapes(freqkd):
     )
     assert (
         done.code == 3
-        and "try  --set data.labels=labelIds if the files hold the 34 published ids" in done.out
+        and "try  --set 'data.labels=labelIds' if the files hold the 34 published ids" in done.out
     )
 
 
@@ -663,7 +681,7 @@ def test_a_value_outside_the_sample_is_reported_with_the_same_message(freqkd, mo
         done,
         "d/masks/train/p2.png contains label values that belong to no class",
         "got  3\n",
-        "--set 'data.label_map={1: 0, 2: 1, 3: 2}'",
+        "--set 'data.zero_label=void' if 0 is void and the classes count from 1",
     )
     assert not Path("a/summary.json").exists()
 
@@ -674,7 +692,9 @@ def test_a_value_outside_the_sample_is_reported_with_the_same_message(freqkd, mo
         ("{255: 3}", "uses ids that are no classes"),
         ('{"#000000": 0, 255: 1}', "mixes values and colors"),
         ('{"#0000aa": 0, "#0000AA": 1}', "lists a value twice"),
-        ("{256: 1}", "data.label_map"),
+        ("{65536: 1}", "a range such as"),
+        ("{9-3: 1}", "a range such as"),
+        ("{3-9: 1, 5: 2}", "lists a value twice"),
         ("{7: -1}", "data.label_map"),
         ("{red: 1}", "data.label_map"),
     ],
@@ -765,7 +785,7 @@ def test_a_missing_val_split_is_reported_and_one_without_labels_is_refused(freqk
 
 
 def test_views_that_show_little_of_an_image_are_a_warning(freqkd):
-    layouts.folder(Path("d"), [np.zeros((600, 800), np.uint8)] * 2)
+    layouts.folder(Path("d"), [layouts.labels(range(3), 0, (600, 800))] * 2)
     code, (finding,) = doctor(freqkd, "folder")
     assert (code, finding["level"]) == (0, "warning") and "at most 0.9 %" in finding["got"]
     assert "data.augment.scale, for example [0.11, 0.21]" in finding["tip"]
