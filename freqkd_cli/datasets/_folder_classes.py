@@ -163,14 +163,14 @@ def _checked(source: str, rows: Sequence[Row], *, void: bool) -> ClassList:
         means_void = void and row.name.casefold().replace(" ", "-") in _VOID
         problem = _problem(row, number, {**names, **ignored}, means_void)
         if number == IGNORE and len(rows) <= IGNORE and not means_void:
-            problem = f"the id {number}, which means void"
+            problem = f"the id {number}, which is void"
         if problem or number is None:
             raise DataBroken(
                 f"{row.where} is not a list of class names"
                 if row.where == source
                 else f"{row.where} names no class of its own",
                 got=f"{problem}: {row.name[:60]!r}",
-                need="each name once and not empty, ids from 0 to 254, or to 65534 with more than 255 classes",
+                need="each name once and not empty, ids from 0 to 65534 without 255, which is void",
                 key="classes",
             )
         (ignored if means_void else names)[number] = row.name

@@ -126,7 +126,7 @@ def test_names_and_ids_are_told_apart(tmp_path, content, names):
         ("road: 0\ncar\n", "classes.txt:2 has no id"),
         ("0 road\n0 car\n", "classes.txt:2 names no class(.|\n)*the id 0 occurs twice"),
         ("0 road\n1 road\n", "classes.txt:2 names no class(.|\n)*a name that occurs twice"),
-        ("0 road\n300 car\n", "classes.txt:2 names no class(.|\n)*the id 300"),
+        ("0 road\n70000 car\n", "classes.txt:2 names no class(.|\n)*the id 70000"),
         ("-1 plate\n0 car\n", "classes.txt:1 names no class(.|\n)*the id -1"),
         ("id,name\n0,road\ncar\n", "classes.txt:3 does not fit the header"),
         ("id,name\n0,road\nx,car\n", "classes.txt:3 does not fit the header"),

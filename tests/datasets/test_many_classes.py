@@ -14,8 +14,9 @@ from freqkd_cli.images.stored_labels import read_values
 from freqkd_cli.views.loader import whole_batches
 
 CLASSES = 300
+NAMES = [f"c{k}" for k in range(CLASSES)]
 RECIPE = f"""version: 1
-data: {{name: folder, size: [64, 64], workers: 0, classes: [{", ".join(f"c{k}" for k in range(CLASSES))}]}}
+data: {{name: folder, size: [64, 64], workers: 0, classes: [{", ".join(NAMES)}]}}
 student: {{name: fast_scnn, width: 0.25}}
 losses: [{{name: cross_entropy}}, {{name: dice}}]
 train: {{steps: 2, batch_size: 2}}
@@ -42,8 +43,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_255_is_a_class_and_65535_is_void(place):
-    names = [f"c{k}" for k in range(CLASSES)]
-    dataset = folder.build(split="val", root=place / "d", size=(64, 64), classes=names)
+    dataset = folder.build(split="val", root=place / "d", size=(64, 64), classes=NAMES)
     stored = read_values(place / "d/masks/val/0.png")
     labels = dataset.read(0)[1]
     assert labels.dtype == np.uint16 and np.array_equal(labels, stored)
