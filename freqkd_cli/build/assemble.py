@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,12 @@ from freqkd_cli.build.recipe_facts import (
     classes_of_teacher,
     mapped_classes,
     place,
+    single_class,
     taps_of,
     tips_of,
     view_spec,
 )
-from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
+from freqkd_cli.errors import DataBroken, FreqKDError, Missing, RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import MULTIPLE, ViewSpec
 
@@ -83,7 +84,9 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         _fetch(recipe)
     classes = classes_of(recipe, data)
     if len(classes) == 1:
-        raise _single_class(recipe, classes[0])
+        with suppress(Missing, DataBroken):
+            build_dataset(recipe, "train")  # its error fits the values of the masks
+        raise single_class(recipe, classes[0])
     plan, problems = _plan(recipe, classes)
     if plan.student_taps["logits"].channels != len(plan.classes):
         given, need = plan.student_taps["logits"].channels, len(plan.classes)
@@ -103,20 +106,6 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     for text in tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps):
         log.warning("%s: %s", recipe.source, text)
     return plan
-
-
-def _single_class(recipe: Recipe, name: str) -> UsageError:
-    """Return the error for data with one class; that of the data set knows what its masks hold."""
-    try:
-        build_dataset(recipe, "train")
-    except UsageError as error:
-        if error.key == "classes":
-            return error
-    except FreqKDError:
-        pass  # the class is reported first
-    need = f"need at least two classes: background and {name}"
-    tip = f"try --set 'data.classes=[background, {json.dumps(name, ensure_ascii=False)}]'"
-    return recipe.error([("data.classes", f"one class is no segmentation, {need}; {tip}")])
 
 
 def _fetch(recipe: Recipe) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import registry
 from freqkd_cli.build.class_map import covered
-from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
+from freqkd_cli.errors import DataMissing, FreqKDError, RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import ViewSpec
 
@@ -42,6 +43,13 @@ def class_names(recipe: Recipe) -> tuple[str, ...]:
             **_accepted(module.classes, recipe.data.arguments | {"root": recipe.data.root})
         )
     )
+
+
+def single_class(recipe: Recipe, name: str) -> RecipeError:
+    """Return the error for data with one class, where no mask shows which value it has."""
+    names = f'"background", {json.dumps(name, ensure_ascii=False)}'
+    text = f"one class is no segmentation, need at least two classes: background and {name}"
+    return recipe.error([("data.classes", f"{text}; try --set 'data.classes=[{names}]'")])
 
 
 def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:

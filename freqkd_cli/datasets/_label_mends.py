@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from freqkd_cli.datasets._folder_labels import LabelKeys, rule_of
+from freqkd_cli.datasets._folder_labels import LabelKeys
 from freqkd_cli.datasets._label_orders import choices, mains
+from freqkd_cli.datasets._label_seen import Seen
 from freqkd_cli.datasets._label_values import as_setting, covers, uncovered
-from freqkd_cli.errors import UsageError
 from freqkd_cli.images.label_advice import Advice, Doubt, black_and_white
 from freqkd_cli.images.label_noise import noise_of
 from freqkd_cli.images.label_rules import HIGHEST, LISTED, LabelRule
@@ -37,7 +36,7 @@ class Mends:
         """
         if self.keys.colored:
             return []
-        seen = _Seen(self.keys, counts)
+        seen = Seen(self.keys, counts)
         ways = [_second_class, _zero_label, _noisy, _fractions]
         ways += [] if noise_of(counts, len(self.keys.ids)) else [_ignored]
         if not any(_complete(seen, variant) for variant in _ignored(seen)):
@@ -74,78 +73,7 @@ def _doubts(keys: LabelKeys) -> tuple[Doubt, ...]:
     return (black_and_white(), Doubt(frozenset({len(keys.ids)}), what))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The values that were seen, and what the recipe has fixed of them."""
-
-    keys: LabelKeys
-    counts: Counts
-
-    @cached_property
-    def free(self) -> dict[float, int]:
-        """Values of which neither ``label_map`` nor ``ignore`` defines the meaning."""
-        keys = self.keys
-        return {
-            value: pixels
-            for value, pixels in sorted(self.counts.items())
-            if not covers(keys.label_map, value) and value not in keys.ignore
-        }
-
-    @cached_property
-    def ids(self) -> list[int]:
-        """Ids for which ``label_map`` has no value that was seen."""
-        taken = {
-            number
-            for key, number in self.keys.label_map.items()
-            if any(covers({key: 0}, value) for value in self.counts)
-        }
-        return [number for number in self.keys.ids if number not in taken]
-
-    @cached_property
-    def rejected(self) -> list[int]:
-        """Whole values that the current rule rejects."""
-        return self.rejected_by(rule_of(self.keys))
-
-    def rejected_by(self, rule: LabelRule) -> list[int]:
-        return [int(value) for value in sorted(self.counts) if not rule.allows([value])]
-
-    def variant(
-        self, where: str, *, usual: bool = False, also: Sequence[str] = (), **changes: object
-    ) -> Variant | None:
-        """Return changed keys as settings; None where they contradict each other."""
-        keys = replace(self.keys, **changes)
-        try:
-            return Variant((*_settings(changes), *also), where, rule_of(keys), usual)
-        except UsageError:
-            return None
-
-    def mapped(self, entries: Mapping[str, int], where: str, **changes: object) -> Variant | None:
-        """Return a map with entries added; those that change nothing are left out."""
-        try:
-            plain = rule_of(replace(self.keys, **changes))
-        except UsageError:
-            return None
-        places = {number: place for place, number in enumerate(self.keys.ids)} | {IGNORE: IGNORE}
-        needed = {
-            key: number
-            for key, number in entries.items()
-            if "-" in key[1:] or int(plain.table[int(key)]) != places[number]
-        }
-        label_map = {**self.keys.label_map, **needed}
-        return self.variant(where, label_map=label_map, **changes) if needed else None
-
-
-def _settings(changes: Mapping[str, object]) -> Iterator[str]:
-    for key, value in changes.items():
-        if key == "label_map":
-            yield as_setting(value)  # type: ignore[arg-type]
-        elif key == "ignore":
-            yield f"data.ignore={[*value]}"  # type: ignore[misc]
-        else:
-            yield f"data.{key}={value:.6g}" if isinstance(value, float) else f"data.{key}={value}"
-
-
-def _second_class(seen: _Seen) -> Iterator[Variant | None]:
+def _second_class(seen: Seen) -> Iterator[Variant | None]:
     """Yield the map of black and white masks, where 255 is the second class."""
     ids = seen.keys.ids
     if len(ids) < 2 or IGNORE in seen.keys.ignore or not black_or_white(seen.free):
@@ -154,7 +82,7 @@ def _second_class(seen: _Seen) -> Iterator[Variant | None]:
     strays = [value for value in seen.free if value not in (0, IGNORE)]
     if len(strays) <= LISTED and all(value == int(value) for value in strays):
         rejected = [str(value) for value in strays if value in seen.rejected]
-        where = f"255 is {seen.keys.name(1)}{_strays(seen, map(int, rejected))}"
+        where = f"255 is {seen.keys.name(1)}{seen.strays(map(int, rejected))}"
         yield seen.mapped(entries | dict.fromkeys(rejected, IGNORE), where)
 
 
@@ -164,7 +92,7 @@ def black_or_white(counts: Counts) -> bool:
     return others < STRAY * counts.get(IGNORE, 0)
 
 
-def _zero_label(seen: _Seen) -> Iterator[Variant | None]:
+def _zero_label(seen: Seen) -> Iterator[Variant | None]:
     """Yield the other value of ``zero_label``, with what it rejects as void."""
     keys = seen.keys
     if not keys.consecutive or len(keys.ids) >= IGNORE or keys.threshold is not None:
@@ -172,7 +100,7 @@ def _zero_label(seen: _Seen) -> Iterator[Variant | None]:
     other = "keep" if keys.zero_label == "void" else "void"
     where = "0 is the first class"
     if other == "void":
-        where = f"0 is void{_share(seen, 0)} and the classes count from 1"
+        where = f"0 is void{seen.share(0)} and the classes count from 1"
     ignore = tuple(value for value in keys.ignore if value not in keys.stored(other))
     dropped: dict[str, object] = {"ignore": ignore} if ignore != keys.ignore else {}
     flipped = seen.variant(where, usual=True, zero_label=other, **dropped)
@@ -185,7 +113,7 @@ def _zero_label(seen: _Seen) -> Iterator[Variant | None]:
         yield seen.variant(f"{where}, and {_listed(more)} void", zero_label=other, ignore=wider)
 
 
-def _ignored(seen: _Seen) -> Iterator[Variant | None]:
+def _ignored(seen: Seen) -> Iterator[Variant | None]:
     """Yield the rejected values as void."""
     rejected = seen.rejected
     if not 0 < len(rejected) <= LISTED:
@@ -195,25 +123,26 @@ def _ignored(seen: _Seen) -> Iterator[Variant | None]:
     usual = frequent <= {*_VOID_VALUES, max(seen.keys.stored(seen.keys.zero_label)) + 1}
     wider = tuple(sorted({*seen.keys.ignore, *rejected}))
     one = rejected[0] if len(rejected) == 1 else None
-    where = "they mean void" if one is None else f"{one} is void{_share(seen, one)}"
+    where = "they mean void" if one is None else f"{one} is void{seen.share(one)}"
     yield seen.variant(where, usual=usual, ignore=wider)
 
 
-def _complete(seen: _Seen, variant: Variant | None) -> bool:
+def _complete(seen: Seen, variant: Variant | None) -> bool:
     """Return whether every class has pixels with these settings."""
     return variant is not None and outcome(variant.rule, seen.counts).filled == len(seen.keys.ids)
 
 
-def _in_order(seen: _Seen) -> Iterator[Variant | None]:
+def _in_order(seen: Seen) -> Iterator[Variant | None]:
     """Yield maps of the values in ascending order, with some of them as void."""
     whole = {int(value): n for value, n in seen.free.items() if value == int(value)}
     if len(whole) != len(seen.free) or len(whole) > len(seen.ids) + LISTED:
         return
-    for main, strays in mains(whole, len(seen.ids)):
+    for main, rare in mains(whole, len(seen.ids)):
+        strays = [value for value in rare if value in seen.rejected]
         for void, numbers in choices(main, seen.ids):
             entries = {str(value): number for value, number in numbers.items()}
             void_entries = dict.fromkeys(map(str, (*void, *strays)), IGNORE)
-            yield seen.mapped(entries | void_entries, _order(void) + _strays(seen, strays))
+            yield seen.mapped(entries | void_entries, _order(void) + seen.strays(strays))
 
 
 def _order(void: Sequence[int]) -> str:
@@ -222,7 +151,7 @@ def _order(void: Sequence[int]) -> str:
     return f"{_listed(void)} void and the others are the classes in ascending order"
 
 
-def _noisy(seen: _Seen) -> Iterator[Variant | None]:
+def _noisy(seen: Seen) -> Iterator[Variant | None]:
     """Yield a threshold or ranges, where JPEG or interpolation changed the values."""
     keys = seen.keys
     noise = noise_of(seen.counts, len(keys.ids))
@@ -245,7 +174,7 @@ def _noisy(seen: _Seen) -> Iterator[Variant | None]:
         yield seen.mapped(entries, _order(empty))
 
 
-def _stretched(seen: _Seen) -> Iterator[Variant | None]:
+def _stretched(seen: Seen) -> Iterator[Variant | None]:
     """Yield steps in which the values may be stored."""
     keys = seen.keys
     if keys.label_map or keys.threshold is not None or keys.scale is not None:
@@ -261,7 +190,7 @@ def _stretched(seen: _Seen) -> Iterator[Variant | None]:
             yield seen.variant(f"the classes are stored in steps of {step:g}", scale=step)
 
 
-def _fractions(seen: _Seen) -> Iterator[Variant | None]:
+def _fractions(seen: Seen) -> Iterator[Variant | None]:
     """Yield the threshold between two classes that are stored as numbers such as 0.93."""
     keys = seen.keys
     parts = any(value != int(value) for value in seen.counts)
@@ -270,16 +199,5 @@ def _fractions(seen: _Seen) -> Iterator[Variant | None]:
         yield seen.variant(f"numbers from {middle:g} on are {keys.name(1)}", threshold=middle)
 
 
-def _strays(seen: _Seen, values: Iterable[int]) -> str:
-    """Return the stray values and their pixels, in words."""
-    texts = [f"{value} ({seen.counts[value]:,} pixels)" for value in values]
-    return f", and {', '.join(texts)} {'is' if len(texts) == 1 else 'are'} void" if texts else ""
-
-
 def _listed(values: Sequence[int]) -> str:
     return f"{', '.join(map(str, values))} {'is' if len(values) == 1 else 'are'}"
-
-
-def _share(seen: _Seen, value: int) -> str:
-    pixels = seen.counts.get(value, 0)
-    return f" ({100 * pixels / sum(seen.counts.values()):.2g} % of the pixels)" if pixels else ""

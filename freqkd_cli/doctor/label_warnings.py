@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from freqkd_cli.doctor.finding import Finding, finding_about
@@ -59,7 +61,7 @@ def absent(dataset: FileDataset, survey: Survey) -> Finding | None:
 
 
 def palettes(dataset: FileDataset, survey: Survey) -> Finding | None:
-    """Return the finding of palettes that differ from file to file.
+    """Return the finding of palettes that differ from file to file, or are those of GIF files.
 
     Tools write them that reduce colors to the fewest indices.
     """
@@ -70,17 +72,30 @@ def palettes(dataset: FileDataset, survey: Survey) -> Finding | None:
             if known == value or other == index:
                 continue
             if survey.palettes[other].get(value, color) != color:
-                return finding_about(
-                    dataset,
-                    "warning",
-                    (other, index),
-                    one="",
-                    many="have different palettes, but palette indices are what is read",
-                    got=f"#{color:06x} is index {known} in one and {value} in the other",
-                    tip=f"if the colors define the classes, "
-                    f"{dataset.advice.for_colors(shown_colors(survey))}",
-                )
-    return None
+                got = f"#{color:06x} is index {known} in one and {value} in the other"
+                many = "have different palettes, but palette indices are what is read"
+                return _palette(dataset, survey, (other, index), many, got)
+    gif = [k for k in survey.palettes if str(dataset.pairs[k].label).lower().endswith(".gif")]
+    if not gif:
+        return None
+    colors = (f"{value} is #{color:06x}" for value, color in survey.palettes[gif[0]].items())
+    many = "are GIF files with a palette, whose order programs choose; the indices are read"
+    return _palette(dataset, survey, gif, many, some(colors, 6))
+
+
+def _palette(
+    dataset: FileDataset, survey: Survey, indices: Sequence[int], many: str, got: str
+) -> Finding:
+    tip = dataset.advice.for_colors(shown_colors(survey))
+    return finding_about(
+        dataset,
+        "warning",
+        indices,
+        one=many.replace("are GIF files", "is a GIF file").replace("have", "has", 1),
+        many=many,
+        got=got,
+        tip=f"if the colors define the classes, {tip}",
+    )
 
 
 def ground(dataset: FileDataset, survey: Survey) -> Finding | None:

@@ -790,3 +790,46 @@ def test_views_that_show_little_of_an_image_are_a_warning(freqkd):
     assert (code, finding["level"]) == (0, "warning") and "at most 0.9 %" in finding["got"]
     assert "data.augment.scale, for example [0.11, 0.21]" in finding["tip"]
     assert doctor(freqkd, "folder", "--set", "data.augment.scale=[0.11, 0.21]") == (0, [])
+
+
+@pytest.mark.parametrize("command", ["check", "data", "distill", "dry"])
+def test_one_class_stops_every_command(freqkd, command):
+    """Otherwise every pixel is this class, and the score is 100 at once."""
+    masks = [np.where(mask > 0, 255, 0).astype(np.uint8) for mask in GOOD]
+    layouts.folder(Path("d"), masks, ("polyp",))
+    words = {
+        "check": ["recipe", "check", "folder.yaml", "--set", "data.root=d"],
+        "data": ["data", "folder.yaml", "--data-root", "d"],
+        "distill": ["distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q"],
+        "dry": ["distill", "folder.yaml", "--out", "a", "--data-root", "d", "--dry-run", "-q"],
+    }[command]
+    done = freqkd(*words)
+    assert done.code == 2 and "need at least two classes: background and polyp" in done.err
+    keys = "--set 'data.classes=[background, polyp]' --set 'data.label_map={255: 1}'"
+    assert keys in done.err
+    assert freqkd(*words, *shlex.split(keys)).code == 0
+    done = freqkd("recipe", "check", "folder.yaml", "--set", "data.classes=[polyp]")
+    assert done.code == 2 and """'data.classes=["background", "polyp"]'""" in done.err
+
+
+def test_absent_classes_are_named_by_distill_and_eval(freqkd):
+    layouts.folder(Path("d"), [np.where(mask == 2, 0, mask).astype(np.uint8) for mask in GOOD])
+    done = freqkd("distill", "folder.yaml", "--out", "a", "--data-root", "d", "-q")
+    text = "warning: 1 class without a pixel in the 4 label images"
+    assert done.code == 0 and done.err.count(f"{text} examined: sky;") == 1
+    done = freqkd("eval", "a", "--data-root", "d", "-q")
+    assert done.code == 0 and f"{text} of val: sky\n" in done.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "need"),
+    [
+        ("train.save_every=10minutes", "a time such as 90s, 10min or 2h"),
+        ("losses.0.id=2nd", "letters, digits, _ and -, not a digit first"),
+        ("data.ignore=[a]", "a whole number"),
+        ("data.scale=0", "more than 0"),
+    ],
+)
+def test_wrong_values_are_described_in_words(freqkd, setting, need):
+    done = freqkd("recipe", "check", "folder.yaml", "--set", setting)
+    assert done.code == 2 and need in done.err and "^" not in done.err, done.err
