@@ -16,6 +16,15 @@ BatchSize = Annotated[
         show_default=False,
     ),
 ]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average with the image mirrored left to right.")
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales", metavar="S,S", help="Average over scaled images, such as 0.75,1.0,1.25."
+    ),
+]
 Slide = Annotated[
     str | None,
     typer.Option(

@@ -21,7 +21,7 @@ from freqkd_cli.commands._options import (
     Verbose,
 )
 from freqkd_cli.commands._output import columns, print_result
-from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
+from freqkd_cli.commands._scoring import BatchSize, Flip, Scales, Slide, Stride
 
 MANY_PROCESSES = True
 log = logging.getLogger(__name__)
@@ -45,15 +45,6 @@ Predictions = Annotated[
         "--predictions",
         metavar="DIR",
         help="Score the label PNGs in this folder, named like the images. Runs no model.",
-    ),
-]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Average with the image mirrored left to right.")
-]
-Scales = Annotated[
-    str | None,
-    typer.Option(
-        "--scales", metavar="S,S", help="Average over scaled images, such as 0.75,1.0,1.25."
     ),
 ]
 Masks = Annotated[

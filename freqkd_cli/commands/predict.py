@@ -11,7 +11,7 @@ import typer
 from freqkd_cli.commands._early import check_exist
 from freqkd_cli.commands._options import Device, Json, Limit, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import columns, print_result
-from freqkd_cli.commands._scoring import BatchSize, Slide, Stride
+from freqkd_cli.commands._scoring import BatchSize, Flip, Scales, Slide, Stride
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ def run(
     alpha: Alpha = 0.5,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Write no overlays.")] = False,
     legend: Legend = True,
+    flip: Flip = False,
+    scales: Scales = None,
     slide: Slide = None,
     stride: Stride = None,
     bits: Bits = None,
@@ -98,6 +100,9 @@ def run(
     legend.json lists the classes and their colors. Images of a folder keep their path inside it.
     They are turned upright by their EXIF data. A video becomes a folder of label PNGs and
     NAME_overlay.mp4; this needs the extra: pip install 'freqkd[video]'.
+
+    The default is one pass over the whole image. With --flip, --scales or --slide, softmax
+    probabilities are averaged, as by freqkd eval.
 
     Files that cannot be read, or do not fit into memory, are listed at the end, with exit code 1.
 
@@ -120,7 +125,7 @@ def run(
         device=device,
         limit=limit or 0,
         batch_size=batch_size,
-        averaging=parse(False, None, slide, stride),
+        averaging=parse(flip, scales, slide, stride),
         conversion=ConversionOptions(bits, percentile, bands),
     )
     result = predict(source, images, options, progress(verbose - quiet))
@@ -149,4 +154,6 @@ def _table(result: dict[str, Any]) -> str:
         ("legend", result["legend"]),
         ("classes", names),
     ]
+    if result["test_time"]:
+        rows.append(("test time", result["test_time"]["text"]))
     return columns(rows)

@@ -109,7 +109,8 @@ def export_file(
 
     Returns:
         The result's JSON: file, format, bytes, max_abs_difference, relative_difference,
-        argmax_agreement, sizes, output, size (None: any), latency_ms, device, threads.
+        argmax_agreement, sizes, output, opset (None: not ONNX), size (None: any), latency_ms,
+        device, threads.
 
     Raises:
         CheckFailed: a weight is not finite, or the exported model gives other results; nothing is
@@ -123,15 +124,15 @@ def export_file(
     form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
     with folder_beside(out) as folder, naming(out), torch.inference_mode(False):
         unchecked = folder / out.name
-        program = _program(form, kind, options.fixed)
+        program, opset = _program(form, kind, options.fixed), None
         calls: dict[str, Callable[[Tensor], Tensor]] = {"torch": form}
         if kind == "onnx":
             with quiet_exporter(
                 "torch can make a graph of this model, but not write it as onnx", OTHERWISE["onnx"]
             ):
                 names = getattr(model, "id2label", None)
-                write_onnx(program, unchecked, form.output_name, names, options.opset)
-            calls["onnxruntime"] = onnx_session(unchecked)
+                opset = write_onnx(program, unchecked, form.output_name, names, options.opset)
+                calls["onnxruntime"] = onnx_session(unchecked)
             calls["pt2"] = program.module()
         else:
             _write_pt2(program, unchecked)
@@ -142,7 +143,8 @@ def export_file(
         os.replace(unchecked, out)
     return (
         result(out, kind, size, parity)
-        | {"output": form.output_name, "size": options.fixed and list(options.fixed)}
+        | {"output": form.output_name, "opset": opset}
+        | {"size": options.fixed and list(options.fixed)}
         | latency_table(calls, options.latency_sizes, options.latency_runs)
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.export.lower_opset import BASE, OLDEST, lowered
 from freqkd_cli.runtime.latency import threads
 
 
@@ -19,15 +20,15 @@ def require_opset(opset: int) -> None:
     """Check an operator set.
 
     Raises:
-        UsageError: the installed onnx does not have it.
+        UsageError: the installed onnx does not have it, or it is too old.
     """
     from onnx.defs import onnx_opset_version
 
-    if opset > onnx_opset_version():
+    if not OLDEST <= opset <= onnx_opset_version():
         raise UsageError(
-            "the installed onnx has no such operator set",
+            "there is no export to that operator set",
             got=f"--opset {opset}",
-            need=f"at most {onnx_opset_version()}",
+            need=f"{OLDEST} .. {onnx_opset_version()} (that of the installed onnx)",
             tip="leave --opset out",
             key="opset",
         )
@@ -40,12 +41,16 @@ def write_onnx(
     output_name: str,
     class_names: Mapping[int, str] | None,
     opset: int | None,
-) -> None:
+) -> int:
     """Write a program as ONNX, with the class names in the file's metadata.
 
+    Returns:
+        The operator set of the file.
+
     Raises:
-        FreqKDError: the exporter wrote another operator set than ``opset``.
+        FreqKDError: the model cannot be written in the operator set ``opset``.
     """
+    exported = opset if opset is None else max(opset, BASE)
     torch.onnx.export(
         program,
         (),
@@ -53,7 +58,7 @@ def write_onnx(
         dynamo=True,
         external_data=False,
         verbose=False,
-        opset_version=opset,
+        opset_version=exported,
         input_names=["image"],
         output_names=[output_name],
     )
@@ -61,7 +66,7 @@ def write_onnx(
 
     graph = onnx.load(path)
     written = next(entry.version for entry in graph.opset_import if not entry.domain)
-    if opset not in (None, written):  # the exporter keeps its own without a word
+    if exported not in (None, written):  # the exporter keeps its own without a word
         raise FreqKDError(
             "torch cannot write this model in that operator set",
             got=written,
@@ -69,11 +74,14 @@ def write_onnx(
             tip="leave --opset out",
             key="opset",
         )
+    if opset is not None and opset < BASE:
+        graph, written = lowered(graph, opset), opset
     _name_axes(graph.graph)
     for key, value in _facts(class_names or {}).items():
         graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
-    onnx.checker.check_model(graph)
+    onnx.checker.check_model(graph, full_check=written < BASE)
     onnx.save(graph, path)
+    return written
 
 
 def _facts(names: Mapping[int, str]) -> dict[str, str]:

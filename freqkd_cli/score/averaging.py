@@ -55,6 +55,11 @@ class Averaging:
         """Whether it is one pass over the whole image."""
         return self == Averaging()
 
+    @property
+    def only_windows(self) -> bool:
+        """Whether it is one pass over every window."""
+        return self.window is not None and not self.flip and self.scales == (1.0,)
+
     def to_json(self) -> dict[str, Any] | None:
         """``test_time`` of a result; None for a plain pass."""
         if self.plain:

@@ -48,7 +48,7 @@ class PredictOptions:
         draw: draws an overlay; None = label PNGs only.
         limit: only the first images, and the first frames of each video; 0 = all.
         batch_size: None = by the size of the images.
-        averaging: only its windows are used.
+        averaging: what is averaged for every image and frame.
         conversion: how images of more than 8 bits or three bands are read.
     """
 
@@ -100,6 +100,7 @@ def predict(
         "legend": str(options.out / LEGEND),
         "classes": legend,
         "files": files.done,
+        "test_time": options.averaging.to_json(),
         "device": str(device),
         "seconds": round(time.monotonic() - started, 3),
     }

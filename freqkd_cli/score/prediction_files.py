@@ -32,6 +32,7 @@ Draw = Callable[..., Image.Image]
 classes and not only those that occur."""
 
 NO_MEMORY = "memory ran out; try --slide 512,512 to label it in windows, or a smaller copy"
+NO_MEMORY_TO_AVERAGE = "memory ran out; try it without --flip and --scales, or a smaller copy"
 
 
 def labels_path(name: Path) -> Path:
@@ -103,7 +104,7 @@ class PredictionFiles:
             for (entry, image), predicted in zip(batch, labels, strict=True):
                 self._attempt(entry, lambda e=entry, x=image, y=predicted: self._save(e, x, y))
         elif len(batch) == 1:
-            self._fail(batch[0][0], NO_MEMORY)
+            self._fail(batch[0][0], self._no_memory())
         else:
             for pair in batch:
                 self._waiting = [pair]
@@ -123,7 +124,11 @@ class PredictionFiles:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            self._fail(entry, NO_MEMORY)
+            self._fail(entry, self._no_memory())
+
+    def _no_memory(self) -> str:
+        averaging = self.options.averaging
+        return NO_MEMORY if averaging.only_windows or averaging.plain else NO_MEMORY_TO_AVERAGE
 
     def _fail(self, entry: Input, reason: str) -> None:
         if torch.cuda.is_available():

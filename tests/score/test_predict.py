@@ -16,6 +16,8 @@ from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.datasets import camvid
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.score import input_images, prediction_files
+from freqkd_cli.score.averaging import Averaged, Averaging
+from freqkd_cli.score.predicted_labels import Predictor
 
 CLASSES = camvid.CLASSES
 
@@ -356,7 +358,16 @@ def test_memory_for_reading_an_image_may_run_out(model_folder, freqkd, tmp_path,
     assert names_in(tmp_path / "out") == ["a.png", "c.png", "legend.json"]
 
 
-def test_windows_give_the_labels_of_eval_in_windows(model_folder, freqkd, tmp_path):
+AVERAGING = {
+    "windows": ("--slide", "64,96", "--stride", "40,50"),
+    "flip": ("--flip",),
+    "scales": ("--scales", "0.75,1.0,1.5"),
+    "everything": ("--flip", "--scales", "0.5,1.0", "--slide", "64,64"),
+}
+
+
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_averaging_gives_the_labels_of_eval(model_folder, freqkd, tmp_path, averaging):
     (tmp_path / "data/test").mkdir(parents=True)
     (tmp_path / "data/testannot").mkdir()
     Image.fromarray(noise(90, 130)).save(tmp_path / "data/test/p.png")
@@ -366,13 +377,42 @@ def test_windows_give_the_labels_of_eval_in_windows(model_folder, freqkd, tmp_pa
     text = f"version: 1\ndata: {{name: camvid, size: [64, 64], root: {root}, workers: 0}}\n"
     text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\n"
     recipe.write_text(text + "train: {steps: 1}\n")
-    windows = ("--slide", "64,96", "--stride", "40,50", "-q")
+    options = (*AVERAGING[averaging], "--json", "-q")
     masks, out = tmp_path / "masks", tmp_path / "out"
     words = ("eval", model_folder, "--recipe", recipe, "--split", "test", "--masks", masks)
-    assert freqkd(*words, *windows)[0] == 0
+    code, evaluated, _ = freqkd(*words, *options)
+    assert code == 0
     words = ("predict", model_folder, tmp_path / "data/test", "--out", out, "--labels-only")
-    assert freqkd(*words, *windows)[0] == 0
-    assert (pixels(out / "p.png") == pixels(masks / "p.png")).mean() > 0.999
+    code, predicted, _ = freqkd(*words, *options)
+    assert code == 0
+    assert json.loads(predicted)["test_time"] == json.loads(evaluated)["test_time"]
+    written = pixels(out / "p.png")
+    assert (written == pixels(masks / "p.png")).mean() > 0.999
+    assert (written != labels_by_hand(model_folder, noise(90, 130))).any()
+
+
+def test_averaging_is_done_frame_by_frame_in_batches(model_folder):
+    images = [noise(50, 70, number).copy() for number in range(5)]
+    names = [str(number) for number in range(5)]
+    averaging = Averaging(flip=True, scales=(1.0, 1.25))
+    model = load_model(model_folder).eval()
+    together = Predictor(model, averaging).labels(images, names)
+    expected = Averaged(model, averaging)
+    for image, labels in zip(images, together, strict=True):
+        shown = torch.full((1, 3, 64, 96), 0.5)
+        shown[..., :50, :70] = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))
+        with torch.no_grad():
+            alone = expected(shown)["logits"].argmax(1)[0, :50, :70].numpy()
+        assert (labels == alone).mean() > 0.999
+
+
+def test_too_little_memory_for_an_average_names_its_options(
+    model_folder, freqkd, tmp_path, small_memory
+):
+    Image.fromarray(noise(64, 64)).save(tmp_path / "large.png")
+    words = ("predict", model_folder, tmp_path, "--out", tmp_path / "out", "--flip", "-q")
+    code, _, err = freqkd(*words)
+    assert code == 1 and "memory ran out; try it without --flip and --scales" in err
 
 
 def test_videos_need_an_extra(model_folder, freqkd, tmp_path, monkeypatch):
@@ -405,7 +445,7 @@ def test_videos_become_frames_and_an_overlay(model_folder, freqkd, tmp_path):
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 10
     assert len(frames) == 6 and frames[0].shape[1] == 128 and frames[0].shape[0] > 64
-    again = (*words, "--overwrite", "--limit", 1, "--labels-only")
+    again = (*words, "--overwrite", "--limit", 1, "--labels-only", "--flip")
     assert json.loads(freqkd(*again)[1])["files"][0]["frames"] == 1
 
 
