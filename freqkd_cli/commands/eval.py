@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,23 @@ Predictions = Annotated[
         help="Score the label PNGs in this folder, named like the images. Runs no model.",
     ),
 ]
+
+
+class Coding(StrEnum):
+    """Values of --coding."""
+
+    train_ids = "train-ids"
+    masks = "masks"
+
+
+CodingOption = Annotated[
+    Coding,
+    typer.Option(
+        "--coding",
+        help="What the files of --predictions hold: class numbers, or the values (or colors) of "
+        "the data set's own masks.",
+    ),
+]
 Masks = Annotated[
     Path | None,
     typer.Option("--masks", metavar="DIR", help="Write the predicted labels as PNGs."),
@@ -69,6 +87,7 @@ def run(
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
     recipe: Recipe = None,
     predictions: Predictions = None,
+    coding: CodingOption = Coding.train_ids,
     flip: Flip = False,
     scales: Scales = None,
     slide: Slide = None,
@@ -114,6 +133,7 @@ def run(
         device=device,
         sets=tuple(sets or ()),
         predictions=predictions,
+        coding=coding.value,
         averaging=parse(flip, scales, slide, stride),
         batch_size=batch_size,
     )

@@ -15,8 +15,8 @@ _IMAGES = frozenset(
     inputs originals original rgb frames leftimg8bit""".split()
 )
 _MASKS = frozenset(
-    """masks mask labels label annotations annotation annots annot annotated gt gts groundtruth
-    groundtruths truth segmentation segmentations segmentationclass segmentationclassraw
+    """masks mask labels label annotations annotation annots annot ann anns annotated gt gts
+    groundtruth groundtruths truth segmentation segmentations segmentationclass segmentationclassraw
     segmentationclassaug segmentationmask segmentationmasks segs seg targets target labelmaps
     labelmap lbl lbls gtfine semantic semantics manual 1stmanual 2ndmanual""".split()
 )
@@ -28,7 +28,7 @@ _SHORT_SPLITS = {"trn": "train", "tr": "train", "va": "val", "ts": "test", "te":
 """Only beside a word for images or masks, as in ``imagesTr``."""
 
 _FORMATS = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif"})
-_FILLERS = frozenset({"set", "data", "split", "dataset"})
+_FILLERS = frozenset({"set", "data", "split", "dataset", "dir", "folder"})
 _LIST_FILLERS = frozenset(
     """list lists lst ids id images image files file filenames names split set pairs stems
     """.split()

@@ -40,9 +40,7 @@ def pair_place(
     """
     images = tree.find(place.path, IMAGE_SUFFIXES) if listed is None else list(listed)
     if not images:
-        raise DataMissing(
-            f"no images in {place.path}", need="files ending in " + " ".join(IMAGE_SUFFIXES)
-        )
+        raise _no_images(place.path)
     if mask == NO_MASKS:
         return _pairs(images, None)
     if mask is not None and (folder := pattern_folder(tree, place, mask)):
@@ -199,3 +197,16 @@ def _pairs(images: Sequence[File], masks: Sequence[File] | Sequence[Path] | None
             )
         first[image.title] = image
     return [Pair(image.title, image.path, path) for image, path in zip(images, paths, strict=True)]
+
+
+def _no_images(folder: Path) -> DataMissing:
+    """Return the error for a folder without images, with the formats of the files that it has."""
+    names = sorted(p.name for p in folder.rglob("*") if p.is_file() and p.suffix)
+    suffixes = sorted({Path(name).suffix for name in names})
+    convert = f"magick mogrify -format png '{folder}/*{suffixes[0]}'" if suffixes else None
+    return DataMissing(
+        f"no images in {folder}",
+        got=f"files of formats that are not supported as images: {some(names)}" if names else None,
+        need="files ending in " + " ".join(IMAGE_SUFFIXES),
+        tip=f"convert them, for example with ImageMagick: {convert}" if convert else None,
+    )

@@ -13,7 +13,7 @@ from freqkd_cli.errors import DataBroken, UsageError
 RECIPE, OPTION = "--set 'data.{key}={value}'", "--{key} {value}"
 """How a changed key is written in a tip."""
 
-_USUAL_BITS = (8, 12, 14, 16)
+_USUAL_BITS = (8, 10, 12, 14, 16)
 """Bits of cameras and scanners; a tip names the smallest that holds the values."""
 
 

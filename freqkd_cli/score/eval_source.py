@@ -18,7 +18,7 @@ from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.averaging import Averaged, Averaging
 from freqkd_cli.score.evaluate import as_json
 from freqkd_cli.score.label_files import check_masks, mask_writer
-from freqkd_cli.score.score_files import score_files
+from freqkd_cli.score.score_files import Coding, score_files
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 from freqkd_cli.weights.folder_kinds import model_folder
@@ -58,6 +58,7 @@ class EvalOptions:
     device: str | None = None
     sets: tuple[str, ...] = ()
     predictions: Path | None = None
+    coding: Coding = "train-ids"
     averaging: Averaging = Averaging()
     batch_size: int | None = None
 
@@ -70,6 +71,8 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
         WeightsMissing, DataMissing, DataBroken: something is missing or cannot be scored.
         CheckFailed: the mIoU is below ``min_miou``; the message has both.
     """
+    if options.coding != "train-ids" and options.predictions is None:
+        raise UsageError("--coding has no effect without --predictions", need="--predictions DIR")
     if options.overwrite and options.masks is None:
         raise UsageError("--overwrite has no effect without --masks", need="--masks DIR")
     score_source = _score_model if options.predictions is None else _score_predictions
@@ -158,7 +161,11 @@ def _score_predictions(source: str, options: EvalOptions, progress: Progress) ->
     progress.begin("image", total)
     try:
         result = score_files(
-            options.predictions, dataset, limit=options.limit, progress=progress.advance
+            options.predictions,
+            dataset,
+            coding=options.coding,
+            limit=options.limit,
+            progress=progress.advance,
         )
     finally:
         progress.end()

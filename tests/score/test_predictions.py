@@ -151,3 +151,30 @@ def test_files_in_subfolders_are_scored(place, masks, freqkd):
     shutil.copy(masks / "town/p1.png", masks / "p1.png")
     code, _, err = freqkd(*words)
     assert code == 1 and "1 with a stem that occurs twice: town/p1.png" in err
+
+
+def test_files_in_the_coding_of_the_masks_are_offered_and_scored(place, masks, freqkd, tmp_path):
+    """Masks that count from 1: predictions of the same program have the same values."""
+    root, shifted = tmp_path / "data", tmp_path / "shifted"
+    shutil.copytree(place / "data", root)
+    shifted.mkdir()
+    for path in (root / "masks/val").iterdir():
+        stored = pixels(path)
+        Image.fromarray(np.where(stored == 255, 0, stored + 1).astype(np.uint8)).save(path)
+    for number, path in enumerate(sorted(masks.glob("*.png"))):
+        predicted = np.minimum(pixels(path), 1)
+        predicted[0, 0] = 2 if number else 1
+        Image.fromarray(predicted).save(path)
+        Image.fromarray(predicted + np.uint8(1)).save(shifted / path.name)
+    words = ("eval", place / "run", "--data-root", root, "--set", "data.zero_label=void", "--json")
+    code, _, err = freqkd(*words, "--predictions", shifted)
+    assert code == 3 and "try  --coding masks" in err
+    code, out, err = freqkd(*words, "--predictions", shifted, "--coding", "masks")
+    assert code == 0, err
+    plain = freqkd(*words, "--predictions", masks)[1]
+    for name in SCORES:
+        assert json.loads(out)[name] == json.loads(plain)[name], name
+    code, _, err = freqkd(*words, "--predictions", shifted, "--limit", "1")
+    assert code == 0 and "also fit the coding of the data set's masks" in err
+    code, _, err = freqkd("eval", place / "run", "--coding", "masks")
+    assert code == 2 and "--coding has no effect without --predictions" in err
