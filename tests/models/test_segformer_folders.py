@@ -163,6 +163,7 @@ def test_other_numbers_of_names_and_rows_are_refused(
         {"model_type": "SegFormer"},
         {"model_type": ...},
         {"decoder_hidden_size": 16.0, "hidden_sizes": [8.0, 16.0, 24.0, 32.0]},
+        {"mlp_ratios": 4},
         {"reshape_last_stage": False},
         {"id2label": None, "label2id": None, "num_labels": 2.0},
     ],
