@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -131,12 +132,12 @@ def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
 
 @contextmanager
 def tips_of(role: str) -> Iterator[None]:
-    """Complete the tips of a model's errors, such as ``--set 'head=new'``, with its section."""
+    """Complete the tips of a model's errors, such as ``--set 'weights=X'``, with its section."""
     try:
         yield
     except FreqKDError as error:
-        if error.tip and f"--set '{role}." not in error.tip:
-            error.tip = error.tip.replace("--set '", f"--set '{role}.")
+        if error.tip:
+            error.tip = re.sub(r"--set '(?!student\.|teacher\.)", f"--set '{role}.", error.tip)
         raise
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.weights.config import (
@@ -59,6 +59,11 @@ DecoderStyle = Literal["linear", "conv"]
 """``linear``: the authors' decoder. ``conv``: mmsegmentation's, a norm and a ReLU after each
 stage's projection, and 1e-6 as epsilon of every LayerNorm."""
 
+
+def _for_each_stage(ratios: Any) -> Any:
+    return [ratios] * 4 if type(ratios) in (int, float) else ratios
+
+
 Width = several(4, whole_number(1, 8192))
 Rate = any_number(0, 1)
 
@@ -83,7 +88,9 @@ class Architecture(BaseModel):
         several(4, whole_number(1, 64)), AfterValidator(_halving)
     ] = (4, 2, 2, 2)
     num_attention_heads: Width = (1, 2, 5, 8)  # type: ignore[valid-type]
-    mlp_ratios: several(4, any_number(1, 64)) = (4, 4, 4, 4)  # type: ignore[valid-type]
+    mlp_ratios: Annotated[  # type: ignore[valid-type]
+        several(4, any_number(1, 64)), BeforeValidator(_for_each_stage)
+    ] = (4, 4, 4, 4)
     hidden_act: Annotated[Any, AfterValidator(_known_activation)] = "gelu"
     hidden_dropout_prob: Rate = 0.0  # type: ignore[valid-type]
     attention_probs_dropout_prob: Rate = 0.0  # type: ignore[valid-type]

@@ -54,6 +54,22 @@ def attention_taps(sizes: Architecture) -> tuple[Tap, ...]:
     )
 
 
+def all_taps(sizes: Architecture, classes: int) -> tuple[Tap, ...]:
+    """Return every tap of the model, ``stage1`` to ``keys4``."""
+    strides = sizes.stage_strides
+    stages = [
+        Tap(f"stage{i}", s, c)
+        for i, (s, c) in enumerate(zip(strides, sizes.hidden_sizes, strict=True), start=1)
+    ]
+    return (
+        *stages,
+        Tap("decoder", strides[0], sizes.decoder_hidden_size),
+        Tap("logits", strides[0], classes, "logits"),
+        Tap("encoder", strides[3], sizes.hidden_sizes[3], alias="stage4"),
+        *attention_taps(sizes),
+    )
+
+
 def encode(
     encoder: nn.Module, images: Tensor, taps: Sequence[Tap], normalise: Callable[[Tensor], Tensor]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -113,11 +113,9 @@ def load_any(net: nn.Module, tensors: NamedTensors, *, new_head: bool) -> None:
             raise WeightsMissing(
                 f"{tensors.where} has no segmentation head",
                 need="an encoder and a decoder that was trained with it",
-                tip=f"{NEW_HEAD} starts an untrained one, for a student",
+                tip=TRAIN_A_HEAD,
             )
-        if _fits(net, tensors.state, "segformer.") and not _fits(
-            net, tensors.state, "decode_head."
-        ):
+        if _fits(net, tensors.state, "segformer.") and _unexpected(net, tensors.state):
             raise _another_decoder(net, tensors)
         names = (CLASSIFIER + "weight", CLASSIFIER + "bias")
         load_exact(net, with_background_row(tensors.state, *names), where=tensors.where)
@@ -134,7 +132,11 @@ def load_any(net: nn.Module, tensors: NamedTensors, *, new_head: bool) -> None:
     load_exact(net, given, where=tensors.where, ignore=ignore)
 
 
-NEW_HEAD = "--set 'student.head=new'"
+TRAIN_A_HEAD = (
+    "--set 'student.head=new' (a student's start; for a teacher, first train one so: "
+    "freqkd recipe copy starter_teacher)"
+)
+"""What to do with weights that have no head for classes."""
 
 
 def _fits(
@@ -153,16 +155,18 @@ def _fits(
     return shapes(net.state_dict()) == shapes(state)
 
 
+def _unexpected(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the weights' decoder that the network's decoder has not."""
+    wanted = net.state_dict().keys()
+    return sorted(key for key in state if key.startswith("decode_head.") and key not in wanted)
+
+
 def _another_decoder(net: nn.Module, tensors: NamedTensors) -> WeightsMissing:
-    wanted = {key for key in net.state_dict() if key.startswith("decode_head.")}
-    given = {key for key in tensors.state if key.startswith("decode_head.")}
-    unexpected = sorted(given - wanted)
-    shown = ", ".join([*unexpected, *sorted(wanted - given)][:_SHOWN])
+    names = _unexpected(net, tensors.state)
+    more = ", ..." if len(names) > _SHOWN else ""
     return WeightsMissing(
         f"the encoder of {tensors.where} fits, its decoder is not that of this SegFormer",
-        got=f"{len(unexpected)} unexpected and {len(wanted - given)} missing tensors ({shown}, ...)"
-        if unexpected or wanted - given
-        else "decoder tensors of other shapes",
+        got=f"{len(names)} tensors of another decoder ({', '.join(names[:_SHOWN])}{more})",
         need="the decoder of transformers, of the authors or of mmsegmentation's SegformerHead",
-        tip=f"{NEW_HEAD} keeps the encoder and starts a new decoder, for a student",
+        tip=TRAIN_A_HEAD,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.models._segformer_config import Description, describe
-from freqkd_cli.models._segformer_load import NEW_HEAD, NamedTensors, named_tensors
+from freqkd_cli.models._segformer_load import TRAIN_A_HEAD, NamedTensors, named_tensors
+from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_labels
 from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.config import License, ModelConfig, read_config
 from freqkd_cli.weights.folder_kinds import WEIGHT_FILES, has_weights, model_folder
 from freqkd_cli.weights.hub import hub_file, is_hub_id
 from freqkd_cli.weights.state_dict import read_state
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parent.parent / "weights" / "segformer_scenes"
 
@@ -70,7 +75,7 @@ class SegFormerWeights:
             raise WeightsMissing(
                 f"{self.name} has no segmentation head",
                 need="an encoder and a decoder that was trained with it",
-                tip=f"{NEW_HEAD} starts an untrained one, for a student",
+                tip=TRAIN_A_HEAD,
             )
         return rows
 
@@ -104,6 +109,31 @@ class SegFormerWeights:
             tip=f"correct {key} in its config.json; without id2label and num_labels the classes "
             "are read without names",
         )
+
+
+def describe_model(model: Segmenter, source: SegFormerWeights, *, kept: bool) -> None:
+    """Take license and normalisation of the weights, and warn of what users must know."""
+    names = list((model.id2label or {}).values())
+    for remark in source.description.remarks(names) if source.description and kept else ():
+        log.warning("%s: %s", source.name, remark)
+    if kept and source.rows() == 1:
+        log.warning(
+            "%s has one output row, trained with a sigmoid; it is read as two classes: "
+            "0 is %s, 1 is %s where the output is above 0",
+            source.name,
+            *names,
+        )
+    model.license = source.license
+    if model.license and model.license.noncommercial:
+        log.warning("%s: %s", source.name, model.license.note or model.license.name)
+    if reduces_labels(source.preprocessor):
+        log.warning(
+            "%s was trained with reduced labels: its class 0 is value 1 in the masks, 0 is void",
+            source.name,
+        )
+    mean_and_std = normalisation(source.preprocessor, source.name)
+    if mean_and_std:
+        model.set_normalisation(*mean_and_std)
 
 
 def names_of_one_row(name: str = "foreground") -> list[str]:

@@ -18,7 +18,6 @@ convolutions start 20 times larger.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -35,21 +34,18 @@ from freqkd_cli.models._segformer_decoder import (
     require_size,
     use_conv_decoder,
 )
-from freqkd_cli.models._segformer_graphs import attention_taps, encode
+from freqkd_cli.models._segformer_graphs import all_taps, attention_taps, encode
 from freqkd_cli.models._segformer_load import load_any
 from freqkd_cli.models._segformer_names import to_hub_names, to_module_names
-from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_labels
 from freqkd_cli.models._segformer_sizes import architecture
 from freqkd_cli.models._segformer_weights import (
     NVIDIA_LICENSE,
-    SegFormerWeights,
+    describe_model,
     find_weights,
     local_weights,
     weights_license,
 )
 from freqkd_cli.weights.state_dict import load_exact
-
-log = logging.getLogger(__name__)
 
 PUBLISHED_LICENSE = NVIDIA_LICENSE
 """License of the weights that the model's authors published."""
@@ -118,33 +114,8 @@ def build(
         source.check_rows()
     load_any(model.net, source.tensors, new_head=not kept)
     model.id2label = source.id2label() if kept else None
-    _describe(model, source, kept)
+    describe_model(model, source, kept=kept)
     return model
-
-
-def _describe(model: SegFormer, source: SegFormerWeights, kept: bool) -> None:
-    """Take license and normalisation of the weights, and warn of what users must know."""
-    names = list((model.id2label or {}).values())
-    for remark in source.description.remarks(names) if source.description and kept else ():
-        log.warning("%s: %s", source.name, remark)
-    if kept and source.rows() == 1:
-        log.warning(
-            "%s has one output row, trained with a sigmoid; it is read as two classes: "
-            "0 is %s, 1 is %s where the output is above 0",
-            source.name,
-            *names,
-        )
-    model.license = source.license
-    if model.license and model.license.noncommercial:
-        log.warning("%s: %s", source.name, model.license.note or model.license.name)
-    if reduces_labels(source.preprocessor):
-        log.warning(
-            "%s was trained with reduced labels: its class 0 is value 1 in the masks, 0 is void",
-            source.name,
-        )
-    mean_and_std = normalisation(source.preprocessor, source.name)
-    if mean_and_std:
-        model.set_normalisation(*mean_and_std)
 
 
 def taps(
@@ -175,7 +146,7 @@ def taps(
         decoder=decoder,
         decoder_style=decoder_style,
     )
-    return _taps(sizes, source.classes() if source and head == "keep" else classes)
+    return all_taps(sizes, source.classes() if source and head == "keep" else classes)
 
 
 license_of = weights_license
@@ -191,21 +162,6 @@ def fetch(*, weights: str | None = None, **_: Any) -> None:
     """
     if weights:
         find_weights(weights)
-
-
-def _taps(sizes: Architecture, classes: int) -> tuple[Tap, ...]:
-    strides = sizes.stage_strides
-    stages = [
-        Tap(f"stage{i}", s, c)
-        for i, (s, c) in enumerate(zip(strides, sizes.hidden_sizes, strict=True), start=1)
-    ]
-    return (
-        *stages,
-        Tap("decoder", strides[0], sizes.decoder_hidden_size),
-        Tap("logits", strides[0], classes, "logits"),
-        Tap("encoder", strides[3], sizes.hidden_sizes[3], alias="stage4"),
-        *attention_taps(sizes),
-    )
 
 
 class SegFormer(Segmenter):
@@ -232,7 +188,7 @@ class SegFormer(Segmenter):
         super().__init__(
             classes=classes,
             arguments=arguments,
-            tap_names=[tap.name for tap in _taps(sizes, classes)],
+            tap_names=[tap.name for tap in all_taps(sizes, classes)],
         )
         self.attention_taps = attention_taps(sizes)
         rates = {"drop_path_rate": drop_path, "classifier_dropout_prob": dropout}

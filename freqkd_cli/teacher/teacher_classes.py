@@ -40,6 +40,7 @@ def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
     Raises:
         WeightsMissing, RecipeError: as ``assemble.build_teacher`` and :func:`class_map` do.
     """
+    _refuse_new_head(recipe)
     teacher = assemble.build_teacher(recipe, len(classes))
     mapping = class_map(recipe, teacher, classes)
     return teacher if mapping is None else Mapped(teacher, mapping)
@@ -86,7 +87,7 @@ def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap |
         and line.weight > 0
     ]
     if readers:
-        _refuse_new_head(plan.recipe, readers)
+        _refuse_new_head(plan.recipe, f"{', '.join(readers)} compares class scores")
     if readers and mapping is None and not same_classes(teacher, plan.classes):
         raise RecipeError(
             "the teacher's classes are not the data set's, and "
@@ -100,13 +101,15 @@ def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap |
     return mapping
 
 
-def _refuse_new_head(recipe: Recipe, readers: Sequence[str]) -> None:
+def _refuse_new_head(recipe: Recipe, reader: str | None = None) -> None:
+    """Refuse a teacher whose class scores would be random, where something reads them."""
     if recipe.teacher is not None and recipe.teacher.arguments.get("head") == "new":
         raise RecipeError(
-            f"the teacher's head is new, and {', '.join(readers)} compares class scores",
-            got="teacher.head new, so its class scores are random",
+            "the teacher's head is new, so its class scores are random",
+            got=f"teacher.head new{f', and {reader}' if reader else ''}",
             need="a teacher that was trained on classes",
-            tip="--set 'teacher.head=keep', or leave that loss out",
+            tip="--set 'teacher.head=keep' (if its weights have a head)"
+            + (", or leave that loss out" if reader else ""),
             key="teacher.head",
         )
 

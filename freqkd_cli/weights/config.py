@@ -8,6 +8,7 @@ key ``freqkd``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ SEGFORMER_TYPES = frozenset(
 )
 """``model_type`` of a SegFormer in transformers' files, in small letters."""
 
+_NUMBER = re.compile(r"-?\d{1,6}")
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
@@ -77,14 +79,11 @@ def names_by_number(names: Any) -> dict[int, str] | None:
     """
     if names is None:
         return None
-    need = "an object with a name for each class number, from 0 up, none left out"
-    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
-        raise ValueError(need)
-    if not all(len(str(key)) < 7 and type(names[key]) in (str, int, float) for key in names):
-        raise ValueError(need)
-    if {int(key) for key in names} != set(range(len(names))):
-        raise ValueError(need)
-    return dict(sorted((int(number), str(name)) for number, name in names.items())) or None
+    whole = isinstance(names, dict) and None not in names.values()
+    ordered = names_in_order(names) if whole else None
+    if not whole or list(ordered or ()) != list(range(len(names))):
+        raise ValueError("an object with a name for each class number, from 0 up, none left out")
+    return ordered
 
 
 def names_in_order(names: Any) -> dict[int, str] | None:
@@ -101,7 +100,7 @@ def names_in_order(names: Any) -> dict[int, str] | None:
         names = dict(enumerate(names))
     if names is None:
         return None
-    if not isinstance(names, dict) or not all(_is_number(key) for key in names):
+    if not isinstance(names, dict) or not all(_NUMBER.fullmatch(str(key)) for key in names):
         raise ValueError("an object with a name for each class number, or a list of names")
     if not all(name is None or type(name) in (str, int, float) for name in names.values()):
         raise ValueError("a text as the name of each class")
@@ -109,11 +108,6 @@ def names_in_order(names: Any) -> dict[int, str] | None:
         raise ValueError("each class number once")
     numbered = sorted((int(key), name) for key, name in names.items())
     return {n: f"LABEL_{n}" if name is None else str(name) for n, name in numbered} or None
-
-
-def _is_number(key: Any) -> bool:
-    text = str(key)
-    return text.removeprefix("-").isdecimal() and len(text) < 7
 
 
 ClassNames = Annotated[dict[int, str] | None, BeforeValidator(names_by_number)]

@@ -18,6 +18,8 @@ INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 """Lists of the files that a large model is split into."""
 _CONFIG = "config.json"
 _FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_TRAINER_FILES = ("optimizer", "scheduler", "scaler", "training_args", "rng_state", "adapter_model")
+"""Beginnings of files that a trainer writes beside the weights."""
 _SHOWN = 5
 _CLASS = "SegformerForSemanticSegmentation"
 _OTHER_FORMS = {
@@ -55,9 +57,15 @@ def model_folder(folder: Path) -> Path:
         return checkpoints[0]
     if checkpoints:
         return _best(folder, checkpoints)
-    if not (folder / _CONFIG).is_file():
+    if not (folder / _CONFIG).is_file() or _weight_files(folder):
         raise _no_model(folder)
     return folder
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Return the files that may have weights under other names than those of transformers."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _FILES)
+    return [name for name in names if not name.startswith(_TRAINER_FILES)]
 
 
 def _step(path: Path) -> tuple[int, str]:
@@ -90,19 +98,14 @@ def _best(folder: Path, checkpoints: list[Path]) -> Path:
 
 
 def _no_model(folder: Path) -> WeightsMissing:
-    files = sorted(path.name for path in folder.iterdir() if path.suffix in _FILES)
-    if not files:
-        return WeightsMissing(
-            f"{folder} holds no model: its {_CONFIG} is missing",
-            got="no weight file",
-            need=f"a folder with {_CONFIG} and {' or '.join(WEIGHT_FILES)}",
-        )
-    more = " ..." if len(files) > _SHOWN else ""
+    names, described = _weight_files(folder), (folder / _CONFIG).is_file()
+    lack = f"has no {' or '.join(WEIGHT_FILES)}" if described else f"its {_CONFIG} is missing"
+    more = " ..." if len(names) > _SHOWN else ""
     return WeightsMissing(
-        f"{folder} holds no model: its {_CONFIG} is missing",
-        got=", ".join(files[:_SHOWN]) + more,
-        need=f"{_CONFIG} beside the weights, or one weight file by name",
-        tip=" or ".join(f"--set 'weights={folder / name}'" for name in files[:2]),
+        f"{folder} holds no model: {'it ' if described else ''}{lack}",
+        got=", ".join(names[:_SHOWN]) + more or "no weight file",
+        need=f"a folder with {_CONFIG} and {' or '.join(WEIGHT_FILES)}, or a weight file by name",
+        tip=" or ".join(f"--set 'weights={folder / name}'" for name in names[:2]) or None,
         key="weights",
     )
 

@@ -163,6 +163,7 @@ def test_other_numbers_of_names_and_rows_are_refused(
         {"model_type": "SegFormer"},
         {"model_type": ...},
         {"decoder_hidden_size": 16.0, "hidden_sizes": [8.0, 16.0, 24.0, 32.0]},
+        {"mlp_ratios": 4},
         {"reshape_last_stage": False},
         {"id2label": None, "label2id": None, "num_labels": 2.0},
     ],
@@ -295,13 +296,22 @@ def test_other_forms_are_named(tmp_path: Path, net: Any, name: str, text: str) -
         assert caught.value.tip and caught.value.got == name
 
 
-def test_weight_files_without_a_description_are_named(tmp_path: Path, net: Any) -> None:
-    for name in ("best.pth", "last.pth"):
+@pytest.mark.parametrize("described", [True, False])
+def test_weight_files_of_other_names_are_listed_to_be_named(
+    tmp_path: Path, net: Any, described: bool
+) -> None:
+    for name in ("best.pth", "last.pth", "training_args.bin", "optimizer.pt"):
         torch.save(net.state_dict(), tmp_path / name)
-    with pytest.raises(WeightsMissing, match="config.json is missing") as caught:
+    if described:
+        net.config.save_pretrained(tmp_path)
+    lack = "has no model.safetensors" if described else "config.json is missing"
+    with pytest.raises(WeightsMissing, match=lack) as caught:
         segformer.build(classes=2, weights=str(tmp_path))
     assert caught.value.got == "best.pth, last.pth"
-    assert f"--set 'weights={tmp_path / 'best.pth'}'" in caught.value.tip
+    best = tmp_path / "best.pth"
+    assert f"--set 'weights={best}'" in caught.value.tip
+    heads = None if described else [1, 2, 3, 4]
+    assert segformer.build(classes=9, weights=str(best), heads=heads).classes == 2
 
 
 # --- files without a description ---

@@ -17,9 +17,9 @@ import freqkd_cli
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
-from freqkd_cli.errors import RecipeError
+from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.models import segformer
-from freqkd_cli.teacher.teacher_classes import check_teacher_classes
+from freqkd_cli.teacher.teacher_classes import build_scored_teacher, check_teacher_classes
 
 RECIPE = """
 version: 1
@@ -178,7 +178,20 @@ def test_a_teacher_with_a_new_head_is_refused_where_scores_are_compared(
     plan = loaded(data, "teacher.head=new", weights=tmp_path / "one")
     with pytest.raises(RecipeError, match="the teacher's head is new") as caught:
         check_teacher_classes(plan, assemble.build_teacher(plan.recipe, 2))
-    assert "--set 'teacher.head=keep'" in caught.value.tip
+    assert "--set 'teacher.head=keep'" in caught.value.tip and "logit_kl" in caught.value.got
+    with pytest.raises(RecipeError, match="the teacher's head is new"):
+        build_scored_teacher(plan.recipe, plan.classes)
+
+
+def test_the_tip_of_a_teacher_without_a_head_keeps_its_own_section(
+    tmp_path: Path, net: Any, data: Path
+) -> None:
+    net.segformer.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(WeightsMissing, match="no segmentation head") as caught:
+        build_scored_teacher(loaded(data, weights=tmp_path / "encoder").recipe, ("a", "b"))
+    assert "--set 'student.head=new'" in caught.value.tip and "teacher.student" not in str(
+        caught.value
+    )
 
 
 def test_as_a_student_it_starts_with_its_own_head(
@@ -195,8 +208,6 @@ def test_as_a_student_it_starts_with_its_own_head(
 
 
 def test_a_tip_of_the_weights_names_its_section(tmp_path: Path, net: Any, data: Path) -> None:
-    from freqkd_cli.errors import WeightsMissing
-
     for step in (1, 2):
         net.save_pretrained(tmp_path / "out" / f"checkpoint-{step}")
     with pytest.raises(WeightsMissing) as caught:
