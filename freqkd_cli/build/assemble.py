@@ -22,6 +22,7 @@ from freqkd_cli.build.objective import Line
 from freqkd_cli.build.recipe_facts import (
     classes_of,
     classes_of_teacher,
+    fetch_descriptions,
     mapped_classes,
     place,
     single_class,
@@ -81,7 +82,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         WeightsMissing: with ``fetch``, weights that are nowhere.
     """
     if fetch:
-        _fetch(recipe)
+        fetch_descriptions(recipe)
     classes = classes_of(recipe, data)
     if len(classes) == 1:
         with suppress(Missing, DataBroken):
@@ -106,15 +107,6 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     for text in tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps):
         log.warning("%s: %s", recipe.source, text)
     return plan
-
-
-def _fetch(recipe: Recipe) -> None:
-    """Get the descriptions of both models' weights onto this machine."""
-    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
-        fetching = section and getattr(registry.find("models", section.name), "fetch", None)
-        with tips_of(role):
-            if fetching:
-                fetching(**section.arguments)
 
 
 def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:

@@ -144,3 +144,12 @@ def tips_of(role: str) -> Iterator[None]:
 def place(path: str, error: FreqKDError, default: str = "") -> str:
     """Return the key path of an error about the section ``path``; its own key where it has one."""
     return f"{path}.{error.key or default}".rstrip(".")
+
+
+def fetch_descriptions(recipe: Recipe) -> None:
+    """Get the descriptions of both models' weights onto this machine."""
+    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
+        fetching = section and getattr(registry.find("models", section.name), "fetch", None)
+        with tips_of(role):
+            if fetching:
+                fetching(**section.arguments)

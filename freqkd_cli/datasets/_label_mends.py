@@ -40,7 +40,9 @@ class Mends:
         ways = [_second_class, _zero_label, _noisy, _fractions]
         ways += [] if noise_of(counts, len(self.keys.ids)) else [_ignored]
         if not any(_complete(seen, variant) for variant in _ignored(seen)):
-            ways += [_in_order, _stretched]
+            # One number is shorter than a long map.
+            many = len(self.keys.ids) > LISTED
+            ways += [_stretched, _in_order] if many else [_in_order, _stretched]
         variants = (variant for way in ways for variant in way(seen))
         return [variant for variant in variants if variant is not None]
 
@@ -58,7 +60,7 @@ def advice_of(keys: LabelKeys, rule: LabelRule) -> Advice:
     Where the recipe defines 255, no doubt about it remains.
     """
     defined = IGNORE in keys.ignore or covers(keys.label_map, IGNORE) or keys.colored
-    defined |= keys.threshold is not None or keys.scale is not None
+    defined |= keys.threshold is not None or keys.scale is not None or keys.void != IGNORE
     doubts = () if defined or len(keys.ids) < 2 else _doubts(keys)
     mends = Mends(keys)
     return Advice(
@@ -76,7 +78,8 @@ def _doubts(keys: LabelKeys) -> tuple[Doubt, ...]:
 def _second_class(seen: Seen) -> Iterator[Variant | None]:
     """Yield the map of black and white masks, where 255 is the second class."""
     ids = seen.keys.ids
-    if len(ids) < 2 or IGNORE in seen.keys.ignore or not black_or_white(seen.free):
+    defined = IGNORE in seen.keys.ignore or seen.keys.void != IGNORE
+    if len(ids) < 2 or defined or not black_or_white(seen.free):
         return
     entries = {"0": ids[0], str(IGNORE): ids[1]} if 0 in seen.free else {str(IGNORE): ids[1]}
     strays = [value for value in seen.free if value not in (0, IGNORE)]
@@ -139,9 +142,9 @@ def _in_order(seen: Seen) -> Iterator[Variant | None]:
         return
     for main, rare in mains(whole, len(seen.ids)):
         strays = [value for value in rare if value in seen.rejected]
-        for void, numbers in choices(main, seen.ids):
+        for void, numbers in choices(main, seen.ids, seen.keys.void):
             entries = {str(value): number for value, number in numbers.items()}
-            void_entries = dict.fromkeys(map(str, (*void, *strays)), IGNORE)
+            void_entries = dict.fromkeys(map(str, (*void, *strays)), seen.keys.void)
             yield seen.mapped(entries | void_entries, _order(void) + seen.strays(strays))
 
 
@@ -164,8 +167,8 @@ def _noisy(seen: Seen) -> Iterator[Variant | None]:
         return
     highest = IGNORE if max(seen.counts) <= IGNORE else HIGHEST
     spans = dict(zip(noise.levels, noise.ranges(highest), strict=True))
-    for empty, numbers in choices(noise.levels, keys.ids):
-        levels = numbers | dict.fromkeys(empty, IGNORE)
+    for empty, numbers in choices(noise.levels, keys.ids, keys.void):
+        levels = numbers | dict.fromkeys(empty, keys.void)
         entries = {
             part: number
             for level, number in sorted(levels.items())

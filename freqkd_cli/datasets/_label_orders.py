@@ -30,21 +30,25 @@ def mains(counts: Mapping[int, int], number: int) -> Iterator[tuple[list[int], l
 
 
 def choices(
-    values: Sequence[int], ids: Sequence[int]
+    values: Sequence[int], ids: Sequence[int], usual: int = IGNORE
 ) -> Iterator[tuple[tuple[int, ...], dict[int, int]]]:
-    """Yield (void values, value -> id in ascending order) for each choice of void values."""
+    """Yield (void values, value -> id in ascending order) for each choice of void values.
+
+    Args:
+        usual: the value that is void by default.
+    """
     more = len(values) - len(ids)
     options: list[tuple[int, ...]] = []
     if more == 0:
         options.append(())
     elif more == 1:
         first, *middle, last = values
-        options += [(IGNORE,)] if IGNORE in values else []
+        options += [(usual,)] if usual in values else []
         options += [(first,), (last,)]
         options += [(value,) for value in middle] if len(ids) == 2 else []
-    elif more == 2 and IGNORE in values:
-        rest = [value for value in values if value != IGNORE]
-        options += [(rest[0], IGNORE), (rest[-1], IGNORE)]
+    elif more == 2 and usual in values:
+        rest = [value for value in values if value != usual]
+        options += [(rest[0], usual), (rest[-1], usual)]
     for void in dict.fromkeys(options):
         classes = [value for value in values if value not in void]
         yield void, dict(zip(classes, sorted(ids), strict=True))

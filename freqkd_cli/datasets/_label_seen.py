@@ -12,7 +12,6 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.images.label_refusal import rejected_values
 from freqkd_cli.images.label_rules import LabelRule
 from freqkd_cli.images.label_trial import Counts, Variant
-from freqkd_cli.views.labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ class Seen:
     def mapped(self, entries: Mapping[str, int], where: str) -> Variant | None:
         """Return a map with entries added; those that change nothing are left out."""
         plain = rule_of(self.keys)
-        places = {number: place for place, number in enumerate(self.keys.ids)} | {IGNORE: IGNORE}
+        places = {number: place for place, number in enumerate(self.keys.ids)}
+        places[self.keys.void] = self.keys.void
         needed = {
             key: number
             for key, number in entries.items()

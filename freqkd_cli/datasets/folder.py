@@ -29,6 +29,7 @@ from freqkd_cli.datasets._folder_colors import color_map
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
 from freqkd_cli.datasets._folder_layout import LAYOUT, find_pairs
 from freqkd_cli.datasets._label_mends import advice_of
+from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.conversion import RECIPE, Conversion
@@ -109,12 +110,13 @@ def build(
     found = class_list(root, classes)
     _check_folder(root, split, found)
     pairs = find_pairs(root, split, mask, split_)
-    labelled = next((pair.label for pair in pairs if pair.label is not None), None)
-    if labelled is not None and not found.names:
-        raise _no_names(labelled.parent)
-    label_map = label_map or color_map(found, pairs)
-    in_map = {int(key) for key in label_map or () if key.lstrip("-").isdecimal()}
-    ignored = {*values_of(ignore), *(value for value in found.ignored if value not in in_map)}
+    labels = [pair.label for pair in pairs if pair.label is not None]
+    if labels and not found.names:
+        raise _no_names(labels[0].parent)
+    if not label_map and threshold is None and scale is None:
+        label_map = color_map(found, pairs)
+    void = (value for value in found.ignored if not covers(label_map or {}, value))
+    ignored = {*values_of(ignore), *void}
     ids = sorted(found.names)
     ordered = [found.names[number] for number in ids]
     keys = LabelKeys(
@@ -126,8 +128,8 @@ def build(
         scale,
         tuple(ordered),
     )
-    if labelled is not None and len(ids) == 1:
-        raise single_class(keys, [pair.label for pair in pairs if pair.label is not None])
+    if labels and len(ids) == 1:
+        raise single_class(keys, labels)
     arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
     arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
     arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}

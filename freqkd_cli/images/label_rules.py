@@ -66,6 +66,7 @@ class LabelRule:
         colors: where given, masks are read as colors, 0xRRGGBB -> train id, and ``table`` is not
             used. Other colors must not occur.
         levels: how fractions are read; None where they must not occur.
+        void: the train id of void pixels.
     """
 
     table: np.ndarray
@@ -73,6 +74,7 @@ class LabelRule:
     tip: str
     colors: Mapping[int, int] | None = None
     levels: Levels | None = None
+    void: int = IGNORE
 
     def ids(self, stored: np.ndarray) -> np.ndarray:
         """Return train ids, int32 of the same shape; :data:`INVALID` for values not allowed."""
@@ -115,11 +117,12 @@ def label_rule(ids: Iterable[int], ignore: Iterable[int], tip: str) -> LabelRule
     table = empty_table()
     ids, ignore = list(ids), sorted(set(ignore))
     table[ids] = range(len(ids))
-    table[ignore] = void_label(len(ids))
+    void = void_label(len(ids))
+    table[ignore] = void
     consecutive = bool(ids) and ids == list(range(ids[0], ids[0] + len(ids)))
     run = f"{ids[0]} .. {ids[-1]}" if consecutive else ", ".join(map(str, ids))
     need = f"{run}, or {' or '.join(map(str, ignore))} (ignored)" if ignore else run
-    return LabelRule(table, need, tip)
+    return LabelRule(table, need, tip, void=void)
 
 
 def threshold_rule(threshold: float, ignore: Collection[int], tip: str) -> LabelRule:
@@ -131,18 +134,20 @@ def threshold_rule(threshold: float, ignore: Collection[int], tip: str) -> Label
 
 def scaled_rule(rule: LabelRule, scale: float, ignore: Collection[int]) -> LabelRule:
     """Return the rule by which ``k * scale`` is read as ``rule`` reads ``k``."""
-    levels = Levels(rule.table[:IGNORE].copy(), scale=scale)
+    levels = Levels(rule.table[: HIGHEST + 1].copy(), scale=scale)
     need = f"multiples of {scale:g}, where the multiples are {rule.need}"
-    return _of_levels(levels, ignore, need, rule.tip)
+    return _of_levels(levels, ignore, need, rule.tip, rule.void)
 
 
-def _of_levels(levels: Levels, ignore: Collection[int], need: str, tip: str) -> LabelRule:
+def _of_levels(
+    levels: Levels, ignore: Collection[int], need: str, tip: str, void: int = IGNORE
+) -> LabelRule:
     values = np.arange(LOWEST, HIGHEST + 1)
     table = empty_table()
     table[values] = levels.train_ids(values.astype(np.float64))
-    table[list(ignore)] = IGNORE
+    table[list(ignore)] = void
     ignored = f", or {' or '.join(map(str, sorted(ignore)))} (ignored)" if ignore else ""
-    return LabelRule(table, need + ignored, tip, levels=levels)
+    return LabelRule(table, need + ignored, tip, levels=levels, void=void)
 
 
 def color_rule(colors: Mapping[int, int], tip: str) -> LabelRule:

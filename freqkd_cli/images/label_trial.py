@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from freqkd_cli.images.label_rules import INVALID, LabelRule
-from freqkd_cli.views.labels import IGNORE
 
 Counts = Mapping[float, int]
 """Stored value, or color 0xRRGGBB, -> pixels."""
@@ -71,7 +70,7 @@ def outcome(rule: LabelRule, counts: Counts) -> Outcome:
     totals: dict[int, int] = {}
     for value, number in zip(values, ids, strict=True):
         totals[number] = totals.get(number, 0) + counts[value]
-    rejected, void = totals.pop(INVALID, 0), totals.pop(IGNORE, 0)
+    rejected, void = totals.pop(INVALID, 0), totals.pop(rule.void, 0)
     return Outcome(rejected, void, totals)
 
 

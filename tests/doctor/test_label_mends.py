@@ -389,3 +389,35 @@ def test_several_pages_are_not_one_mask(folder):
     write(folder, masks, 2, lambda m, p: page.save(p, save_all=True, append_images=[page]), ".tif")
     (finding,) = examine(read([]), "train").errors
     assert "2 pages" in finding.got
+
+
+def test_void_among_more_than_255_classes(folder):
+    """255 is a class there, so no tip makes it void, and void is 65535 in a map."""
+    rng = np.random.default_rng(0)
+    expected = [rng.integers(0, 300, SIZE) for _ in range(3)]
+    expected = [np.where(rng.random(SIZE) < 0.05, 65535, labels) for labels in expected]
+    masks = [np.where(labels == 65535, 300, labels).astype(np.uint16) for labels in expected]
+    write(folder, masks, 2)
+    (folder / "classes.txt").write_text("\n".join(f"c{k}" for k in range(300)))
+    loose = [np.zeros(SIZE, bool)] * 3
+    assert ["data.ignore=[300]"] in check([], expected, loose)
+    tens = [np.where(labels == 65535, 65535, labels * 10).astype(np.uint16) for labels in expected]
+    write(folder, tens, 2)
+    (folder / "classes.txt").write_text("\n".join(f"c{k}" for k in range(300)))
+    assert any("data.scale=10" in option for option in check([], expected, loose))
+
+
+def test_grey_class_colors_are_colors(folder):
+    """The first mask is background alone, which could be the value 0 or the color #000000."""
+    rng = np.random.default_rng(0)
+    expected = [np.zeros(SIZE, np.uint8), *(truth(rng, 3, False) for _ in range(2))]
+    greys = np.array([0, 200, 90], np.uint8)
+    write(folder, [np.dstack([greys[labels]] * 3) for labels in expected], 3)
+    (folder / "classes.txt").unlink()
+    (folder / "classes.csv").write_text(
+        "name,r,g,b\nbackground,0,0,0\ncrack,200,200,200\nstone,90,90,90\n"
+    )
+    loose = [np.zeros(SIZE, bool)] * 3
+    assert check([], expected, loose) == []
+    write(folder, [np.dstack([labels] * 3) for labels in expected], 3)
+    assert check([], expected, loose) == []

@@ -272,7 +272,10 @@ def test_a_truncated_image_leaves_an_unfinished_cache(freqkd):
             np.full((64, 64), 7, np.uint8),
             "contains label values that belong to no class\n  got  7\n  need 0 .. 2, or 255",
         ),
-        (np.zeros((64, 64, 3), np.uint8), "is not a label image\n  got  the color #000000\n"),
+        (
+            np.full((64, 64, 3), (9, 0, 0), np.uint8),
+            "is not a label image\n  got  the color #090000\n",
+        ),
         (
             np.zeros((32, 64), np.uint8),
             "and its image p1.jpg differ in size\n  got  32x64 (height x width)\n  need 64x64",
