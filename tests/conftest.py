@@ -52,9 +52,13 @@ def three_threads():
 
 @pytest.fixture(autouse=True)
 def unchanged_log():
-    """A command sets level and handlers of the program's log; the next test must not see them."""
+    """A command sets level and handlers of the program's log; no test sees those of another.
+
+    Fixtures of a module run commands too, outside the tests.
+    """
     logger = logging.getLogger("freqkd_cli")
-    level, handlers = logger.level, list(logger.handlers)
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
     yield
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
