@@ -9,11 +9,11 @@ from pathlib import Path
 from freqkd_cli.errors import WeightsMissing
 
 _OWN_TRUST = "run this only on a file that you trust"
-_TO_STATE_DICT = (
-    "python -c \"import torch; m = torch.load({file!r}, map_location='cpu', weights_only=False); "
-    "torch.save(m.state_dict(), {out!r})\" where the model's code is installed; " + _OWN_TRUST
-)
 _ORIGINAL = "use the checkpoint that it was made from, or save that one's state_dict()"
+_FROM_NUMPY = (
+    'python -c "import numpy, torch; torch.save({{k: torch.from_numpy(v) for k, v in '
+    "numpy.load({file!r}).items()}}, {out!r})\", and then --set 'weights={out}'"
+)
 _UNPACK = "unpack it, and name the file or folder inside"
 
 
@@ -73,7 +73,7 @@ _BY_NAME = (
     Kind("a Keras file", _TENSORFLOW, suffixes=(".keras", ".h5", ".hdf5")),
     Kind("a TensorFlow graph", suffixes=(".pb", ".tflite")),
     Kind("a Flax file", _FLAX, suffixes=(".msgpack",)),
-    Kind("a NumPy archive", suffixes=(".npz", ".npy")),
+    Kind("a NumPy archive", _FROM_NUMPY, suffixes=(".npz", ".npy")),
     Kind("a TensorRT engine", suffixes=(".engine", ".trt", ".plan")),
     Kind("a Core ML model", suffixes=(".mlmodel", ".mlpackage")),
     Kind("an exported program of torch", suffixes=(".pt2", ".pte")),
@@ -109,13 +109,10 @@ def _refuse_archive(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError):  # reading it as a pickle reports the damage
         return
     if any(name.endswith("/constants.pkl") for name in names):
-        tip = (
-            "python -c \"import torch; m = torch.jit.load({file!r}, map_location='cpu'); "
-            f'torch.save(m.state_dict(), {{out!r}})"; {_OWN_TRUST}'
-        )
-        raise _refused(path, Kind("a TorchScript program", tip))
+        loaded = "torch.jit.load({file!r}, map_location='cpu').state_dict()"
+        raise _by_code(path, "a TorchScript program", loaded)
     if any(name.endswith(".npy") for name in names):
-        raise _refused(path, Kind("a NumPy archive"))
+        raise _refused(path, Kind("a NumPy archive", _FROM_NUMPY))
     if any(name.endswith((".onnx", "/archive_format")) for name in names):
         raise _refused(path, Kind("an exported program"))
     if not any(name.endswith("data.pkl") for name in names):
@@ -134,14 +131,47 @@ def _refused(path: Path, kind: Kind) -> WeightsMissing:
     )
 
 
-def refuse_module(path: Path, class_name: str, entry: str = "") -> WeightsMissing:
+def _by_code(path: Path, name: str, loaded: str) -> WeightsMissing:
+    """Return the error for a file that code must convert; ``loaded`` is what is then saved."""
+    code = f'python -c "import torch, pickle; torch.save({loaded}, {{out!r}})"'
+    loads = {
+        "TORCH": "torch.load({file!r}, map_location='cpu', weights_only=False)",
+        "PICKLE": "pickle.load(open({file!r}, 'rb'))",
+    }
+    for word, load in loads.items():
+        code = code.replace(word, load)
+    where = " where its packages are installed; " + _OWN_TRUST
+    return _refused(path, Kind(name, f"{code}, and then --set 'weights={{out}}',{where}"))
+
+
+def refuse_module(
+    path: Path, class_name: str, entry: str = "", *, entries_listed: bool = True
+) -> WeightsMissing:
     """Return the error for a pickle that holds a whole module instead of its tensors.
 
     Args:
         entry: key of the module in the file; empty where the file is the module itself.
+        entries_listed: without it, the module may be the file or any entry.
     """
+    module = f"TORCH[{entry!r}]" if entry else "TORCH"
+    if not entries_listed:
+        entries = "for s in [TORCH] for x in (s.values() if isinstance(s, dict) else [s])"
+        module = f"next(x {entries} if hasattr(x, 'state_dict'))"
     name = f"a whole pickled module, {class_name}: it is code, which is never run"
-    return _refused(path, Kind(name, _TO_STATE_DICT.replace("ENTRY", f"[{entry!r}]" * bool(entry))))
+    return _by_code(path, name, f"{module}.state_dict()")
+
+
+def refuse_protocol(path: Path, protocol: int, by_torch: bool) -> WeightsMissing:
+    """Return the error for a pickle of a newer protocol, or that torch.save did not write."""
+    arrays = "{{k: torch.as_tensor(v) for k, v in PICKLE.items() if hasattr(v, 'shape')}}"
+    return _by_code(path, f"a pickle of protocol {protocol}", "TORCH" if by_torch else arrays)
+
+
+def refuse_arrays(path: Path, entry: str) -> WeightsMissing:
+    """Return the error for a table of numpy's arrays; ``entry`` is its path in the file."""
+    part = "".join(f"[{key!r}]" for key in entry.split(".") if key)
+    arrays = f"TORCH{part}.items() if hasattr(v, 'shape')"
+    return _by_code(path, "arrays of numpy", f"{{{{k: torch.as_tensor(v) for k, v in {arrays}}}}}")
 
 
 def refuse_adapter(path: Path, key: str) -> WeightsMissing:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from freqkd_cli.errors import WeightsMissing
@@ -27,10 +28,11 @@ _BESIDE = re.compile(
 )
 """Top-level keys of a training script beside its network, which no forward pass of it reads."""
 
+_SIZED = ("dict", "OrderedDict", "list", "tuple")
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 
 
-def tables_of(content: Any, depth: int = 2) -> dict[str, dict[str, Tensor]]:
+def tables_of(content: Any, depth: int = 4) -> dict[str, dict[str, Tensor]]:
     """Return the tables of tensors in a checkpoint, by the path of their entry.
 
     The path of the checkpoint itself is empty. Tables of optimizers and of other state are left
@@ -43,7 +45,7 @@ def tables_of(content: Any, depth: int = 2) -> dict[str, dict[str, Tensor]]:
         for key, value in content.items()
         if isinstance(value, Tensor) and isinstance(key, str)
     }
-    tables = {"": tensors} if len(tensors) > 1 else {}
+    tables = {"": tensors} if len(tensors) > 1 or any("." in key for key in tensors) else {}
     for key, value in content.items():
         if depth and isinstance(key, str) and not _NO_WEIGHTS.search(key.lower()):
             for path, table in tables_of(value, depth - 1).items():
@@ -93,7 +95,8 @@ def _entries(content: Any) -> str:
     rows = []
     for key, value in list(content.items())[:12]:
         kind = type(value).__name__
-        size = f" of {len(value)}" if isinstance(value, Mapping | list | tuple) else ""
+        kind = getattr(value, "class_name", kind)  # the class in whose place an object stands
+        size = f" of {len(value)}" if kind in _SIZED else ""
         rows.append(f"{key} ({kind}{size})")
     return f"the entries {', '.join(rows)}" if rows else "no entry"
 
@@ -111,7 +114,9 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(_without_wrapper(state))
 
 
-def fitting(state: Mapping[str, Tensor], wanted: Collection[str], where: str) -> dict[str, Tensor]:
+def fitting(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | Collection[str], where: str
+) -> dict[str, Tensor]:
     """Return the group of tensors that has the wanted names after one prefix.
 
     The other keys are listed in the log. Where no group has all names, the one with the most is
@@ -119,7 +124,7 @@ def fitting(state: Mapping[str, Tensor], wanted: Collection[str], where: str) ->
 
     Args:
         state: all tensors of a checkpoint.
-        wanted: the names in the network.
+        wanted: the names in the network, or its tensors: groups of their shapes come first.
         where: the file, for messages.
 
     Raises:
@@ -139,8 +144,10 @@ def fitting(state: Mapping[str, Tensor], wanted: Collection[str], where: str) ->
     return kept
 
 
-def _prefix(state: Mapping[str, Tensor], wanted: Collection[str], where: str) -> str | None:
-    """Return the prefix of the group with the most wanted names."""
+def _prefix(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | Collection[str], where: str
+) -> str | None:
+    """Return the prefix of the group with the most wanted names, and the most of their shapes."""
     counts: Counter[str] = Counter()
     anchors = sorted(wanted, key=len, reverse=True)[:_ANCHORS]
     for anchor in anchors:
@@ -150,30 +157,52 @@ def _prefix(state: Mapping[str, Tensor], wanted: Collection[str], where: str) ->
                 counts[prefix] += 1
     if not counts:
         return None
-    totals = {p: sum(p + name in state for name in wanted) for p in counts}
+    totals = {prefix: _agreement(state, wanted, prefix) for prefix in counts}
     most = max(totals.values())
     best = [prefix for prefix, total in totals.items() if total == most]
-    if len(best) == 1:
+    if len(best) == 1 or all(_equal(state, wanted, best[0], prefix) for prefix in best[1:]):
         return best[0]
     averaged = [prefix for prefix in best if _AVERAGED.search(prefix)]
     if len(averaged) == 1:
         rest = ", ".join(repr(p.rstrip(".")) for p in best if p not in averaged)
         log.warning("%s: the averaged weights of %r are read, not %s", where, averaged[0], rest)
         return averaged[0]
-    raise _ambiguous(where, sorted(best))
+    raise _ambiguous(where, best)
+
+
+def _agreement(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | Collection[str], prefix: str
+) -> tuple[int, int]:
+    """Return how many wanted names a group has, and how many of these have the wanted shape."""
+    common = [name for name in wanted if prefix + name in state]
+    if not isinstance(wanted, Mapping):
+        return len(common), 0
+    shaped = [name for name in common if state[prefix + name].shape == wanted[name].shape]
+    return len(common), len(shaped)
+
+
+def _equal(state: Mapping[str, Tensor], wanted: Collection[str], first: str, other: str) -> bool:
+    """Whether two groups are the same network, saved under two names."""
+    pairs = ((state.get(first + name), state.get(other + name)) for name in wanted)
+    return all(a is b or (a is not None and b is not None and _same(a, b)) for a, b in pairs)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _ambiguous(where: str, prefixes: list[str]) -> WeightsMissing:
     groups = [prefix or "(no prefix)" for prefix in prefixes]
-    chosen, out = prefixes[-1], str(Path(where).with_suffix("")) + "-chosen.pth"
+    chosen = min(prefixes, key=lambda prefix: "teacher" in prefix)
+    out = str(Path(where).with_suffix("")) + "-chosen.pth"
     code = (
-        f"import torch; s = torch.load({where!r}, map_location='cpu', weights_only=True); "
-        f"s = s.get('state_dict', s); p = {chosen!r}; "
+        "import torch, pathlib; from freqkd_cli.weights.state_dict import read_state; "
+        f"s = read_state(pathlib.Path({where!r}).expanduser()); p = {chosen!r}; "
         f"torch.save({{k[len(p):]: v for k, v in s.items() if k.startswith(p)}}, {out!r})"
     )
     return WeightsMissing(
         f"{where} holds several networks that fit",
         got=f"groups of keys with the prefixes {', '.join(groups)}",
         need="one of them in a file of its own",
-        tip=f'python -c "{code}"',
+        tip=f"python -c \"{code}\" (p is the prefix of the one), and then --set 'weights={out}'",
     )

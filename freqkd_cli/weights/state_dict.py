@@ -20,6 +20,7 @@ from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
 from freqkd_cli.weights.foreign_files import (
     refuse_adapter,
+    refuse_arrays,
     refuse_foreign_file,
     refuse_module,
     refuse_quantized,
@@ -173,12 +174,19 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _refuse_module(path: Path, content: Any) -> None:
-    """Refuse a file whose only network is a pickled module."""
+    """Refuse a file whose only network is a pickled module, or whose weights are numpy's."""
     if not isinstance(content, Mapping) or tables_of(content):
         return
-    for key in ("model", "net", "network", "module", "student", "ema", "state_dict"):
-        if isinstance(content.get(key), Inert):
-            raise refuse_module(path, type(content[key]).__name__, key)
+    for key, value in content.items():
+        if isinstance(value, Inert) and value.is_module:
+            raise refuse_module(path, value.class_name, str(key))
+    for place, table in {"": content, **content}.items():
+        if isinstance(table, Mapping) and any(_is_array(x) for x in table.values()):
+            raise refuse_arrays(path, str(place))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Inert) and value.class_name.endswith("multiarray._reconstruct")
 
 
 def _refuse_quantized(path: Path, state: Mapping[str, Tensor | None]) -> None:
@@ -192,7 +200,7 @@ def _refuse_quantized(path: Path, state: Mapping[str, Tensor | None]) -> None:
             continue
         if value.is_quantized:
             raise refuse_quantized(path, key)
-        if value.dtype in (torch.int8, torch.uint8) and key.endswith("weight"):
+        if value.dtype.itemsize == 1 and value.dtype != torch.bool and key.endswith("weight"):
             raise refuse_quantized(path, f"{key} of type {value.dtype}".replace("torch.", ""))
 
 

@@ -211,7 +211,7 @@ def _script(path: Path) -> None:
         ),
         (
             lambda path: path.write_bytes(pickle.dumps({"weight": _Code()})),
-            "damaged file, or one of another format",
+            "code: posix.system",
         ),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "a damaged file"),
         (lambda path: path.write_bytes(b""), "an empty file"),

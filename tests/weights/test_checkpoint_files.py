@@ -105,9 +105,19 @@ def test_two_networks_that_fit_are_refused_with_a_command_that_works(tmp_path, f
     with pytest.raises(WeightsMissing, match="several networks that fit") as error:
         check(path)
     assert "student." in str(error.value) and "teacher." in str(error.value)
-    if form == "prefixes":
-        exec(error.value.tip.removeprefix('python -c "').removesuffix('"'), {})
-        check(tmp_path / "w-chosen.pth", seed=1)
+    assert f"--set 'weights={tmp_path / 'w-chosen.pth'}'" in error.value.tip
+    program = error.value.tip.removeprefix('python -c "').partition('" (p is')[0]
+    exec(program, {})
+    check(tmp_path / "w-chosen.pth", seed=0)
+    exec(program.replace("'student.'", "'teacher.'"), {})
+    check(tmp_path / "w-chosen.pth", seed=1)
+
+
+def test_the_network_of_the_right_shapes_is_read_and_equal_ones_are_one(tmp_path):
+    wide = {key: torch.cat([value, value]) for key, value in state(1).items() if value.ndim}
+    wide |= {key: value for key, value in state(1).items() if not value.ndim}
+    check(saved(tmp_path, {"student": state(0), "teacher": wide}))
+    check(saved(tmp_path, {"net": state(0), "model": state(0)}))
 
 
 def test_a_file_of_another_model_lists_its_entries_or_its_keys(tmp_path):
