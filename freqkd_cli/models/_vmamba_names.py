@@ -15,6 +15,7 @@ from torch import Tensor
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.models._vmamba_blocks import Backbone
 from freqkd_cli.models._vmamba_sizes import VARIANTS
+from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import load_exact
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ _RULES = tuple(
         (r"\.op\.x_proj\.weight$", ".op.x_proj_weight"),
         (r"\.op\.dt_projs\.(weight|bias)$", r".op.dt_projs_\1"),
     )
+)
+_FIRST = tuple(
+    f"{start}patch_embed.{layer}.weight" for start in ("backbone.", "") for layer in ("0", "proj")
 )
 _HEADS = ("classifier.", "norm.", "head.", "decode_head.", "auxiliary_head.")
 
@@ -66,6 +70,18 @@ def _shaped(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(like.shape) if flat or _plain(value.shape) == _plain(like.shape) else value
 
 
+def _of_one_model(state: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+    """Return the tensors of the only model with a patch embedding, without their prefix.
+
+    Raises:
+        WeightsMissing: there are several, and none is the average of the others.
+    """
+    for name in _FIRST:
+        if any(f".{key}".endswith(f".{name}") for key in state):
+            return fitting(state, {name}, where)
+    return state
+
+
 def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
     """Load an official checkpoint, and log what was loaded, renamed, left out and initialised.
 
@@ -74,6 +90,7 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
     Raises:
         WeightsMissing: it is of another variant or another network; nothing has been loaded then.
     """
+    state = _of_one_model(state, where)
     tensors, heads = backbone_tensors(state)
     wanted = backbone.state_dict()
     tensors = {

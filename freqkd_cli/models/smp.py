@@ -25,15 +25,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from freqkd_cli.errors import RecipeError
+from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._pooling import make_exportable
+from freqkd_cli.models._smp_guess import with_tip
 from freqkd_cli.models._smp_network import Network, create, network_of, unfilled
+from freqkd_cli.models._smp_weights import (
+    ONE_ROW_NAMES,
+    SMPTensors,
+    encoder_normalisation,
+    normalisation_of,
+    read_tensors,
+    warn_of_sigmoids,
+)
 from freqkd_cli.weights.config import read_config
-from freqkd_cli.weights.key_groups import fitting
-from freqkd_cli.weights.single_output import with_background_row
-from freqkd_cli.weights.state_dict import load_exact, read_state
+from freqkd_cli.weights.state_dict import load_exact
 
 Three = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)
@@ -78,15 +85,14 @@ def build(
     """
     place = Path(weights).expanduser() if weights else None
     network = network_of(arch, encoder, options, place)
-    state = _state(place, network) if place else None
+    tensors = read_tensors(place, network) if place else None
     model = SMP(
-        classes=_classes(state) or classes, network=network, encoder_weights=encoder_weights
+        classes=tensors.classes if tensors else classes,
+        network=network,
+        encoder_weights=encoder_weights,
     )
-    if state is not None and place is not None:
-        model.load_portable(state, where=str(weights))
-        _describe(model, place / "config.json")
-        if _one_row(place, network):
-            model.id2label = {0: "background", 1: "foreground"}
+    if tensors and place:
+        _fill(model, tensors, place, network)
     if mean or std:
         model.set_normalisation(
             mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist()
@@ -111,43 +117,28 @@ def taps(
     """
     place = Path(weights).expanduser() if weights else None
     network = network_of(arch, encoder, options, place)
-    state = _state(place, network) if place and place.exists() else None
-    return _measured(network, _classes(state) or classes)
+    here = place is not None and place.exists()
+    return _measured(network, read_tensors(place, network).classes if place and here else classes)
 
 
-def _state(place: Path, network: Network) -> dict[str, Tensor]:
-    """Return the network's tensors in a file or folder; a head of one row gets a second one."""
-    state = _fitting(place, network)
-    return with_background_row(state, *_last_layer(state))
-
-
-def _fitting(place: Path, network: Network) -> dict[str, Tensor]:
-    names = unfilled(network, 1)[0].state_dict()
-    return fitting(read_state(place), names, str(place))
-
-
-def _one_row(place: Path, network: Network) -> bool:
-    return _classes(_fitting(place, network)) == 1
-
-
-def _last_layer(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys of the head's last layer."""
-    head = sorted(key for key in state if key.startswith("segmentation_head."))
-    layer = head[-1].rpartition(".")[0] if head else ""
-    return [key for key in head if key.rpartition(".")[0] == layer]
-
-
-def _classes(state: Mapping[str, Tensor] | None) -> int | None:
-    """Return K of a state dict: the rows of its head's last layer."""
-    head = sorted(key for key in state or () if key.startswith("segmentation_head."))
-    return len(state[head[-1]]) if state and head and state[head[-1]].ndim else None
-
-
-def _describe(model: SMP, config: Path) -> None:
-    """Take class names, license, mean and std, where freqkd saved the folder."""
-    section = read_config(config).section if config.is_file() else None
-    if section is not None and section.model == "smp":
-        model.take(section)
+def _fill(model: SMP, tensors: SMPTensors, place: Path, network: Network) -> None:
+    """Load the tensors; take class names, license, mean and std, where the weights have them."""
+    path = place / "config.json"
+    config = read_config(path) if path.is_file() else None
+    try:
+        model.load_portable(tensors.state, where=str(place))
+    except WeightsMissing as error:
+        raise error if config else with_tip(error, tensors.state, network) from error
+    if config and config.section.model == "smp":
+        model.take(config.section)
+        return
+    if tensors.one_row:
+        model.id2label = dict(ONE_ROW_NAMES)
+    normalisation = normalisation_of(tensors, config, network, str(place))
+    if normalisation:
+        model.set_normalisation(*normalisation)
+    if config:
+        warn_of_sigmoids(config, str(place))
 
 
 @lru_cache(maxsize=32)
@@ -213,7 +204,7 @@ class SMP(Segmenter):
         self.net = create(network, classes, encoder_weights)
         make_exportable(self.net)
         if encoder_weights is not None:
-            self.set_normalisation(*_normalisation(network.encoder, encoder_weights))
+            self.set_normalisation(*encoder_normalisation(network.encoder, encoder_weights))
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
@@ -250,10 +241,3 @@ def _crop(x: Tensor, height: int, width: int) -> Tensor:
         return x[..., :height, :width]
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     return x.index_select(-2, rows).index_select(-1, columns)
-
-
-def _normalisation(encoder: str, encoder_weights: str) -> tuple[Any, Any]:
-    from segmentation_models_pytorch.encoders import get_preprocessing_params
-
-    parameters = get_preprocessing_params(encoder, pretrained=encoder_weights)
-    return parameters["mean"], parameters["std"]

@@ -283,6 +283,16 @@ def test_a_file_of_mmsegmentation_loads_and_a_line_is_logged(
     )
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.module.", "model.backbone.", "student."])
+def test_any_prefix_beside_other_tensors(tmp_path: Path, backbone: Backbone, prefix: str) -> None:
+    state = authors(backbone)
+    beside = {"criterion.weight": torch.ones(3), "mean": torch.zeros(3)}
+    named = {f"{prefix}{key}": value for key, value in merged(state).items()}
+    torch.save({"state_dict": beside | named, "epoch": 1}, tmp_path / "w.pth")
+    load_backbone(backbone, read_state(tmp_path / "w.pth"), "w.pth")
+    assert equal(backbone, state)
+
+
 def test_settings_beside_the_weights_are_not_in_the_way(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
