@@ -153,5 +153,6 @@ def latency_sizes(source: Path) -> tuple[tuple[int, int], ...]:
 
 
 def model_name(folder: Path) -> str:
-    """Return the recipe's name of the model in a folder; transformers' folders hold a SegFormer."""
-    return read_config(folder / CONFIG).section.model or "segformer"
+    """Return the recipe's name of the model in a folder; that of smp's or transformers' is known."""
+    config = read_config(folder / CONFIG)
+    return config.section.model or ("smp" if config.of_smp else "segformer")

@@ -70,7 +70,10 @@ def read_tensors(place: Path, network: Network) -> SMPTensors:
 
 
 def _buffers(state: Mapping[str, Tensor]) -> Normalisation | None:
-    """Return the only mean and std of three channels that a training script keeps as tensors."""
+    """Return the only mean and std of three channels that a training script keeps as tensors.
+
+    A mean of 0 and a std of 1 do nothing: the images were normalised elsewhere, or not at all.
+    """
     values: dict[str, list[Tensor]] = {"mean": [], "std": []}
     for key, x in state.items():
         match = _BUFFER.search(key)
@@ -80,7 +83,7 @@ def _buffers(state: Mapping[str, Tensor]) -> Normalisation | None:
         return None
     mean, std = values["mean"][0], values["std"][0]
     unit = 255 if max(float(mean.max()), float(std.max())) > _BYTES else 1
-    if float(std.min()) <= 0:
+    if float(std.min()) <= 0 or (not mean.any() and bool((std == 1).all())):
         return None
     rounded = [[round(x / unit, 7) for x in tensor.tolist()] for tensor in (mean, std)]
     return rounded[0], rounded[1]

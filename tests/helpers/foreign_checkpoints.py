@@ -30,6 +30,7 @@ from foreign_files import (
     script_file,
     zipped_folder,
 )
+from small_models import SECTIONS, shared
 
 
 def refused_forms() -> list[dict[str, Any]]:
@@ -145,7 +146,9 @@ def refused_forms() -> list[dict[str, Any]]:
             saved("unet", lambda net: net.state_dict()),
             "unet|missing|fit",
             "",
-            "fpn",
+            "unet",
+            section=SECTIONS["fpn"],
+            truth=lambda: shared("unet"),
         ),
         row("classifier of ImageNet", classifier, "head", "head", **folder),
         row("config alone", config_alone, "no weights|weights", "", **folder),
