@@ -153,6 +153,6 @@ def latency_sizes(source: Path) -> tuple[tuple[int, int], ...]:
 
 
 def model_name(folder: Path) -> str:
-    """Return the recipe's name of the model in a folder; that of smp's or transformers' is known."""
+    """Return the recipe's name of the model in a folder, also of smp's or transformers' own."""
     config = read_config(folder / CONFIG)
     return config.section.model or ("smp" if config.of_smp else "segformer")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import FreqKDError, WeightsMissing
+from freqkd_cli.export.deploy import model_name
 from freqkd_cli.models import smp
 from freqkd_cli.teacher.teacher_classes import same_classes
 
@@ -71,6 +72,7 @@ def test_a_folder_of_save_pretrained_is_the_same_network(tmp_path: Path, name: s
     assert_equal(net, loaded)
     save_model(tmp_path / "ours", loaded)
     assert_equal(net, load_model(tmp_path / "ours"))
+    assert model_name(tmp_path / "theirs") == model_name(tmp_path / "ours") == "smp"
     taps = {tap.name: tap for tap in smp.taps(classes=9, weights=str(tmp_path / "theirs"))}
     assert taps["logits"].channels == 3
 
@@ -134,6 +136,13 @@ def test_the_librarys_own_lightning_example(
     torch.testing.assert_close(model.std.flatten(), std, atol=1e-6, rtol=0)
     model = smp.build(**given, weights=str(tmp_path / "bytes.ckpt"), mean=[0.5, 0.5, 0.5])
     assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_mean_of_0_and_a_std_of_1_mean_nothing(tmp_path: Path) -> None:
+    state = {"mean": torch.zeros(3), "std": torch.ones(3)} | made().state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    model = smp.build(classes=3, arch="unet", encoder=ENCODER, weights=str(tmp_path / "w.pth"))
+    torch.testing.assert_close(model.mean.flatten()[0], torch.tensor(0.485))
 
 
 def test_mean_and_std_of_pretrained_encoders_of_timm(tmp_path: Path) -> None:
