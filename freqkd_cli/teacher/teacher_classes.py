@@ -49,17 +49,12 @@ def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
 def same_classes(model: nn.Module, classes: Sequence[str]) -> bool:
     """Return whether a model has these classes in this order.
 
-    Capitals and separators are ignored, and a model without class names passes. ``foreground``, as
-    a network with one output row has, is any class but the background.
+    Capitals and separators are ignored, and a model without class names passes.
     """
     names = _names(model)
     return model.classes == len(classes) and (
-        not names or all(map(_same, map(_plain, names), map(_plain, classes)))
+        not names or [*map(_plain, names)] == [*map(_plain, classes)]
     )
-
-
-def _same(name: str, other: str) -> bool:
-    return name == other or (name == "foreground" and other != "background")
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ def test_one_output_row_is_two_classes(tmp_path: Path, form: str) -> None:
     torch.testing.assert_close(logits[:, 1:], expected, atol=1e-5, rtol=0)
     assert not logits[:, 0].any()
     assert torch.equal(logits.argmax(1), (expected[:, 0] > 0).long())
-    assert same_classes(model, ("background", "crack"))
-    assert not same_classes(model, ("crack", "background"))
+    assert same_classes(model, ("background", "foreground"))
+    assert not same_classes(model, ("foreground", "background"))
 
 
 def test_a_sigmoid_of_several_classes_is_a_warning(
