@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -48,21 +47,13 @@ Predictions = Annotated[
         help="Score the label PNGs in this folder, named like the images. Runs no model.",
     ),
 ]
-
-
-class Coding(StrEnum):
-    """Values of --coding."""
-
-    train_ids = "train-ids"
-    masks = "masks"
-
-
-CodingOption = Annotated[
-    Coding,
+PixelCoding = Annotated[
+    Literal["train-ids", "masks", "colors"] | None,
     typer.Option(
         "--coding",
-        help="What the files of --predictions hold: class numbers, or the values (or colors) of "
-        "the data set's own masks.",
+        help="What the pixels of --predictions hold: class numbers (the default), the values of "
+        "the data set's masks, or its colors.",
+        show_default=False,
     ),
 ]
 Masks = Annotated[
@@ -87,7 +78,7 @@ def run(
     teacher: Annotated[bool, typer.Option("--teacher", help="Score the recipe's teacher.")] = False,
     recipe: Recipe = None,
     predictions: Predictions = None,
-    coding: CodingOption = Coding.train_ids,
+    coding: PixelCoding = None,
     flip: Flip = False,
     scales: Scales = None,
     slide: Slide = None,
@@ -133,7 +124,7 @@ def run(
         device=device,
         sets=tuple(sets or ()),
         predictions=predictions,
-        coding=coding.value,
+        coding=coding,
         averaging=parse(flip, scales, slide, stride),
         batch_size=batch_size,
     )
@@ -159,6 +150,8 @@ def _table(result: dict[str, Any]) -> str:
     for name, number in numbers().items():
         rows.append((number.heading, _text(number.printed(result[name]))))
     rows.append(("images", str(result["images"])))
+    if result["coding"]:
+        rows.append(("coding", result["coding"]))
     if result["test_time"]:
         rows.append(("test time", result["test_time"]["text"]))
     return columns(rows + (_cost(result) if result["parameters"] is not None else []))

@@ -18,7 +18,8 @@ from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.averaging import Averaged, Averaging
 from freqkd_cli.score.evaluate import as_json
 from freqkd_cli.score.label_files import check_masks, mask_writer
-from freqkd_cli.score.score_files import Coding, score_files
+from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding
+from freqkd_cli.score.score_files import score_files
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 from freqkd_cli.weights.folder_kinds import model_folder
@@ -43,6 +44,7 @@ class EvalOptions:
     Attributes:
         limit: only the first images, 0 = all.
         min_miou: in [0, 1].
+        coding: what the pixels of ``predictions`` hold; None = class numbers.
         overwrite: replace files in ``masks``.
         batch_size: None = by the size of the images.
     """
@@ -58,7 +60,7 @@ class EvalOptions:
     device: str | None = None
     sets: tuple[str, ...] = ()
     predictions: Path | None = None
-    coding: Coding = "train-ids"
+    coding: Coding | None = None
     averaging: Averaging = Averaging()
     batch_size: int | None = None
 
@@ -71,10 +73,10 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
         WeightsMissing, DataMissing, DataBroken: something is missing or cannot be scored.
         CheckFailed: the mIoU is below ``min_miou``; the message has both.
     """
-    if options.coding != "train-ids" and options.predictions is None:
-        raise UsageError("--coding has no effect without --predictions", need="--predictions DIR")
     if options.overwrite and options.masks is None:
         raise UsageError("--overwrite has no effect without --masks", need="--masks DIR")
+    if options.coding is not None and options.predictions is None:
+        raise UsageError("--coding has no effect without --predictions", need="--predictions DIR")
     score_source = _score_model if options.predictions is None else _score_predictions
     document = score_source(source, options, progress)
     absent = [row["name"] for row in document["per_class"] if row["accuracy"] is None]
@@ -114,6 +116,7 @@ def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[
         each=mask_writer(options.masks, split.dataset) if options.masks else None,
     )
     scores = as_json(result, split.dataset.classes) | {"test_time": averaging.to_json()}
+    scores["coding"] = None
     return _document(source, name, options, scores) | split.cost(model, processes, scored)
 
 
@@ -153,6 +156,7 @@ def _score_predictions(source: str, options: EvalOptions, progress: Progress) ->
             tip="leave it out",
         )
     assert options.predictions is not None
+    coding = options.coding or TRAIN_IDS
     recipe = _load(options.recipe or _recipe_of(source), options)
     dataset = assemble.build_dataset(recipe, options.split, options.data_root)
     total = min(options.limit or len(dataset), len(dataset))
@@ -163,14 +167,14 @@ def _score_predictions(source: str, options: EvalOptions, progress: Progress) ->
         result = score_files(
             options.predictions,
             dataset,
-            coding=options.coding,
+            coding=coding,
             limit=options.limit,
             progress=progress.advance,
         )
     finally:
         progress.end()
     of_models = ("test_time", "parameters", "latency_ms", "latency_size", "threads", "device")
-    scores = as_json(result, dataset.classes)
+    scores = as_json(result, dataset.classes) | {"coding": coding}
     return _document(source, str(options.predictions), options, scores) | dict.fromkeys(of_models)
 
 
