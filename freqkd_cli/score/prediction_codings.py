@@ -172,7 +172,7 @@ class Readings:
         plausible = {name for name in self.others if len(self.classes[name]) >= most}
         for name in sorted(plausible & self.different):
             log.warning(
-                "the predictions fit --coding %s as well, with other classes; "
+                "the predictions also fit --coding %s, with other classes; "
                 "they were read with --coding %s",
                 name,
                 self.reader.coding,

@@ -124,7 +124,7 @@ def test_values_that_fit_both_codings_are_a_warning(shifted, tmp_path, freqkd, c
     words = ("eval", recipe, "--predictions", copies(guesses, tmp_path / "out"), "--json")
     with caplog.at_level(logging.WARNING):
         first = json.loads(freqkd(*words)[1])
-    text = "the predictions fit --coding masks as well, with other classes"
+    text = "the predictions also fit --coding masks, with other classes"
     assert text in caplog.text and first["coding"] == "train-ids"
     second = json.loads(freqkd(*words, "--coding", "masks")[1])
     assert second["per_class"][0]["iou"] > 0.3 and first["per_class"][0]["iou"] == 0

@@ -175,6 +175,6 @@ def test_files_in_the_coding_of_the_masks_are_offered_and_scored(place, masks, f
     for name in SCORES:
         assert json.loads(out)[name] == json.loads(plain)[name], name
     code, _, err = freqkd(*words, "--predictions", shifted, "--limit", "1")
-    assert code == 0 and "also fit the coding of the data set's masks" in err
+    assert code == 0 and "also fit --coding masks, with other classes" in err
     code, _, err = freqkd("eval", place / "run", "--coding", "masks")
     assert code == 2 and "--coding has no effect without --predictions" in err
