@@ -134,3 +134,13 @@ class WeightsMissing(Missing):
 
 class Interrupted(FreqKDError):
     exit_code = 75
+
+
+def quoted(error: object) -> str:
+    """Return the first line of another library's message, without control characters.
+
+    It is cut to 200 characters; the class of the error stands for an empty message.
+    """
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    text = "".join(c if c.isprintable() else "?" for c in line)
+    return text[:200] or type(error).__name__

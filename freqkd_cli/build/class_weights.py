@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def count_pixels(dataset: Dataset, classes: int, progress: Progress) -> Frequenc
 
 def _order(length: int) -> Iterator[int]:
     """Yield every index below ``length``, at first :data:`MASKS` of them spread evenly."""
-    first = np.unique(np.linspace(0, length - 1, min(MASKS, length)).round().astype(int))
-    yield from first.tolist()
+    first = spread(length, MASKS)
+    yield from first
     yield from np.setdiff1d(np.arange(length), first).tolist()
 
 

@@ -10,7 +10,7 @@ from freqkd_cli.datasets._folder_files import LOSSLESS, File
 from freqkd_cli.datasets._folder_match import Match
 from freqkd_cli.datasets._folder_places import Place
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.pairs import some
+from freqkd_cli.images.pairs import same_stem, some
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 _NEED = (
@@ -132,11 +132,4 @@ def _twice(files: Sequence[File], preferred: Sequence[str]) -> DataBroken | None
         first = file.suffix.lower() in preferred
         same_name.setdefault((file.folder, file.stem, first), []).append(file)
     same = next((group for group in same_name.values() if len(group) > 1), None)
-    if same is None:
-        return None
-    return DataBroken(
-        f"two files in {same[0].base} have the same stem",
-        got=" and ".join(file.name for file in same[:2]),
-        need="one file per stem",
-        tip="rename or remove one of them",
-    )
+    return None if same is None else same_stem(same[0].base, same[0].name, same[1].name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from freqkd_cli.datasets._label_values import Ignore, LabelMap, covers, is_color, span, values_of
 from freqkd_cli.errors import UsageError
@@ -35,7 +36,7 @@ class LabelKeys:
     Attributes:
         ids: class ids, ascending.
         ignore, zero_label, label_map, threshold, scale: as in the recipe.
-        names: names of the ids, for messages.
+        names: names of the ids.
     """
 
     ids: list[int]
@@ -56,6 +57,17 @@ class LabelKeys:
             if level in self.stored(self.zero_label) and abs(IGNORE - level * self.scale) <= 0.5:
                 return sorted({*self.ignore})
         return sorted({self.void, *self.ignore})
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what identifies these keys in a manifest; keys of no effect are left out."""
+        optional = {
+            "zero_label": self.zero_label if self.zero_label != "keep" else None,
+            "label_map": dict(sorted(self.label_map.items())) or None,
+            "threshold": self.threshold,
+            "scale": self.scale,
+        }
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"classes": list(self.names), "ids": self.ids, "ignore": self.ignored} | given
 
     @property
     def void(self) -> int:

@@ -17,7 +17,7 @@ from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern, pattern_fo
 from freqkd_cli.datasets._folder_places import Place, mask_places, partner_of
 from freqkd_cli.datasets._folder_unlabelled import check_unlabelled
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, some
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, same_stem, some
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -189,12 +189,7 @@ def _pairs(images: Sequence[File], masks: Sequence[File] | Sequence[Path] | None
     first: dict[str, File] = {}
     for image in images:
         if image.title in first:
-            raise DataBroken(
-                f"two files in {image.base} have the same stem",
-                got=f"{first[image.title].name} and {image.name}",
-                need="one file per stem",
-                tip="rename or remove one of them",
-            )
+            raise same_stem(image.base, first[image.title].name, image.name)
         first[image.title] = image
     return [Pair(image.title, image.path, path) for image, path in zip(images, paths, strict=True)]
 

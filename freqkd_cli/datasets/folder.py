@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -107,44 +107,32 @@ def build(
             an id that is no class.
     """
     root = _root(root)
-    found = class_list(root, classes)
-    _check_folder(root, split, found)
+    listed = class_list(root, classes)
+    _check_folder(root, split, listed)
     pairs = find_pairs(root, split, mask, split_)
     labels = [pair.label for pair in pairs if pair.label is not None]
-    if labels and not found.names:
+    if labels and not listed.names:
         raise _no_names(labels[0].parent)
     if not label_map and threshold is None and scale is None:
-        label_map = color_map(found, pairs)
-    void = (value for value in found.ignored if not covers(label_map or {}, value))
+        label_map = color_map(listed, pairs)
+    void = (value for value in listed.ignored if not covers(label_map or {}, value))
     ignored = {*values_of(ignore), *void}
-    ids = sorted(found.names)
-    ordered = [found.names[number] for number in ids]
-    keys = LabelKeys(
-        ids,
-        tuple(sorted(ignored)),
-        zero_label,
-        dict(label_map or {}),
-        threshold,
-        scale,
-        tuple(ordered),
-    )
+    ids = sorted(listed.names)
+    names = tuple(listed.names[number] for number in ids)
+    in_map = dict(label_map or {})
+    keys = LabelKeys(ids, tuple(sorted(ignored)), zero_label, in_map, threshold, scale, names)
     if labels and len(ids) == 1:
         raise single_class(keys, labels)
-    arguments: dict[str, Any] = {"classes": ordered, "ids": keys.ids, "ignore": keys.ignored}
-    arguments |= {"zero_label": zero_label} if zero_label != "keep" else {}
-    arguments |= {"label_map": dict(sorted(label_map.items()))} if label_map else {}
-    arguments |= {"threshold": threshold} if threshold is not None else {}
-    arguments |= {"scale": scale} if scale is not None else {}
     conversion = Conversion.of(bits, percentile, bands, RECIPE)
-    arguments |= conversion.arguments()
+    arguments = keys.arguments() | conversion.arguments()
     arguments |= {"mask": mask} if mask is not None else {}
     arguments |= {"split": split_} if split_ is not None else {}
     rule = rule_of(keys)
     return FileDataset(
         {"name": "folder", "split": split, "arguments": arguments},
         pairs,
-        ordered,
-        _palette(colors, found, keys.ids),
+        names,
+        _palette(colors, listed, keys.ids),
         rule,
         advice_of(keys, rule),
         conversion,
@@ -181,14 +169,14 @@ def _root(root: Path | None) -> Path:
     return Path(root)
 
 
-def _palette(colors: Colors | None, found: ClassList, ids: Sequence[int]) -> np.ndarray:
+def _palette(colors: Colors | None, listed: ClassList, ids: Sequence[int]) -> np.ndarray:
     """Return the colors of the recipe, else those of the class list, else the program's own."""
-    if colors is None and set(ids) <= set(found.colors):
-        return np.array([found.colors[number] for number in ids], np.uint8).reshape(-1, 3)
-    return palette_with(colors, [found.names[number] for number in ids])
+    if colors is None and set(ids) <= set(listed.colors):
+        return np.array([listed.colors[number] for number in ids], np.uint8).reshape(-1, 3)
+    return palette_with(colors, [listed.names[number] for number in ids])
 
 
-def _check_folder(root: Path, split: str, found: ClassList) -> None:
+def _check_folder(root: Path, split: str, listed: ClassList) -> None:
     """Check the usual folder of the masks before the files in it.
 
     Raises:
@@ -201,7 +189,7 @@ def _check_folder(root: Path, split: str, found: ClassList) -> None:
     ):
         if images.is_dir():
             if masks.is_dir():
-                if not found.names:
+                if not listed.names:
                     raise _no_names(masks)
                 return
             broken = next(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from freqkd_cli.doctor.finding import Finding, finding_about
-from freqkd_cli.doctor.survey import Survey, spread
+from freqkd_cli.doctor.survey import Survey
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_advice import Doubt, color_noise
 from freqkd_cli.images.label_refusal import refusal

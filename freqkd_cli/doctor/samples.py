@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from freqkd_cli.doctor.survey import spread
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.dataset import Dataset
+from freqkd_cli.images.dataset import Dataset, spread
 from freqkd_cli.images.pairs import printable
 
 SAMPLES = 6

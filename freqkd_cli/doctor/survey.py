@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset, Mask
 from freqkd_cli.images.label_refusal import rejected_values
 from freqkd_cli.images.label_rules import INVALID
@@ -80,17 +81,6 @@ def survey(dataset: FileDataset, *, every: bool = False) -> Survey:
         for index in result.grey:
             result.rejected.pop(index, None)
     return result
-
-
-def spread(length: int, number: int) -> list[int]:
-    """Return at most ``number`` indices below ``length``, evenly spread, first and last included.
-
-    A single index is 0.
-    """
-    if not length:
-        return []
-    places = np.linspace(0, length - 1, min(number, length)).round().astype(int)
-    return np.unique(places).tolist()
 
 
 def _add_header(result: Survey, dataset: FileDataset, index: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from freqkd_cli.doctor.finding import Finding
-from freqkd_cli.doctor.survey import spread
 from freqkd_cli.errors import DataBroken
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset
 
 _SAMPLES = 32

@@ -58,3 +58,14 @@ class Dataset(Protocol):
         Keys: name, split, arguments, number of images, and a hash or a generator's version.
         """
         ...
+
+
+def spread(length: int, number: int) -> list[int]:
+    """Return at most ``number`` indices below ``length``, evenly spread, first and last included.
+
+    A single index is 0.
+    """
+    if not length:
+        return []
+    places = np.linspace(0, length - 1, min(number, length)).round().astype(int)
+    return np.unique(places).tolist()

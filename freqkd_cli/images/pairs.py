@@ -36,14 +36,19 @@ def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.is_dir():
             continue
         if path.stem in files:
-            raise DataBroken(
-                f"two files in {folder} have the same stem",
-                got=f"{files[path.stem].name} and {path.name}",
-                need="one file per stem",
-                tip="rename or remove one of them",
-            )
+            raise same_stem(folder, files[path.stem].name, path.name)
         files[path.stem] = path
     return files
+
+
+def same_stem(folder: object, first: str, second: str) -> DataBroken:
+    """Return the error for two files of a folder whose names differ in the suffix alone."""
+    return DataBroken(
+        f"two files in {folder} have the same stem",
+        got=f"{first} and {second}",
+        need="one file per stem",
+        tip="rename or remove one of them",
+    )
 
 
 def by_stem(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from freqkd_cli.errors import DataBroken
+from freqkd_cli.errors import DataBroken, quoted
 from freqkd_cli.images.file_kinds import RAW, filled, first_bytes, kind_of, looks_like_image
 from freqkd_cli.images.tiff_header import TiffPage, tiff_pages
 
@@ -78,6 +78,6 @@ def _of_an_image(path: Path, error: BaseException) -> DataBroken:
             return unsupported_tiff(path, page)
         if page.planar and page.bands > 1:
             return unsupported_tiff(path, page)
-    got = "a damaged header" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-    got = "".join(c if c.isprintable() else " " for c in got.replace(str(path), path.name))
-    return DataBroken(f"cannot read {path}", got=got or type(error).__name__, tip=RESTORE)
+    damaged = isinstance(error, Image.UnidentifiedImageError)
+    got = "a damaged header" if damaged else quoted(error).replace(str(path), path.name)
+    return DataBroken(f"cannot read {path}", got=got, tip=RESTORE)

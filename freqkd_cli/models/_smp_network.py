@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.errors import RecipeError, WeightsMissing, quoted
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.weights.config import read_config
 
@@ -191,7 +191,7 @@ def create(network: Network, classes: int, encoder_weights: str | None = None) -
     except OSError as error:  # the hub's errors are OSErrors
         raise WeightsMissing(
             f"encoder weights {encoder_weights!r} for {network.encoder} could not be fetched",
-            got=_line(error),
+            got=quoted(error),
             tip="encoder_weights: null",
             key="encoder_weights",
         ) from error
@@ -208,7 +208,7 @@ def create(network: Network, classes: int, encoder_weights: str | None = None) -
         options = f" and {network.options}" if network.options else ""
         raise RecipeError(
             f"smp cannot build {network.arch} with encoder {network.encoder}{options}",
-            got=_line(error),
+            got=quoted(error),
         ) from error
 
 
@@ -239,7 +239,3 @@ def _check_encoder(encoder: str) -> None:
             need="one of its encoders, or tu- and a timm name",
             key="encoder",
         )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

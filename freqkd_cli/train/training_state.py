@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.build.objective import Objective
-from freqkd_cli.errors import CheckpointDamaged
+from freqkd_cli.errors import CheckpointDamaged, quoted
 from freqkd_cli.recipe.learning_rate import rate_factor
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Training:
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
             raise CheckpointDamaged(
                 "the checkpoint does not fit this recipe's student, losses and optimizer",
-                got=str(error).splitlines()[0],
+                got=quoted(error),
                 tip="--overwrite to start again, or another --out",
             ) from error
 

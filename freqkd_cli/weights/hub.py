@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, quoted
 
 
 def is_hub_id(name: str) -> bool:
@@ -58,7 +58,7 @@ def hub_file(repository: str, names: Collection[str], *, offline: bool = False) 
             break
     raise WeightsMissing(
         f"{repository} is not a folder here and could not be fetched from the hub",
-        got=str(trouble).splitlines()[0] if str(trouble) else type(trouble).__name__,
+        got=quoted(trouble),
         need=f"{' or '.join(names)} in that repository, and a connection or a filled hub cache",
         tip="download it on a machine with a connection and use the folder as weights",
     ) from trouble

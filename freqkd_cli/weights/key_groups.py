@@ -23,8 +23,9 @@ _SHOWN = 6
 _AVERAGED = re.compile(r"(^|[._])(ema|model_ema|ema_model|averaged|swa|n_averaged)([._]|$)")
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|grad|momentum|callback|loop|rng|hyper|config|meta")
 _BESIDE = re.compile(
-    r"^(criterion|criterions|loss|losses|loss_fn|lossfn|metric|metrics|train_metrics|val_metrics|"
-    r"test_metrics|classification_head|teacher|teacher_model|discriminator|mean|std|pixel_mean|pixel_std|n_averaged)($|[._])"
+    r"^(criterions?|loss|losses|loss_fn|lossfn|metrics?|(train|val|test)_metrics"
+    r"|classification_head|teacher|teacher_model|discriminator"
+    r"|mean|std|pixel_mean|pixel_std|n_averaged)($|[._])"
 )
 """Top-level keys of a training script beside its network, which no forward pass of it reads."""
 

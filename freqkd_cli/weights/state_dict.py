@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, quoted
 from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
 from freqkd_cli.weights.foreign_files import (
@@ -213,7 +213,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         state = load_file(path)
         expected, actual = _checksums(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsMissing(f"{path} cannot be read", got=printed(error), tip=tip) from error
+        raise WeightsMissing(f"{path} cannot be read", got=quoted(error), tip=tip) from error
     if expected != actual:
         raise WeightsMissing(
             f"{path} is damaged: its checksum does not match",
@@ -256,9 +256,3 @@ def _with_sorted_metadata(content: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return b"".join((content[:8], text.ljust(length), content[8 + length :]))
-
-
-def printed(error: object) -> str:
-    """Return the first line of another library's message without control characters."""
-    line = (str(error).splitlines() or [""])[0]
-    return "".join(c if c.isprintable() else "?" for c in line)[:200] or type(error).__name__
