@@ -19,10 +19,11 @@ from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.runtime.files import write_synced
+from freqkd_cli.weights.checked_safetensors import safetensors_bytes
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
 from freqkd_cli.weights.folder_kinds import model_folder
 from freqkd_cli.weights.key_groups import fitting
-from freqkd_cli.weights.state_dict import read_state, safetensors_bytes
+from freqkd_cli.weights.state_dict import read_state
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 

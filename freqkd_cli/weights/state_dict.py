@@ -1,13 +1,7 @@
-"""Weight files: safetensors, and pickles of plain tensors.
-
-A safetensors file that freqkd wrote carries the sha256 of its data in its header's metadata. It is
-checked whenever the file is read; files of other programs have none and are read as they are.
-"""
+"""Weight files: one or several files of tensors, read and loaded into a network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.errors import WeightsMissing, quoted
+from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.runtime.json_file import read_object
+from freqkd_cli.weights.checked_safetensors import is_safetensors, read_safetensors
 from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
 from freqkd_cli.weights.foreign_files import (
     refuse_adapter,
@@ -27,9 +22,6 @@ from freqkd_cli.weights.foreign_files import (
 )
 from freqkd_cli.weights.key_groups import fitting, keys_of, one_table, tables_of, unwrapped
 from freqkd_cli.weights.pickles import Inert, read_pickle
-
-CHECKSUM = "freqkd.sha256"
-"""Metadata key of the sha256 of a safetensors file's data: every byte after the header."""
 
 _SHOWN = 4
 _QUANTIZED = ("._packed_params", ".SCB", ".qweight", ".quant_state", ".weight_format")
@@ -151,26 +143,18 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one file, by its content and not by its name."""
-    if _is_safetensors(path):
-        state = _read_safetensors(path)
+    if is_safetensors(path):
+        state = read_safetensors(path)
     else:
         refuse_foreign_file(path)
         if path.suffix == ".safetensors":
-            _read_safetensors(path)  # raises with what is damaged
+            read_safetensors(path)  # raises with what is damaged
         content = read_pickle(path)
         _refuse_quantized(path, dict.fromkeys(keys_of(content)))
         _refuse_module(path, content)
         state = one_table(content, str(path))
     _refuse_quantized(path, state)
     return state
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file starts as safetensors does: the header's length, then a JSON object."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    size = path.stat().st_size
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def _refuse_module(path: Path, content: Any) -> None:
@@ -202,57 +186,3 @@ def _refuse_quantized(path: Path, state: Mapping[str, Tensor | None]) -> None:
             raise refuse_quantized(path, key)
         if value.dtype.itemsize == 1 and value.dtype != torch.bool and key.endswith("weight"):
             raise refuse_quantized(path, f"{key} of type {value.dtype}".replace("torch.", ""))
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    tip = "copy, download or export it again"
-    try:
-        state = load_file(path)
-        expected, actual = _checksums(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsMissing(f"{path} cannot be read", got=quoted(error), tip=tip) from error
-    if expected != actual:
-        raise WeightsMissing(
-            f"{path} is damaged: its checksum does not match",
-            got=f"sha256 {actual}",
-            need=expected,
-            tip=tip,
-        )
-    return state
-
-
-def _checksums(path: Path) -> tuple[str | None, str | None]:
-    """Return the recorded and the actual sha256 of a safetensors file's data.
-
-    Both are None where none is recorded.
-    """
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        expected = header.get("__metadata__", {}).get(CHECKSUM)
-        return expected, expected and hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def safetensors_bytes(state: dict[str, Tensor]) -> bytes:
-    """Return a safetensors file of ``state`` with the checksum of its data in the metadata."""
-    from safetensors.torch import save
-
-    # The layout of the data does not depend on the metadata, so a first copy gives the checksum.
-    content = memoryview(save(state))
-    data = content[8 + int.from_bytes(content[:8], "little") :]
-    checksum = hashlib.sha256(data).hexdigest()
-    return _with_sorted_metadata(save(state, metadata={"format": "pt", CHECKSUM: checksum}))
-
-
-def _with_sorted_metadata(content: bytes) -> bytes:
-    """Return a safetensors file whose metadata keys are sorted.
-
-    The library writes them in random order, and equal models must be equal files.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"".join((content[:8], text.ljust(length), content[8 + length :]))
