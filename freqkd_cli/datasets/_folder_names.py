@@ -27,8 +27,10 @@ _SPLITS = {
 _SHORT_SPLITS = {"trn": "train", "tr": "train", "va": "val", "ts": "test", "te": "test"}
 """Only beside a word for images or masks, as in ``imagesTr``."""
 
-_FORMATS = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif"})
-_FILLERS = frozenset({"set", "data", "split", "dataset", "dir", "folder"})
+_SILENT = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dir", "folder"})
+"""Words beside the one that says what a folder holds, as in ``masks_png`` and ``img_dir``."""
+
+_FILLERS = frozenset({"set", "data", "split", "dataset"})
 _LIST_FILLERS = frozenset(
     """list lists lst ids id images image files file filenames names split set pairs stems
     """.split()
@@ -57,7 +59,7 @@ class Role(NamedTuple):
 def role(name: str) -> Role:
     """Return what a folder of this name holds; both parts are None for any other name."""
     parts = [part for part in _SEPARATORS.split(name.casefold()) if part]
-    joined = "".join([part for part in parts if part not in _FORMATS] or parts)
+    joined = "".join([part for part in parts if part not in _SILENT] or parts)
     if joined in _SPLITS:
         return Role(None, _SPLITS[joined])
     if kind := _kind(joined):

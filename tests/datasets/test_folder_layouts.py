@@ -127,6 +127,7 @@ LAYOUTS = {
     "labels": ("images/{0}", "labels/{0}"),
     "annotations": ("images/{0}", "annotations/{0}"),
     "gt": ("img/{0}", "gt/{0}"),
+    "mmsegmentation": ("img_dir/{0}", "ann_dir/{0}"),
     "JPEGImages": ("JPEGImages/{0}", "SegmentationClass/{0}"),
     "split first": ("{0}/imgs", "{0}/segmentation"),
     "joined names": ("{0}_images", "{0}_masks"),
