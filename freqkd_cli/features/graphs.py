@@ -13,21 +13,25 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.loss import Grid
+from freqkd_cli.features.pooling import pooled, to_nodes
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectral.fourier import common_grid, widened
-from freqkd_cli.spectral.graph import GramKind, graph_rows, symmetric
+from freqkd_cli.spectral.graph import GramKind, graph_rows, softmax_attention, symmetric
 from freqkd_cli.spectral.graph_forms import Dense, Gram, Graph
 from freqkd_cli.views.batch import Batch
 
 Proxy = Literal["similarity", "query_key", "state_affinity"]
+Projection = Literal["shared", "separate"]
 
 WIDEST = 32
 """Channels of a ``query_key`` head."""
+
+LAYER_NORM_EPS = 1e-6
+"""Added to the variance of a node's channels, as in SegFormer."""
 
 
 def node_grid(student: Tap, student_grid: Grid, teacher: Tap, teacher_grid: Grid) -> Grid:
@@ -86,62 +90,21 @@ def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     return torch.where(most > 0, label, batch.ignore)
 
 
-def pooled(x: Tensor, grid: Grid) -> Tensor:
-    """Return the mean of a map ``[B, C, h, w]`` over each cell of a coarser grid.
-
-    Means are by area, so the map's mean is kept. Where the grid does not divide the map, cells on
-    the border of two nodes count for both by their share.
-    """
-    size = (x.shape[-2], x.shape[-1])
-    if size == tuple(grid):
-        return x
-    if size[0] % grid[0] == 0 and size[1] % grid[1] == 0:
-        return F.avg_pool2d(x, (size[0] // grid[0], size[1] // grid[1]))
-    with torch.autocast(x.device.type, enabled=False):
-        x = widened(x)
-        return area_matrix(size[0], grid[0], x) @ x @ area_matrix(size[1], grid[1], x).mT
-
-
-def area_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
-    """Return the share of each cell in each of ``bins`` equal parts of an axis, ``[bins, cells]``.
-
-    Rows sum to 1.
-    """
-    edge = torch.arange(bins + 1, dtype=torch.float64, device=like.device) * cells / bins
-    cell = torch.arange(cells, dtype=torch.float64, device=like.device)
-    overlap = torch.minimum(edge[1:, None], cell + 1) - torch.maximum(edge[:-1, None], cell)
-    return (overlap.clamp(min=0.0) * bins / cells).to(like.dtype)
-
-
-def node_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:
-    """Return :func:`pooled` as one matrix, ``[h * w, H * W]`` for maps of ``size`` (H, W).
-
-    Cells and nodes are row-major.
-    """
-    return torch.kron(area_matrix(size[0], grid[0], like), area_matrix(size[1], grid[1], like))
-
-
-def to_nodes(x: Tensor, grid: Grid, heads: int = 1) -> Tensor:
-    """Return a map ``[B, C, h, w]`` as nodes ``[B, heads, N, C / heads]``.
-
-    It is pooled onto the grid, and its channels fall into as many groups as heads.
-    """
-    x = pooled(x, grid)
-    return x.reshape(x.shape[0], heads, x.shape[1] // heads, grid[0] * grid[1]).mT
-
-
 class GraphSide(nn.Module):
     """Makes the graph of one tap, the same way for student and teacher.
 
     - ``similarity``: the Gram matrix of the tap's features; ``heads`` groups of channels are heads
       of their own. A tap of nodes has its own heads.
-    - ``query_key``: the same after one projection W to ``heads`` x ``width`` channels, W_q = W_k =
-      W without bias, trained with the student and never exported.
+    - ``query_key``, ``shared``: the same after one projection W to ``heads`` x ``width`` channels,
+      W_q = W_k = W without bias, trained with the student and never exported.
+    - ``query_key``, ``separate``: attention softmax(Q K^T / sqrt(width)) of two such projections
+      of the nodes after LayerNorm (without weights, so their scale cannot saturate the softmax),
+      symmetrised.
     - ``state_affinity``: the tap is a graph and is symmetrised; so is softmax attention.
 
-    The projection of ``query_key`` can satisfy a loss while the student's features stay as they
-    are. Hence it is shared and narrow. The control is ``train.freeze_student: true``: the loss that
-    is reached there is due to the projection alone.
+    A projection of ``query_key`` can satisfy a loss while the student's features stay as they are,
+    and two can do so more easily. Hence one is the default, and both are narrow. The control is
+    ``train.freeze_student: true``: the loss that is reached there is due to the projection alone.
 
     Args:
         tap: the tap of the graph.
@@ -149,10 +112,11 @@ class GraphSide(nn.Module):
         gram: ``centred`` or ``raw``, see :func:`freqkd_cli.spectral.graph.graph_rows`.
         heads: groups of channels, or heads of ``query_key``.
         width: channels of each head of ``query_key``, at most 32.
+        projection: ``shared`` or ``separate``, of ``query_key``.
 
     Raises:
-        RecipeError: the tap has another kind, its channels do not fall into as many groups, or
-            ``width`` is too large.
+        RecipeError: the tap has another kind, its channels do not fall into as many groups,
+            ``width`` is too large, or nothing is projected by two projections.
     """
 
     def __init__(
@@ -163,17 +127,25 @@ class GraphSide(nn.Module):
         gram: GramKind = "centred",
         heads: int = 1,
         width: int = 32,
+        projection: Projection = "shared",
     ) -> None:
         super().__init__()
         self.proxy: Proxy = proxy or ("state_affinity" if tap.kind == "graph" else "similarity")
         self.tap, self.gram = tap, gram
         self.heads = tap.heads if tap.kind in ("nodes", "graph") else heads
+        self.separate = projection == "separate"
         self._check(heads, width)
         self.project: nn.Parameter | None = None
         if self.proxy == "query_key":
-            self.project = nn.Parameter(torch.empty(heads * width, tap.channels))
+            matrices = (2,) if self.separate else ()
+            self.project = nn.Parameter(torch.empty(*matrices, heads * width, tap.channels))
             if not self.project.is_meta:
                 nn.init.normal_(self.project, std=tap.channels**-0.5)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the graph is a :class:`Dense`: attention or state affinity."""
+        return self.proxy == "state_affinity" or self.separate
 
     def _check(self, heads: int, width: int) -> None:
         tap = self.tap
@@ -195,6 +167,13 @@ class GraphSide(nn.Module):
                 got=f"{width}",
                 need=f"<= {WIDEST}",
                 key="width",
+            )
+        if self.separate and self.proxy != "query_key":
+            raise RecipeError(
+                "projection: separate makes queries and keys, which only query_key has",
+                got=f"graph: {self.proxy}",
+                need="graph: query_key",
+                key="projection",
             )
         if self.proxy == "similarity" and tap.kind != "nodes" and tap.channels % heads:
             raise RecipeError(
@@ -222,13 +201,21 @@ class GraphSide(nn.Module):
         if self.proxy == "state_affinity":
             return Dense(symmetric(x, valid), valid)
         with torch.autocast(x.device.type, enabled=False):
-            rows = graph_rows(self._nodes(widened(x), grid), valid, self.gram)
+            nodes = self._nodes(widened(x), grid)
+            if self.separate:
+                queries, keys = nodes.unbind(1)
+                return Dense(symmetric(softmax_attention(queries, keys, valid), valid), valid)
+            rows = graph_rows(nodes, valid, self.gram)
             return Gram(rows, valid, cosines=self.gram == "centred")
 
     def _nodes(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return nodes ``[B, heads, N, d]``, or queries and keys ``[B, 2, heads, N, d]``."""
         if self.tap.kind == "nodes":
             return x
         if self.project is None:
             return to_nodes(x, grid, self.heads)
         flat = pooled(x, grid).flatten(2)
-        return (self.project.to(x.dtype) @ flat).unflatten(1, (self.heads, -1)).mT
+        if self.separate:
+            flat = nn.functional.layer_norm(flat.mT, flat.shape[1:2], eps=LAYER_NORM_EPS).mT
+        rows = self.project.flatten(0, -2).to(x.dtype) @ flat
+        return rows.unflatten(1, (*self.project.shape[:-2], self.heads, -1)).mT

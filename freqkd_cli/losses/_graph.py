@@ -15,7 +15,6 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._graph_arguments import Edges, StudentGraph
 from freqkd_cli.losses._pair import TwoTaps
 from freqkd_cli.spectral.assignment import Heads
-from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.modes import eigenvalues
 from freqkd_cli.views.batch import Batch
@@ -32,7 +31,7 @@ class NodeLoss(TwoTaps):
     """
 
     target_arguments = ("teacher", "gram", "heads", "object_heads", "object_by", "k")
-    target_version = 2
+    target_version = 3
 
     def __init__(self, taps: tuple[str, str], k: int, heads: Heads, graph: StudentGraph) -> None:
         super().__init__(*taps)
@@ -43,7 +42,12 @@ class NodeLoss(TwoTaps):
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         form = self.graph
         self.student_side = GraphSide(
-            student[self.student], form.graph, gram=form.gram, heads=form.groups, width=form.width
+            student[self.student],
+            form.graph,
+            gram=form.gram,
+            heads=form.groups,
+            width=form.width,
+            projection=form.projection,
         )
         self.teacher_side = GraphSide(teacher[self.teacher], gram=form.gram)
         chosen, heads = self.heads.choice, self.teacher_side.heads
@@ -71,7 +75,7 @@ class NodeLoss(TwoTaps):
 
         That is k, and one more of attention, which loses its Perron mode.
         """
-        return self.k + any(side.tap.kind == "graph" for side in self.sides())
+        return self.k + any(side.dense for side in self.sides())
 
     def check_nodes(self, grid: Grid) -> None:
         """
@@ -93,6 +97,10 @@ class NodeLoss(TwoTaps):
         student, teacher = (side.tap for side in self.sides())
         size = batch.images.shape[-2:]
         return node_grid(student, student.grid(*size), teacher, teacher.grid(*size))
+
+    def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
+        """Return the number of samples with relations, over which the loss is a mean."""
+        return float(related(node_validity(batch, self.grid(batch))).sum())
 
     def teacher_graph(
         self, teacher: Mapping[str, Tensor], batch: Batch, grid: Grid, nodes: Tensor
@@ -168,10 +176,16 @@ def entries(graph: Graph) -> Tensor:
     return graph.rows if isinstance(graph, Gram) else graph.weights
 
 
+def related(nodes: Tensor) -> Tensor:
+    """Return which samples have two valid nodes or more, ``[B]`` bool."""
+    return nodes.sum(1) > 1
+
+
 def mean_of_samples(distance: Tensor, nodes: Tensor) -> Tensor:
-    """Return the mean over heads and samples; a sample with fewer than two nodes counts as 0."""
+    """Return the mean over heads, then over the samples with relations; 0 where there are none."""
     distance = distance.flatten(1).mean(1) if distance.ndim > 1 else distance
-    return torch.where(nodes.sum(1) > 1, distance, 0.0).mean()
+    some = related(nodes)
+    return torch.where(some, distance, 0.0).sum() / some.sum().clamp(min=1)
 
 
 def relative(values: Tensor) -> Tensor:
@@ -180,9 +194,8 @@ def relative(values: Tensor) -> Tensor:
 
 
 def laplacian_eigenvalues(graph: Graph, k: int, edges: Edges) -> Tensor:
-    """Return the k smallest eigenvalues of ``I - D^(-1/2) W D^(-1/2)`` but the first, which is 0.
+    """Return the k smallest eigenvalues of the Laplacian but the first, which is 0.
 
     ``[B, heads, k]``, ascending and differentiable.
     """
-    matrix = laplacian(graph.edges(edges.kernel, edges.tau))
-    return eigenvalues(matrix, graph.valid, k + 1, end="smallest")[..., 1:]
+    return eigenvalues(edges.matrix(graph), graph.valid, k + 1, end="smallest")[..., 1:]

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.graphs import GraphSide, Proxy
+from freqkd_cli.features.graphs import GraphSide, Projection, Proxy
 from freqkd_cli.spectral.assignment import By, Heads
-from freqkd_cli.spectral.graph import GramKind, Kernel
+from freqkd_cli.spectral.graph import GramKind, Kernel, LaplacianKind, laplacian
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import Modes, Rank, Scaling, low_rank, scaled, signed
+
+log = logging.getLogger(__name__)
 
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=32)]
@@ -27,10 +31,24 @@ Numbers = list[Annotated[int, Field(ge=0)]]
 
 @dataclass(frozen=True)
 class Edges:
-    """How relations become edges of a Laplacian, see :func:`freqkd_cli.spectral.graph.kernel`."""
+    """How relations become edges and edges a Laplacian.
+
+    Attributes:
+        kernel, tau: see :func:`freqkd_cli.spectral.graph.kernel`.
+        laplacian: see :func:`freqkd_cli.spectral.graph.laplacian`.
+    """
 
     kernel: Kernel = "exp"
     tau: Positive = 0.1
+    laplacian: LaplacianKind = "normalized"
+
+    def of(self, graph: Graph) -> Tensor:
+        """Return the edges of a graph, ``[B, heads, N, N]``."""
+        return graph.edges(self.kernel, self.tau)
+
+    def matrix(self, graph: Graph) -> Tensor:
+        """Return the Laplacian of a graph, ``[B, heads, N, N]``."""
+        return laplacian(self.of(graph), self.laplacian)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class StudentGraph:
     gram: GramKind = "centred"
     groups: Count = 1
     width: Width = 32
+    projection: Projection = "shared"
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,10 @@ class LowRank:
     power: Positive = 2.0
     rank: Rank = "energy"
     energy: Share = 0.95
+
+    def __post_init__(self) -> None:
+        if self.scaling != "power" and self.power != LowRank.power:
+            _warn_of_power(self.power, self.scaling)
 
     def columns(self, k: int) -> int:
         """Return the largest number of modes that are kept."""
@@ -93,16 +116,41 @@ class LowRank:
         return scaled(modes.values, modes.kept, self.scaling, power=self.power)
 
 
+@cache
+def _warn_of_power(power: float, scaling: Scaling) -> None:
+    """Log once for each pair of values, since a recipe is built several times."""
+    log.warning("power: %g has no effect with scaling: %s; use scaling: power", power, scaling)
+
+
 def check_kernel(gram: GramKind, kernel: Kernel, *sides: GraphSide) -> None:
     """
     Raises:
         RecipeError: an exponential of products of features, which may have any size; it is made
             for cosines.
     """
-    if gram == "raw" and kernel == "exp" and any(side.tap.kind != "graph" for side in sides):
+    if gram == "raw" and kernel == "exp" and not all(side.dense for side in sides):
         raise RecipeError(
             "kernel: exp is for cosines, and gram: raw holds products of any size",
             got="gram: raw with kernel: exp",
             need="gram: centred, or kernel: relu",
             key="kernel",
+        )
+
+
+def check_same_rule(student: GraphSide, teacher: GraphSide) -> None:
+    """
+    Raises:
+        RecipeError: the edges of one side come from the kernel and those of the other are attention
+            as it is, so the distance would depend on ``tau`` and not only on the graphs.
+    """
+    if student.dense != teacher.dense:
+        attention, features = (student, teacher) if student.dense else (teacher, student)
+        raise RecipeError(
+            f"the Laplacians of {student.tap.name!r} and {teacher.tap.name!r} have different edges",
+            got=f"attention ({attention.tap.name}) and a kernel of cosines ({features.tap.name})",
+            need="attention on both sides, or features or keys on both",
+            tip="teacher: keys4, or graph: query_key with projection: separate"
+            if teacher.dense
+            else "teacher: attention4, or a student tap of features",
+            key="teacher",
         )

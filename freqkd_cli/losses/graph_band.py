@@ -34,8 +34,9 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter, adapted
-from freqkd_cli.features.graphs import node_grid, node_validity, pooled
+from freqkd_cli.features.graphs import node_grid, node_validity
 from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.pooling import pooled
 from freqkd_cli.features.taps import Tap, pick
 from freqkd_cli.losses._graph import NodeLoss, mean_of_samples
 from freqkd_cli.losses._graph_arguments import (
@@ -49,15 +50,12 @@ from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads
 from freqkd_cli.spectral.distances import ENERGY_EPS, ratio
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.spectral.graph import GramKind, count, laplacian
+from freqkd_cli.spectral.graph import ROW_FLOOR, TINY, GramKind, count, not_flat
 from freqkd_cli.spectral.modes import eigenpairs, graph_fourier, signed
 from freqkd_cli.views.batch import Batch
 
-FLAT = 1e-3
-"""A channel that varies less than this share of its mean, or than a tenth of this, fades to 0.
-
-So the rounding of a flat map is no signal.
-"""
+UNFILLED = 1e-3
+"""A teacher's map with less than this share of a standardised one's energy is rounding."""
 
 
 @flattened
@@ -100,7 +98,14 @@ class GraphBand(NodeLoss):
     compared, ``map`` ``[B, 1, N, C]``.
     """
 
-    target_arguments = (*NodeLoss.target_arguments, "basis", "kernel", "tau", "normalize")
+    target_arguments = (
+        *NodeLoss.target_arguments,
+        "basis",
+        "kernel",
+        "tau",
+        "laplacian",
+        "normalize",
+    )
 
     def __init__(
         self,
@@ -171,7 +176,7 @@ class GraphBand(NodeLoss):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             nodes = node_validity(batch, grid)
             graph = self.teacher_graph(teacher, batch, grid, nodes).mean()
-            matrix = laplacian(graph.edges(self.compared.edges.kernel, self.compared.edges.tau))
+            matrix = self.compared.edges.matrix(graph)
             vectors = signed(eigenpairs(matrix, nodes, self.k, end="smallest").vectors)
             if self.features_tap.kind == "nodes":  # heads x d channels of each node
                 rows = x.transpose(1, 2).flatten(2)[:, None]
@@ -201,12 +206,16 @@ class GraphBand(NodeLoss):
         if share > 0:
             high = _relative(difference - vectors @ low, teacher - vectors @ of_low, whole)
             total = total + share * torch.where(nodes.sum(1) > self.k, high, 0.0)
-        # Standardised flat features are rounding, from which nothing can be copied.
-        least = FLAT * nodes.sum(1) * teacher.shape[-1] if self.compared.standardise else 0.0
+        # From standardised flat features nothing can be copied.
+        least = UNFILLED * nodes.sum(1) * teacher.shape[-1] if self.compared.standardise else 0.0
         return torch.where(whole > least, total, 0.0)
 
     def _standardised(self, rows: Tensor, nodes: Tensor) -> Tensor:
-        """Return node features ``[B, 1, N, C]`` as they are compared, void ones 0."""
+        """Return node features ``[B, 1, N, C]`` as they are compared, void ones 0.
+
+        A channel that varies little beside the others of its map stays small, and a flat map fades
+        to 0, so that rounding is not taken for features.
+        """
         inside, number = nodes[:, None, :, None].to(rows.dtype), count(nodes)[..., None, None]
         rows = rows * inside
         if not self.compared.standardise:
@@ -214,7 +223,9 @@ class GraphBand(NodeLoss):
         mean = rows.sum(2, keepdim=True) / number
         rows = (rows - mean) * inside
         variance = rows.square().sum(2, keepdim=True) / number
-        return rows * torch.rsqrt(variance + FLAT**2 * mean.square() + (0.1 * FLAT) ** 2)
+        spread, offset = (x.mean(-1, keepdim=True) for x in (variance, mean.square()))
+        scale = torch.rsqrt(variance + ROW_FLOOR**2 * spread + TINY**2)
+        return rows * scale * not_flat(spread, offset)
 
 
 def _relative(error: Tensor, teacher: Tensor, whole: Tensor) -> Tensor:

@@ -43,10 +43,11 @@ from freqkd_cli.losses._graph_arguments import (
     StudentGraph,
     TeacherHeads,
     check_kernel,
+    check_same_rule,
 )
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads
-from freqkd_cli.spectral.graph import count, laplacian, smoothness
+from freqkd_cli.spectral.graph import count, smoothness
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.modes import eigenvalues, heat_trace, kept
 
@@ -76,7 +77,7 @@ class GraphLaplacian(GraphLoss):
     ``[B, 1, 3]``, or the teacher's graph, ``edges`` ``[B, 1, N, N]``.
     """
 
-    target_arguments = (*GraphLoss.target_arguments, "compare", "kernel", "tau")
+    target_arguments = (*GraphLoss.target_arguments, "compare", "kernel", "tau", "laplacian")
 
     def __init__(
         self,
@@ -90,8 +91,11 @@ class GraphLaplacian(GraphLoss):
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        check_kernel(self.graph.gram, self.edges.kernel, *self.sides())
-        if self.compare == "smoothness" and student[self.student].kind == "graph":
+        of_student, of_teacher = self.sides()
+        check_kernel(self.graph.gram, self.edges.kernel, of_student, of_teacher)
+        if self.compare != "smoothness":
+            check_same_rule(of_student, of_teacher)
+        elif of_student.dense:
             raise RecipeError(
                 f"smoothness of the student's {self.student!r}",
                 got="a graph",
@@ -105,22 +109,20 @@ class GraphLaplacian(GraphLoss):
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()
         if self.compare == "smoothness":
-            return {"edges": graph.edges(self.edges.kernel, self.edges.tau)}
+            return {"edges": self.edges.of(graph)}
         return {self.compare: self._spectrum(graph)}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
         if self.compare == "smoothness":
             assert isinstance(graph, Gram), "start() refuses others"
-            return smoothness(graph.rows, target["edges"], graph.valid)
+            edges = target["edges"]
+            return smoothness(graph.rows, edges, graph.valid, self.edges.laplacian)
         return (self._spectrum(graph.mean()) - target[self.compare]).abs().mean(-1)
 
     def _spectrum(self, graph: Graph) -> Tensor:
         """Return what is compared, ``[B, 1, k]`` or ``[B, 1, times]``."""
         if self.compare == "eigenvalues":
             return laplacian_eigenvalues(graph, self.k, self.edges)
-        nodes, matrix = (
-            graph.valid.shape[1],
-            laplacian(graph.edges(self.edges.kernel, self.edges.tau)),
-        )
-        values = eigenvalues(matrix, graph.valid, nodes, end="smallest")
+        nodes = graph.valid.shape[1]
+        values = eigenvalues(self.edges.matrix(graph), graph.valid, nodes, end="smallest")
         return heat_trace(values, kept(graph.valid, nodes)) / count(graph.valid)[..., None]

@@ -44,6 +44,7 @@ from freqkd_cli.losses._graph_arguments import (
     StudentGraph,
     TeacherHeads,
     check_kernel,
+    check_same_rule,
 )
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads, wasserstein
@@ -80,7 +81,7 @@ def build(
 class GraphSpectrum(GraphLoss):
     """Made by :func:`build`. The target is the teacher's spectrum, ``spectrum`` ``[B, k]``."""
 
-    target_arguments = (*GraphLoss.target_arguments, "matrix", "kernel", "tau")
+    target_arguments = (*GraphLoss.target_arguments, "matrix", "kernel", "tau", "laplacian")
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class GraphSpectrum(GraphLoss):
         super().start(student, teacher, classes)
         if self.matrix == "laplacian":
             check_kernel(self.graph.gram, self.edges.kernel, *self.sides())
+            check_same_rule(*self.sides())
 
     def modes_needed(self) -> int:
         return super().modes_needed() if self.matrix == "adjacency" else self.k + 1

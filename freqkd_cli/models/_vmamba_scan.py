@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd_cli.features.graphs import node_matrix
+from freqkd_cli.features.pooling import node_matrix
 from freqkd_cli.models._vmamba_sizes import GROUPS, VMambaSize
 from freqkd_cli.scan.affinity import state_affinity
 from freqkd_cli.scan.cross import cross_merge, cross_scan

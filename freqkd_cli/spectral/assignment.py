@@ -1,4 +1,4 @@
-"""The choice of heads that are compared: by number, by objects, or matched by their spectra.
+"""The choice of heads that are compared: by number, by objects, or matched one to one.
 
 Only :func:`wasserstein` carries a gradient.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqkd_cli.spectral.graph import pairs
 from freqkd_cli.spectral.graph_forms import Graph
-from freqkd_cli.spectral.modes import effective_rank, shares
+from freqkd_cli.spectral.modes import effective_rank
 
 Matching = Literal["closest", "complementary"]
 By = Literal["labels", "rank", "energy"]
@@ -107,18 +107,15 @@ def wasserstein(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_heads(
-    student: Tensor, teacher: Tensor, matching: Matching = "closest"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pair heads one to one by the Hungarian method on distances of their spectra.
+def match_heads(distance: Tensor, matching: Matching = "closest") -> tuple[Tensor, Tensor, Tensor]:
+    """Pair heads one to one by the Hungarian method.
 
     ``closest`` makes the sum of distances least, ``complementary`` greatest, as CASS does (arXiv
     2411.17150, section 3.2). Departure: the released code uses each pair the other way round, rows
     of the cost as heads of the columns' model. Here a pair is used as it was matched.
 
     Args:
-        student: eigenvalues ``[B, Hs, k]``.
-        teacher: eigenvalues ``[B, Ht, k]``.
+        distance: of every head of the teacher from every one of the student, ``[B, Ht, Hs]``.
 
     Returns:
         student heads ``[B, m]``, teacher heads ``[B, m]``, ascending, and the distance of each pair
@@ -126,14 +123,13 @@ def match_heads(
     """
     from scipy.optimize import linear_sum_assignment
 
-    distance = wasserstein(shares(student)[:, None], shares(teacher)[:, :, None])
     matched = [
         linear_sum_assignment(cost, maximize=matching == "complementary")
         for cost in distance.double().cpu().numpy()
     ]
     of_teacher, of_student = (
-        torch.stack([torch.as_tensor(pair[i]) for pair in matched]).to(student.device)
+        torch.stack([torch.as_tensor(pair[i]) for pair in matched]).to(distance.device)
         for i in (0, 1)
     )
-    apart = distance.flatten(1).gather(1, of_teacher * student.shape[1] + of_student)
+    apart = distance.flatten(1).gather(1, of_teacher * distance.shape[2] + of_student)
     return of_student, of_teacher, apart

@@ -20,13 +20,19 @@ from freqkd_cli.spectral.fourier import widened
 
 GramKind = Literal["centred", "raw"]
 Kernel = Literal["exp", "relu"]
-LaplacianKind = Literal["normalised", "combinatorial"]
+LaplacianKind = Literal["normalized", "combinatorial"]
 
 ROW_FLOOR = 1e-3
-"""Rows shorter than this share of the features' root mean square fade to 0.
+"""Rows shorter than this share of the root mean square of all centred rows fade to 0."""
+
+FLAT = 1e-4
+"""A map whose root mean square after centring is a smaller share of that before fades to 0.
 
 So the rounding of a flat map is no graph.
 """
+
+TINY = 1e-12
+"""Mean squares of features below this are 0."""
 
 DEGREE_FLOOR = 1e-6
 """A node with a smaller share of the largest degree of its graph is isolated.
@@ -65,13 +71,13 @@ def count(valid: Tensor) -> Tensor:
     return valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Subtract the mean over the valid nodes from node features, of void nodes too.
 
     Returns:
-        the centred features ``[B, heads, N, d]``, their squared norms ``[B, heads, N]``, and the
-        mean over valid nodes of |x|^2 before centring, ``[B, heads, 1]``, the scale against which
-        features are flat.
+        the centred features ``[B, heads, N, d]``, their squared norms ``[B, heads, N]``, the mean
+        of these over valid nodes ``[B, heads, 1]``, and a factor ``[B, heads, 1]``: 1, but 0 for
+        flat features.
     """
     nodes = widened(nodes)
     nodes_of_each = count(valid)[:, None]
@@ -79,23 +85,37 @@ def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = (nodes * valid[:, None, :, None]).sum(2, keepdim=True) / nodes_of_each[..., None]
     rows = nodes - mean
     square = rows.square().sum(-1)
-    energy = (square * valid[:, None]).sum(2, keepdim=True) / nodes_of_each + mean.square().sum(-1)
-    return rows, square, energy
+    spread = (square * valid[:, None]).sum(2, keepdim=True) / nodes_of_each
+    return rows, square, spread, not_flat(spread, mean.square().sum(-1))
+
+
+def not_flat(spread: Tensor, offset: Tensor) -> Tensor:
+    """Return 1 for features that vary, and a factor that falls to 0 where they are flat.
+
+    A smooth step, so a flat map has no large gradient.
+
+    Args:
+        spread: mean square of the centred features.
+        offset: square of their mean.
+    """
+    share = (spread / (FLAT**2 * (spread + offset) + TINY)).square()
+    return share / (share + 1.0)
 
 
 @unrounded
 def graph_rows(nodes: Tensor, valid: Tensor, gram: GramKind = "centred") -> Tensor:
     """Return rows R of every node, ``[B, heads, N, d]``, such that R R^T is the graph.
 
-    ``centred``: less the mean over valid nodes, of unit norm, so the graph holds cosines. A flat
-    map gives (almost) zero rows, with bounded gradients. ``raw``: the features over d^(1/4), so the
+    ``centred``: less the mean over valid nodes, of unit norm, so the graph holds cosines. A node
+    near the mean has a shorter row, whatever the mean is, and a flat map (almost) zero rows. Both
+    with bounded gradients. ``raw``: the features over d^(1/4), so the
     graph is K K^T / sqrt(d) as in CASS (arXiv 2411.17150, its released code at 228ecdd).
     """
     if gram == "raw":
         nodes = widened(nodes)
         return nodes * (valid.to(nodes.dtype) * nodes.shape[-1] ** -0.25)[:, None, :, None]
-    rows, square, energy = centred(nodes, valid)
-    scale = valid[:, None] * torch.rsqrt(square + ROW_FLOOR**2 * energy + 1e-12)
+    rows, square, spread, factor = centred(nodes, valid)
+    scale = valid[:, None] * factor * torch.rsqrt(square + ROW_FLOOR**2 * spread + TINY**2)
     return rows * scale[..., None]
 
 
@@ -110,6 +130,20 @@ def symmetric(weights: Tensor, valid: Tensor) -> Tensor:
     """Return (A + A^T) / 2 between valid nodes, for a model's own graph (attention, affinity)."""
     weights = widened(weights).masked_fill(~pairs(valid, diagonal=True), 0.0)
     return (weights + weights.mT) / 2
+
+
+@unrounded
+def softmax_attention(queries: Tensor, keys: Tensor, valid: Tensor) -> Tensor:
+    """Return softmax(Q K^T / sqrt(d)) over the valid nodes, ``[B, heads, N, N]``.
+
+    Rows of void nodes too; :func:`symmetric` removes them.
+
+    Args:
+        queries, keys: ``[B, heads, N, d]``.
+    """
+    products = widened(queries) @ widened(keys).mT * keys.shape[-1] ** -0.5
+    void = ~valid & valid.any(1, keepdim=True)  # a row without a valid node is even, not 0 / 0
+    return products.masked_fill(void[:, None, None], -torch.inf).softmax(-1)
 
 
 @unrounded
@@ -128,10 +162,10 @@ def degree(graph: Tensor) -> Tensor:
     return graph.sum(-1)
 
 
-def laplacian(graph: Tensor, kind: LaplacianKind = "normalised") -> Tensor:
-    """Return D - W (``combinatorial``) or I - D^(-1/2) W D^(-1/2) (``normalised``).
+def laplacian(graph: Tensor, kind: LaplacianKind = "normalized") -> Tensor:
+    """Return D - W (``combinatorial``) or I - D^(-1/2) W D^(-1/2) (``normalized``).
 
-    The normalised one has its spectrum in [0, 2]; void and isolated nodes are 0 (Chung 1997, 1.2).
+    The normalized one has its spectrum in [0, 2]; void and isolated nodes are 0 (Chung 1997, 1.2).
 
     Raises:
         RecipeError: the graph has negative edges, so degrees have no meaning.
@@ -154,15 +188,19 @@ def laplacian(graph: Tensor, kind: LaplacianKind = "normalised") -> Tensor:
 
 
 @unrounded
-def smoothness(nodes: Tensor, graph: Tensor, valid: Tensor) -> Tensor:
+def smoothness(
+    nodes: Tensor, graph: Tensor, valid: Tensor, kind: LaplacianKind = "normalized"
+) -> Tensor:
     """Return Tr(X^T L X) / Tr(X^T D X) of centred node features, ``[B, heads]``, in [0, 2].
 
     L = D - W of a graph without negative edges. 0: constant over connected nodes; 1: unrelated to
     the graph. Flat features give 0. The graph has as many heads as the features
-    ``[B, heads, N, d]``, or one for all.
+    ``[B, heads, N, d]``, or one for all. ``combinatorial`` divides by Tr(X^T X): the mean
+    eigenvalue of L over the energy of X, in the units of the edges.
     """
-    x, square, energy = centred(nodes, valid)
+    x, square, spread, factor = centred(nodes, valid)
     degrees = degree(graph)
-    whole = (degrees * square).sum(-1)
-    across = (x * (graph @ x)).sum((-2, -1))
-    return (whole - across) / (whole + ROW_FLOOR**2 * energy[..., 0] * degrees.sum(-1) + 1e-12)
+    across = (degrees * square).sum(-1) - (x * (graph @ x)).sum((-2, -1))
+    weights = degrees if kind == "normalized" else valid[:, None].to(degrees.dtype)
+    floor = ROW_FLOOR**2 * spread[..., 0] * weights.sum(-1) + TINY
+    return factor[..., 0] * across / ((weights * square).sum(-1) + floor)

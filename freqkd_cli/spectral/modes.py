@@ -161,13 +161,15 @@ def scaled(
     ``cass``: the largest magnitude times 1.5, the smallest times 0.5, linear between (arXiv
     2411.17150 and its released code). Magnitudes are the singular values that it scales, so every
     mode keeps its sign; equal ones stay as they are. This is nearly an affine map of the graph's
-    weights, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p, which survives.
+    weights, so a later standardisation almost undoes it. ``power``: sign(l) |l|^p over the
+    largest |l|^(p - 1), which survives. The largest stays as it is, so no power overflows.
     """
     if scaling == "none":
         return values
-    if scaling == "power":
-        return values.sign() * values.abs() ** power
     size = values.abs()
+    if scaling == "power":
+        most = size.amax(-1, keepdim=True)
+        return values.sign() * most * (size / torch.where(most > 0, most, 1.0)) ** power
     low = size.masked_fill(~kept, float("inf")).amin(-1, keepdim=True)
     high = size.masked_fill(~kept, float("-inf")).amax(-1, keepdim=True)
     spread = high > low

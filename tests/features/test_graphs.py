@@ -9,14 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError, ShapeError
-from freqkd_cli.features.graphs import (
-    GraphSide,
-    node_grid,
-    node_labels,
-    node_validity,
-    pooled,
-    to_nodes,
-)
+from freqkd_cli.features.graphs import GraphSide, node_grid, node_labels, node_validity
+from freqkd_cli.features.pooling import pooled, to_nodes
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectral.graph import graph_rows
 from freqkd_cli.spectral.graph_forms import Dense, Gram

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from freqkd_cli.features.graphs import node_matrix
+from freqkd_cli.features.pooling import node_matrix
 from freqkd_cli.scan import affinity
 from freqkd_cli.scan.affinity import evenly_spaced, raw_affinity, scan_matrix, state_affinity
 from freqkd_cli.scan.cross import cross_merge, cross_scan
