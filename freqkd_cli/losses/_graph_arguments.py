@@ -149,8 +149,8 @@ def check_same_rule(student: GraphSide, teacher: GraphSide) -> None:
             f"the Laplacians of {student.tap.name!r} and {teacher.tap.name!r} have different edges",
             got=f"attention ({attention.tap.name}) and a kernel of cosines ({features.tap.name})",
             need="attention on both sides, or features or keys on both",
-            tip="teacher: keys4, or graph: query_key with projection: separate"
+            tip="keys of the teacher (keys4), or graph: query_key with projection: separate"
             if teacher.dense
-            else "teacher: attention4, or a student tap of features",
+            else "attention of the teacher (attention4), or features of the student",
             key="teacher",
         )

@@ -1,12 +1,12 @@
 """Compare one band of graph frequencies of the student's features with that of the teacher's.
 
-**What** U holds the k eigenvectors of smallest eigenvalue of the normalised Laplacian of the
-teacher's graph. X and Y are the adapted student and the teacher on its N patches, per channel
-(x - mean) / standard deviation over the patches (``normalize: none`` leaves both). ``low`` compares
-U U^T X and U U^T Y, ``high`` the rest of both. The distance is
-|difference|^2 / (|band of Y|^2 + 1e-6 |Y|^2) per sample, mean over the batch. ``mix`` is
-(1 - high_share) low + high_share high. The graph is that of ``basis`` (without it, of the teacher's
-tap), its heads chosen and averaged as in ``graph_lowrank``, its edges those of ``graph_laplacian``.
+**What** U holds the k eigenvectors of smallest eigenvalue of the ``laplacian`` of the teacher's
+graph. X and Y are the adapted student and the teacher on its N patches, per channel (x - mean) /
+standard deviation over the patches (``normalize: none`` leaves both). ``low`` compares U U^T X and
+U U^T Y, ``high`` the rest of both. The distance is |difference|^2 / (|band of Y|^2 + 1e-6 |Y|^2)
+per sample, mean over the batch. ``mix`` is (1 - high_share) low + high_share high. The graph is
+that of ``basis`` (without it, of the teacher's tap), its heads chosen and averaged as in
+``graph_lowrank``, its edges those of ``graph_laplacian``.
 
 **Why** This is ``band`` on the teacher's objects: low is what is constant over each region of the
 teacher, wherever its borders run, and high is what differs inside. A Fourier low-pass blurs over
@@ -15,7 +15,8 @@ borders; this one does not.
 **Shapes and units** Features ``[B, C, h, w]`` on the student's side; features or nodes
 ``[B, heads, N, d]`` on the teacher's, where channels are heads x d; ``basis`` is features, nodes or
 a graph. All on the smallest grid per axis, by area means. 1 <= k < N. Void patches take no part; a
-sample with at most k patches has no high band.
+sample with at most k patches has no high band. A variance is increased by 1e-6 of the mean over
+channels, so a dead channel stays small.
 
 **Source** This project's two ideas together; graph Fourier transform after Shuman et al., The
 Emerging Field of Signal Processing on Graphs (arXiv 1211.0053). Departure: bands are cut at a

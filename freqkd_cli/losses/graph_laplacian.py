@@ -1,14 +1,15 @@
 """Compare graph frequencies: how well the patches hold together, or how smooth the student is.
 
 **What** W is the graph without negative edges (``kernel: exp``: exp((cos - 1) / tau); ``relu``:
-max(cos, 0); attention and state affinity as they are), and L = I - D^(-1/2) W D^(-1/2). Mean over
-the batch; ``heads`` as in ``graph_lowrank``. ``compare`` is one of:
+max(cos, 0); attention and state affinity as they are). ``laplacian: normalized`` is
+L = I - D^(-1/2) W D^(-1/2), ``combinatorial`` is L = D - W. Mean over the batch; ``heads`` as in
+``graph_lowrank``. ``compare`` is one of:
 
 - ``eigenvalues``: the mean of |l_i - m_i| over the k smallest eigenvalues but the first, which is
   0;
 - ``heat_trace``: the mean over t in {0.1, 1, 10} of |tr e^(-t L_S) - tr e^(-t L_T)| / N;
 - ``smoothness``: Tr(X^T (D - W) X) / Tr(X^T D X) on the teacher's W, where X are the rows of the
-  student's graph, less their mean.
+  student's graph, less their mean (``combinatorial``: over Tr(X^T X)).
 
 **Why** The number of small eigenvalues is the number of regions, and their size measures how
 loosely they are connected. Heat traces read the whole spectrum in this way. Smoothness makes the
@@ -17,8 +18,10 @@ map, so it needs ``cross_entropy`` beside it. The first two are blind to layout,
 ``graph_spectrum`` is.
 
 **Shapes and units** Taps and the student's graph as in ``graph_lowrank``; ``smoothness`` needs
-features on the student's side. All forms are dense in the N patches. The eigenvalues of the
-student's L are computed in every step, at a cost of N^3.
+features on the student's side. The other two need edges of one rule: attention or state affinity
+on both sides, or a kernel on both. All forms are dense in the N patches. The eigenvalues of the
+student's L are computed in every step, at a cost of N^3. Those of ``normalized`` lie in [0, 2],
+those of ``combinatorial`` have the unit of the edges, up to twice the largest degree.
 
 **Source** Chung, Spectral Graph Theory (1997), 1.2 for L. Kernel and times are this project's
 choice. Departures: the exponential kernel is divided by its largest value, so ``tau`` may be small;

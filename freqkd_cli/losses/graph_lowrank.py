@@ -8,9 +8,9 @@ over pairs of different patches, mean over the batch.
   numbers from 0.
 - A~ = U diag(phi(lambda)) U^T of the strongest modes by magnitude: at most k, and as many as hold
   ``energy`` of the whole spectrum's magnitude (``rank: cass_fixed_10``: always 10).
-- ``scaling: cass`` stretches the eigenvalues (largest times 1.5, smallest times 0.5, linear
-  between), which any later standardisation almost undoes. ``power``, phi = lambda^power, survives
-  it. ``none`` leaves them.
+- ``scaling: power``, phi = sign(lambda) |lambda|^power, amplifies large eigenvalues and damps
+  small ones. ``cass``, the paper's, stretches them (largest times 1.5, smallest times 0.5, linear
+  between), which the standardisation inside a correlation almost undoes. ``none`` leaves them.
 - ``minmax_mse`` and ``row_kl`` are dense: both graphs are mapped to [0, 1] over those pairs. They
   are compared by the mean square, or row by row as KL(softmax of the teacher's / tau, of the
   student's / tau).
@@ -27,11 +27,12 @@ student's graph, by default what its tap allows:
 - ``graph: similarity`` from features ``[B, C, h, w]`` (cosines after centring; ``groups`` of
   channels are heads);
 - ``query_key`` from one shared projection of them to ``groups`` x ``width`` channels, trained with
-  the student and never exported;
+  the student and never exported. ``projection: separate`` has one for queries and one for keys, of
+  the cells after LayerNorm; the graph is the attention softmax(Q K^T / sqrt(width));
 - ``state_affinity`` is a tap that is a graph ``[B, heads, N, N]``.
 
-Attention loses its Perron mode, how much every patch is attended to. A student's tap that is a
-graph (``affinity4``) loses the same mode, or the even one beside features. ``gram: centred``,
+Attention loses its Perron mode, how much every patch is attended to. A student's graph that is
+attention or affinity loses the same mode, or the even one beside features. ``gram: centred``,
 cosines of centred features, and ``raw``, K K^T / sqrt(d) as in CASS, count for both sides.
 
 **Source** Low rank, its energy rule and scaling: CASS (arXiv 2411.17150, section 3.2), which blends

@@ -3,7 +3,8 @@
 **What** ``sum_i |p_i - q_i|`` of the k largest eigenvalues of the two graphs (``w1``), or the mean
 of (p_i - q_i)^2 (``mse``); mean over the batch. Each spectrum is sorted and divided by the sum of
 its magnitudes. ``matrix: laplacian`` takes the k smallest eigenvalues but the first of the
-normalised Laplacian of the kernel's graph instead (see ``graph_laplacian``). The teacher's heads:
+Laplacian instead (``laplacian``, ``kernel`` and ``tau`` as in ``graph_laplacian``). The teacher's
+heads:
 
 - ``heads: mean_spectrum`` averages the spectra of the heads, ``mean_graph`` their graphs (another
   spectrum). The student's heads are averaged likewise. A list of numbers from 0 takes those heads.

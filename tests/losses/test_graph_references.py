@@ -307,9 +307,17 @@ def test_a_kernel_beside_attention_is_refused(name, arguments):
     with pytest.raises(RecipeError, match="different edges(.|\n)*projection: separate") as error:
         started(name, teacher=ATTENTION, k=3, **arguments)
     assert error.value.key == "teacher"
-    with pytest.raises(RecipeError, match="teacher: attention4"):
+    with pytest.raises(RecipeError, match="attention of the teacher"):
         started(name, Tap("s", STRIDE, 1, "graph"), KEYS, k=3, **arguments)
-    started(name, teacher=ATTENTION, k=3, **arguments, **SEPARATE)
+    values = [  # edges of one rule, which need no kernel
+        value(
+            started(name, teacher=ATTENTION, k=3, tau=tau, **arguments, **SEPARATE),
+            drawn(1, 6, *GRID),
+            torch.softmax(drawn(1, 2, NODES, NODES, seed=1), -1),
+        ).item()
+        for tau in (0.1, 1.0)
+    ]
+    assert values[0] == values[1] > 0
     started("graph_laplacian", teacher=ATTENTION, k=3, compare="smoothness")
 
 

@@ -43,9 +43,15 @@ LOSSES = """
      object_heads: 1}
   - {id: keys, name: graph_lowrank, student: decoder, teacher: keys3, k: 4}
   - {id: map, name: graph_lowrank, student: encoder16, teacher: stage3, distance: row_kl}
+  - {id: powers, name: graph_lowrank, student: decoder, teacher: keys4, k: 4, scaling: power,
+     power: 3.0}
+  - {id: asked, name: graph_lowrank, student: decoder, teacher: attention4, k: 4, graph: query_key,
+     projection: separate, groups: 2}
   - {name: graph_basis, student: encoder16, teacher: keys3, k: 4}
   - {name: graph_match, student: decoder, teacher: keys4, k: 4, groups: 2}
   - {id: cut, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4}
+  - {id: literal, name: graph_laplacian, student: encoder16, teacher: attention4, k: 4,
+     graph: query_key, projection: separate, laplacian: combinatorial}
   - {id: smooth, name: graph_laplacian, student: encoder16, teacher: keys4, k: 4,
      compare: smoothness}
   - {name: graph_band, student: decoder, teacher: stage4, basis: keys4, band: mix, k: 3}
@@ -226,7 +232,17 @@ def test_dry_run_writes_nothing_and_estimates_size_and_time(weights, tmp_path):
     assert "MiB in all" in estimate["writes"][1]
     result = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
     assert result["items"] == estimate["items"] == 4
-    taps = ["decoder", "keys3", "keys4", "logits", "stage1", "stage2", "stage3", "stage4"]
+    taps = [
+        "attention4",
+        "decoder",
+        "keys3",
+        "keys4",
+        "logits",
+        "stage1",
+        "stage2",
+        "stage3",
+        "stage4",
+    ]
     assert result["taps"] == estimate["taps"] == taps
     assert 0 <= result["bytes"] - estimate["bytes"] < 4000  # the header
 

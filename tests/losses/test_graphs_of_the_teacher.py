@@ -1,4 +1,4 @@
-"""Matching of heads on features of the embedded teacher: no ties, and no effect of node order."""
+"""Graph losses on features of the embedded teacher: scaling, ties of heads, order of nodes."""
 
 from __future__ import annotations
 
@@ -101,3 +101,26 @@ def test_ties_are_rare():
     for sign in (1, -1):
         assert sum(ties(table, sign) for table in spectra) >= IMAGES // 2
         assert not any(ties(table, sign) for table in graphs)
+
+
+def test_a_power_turns_the_gradient_and_the_stretch_of_cass_does_not():
+    batch, taps, tensors = features()
+
+    def gradient(**scaling: object) -> Tensor:
+        build = registry.find("losses", "graph_lowrank").build
+        loss = build(student="stage4", teacher="keys4", **scaling)
+        loss.start(taps, taps, 12)
+        target = loss.target(tensors, batch, {})
+        student = tensors["stage4"].clone().requires_grad_(True)
+        return torch.autograd.grad(loss({"stage4": student}, target, batch, 0), student)[0]
+
+    plain = gradient(scaling="none").flatten(1)
+    cass, square, cube = (
+        float(torch.cosine_similarity(gradient(**scaling).flatten(1), plain).mean())
+        for scaling in (
+            {"scaling": "cass"},
+            {"scaling": "power"},
+            {"scaling": "power", "power": 3.0},
+        )
+    )
+    assert cass > 0.999 > 0.985 > square > cube > 0.9
