@@ -53,7 +53,7 @@ def reordered(x: Tensor, kind: str, order: Tensor) -> Tensor:
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
 @pytest.mark.parametrize("matching", ["closest", "complementary"])
 def test_the_order_of_the_nodes_does_not_change_the_loss(student, teacher, matching):
-    """By sorted spectra, the loss changed by 4 to 9 % with the order."""
+    """By sorted spectra, the loss of these eight images changed by 0.1 to 1.6 %."""
     batch, taps, tensors = features()
     build = registry.find("losses", "graph_match").build
     loss = build(student=student, teacher=teacher, matching=matching, groups=4)
