@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ import pytest
 # last bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub for anything
+os.environ["FREQKD_CACHE"] = tempfile.mkdtemp(prefix="freqkd-tests-")  # not the user's own
+atexit.register(shutil.rmtree, os.environ["FREQKD_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

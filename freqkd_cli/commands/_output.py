@@ -119,6 +119,8 @@ def _fact(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     if isinstance(value, float):
+        if name == "gap_closed":
+            return f"{value:.0%}"
         return f"{100 * value:.2f}" if name.endswith("miou") else f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 

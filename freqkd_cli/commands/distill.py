@@ -24,6 +24,7 @@ from freqkd_cli.commands._options import (
     Verbose,
 )
 from freqkd_cli.commands._output import check_parents, columns, facts, print_result
+from freqkd_cli.runtime.launch import rank
 from freqkd_cli.runtime.logs import warn
 
 MANY_PROCESSES = True
@@ -83,7 +84,7 @@ def run(
     from freqkd_cli.errors import UsageError
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.report.run_previews import RunPreviews
-    from freqkd_cli.train import run_folder
+    from freqkd_cli.train import baseline_run, run_folder
     from freqkd_cli.train.distillation import distill, labels_alone
 
     if resume and overwrite:
@@ -113,25 +114,34 @@ def run(
     plain = labels_alone(loaded) if baseline else None
     if plain is not None:  # refused now, and not after the first run
         run_folder.check(beside, plain, resume=resume, overwrite=overwrite)
-    result = distill(loaded, out, listener, cache=cache, **options)
+    result = distill(loaded, out, listener, cache=cache, compared=baseline, **options)
     if plain is not None:
         log.info("Baseline: labels alone, into %s", beside)
-        result = {**result, "baseline": distill(plain, beside, listener, **options)}
+        alone = distill(plain, beside, listener, **options)
+        if not dry_run and rank() == 0:
+            baseline_run.warn_of_weak_teacher(result, alone)
+            result = baseline_run.finish(out, result, alone)
+        result = {**result, "baseline": alone}
     print_result(result, as_json, facts if dry_run or not baseline else verdict)
     if not dry_run:
         log.info("Next: freqkd eval %s", out)
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """Return the table of ``--baseline``: labels alone, distilled, their difference."""
+    """Return the table of ``--baseline``: labels alone, distilled, teacher, and what was gained."""
     alone, distilled = result["baseline"], result
     rows: list[tuple[Any, ...]] = [("", "mIoU", "run")]
     for name, summary in (("labels alone", alone), ("distilled", distilled)):
         miou = "not scored" if summary["miou"] is None else f"{100 * summary['miou']:.2f}"
         rows.append((name, miou, summary["run"]))
+    if distilled.get("teacher_miou") is not None:
+        where = distilled["teacher_scored_on"]
+        rows.append(("teacher", f"{100 * distilled['teacher_miou']:.2f}", where))
     if None in (alone["miou"], distilled["miou"]):
         return columns(rows)
     gain = 100 * (distilled["miou"] - alone["miou"])
     rows.append(("difference", f"{gain:+.2f}"))
+    if "gap_closed" in distilled:
+        rows.append(("gap closed", f"{distilled['gap_closed']:.0%}"))
     again = "Repeat both with --seed 1 and --seed 2, then run freqkd compare."
     return f"{columns(rows)}\nOne seed is no proof. {again}"

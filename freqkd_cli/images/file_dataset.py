@@ -89,13 +89,14 @@ class FileDataset:
             return image, None
         return image, self._labels(pair.label, pair.image, image.shape[:2])
 
-    def manifest(self) -> dict[str, Any]:
-        """Return the identity with number, classes and a sha256 over all files.
+    def manifest(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the identity with number, classes and a sha256 over all files, or of ``indices``.
 
         The hash covers stems, sizes and contents.
         """
+        pairs = self.pairs if indices is None else [self.pairs[index] for index in indices]
         total = hashlib.sha256()
-        for pair in sorted(self.pairs, key=lambda pair: pair.stem):
+        for pair in sorted(pairs, key=lambda pair: pair.stem):
             label = digest(pair.label) if pair.label else ("none",)
             for part in (pair.stem, *digest(pair.image), *label):
                 total.update(os.fsencode(part) + b"\0")  # a stem need not be UTF-8

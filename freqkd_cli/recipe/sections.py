@@ -113,6 +113,11 @@ class Teacher(Section):
         description="teacher class (name or number) -> data class; several may map to one, "
         "unmapped ones are not compared",
     )
+    min_iou: Annotated[float, Field(ge=0, le=100)] = Field(
+        10.0,
+        description="distill warns of classes for which the teacher's IoU in percent is lower; "
+        "0 = the teacher is not scored",
+    )
     arguments: dict[str, Any] = Field({}, description="arguments of the model")
 
 

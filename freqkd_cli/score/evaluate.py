@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -58,12 +58,14 @@ class Pass:
         batch_size: None = by the size of the images, see :func:`batch_size_for`.
         workers: processes that read images.
         limit: only the first images, 0 = all.
+        indices: only these images, whatever ``limit``.
         cheap: only the metrics that are cheap enough for every validation during training.
     """
 
     batch_size: int | None = None
     workers: int = 0
     limit: int = 0
+    indices: Sequence[int] | None = None
     cheap: bool = False
 
 
@@ -93,7 +95,9 @@ def score(
     check_labelled(dataset)
     total, lanes = Tally(len(dataset.classes), cheap=settings.cheap), Lanes(model)
     empty = total.empty()
-    indices = range(min(settings.limit or len(dataset), len(dataset)))
+    indices = settings.indices
+    if indices is None:
+        indices = range(min(settings.limit or len(dataset), len(dataset)))
     done, started = 0, time.monotonic()
     for batch in _batches(dataset, settings, indices, processes):
         counted = lanes.each(len(batch), _Count(batch, dataset, compute, device, empty))
@@ -111,7 +115,7 @@ def score(
 
 
 def _batches(
-    dataset: Dataset, settings: Pass, indices: range, processes: Processes
+    dataset: Dataset, settings: Pass, indices: Sequence[int], processes: Processes
 ) -> Iterable[Batch]:
     """The batches of this process."""
     return whole_batches(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.class_map import ClassMap
 from freqkd_cli.build.objective import Line
 from freqkd_cli.errors import UsageError
 from freqkd_cli.teacher.cached import CachedTeacher
@@ -19,6 +21,20 @@ from freqkd_cli.teacher.teacher_classes import check_teacher_classes
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
+
+
+def ready_teacher(
+    plan: assemble.Plan, device: torch.device | str
+) -> tuple[nn.Module, ClassMap | None]:
+    """Return the recipe's teacher in float32 on a device, and its class map.
+
+    Raises:
+        WeightsMissing, RecipeError: the teacher cannot be built or has other classes.
+    """
+    teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
+    class_map = check_teacher_classes(plan, teacher)
+    teacher.ready(torch.device(device))
+    return teacher.to(device), class_map
 
 
 def open_source(
@@ -47,11 +63,9 @@ def open_source(
         return NoTeacher()
     if cache is not None:
         return CachedTeacher(open_cache(plan, lines, cache, dataset), losses, plan.teacher_taps)
-    teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
-    class_map = check_teacher_classes(plan, teacher)
-    teacher.ready(torch.device(device))
+    teacher, class_map = ready_teacher(plan, device)
     return LiveTeacher(
-        teacher.to(device),
+        teacher,
         losses,
         plan.teacher_taps,
         dtype=plan.recipe.teacher.dtype,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,13 @@ def distill_command(recipe: Recipe, cache: Path) -> str:
     run = Path("runs") / ("recipe" if source == "-" else Path(source).stem)
     words = [source, "--cache", str(cache), "--out", str(run), *_given(recipe)]
     return shlex.join(["freqkd", "distill", *words])
+
+
+def eval_command(recipe: Recipe) -> str:
+    """Return the ``freqkd eval`` line that scores the teacher, quoted for a shell."""
+    without_seed = {key: value for key, value in recipe.options.items() if key != "train.seed"}
+    recipe = replace(recipe, options=without_seed)
+    return shlex.join(["freqkd", "eval", _source(recipe), "--teacher", *_given(recipe)])
 
 
 def _source(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from freqkd_cli.build import assemble
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.train import environment, extension, run_folder
+from freqkd_cli.train import baseline_run, environment, extension, run_folder, teacher_gate
 from freqkd_cli.train.evaluation import Drawing
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.train.preparation import make_loop
 
 if TYPE_CHECKING:
+    from freqkd_cli.build.objective import Line
     from freqkd_cli.recipe.sections import Recipe, Train
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def distill(
     extend: int | None = None,
     dry_run: bool = False,
     drawing: Drawing | None = None,
+    compared: bool = False,
 ) -> dict[str, Any]:
     """Train a recipe into the run folder ``out`` and return the content of ``summary.json``.
 
@@ -45,6 +47,8 @@ def distill(
         extend: train the finished run in ``out`` for so many more steps.
         dry_run: train and write nothing; return what the run would cost.
         drawing: draws the previews of the run; None for none.
+        compared: labels alone are trained too, so the teacher is scored on all images that the
+            student is scored on.
 
     Raises:
         RecipeError, DataMissing, DataBroken, WeightsMissing, CacheMismatch: before any long work.
@@ -66,16 +70,23 @@ def distill(
     if start.extended_at is not None:
         extension.check_length(start.extended_at, loop.setting.length)
         progress.note(extension.note(recipe.train, loop.setting.length))
+    plain = _plain(recipe, loop.training.objective.lines)
+    teacher = teacher_gate.check(loop, plain, exact=compared, keep=not dry_run)
     if dry_run:
         from freqkd_cli.train.estimate import cost
 
-        return cost(loop, done=start.extended_at or 0)
+        return cost(loop, done=start.extended_at or 0) | teacher
     with _run_folder(loop, overwrite=overwrite):
         compute = loop.setting.compute.reason
         progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
         for line in _batch_notes(recipe.train, processes):
             progress.note(line)
-        return loop.run(resume)
+        summary = loop.run(resume) | teacher
+        if processes.first and teacher:
+            alone = baseline_run.find(out, plain, loop.evaluation.images)
+            with run_folder.writing(out):
+                baseline_run.finish(out, summary, alone)
+        return summary
 
 
 @contextmanager
@@ -124,16 +135,22 @@ def labels_alone(recipe: Recipe) -> Recipe:
         UsageError: no loss reads a teacher, or none is left without one.
     """
     lines = assemble.build_lines(assemble.check(recipe))
-    kept = {line.id for line in lines if not line.teacher_taps}
-    losses = tuple(line for line in recipe.losses if line.id in kept)
-    if len(kept) == len(lines):
+    plain = _plain(recipe, lines)
+    if len(plain.losses) == len(lines):
         raise UsageError(
             "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
             tip="leave out --baseline",
         )
-    if not losses:
+    if not plain.losses:
         raise UsageError(
             "--baseline trains on labels alone, and no loss of this recipe reads labels",
             tip="add a line {name: cross_entropy}, or leave out --baseline",
         )
+    return plain
+
+
+def _plain(recipe: Recipe, lines: Sequence[Line]) -> Recipe:
+    """Return a recipe without its teacher and the ``lines`` that read one."""
+    kept = {line.id for line in lines if not line.teacher_taps}
+    losses = tuple(line for line in recipe.losses if line.id in kept)
     return dataclasses.replace(recipe, losses=losses, teacher=None)

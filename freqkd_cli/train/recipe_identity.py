@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FREE = (("data", "workers"), ("train", "save_every"), ("train", "previews"))
+FREE = (
+    ("data", "workers"),
+    ("teacher", "min_iou"),
+    ("train", "save_every"),
+    ("train", "previews"),
+)
 """Keys that change no result, so a resumed run may have other values."""
 PATHS = (
     ("data", "root"),

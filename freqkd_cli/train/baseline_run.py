@@ -1,0 +1,91 @@
+"""A finished run on labels alone beside a run, and the share of the gap to the teacher it closed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.errors import FreqKDError
+from freqkd_cli.recipe.resolved import resolved
+from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.teacher.targets import NoTeacher
+from freqkd_cli.train import run_folder
+from freqkd_cli.train.recipe_identity import FREE, with_absolute_paths
+
+if TYPE_CHECKING:
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def find(out: Path, plain: Recipe, images: int) -> dict[str, Any] | None:
+    """Return the summary of a run in a folder beside ``out`` that is ``plain`` exactly, or None.
+
+    Data, views, student, losses, length and seed are the same; loss lines of weight 0 do not count.
+
+    Args:
+        plain: the recipe of ``out`` without its teacher.
+        images: number of images that both are scored on.
+    """
+    wanted = _values(plain)
+    with contextlib.suppress(OSError):
+        for folder in sorted(out.absolute().parent.iterdir()):
+            summary = object_or_none(folder / "summary.json") or {}
+            scored = isinstance(summary.get("miou"), float) and summary.get("val_images") == images
+            if not scored or summary.get("source") != NoTeacher.name:
+                continue
+            with contextlib.suppress(FreqKDError):
+                if _values(recipes.load(folder / "recipe.yaml")) == wanted:
+                    return {**summary, "run": str(out.parent / folder.name)}
+    return None
+
+
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Return what decides the result of a run on labels alone."""
+    losses = tuple(line for line in recipe.losses if line.weight > 0)
+    recipe = dataclasses.replace(recipe, losses=losses, teacher=None)
+    values = resolved(with_absolute_paths(recipe))
+    for section, key in FREE:
+        values.get(section, {}).pop(key, None)
+    return values
+
+
+def finish(out: Path, summary: dict[str, Any], alone: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add labels alone and the share of the gap that was closed to a finished run's summary.
+
+    ``gap_closed`` is (student - labels alone) / (teacher - labels alone). It is left out where the
+    teacher was not scored on the images of the student, or is not better than labels alone.
+    """
+    if alone is not None and alone["miou"] is not None:
+        summary |= {"labels_alone_miou": alone["miou"], "labels_alone_run": alone["run"]}
+        gap = _gap(summary, alone)
+        if gap is not None and gap > 0 and summary["miou"] is not None:
+            summary["gap_closed"] = (summary["miou"] - alone["miou"]) / gap
+    run_folder.finish(out, summary)
+    return summary
+
+
+def warn_of_weak_teacher(summary: Mapping[str, Any], alone: Mapping[str, Any]) -> None:
+    """Warn of a teacher that is not better than labels alone on the images of the student."""
+    gap = _gap(summary, alone)
+    if gap is not None and gap <= 0:
+        log.warning(
+            "the teacher has %.2f mIoU, and labels alone reach %.2f (%s). Class scores of this "
+            "teacher may lower the student's score; train a better teacher",
+            100 * summary["teacher_miou"],
+            100 * alone["miou"],
+            alone["run"],
+        )
+
+
+def _gap(summary: Mapping[str, Any], alone: Mapping[str, Any]) -> float | None:
+    """Return teacher minus labels alone; None where they were scored on other images."""
+    teacher, images = summary.get("teacher_miou"), summary.get("teacher_images")
+    if teacher is None or alone["miou"] is None or images != alone["val_images"]:
+        return None
+    return teacher - alone["miou"]
