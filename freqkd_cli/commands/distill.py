@@ -128,19 +128,19 @@ def run(
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """Return the table of ``--baseline``: labels alone, distilled, teacher, and what was gained."""
+    """Return the table of ``--baseline``: labels alone, distilled, what was gained, the teacher."""
     alone, distilled = result["baseline"], result
     rows: list[tuple[Any, ...]] = [("", "mIoU", "run")]
     for name, summary in (("labels alone", alone), ("distilled", distilled)):
         miou = "not scored" if summary["miou"] is None else f"{100 * summary['miou']:.2f}"
         rows.append((name, miou, summary["run"]))
-    if distilled.get("teacher_miou") is not None:
-        where = distilled["teacher_scored_on"]
-        rows.append(("teacher", f"{100 * distilled['teacher_miou']:.2f}", where))
     if None in (alone["miou"], distilled["miou"]):
         return columns(rows)
     gain = 100 * (distilled["miou"] - alone["miou"])
     rows.append(("difference", f"{gain:+.2f}"))
+    if distilled.get("teacher_miou") is not None:
+        where = distilled["teacher_scored_on"]
+        rows.append(("teacher", f"{100 * distilled['teacher_miou']:.2f}", where))
     if "gap_closed" in distilled:
         rows.append(("gap closed", f"{distilled['gap_closed']:.0%}"))
     again = "Repeat both with --seed 1 and --seed 2, then run freqkd compare."

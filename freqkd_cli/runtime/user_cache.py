@@ -1,7 +1,7 @@
 """Small results that are kept between commands, as JSON files in the user's cache folder.
 
-The folder is ``$FREQKD_CACHE``, by default ``freqkd`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. It may
-be deleted at any time, which costs only the time to compute the results again.
+The folder is ``$FREQKD_CACHE``, by default ``freqkd`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. It
+may be deleted at any time, which costs only the time to compute the results again.
 """
 
 from __future__ import annotations

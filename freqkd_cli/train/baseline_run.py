@@ -1,4 +1,4 @@
-"""A finished run on labels alone beside a run, and the share of the gap to the teacher it closed."""
+"""A run on labels alone beside a distilled one, and the share of the gap that distilling closed."""
 
 from __future__ import annotations
 
