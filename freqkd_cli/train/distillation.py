@@ -70,7 +70,7 @@ def distill(
     if start.extended_at is not None:
         extension.check_length(start.extended_at, loop.setting.length)
         progress.note(extension.note(recipe.train, loop.setting.length))
-    plain = _plain(recipe, loop.training.objective.lines)
+    plain = _plain(loop.setting.plan, loop.training.objective.lines)
     teacher = teacher_gate.check(loop, plain, exact=compared, keep=not dry_run)
     if dry_run:
         from freqkd_cli.train.estimate import cost
@@ -134,8 +134,9 @@ def labels_alone(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: no loss reads a teacher, or none is left without one.
     """
-    lines = assemble.build_lines(assemble.check(recipe))
-    plain = _plain(recipe, lines)
+    plan = assemble.check(recipe)
+    lines = assemble.build_lines(plan)
+    plain = _plain(plan, lines)
     if len(plain.losses) == len(lines):
         raise UsageError(
             "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
@@ -149,8 +150,9 @@ def labels_alone(recipe: Recipe) -> Recipe:
     return plain
 
 
-def _plain(recipe: Recipe, lines: Sequence[Line]) -> Recipe:
+def _plain(plan: assemble.Plan, lines: Sequence[Line]) -> Recipe:
     """Return a recipe without its teacher and the ``lines`` that read one."""
+    recipe = plan.recipe
     kept = {line.id for line in lines if not line.teacher_taps}
     losses = tuple(line for line in recipe.losses if line.id in kept)
     return dataclasses.replace(recipe, losses=losses, teacher=None)
