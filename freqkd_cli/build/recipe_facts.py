@@ -7,13 +7,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import registry
-from freqkd_cli.build.class_map import covered
 from freqkd_cli.errors import DataMissing, FreqKDError, RecipeError, UsageError
+from freqkd_cli.features.class_map import covered
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.views.view import ViewSpec
+from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -144,6 +146,16 @@ def tips_of(role: str) -> Iterator[None]:
 def place(path: str, error: FreqKDError, default: str = "") -> str:
     """Return the key path of an error about the section ``path``; its own key where it has one."""
     return f"{path}.{error.key or default}".rstrip(".")
+
+
+def missing_encoders(recipe: Recipe) -> list[str]:
+    """Return a line for each file of pretrained encoder weights that is not on this machine."""
+    lines = []
+    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
+        file = section and section.arguments.get("encoder_weights")
+        if file and is_path(file) and not Path(file).expanduser().exists():
+            lines.append(f"{role}.encoder_weights: {file} does not exist here; training needs it")
+    return lines
 
 
 def fetch_descriptions(recipe: Recipe) -> None:

@@ -30,37 +30,36 @@ def with_tip(error: WeightsMissing, state: Mapping[str, Tensor], given: Network)
     )
 
 
-def _known_names() -> tuple[list[str], list[list[str]]]:
-    """Return the architectures of the library, and its encoders by family, without timm's."""
+def encoder_families() -> list[list[str]]:
+    """Return the encoders of the library by family, without timm's."""
     import segmentation_models_pytorch as library
 
     families: dict[type, list[str]] = {}
     for name, entry in library.encoders.encoders.items():
         families.setdefault(entry["encoder"], []).append(name)
-    return list(library.MODEL_ARCHITECTURES_MAPPING), list(families.values())
+    return list(families.values())
 
 
 def _fitting(state: Mapping[str, Tensor], given: Network) -> Network | None:
     """Return the first network with these tensors, the head's rows aside."""
-    architectures, families = _known_names()
-    encoder = next((x for x in _encoders(state, given, families) if _fits(state, given, x)), None)
+    import segmentation_models_pytorch as library
+
+    encoder = next((x for x in _encoders(state, given) if _fits(state, given, x)), None)
     if encoder is None:
         return None
     seen = _options(state)
     candidates = (
         Network(arch, encoder, {**given.options, **options})
-        for arch in (given.arch, *architectures)
+        for arch in (given.arch, *library.MODEL_ARCHITECTURES_MAPPING)
         for options in ({}, seen)
     )
     return next((network for network in candidates if _shapes(state) == _expected(network)), None)
 
 
-def _encoders(
-    state: Mapping[str, Tensor], given: Network, families: list[list[str]]
-) -> Iterator[str]:
+def _encoders(state: Mapping[str, Tensor], given: Network) -> Iterator[str]:
     """Yield the given encoder, then all of the families whose tensors have such names."""
     yield given.encoder
-    for members in families:  # the first shows how the tensors of a family are called
+    for members in encoder_families():  # the first shows how the tensors of a family are called
         names = _expected(Network(given.arch, members[0], given.options), "encoder.").keys()
         if len(names & state.keys()) > len(names) / 2:
             yield from members

@@ -29,6 +29,7 @@ from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._pooling import make_exportable
+from freqkd_cli.models._smp_encoder import encoder_file, file_normalisation, load_encoder
 from freqkd_cli.models._smp_guess import with_tip
 from freqkd_cli.models._smp_network import Network, create, network_of, unfilled
 from freqkd_cli.models._smp_weights import (
@@ -70,8 +71,9 @@ def build(
         encoder: one of the library's names (mobilenet_v2 by default), or ``tu-`` and a timm name.
         options: further arguments of the library's class, such as
             {decoder_attention_type: scse, encoder_depth: 4}.
-        encoder_weights: pretrained weights of the encoder, such as ``imagenet``, fetched from the
-            hub; their mean and std are then used.
+        encoder_weights: pretrained weights of the encoder: a safetensors file or state dict in
+            timm's or the library's names (give mean and std with it), or a published name such as
+            ``imagenet``, fetched from the hub with its mean and std.
         weights: a file or folder with the whole model's tensors, as the library, a training
             framework or freqkd saves them. The ``config.json`` of a folder decides arch, encoder
             and options. A head with one row (a sigmoid) becomes two classes.
@@ -85,18 +87,22 @@ def build(
     """
     place = Path(weights).expanduser() if weights else None
     network = network_of(arch, encoder, options, place)
+    file = encoder_file(encoder_weights, weights)
     tensors = read_tensors(place, network) if place else None
     model = SMP(
         classes=tensors.classes if tensors else classes,
         network=network,
-        encoder_weights=encoder_weights,
+        encoder_weights=None if file else encoder_weights,
     )
     if tensors and place:
         _fill(model, tensors, place, network)
+    if file:
+        load_encoder(model.net.encoder, file, network)
+        if not (mean and std):
+            model.set_normalisation(*file_normalisation(file, network))
     if mean or std:
-        model.set_normalisation(
-            mean or model.mean.flatten().tolist(), std or model.std.flatten().tolist()
-        )
+        own = model.mean.flatten().tolist(), model.std.flatten().tolist()
+        model.set_normalisation(mean or own[0], std or own[1])
     return model
 
 
@@ -115,6 +121,7 @@ def taps(
 
     Where the weights are on this machine, their head decides the classes.
     """
+    encoder_file(encoder_weights, weights)
     place = Path(weights).expanduser() if weights else None
     network = network_of(arch, encoder, options, place)
     here = place is not None and place.exists()

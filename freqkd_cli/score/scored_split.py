@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from freqkd_cli.build import assemble
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import UsageError
+from freqkd_cli.features.class_names import same_classes
 from freqkd_cli.runtime.latency import measure_latency, threads
 from freqkd_cli.runtime.operations import parameters
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.evaluate import Pass, Result, score
-from freqkd_cli.teacher.teacher_classes import same_classes
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.build.class_map import ClassMap
 from freqkd_cli.cache.shards import STORAGE_DTYPES, restore, store
+from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.lanes import Lanes

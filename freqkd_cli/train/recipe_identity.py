@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.recipe.sections import Section
+from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -66,6 +67,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 def _absolute(section: str, key: str, value: Any) -> Path | None:
     """Return the absolute path of a value that names something on this machine, else None."""
     if not isinstance(value, (str, Path)) or value == "embedded":
+        return None
+    if key == "encoder_weights" and not is_path(str(value)):  # imagenet, beside such a folder
         return None
     path = Path(value).expanduser()
     return path.absolute() if path.exists() or (section, key) == ("data", "root") else None

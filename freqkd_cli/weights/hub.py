@@ -16,6 +16,15 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
+def is_path(name: str) -> bool:
+    """Whether ``name`` is written as a path, with a slash or a suffix, or is a file here.
+
+    Names of published weights, such as ``imagenet``, are neither, also beside a folder of the name.
+    """
+    path = Path(name)
+    return "/" in name or "\\" in name or bool(path.suffix) or path.is_file()
+
+
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Silence the hub library, which logs every attempt; one message at the end is enough."""

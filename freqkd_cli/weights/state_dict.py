@@ -46,26 +46,30 @@ def load_exact(
     wanted = {key: value for key, value in module.state_dict().items() if key not in ignore}
     state = fitting(state, wanted, where)
     given = {key: value for key, value in state.items() if key not in ignore}
-    missing = [key for key in wanted if key not in given]
-    unexpected = [key for key in given if key not in wanted]
+    differences = difference(given, wanted)
+    if differences:
+        raise WeightsMissing(
+            f"{where} does not fit the model",
+            got=differences,
+            need=f"exactly the {len(wanted)} tensors of the model",
+            tip="use the arguments (variant, width, encoder, classes...) of the saved model",
+        )
+    module.load_state_dict(given, strict=not ignore)
+
+
+def difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Return which tensors are missing, unexpected or of another shape; empty where none is."""
     reshaped = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
         if key in given and given[key].shape != wanted[key].shape
     ]
-    if missing or unexpected or reshaped:
-        counts = [
-            _count("missing", missing),
-            _count("unexpected", unexpected),
-            _count("of another shape", reshaped),
-        ]
-        raise WeightsMissing(
-            f"{where} does not fit the model",
-            got="; ".join(text for text in counts if text),
-            need=f"exactly the {len(wanted)} tensors of the model",
-            tip="use the arguments (variant, width, encoder, classes...) of the saved model",
-        )
-    module.load_state_dict(given, strict=not ignore)
+    counts = [
+        _count("missing", [key for key in wanted if key not in given]),
+        _count("unexpected", [key for key in given if key not in wanted]),
+        _count("of another shape", reshaped),
+    ]
+    return "; ".join(text for text in counts if text)
 
 
 def _count(what: str, keys: list[str]) -> str:

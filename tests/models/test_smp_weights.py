@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import FreqKDError, WeightsMissing
 from freqkd_cli.export.deploy import model_name
+from freqkd_cli.features.class_names import same_classes
 from freqkd_cli.models import smp
-from freqkd_cli.teacher.teacher_classes import same_classes
 
 ENCODER = "resnet18"
 

@@ -13,10 +13,10 @@ from sklearn.metrics import jaccard_score
 from freqkd_cli import recipe as recipes
 from freqkd_cli.app import main
 from freqkd_cli.build import assemble
-from freqkd_cli.build.class_map import ClassMap, resolve
 from freqkd_cli.build.objective import Objective
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import CacheMismatch, RecipeError
+from freqkd_cli.features.class_map import ClassMap, resolve
 from freqkd_cli.models import segformer
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe

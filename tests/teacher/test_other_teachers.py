@@ -14,8 +14,8 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.features.class_names import same_classes
 from freqkd_cli.models import fast_scnn, segformer, smp
-from freqkd_cli.teacher.teacher_classes import same_classes
 
 SMALL = "tu-mobilenetv3_small_100"
 IMAGES = torch.rand(2, 3, 70, 101, generator=torch.Generator().manual_seed(3))

@@ -53,9 +53,10 @@ def _checked(
             recipe = load(file, sets)
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
             # These import torch: not for a misspelt name.
-            from freqkd_cli.build import assemble, single_values
+            from freqkd_cli.build import assemble, recipe_facts, single_values
 
             single_values.check_unbuilt(assemble.check(recipe, data=False))
+            warn(f"{recipe.source}: {text}" for text in recipe_facts.missing_encoders(recipe))
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
