@@ -27,7 +27,7 @@ SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set", "metric
 
 # Keywords of build() that the program fills in, so they are no keys of a recipe.
 FILLED_IN: dict[str, frozenset[str]] = {
-    "models": frozenset({"classes"}),
+    "models": frozenset({"classes", "class_names"}),
     "losses": frozenset(),
     "datasets": frozenset({"split", "root", "size"}),
     "metrics": frozenset({"classes"}),

@@ -24,6 +24,7 @@ from freqkd_cli.build.recipe_facts import (
     classes_of_teacher,
     fetch_descriptions,
     mapped_classes,
+    named_classes,
     place,
     single_class,
     taps_of,
@@ -32,6 +33,7 @@ from freqkd_cli.build.recipe_facts import (
 )
 from freqkd_cli.errors import DataBroken, FreqKDError, Missing, RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.features.trained_weights import build_trained, load_state
 from freqkd_cli.views.view import MULTIPLE, ViewSpec
 
 if TYPE_CHECKING:
@@ -209,33 +211,19 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
     """
     if recipe.teacher is None:
         raise RecipeError("the recipe has no teacher", tip="add a `teacher:` section")
-    names = _names_of(recipe.teacher.weights)
-    model = _build(recipe, "teacher", len(names) or classes)
-    _take_weights(model, recipe.teacher.weights)
-    model.id2label = names or model.id2label
-    return model.eval().requires_grad_(False)
-
-
-def _build(recipe: Recipe, role: str, classes: int) -> nn.Module:
-    section = getattr(recipe, role)
+    section = recipe.teacher
+    given = {**section.arguments, **named_classes(recipe)}
     torch.manual_seed(recipe.train.seed)
-    with tips_of(role):
-        return registry.find("models", section.name).build(classes=classes, **section.arguments)
-
-
-def _names_of(folder: str | None) -> dict[int, str]:
-    """Return the class names of a trained run, for models whose arguments name no weights."""
-    from freqkd_cli.build.saved import class_names_of
-
-    return class_names_of(folder) if folder else {}
-
-
-def _take_weights(model: nn.Module, folder: str | None) -> None:
-    """Load the weights of a trained run, for models whose arguments name none."""
-    from freqkd_cli.build.saved import load_state
-
-    if folder:
-        load_state(folder, model)
+    try:
+        with tips_of("teacher"):
+            model = build_trained(
+                section.name, classes=classes, arguments=given, weights=section.weights
+            )
+    except RecipeError as error:
+        if (error.key or "").startswith("members."):
+            raise recipe.error([(place("teacher", error), error.line)]) from error
+        raise
+    return model.eval().requires_grad_(False)
 
 
 def build_student(plan: Plan) -> nn.Module:
@@ -244,7 +232,13 @@ def build_student(plan: Plan) -> nn.Module:
     Raises:
         WeightsMissing: ``student.weights`` is not a trained student of this architecture.
     """
-    model = _build(plan.recipe, "student", len(plan.classes))
+    section = plan.recipe.student
+    torch.manual_seed(plan.recipe.train.seed)
+    with tips_of("student"):
+        model = registry.find("models", section.name).build(
+            classes=len(plan.classes), **section.arguments
+        )
     model.id2label = dict(enumerate(plan.classes))
-    _take_weights(model, plan.recipe.student.weights)
+    if section.weights:
+        load_state(section.weights, model)
     return model

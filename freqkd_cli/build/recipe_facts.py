@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,9 @@ def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ..
     Raises:
         RecipeError: there is no teacher with logits.
     """
-    if recipe.teacher is not None and recipe.teacher.class_map:
-        return tuple(dict.fromkeys(recipe.teacher.class_map.values()))
+    names = _mapped_names(recipe)
+    if names:
+        return names
     if "logits" not in taps:
         raise recipe.error(
             [
@@ -77,17 +78,50 @@ def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ..
     return tuple(f"class{number}" for number in range(taps["logits"].channels))
 
 
+def _class_maps(recipe: Recipe) -> dict[str, Mapping[str, str] | None]:
+    """Return the class map of the teacher by its key; those of an ensemble's members, if any."""
+    section = recipe.teacher
+    if section is None:
+        return {}
+    of_members = getattr(registry.find("models", section.name), "class_maps", None)
+    maps = of_members(**section.arguments) if of_members else {}
+    if any(maps.values()):
+        return {f"teacher.{key}": mapping for key, mapping in maps.items()}
+    return {"teacher.class_map": section.class_map} if section.class_map else {}
+
+
+def _mapped_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the classes of the data that class maps name, each once."""
+    maps = [mapping for mapping in _class_maps(recipe).values() if mapping]
+    return tuple(dict.fromkeys(name for mapping in maps for name in mapping.values()))
+
+
+def named_classes(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the data's class names as an argument of the teacher, where it takes them."""
+    assert recipe.teacher is not None
+    if "class_names" not in registry.takes("models", recipe.teacher.name):
+        return {}
+    return {"class_names": class_names(recipe) or _mapped_names(recipe)}
+
+
 def mapped_classes(
     recipe: Recipe, classes: Sequence[str]
 ) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
-    """Return the numbers of the classes that ``teacher.class_map`` covers, and its problems.
+    """Return the numbers of the classes that the teacher's class map covers, and its problems.
 
-    Without a class map there are none.
+    A class is covered by an ensemble if any member covers it. Without a class map there are none.
     """
-    if recipe.teacher is None or recipe.teacher.class_map is None:
-        return (), []
-    numbers, problems = covered(recipe.teacher.class_map, classes)
-    return numbers, [(map_key(key), text) for key, text in problems]
+    numbers: set[int] = set()
+    problems = []
+    maps = _class_maps(recipe)
+    for key, mapping in maps.items():
+        known, texts = covered(mapping, classes) if mapping else (range(len(classes)), [])
+        numbers |= set(known)
+        problems += [(f"{key}.{name}".rstrip("."), text) for name, text in texts]
+    if "teacher.class_map" not in maps and maps and recipe.teacher.class_map:
+        text = "members have a class_map, so the ensemble has the classes of the data already"
+        problems.append(("teacher.class_map", text))
+    return tuple(sorted(numbers)), problems
 
 
 def map_key(key: str) -> str:
@@ -124,10 +158,13 @@ def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
         RecipeError: an argument of the model is wrong; the error points at it.
     """
     section = getattr(recipe, role)
-    module = registry.find("models", section.name)
+    module, names = registry.find("models", section.name), {}
+    with suppress(DataMissing):  # then the names are compared when the teacher is built
+        names = named_classes(recipe) if role == "teacher" else {}
     try:
         with tips_of(role):
-            return {tap.name: tap for tap in module.taps(classes=classes, **section.arguments)}
+            listed = module.taps(classes=classes, **section.arguments, **names)
+            return {tap.name: tap for tap in listed}
     except UsageError as error:
         raise recipe.error([(place(role, error, "name"), error.line)]) from error
 
@@ -150,12 +187,17 @@ def place(path: str, error: FreqKDError, default: str = "") -> str:
 
 def missing_encoders(recipe: Recipe) -> list[str]:
     """Return a line for each file of pretrained encoder weights that is not on this machine."""
-    lines = []
-    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
-        file = section and section.arguments.get("encoder_weights")
-        if file and is_path(file) and not Path(file).expanduser().exists():
-            lines.append(f"{role}.encoder_weights: {file} does not exist here; training needs it")
-    return lines
+    places = {"student": recipe.student.arguments}
+    if recipe.teacher is not None:
+        places["teacher"] = recipe.teacher.arguments
+        for number, member in enumerate(recipe.teacher.arguments.get("members", ())):
+            places[f"teacher.members.{number}"] = dict(member)
+    files = {f"{key}.encoder_weights": x.get("encoder_weights") for key, x in places.items()}
+    return [
+        f"{key}: {file} does not exist here, and the model cannot be built without it"
+        for key, file in files.items()
+        if file and is_path(file) and not Path(file).expanduser().exists()
+    ]
 
 
 def fetch_descriptions(recipe: Recipe) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from freqkd_cli import registry
 from freqkd_cli.errors import UnknownName, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
+from freqkd_cli.features.trained_weights import require_folder
 from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.weights.checked_safetensors import safetensors_bytes
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
 from freqkd_cli.weights.folder_kinds import model_folder
-from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import read_state
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -68,7 +68,7 @@ def load_model(folder: str | Path) -> nn.Module:
         WeightsMissing: files are missing, damaged, of a later format, or do not fit each other.
     """
     folder = Path(folder)
-    _require_folder(folder)
+    require_folder(folder)
     if not (folder / "recipe.yaml").is_file():
         folder = model_folder(folder)
     config = _config(folder)
@@ -94,47 +94,8 @@ def load_model(folder: str | Path) -> nn.Module:
     return model.eval()
 
 
-def class_names_of(folder: str | Path) -> dict[int, str]:
-    """Return class number -> name of a folder that freqkd wrote; empty where it has no names.
-
-    Raises:
-        WeightsMissing: its ``config.json`` cannot be read.
-    """
-    path = Path(folder) / CONFIG
-    return dict(read_config(path).section.id2label or {}) if path.is_file() else {}
-
-
-def load_state(folder: str | Path, model: nn.Module) -> None:
-    """Load the weights of a trained model into a new one of the same arguments.
-
-    This is ``student.weights``, a folder or a weight file. Training-only heads may be absent from
-    either side: those of the model keep their initial values.
-
-    Raises:
-        WeightsMissing: there are no such weights, or a tensor is missing, unexpected or of another
-            shape; the model is unchanged then.
-    """
-    assert isinstance(model, Segmenter)
-    folder = Path(folder)
-    if not folder.is_file():
-        _require_folder(folder)
-    own = model.portable_state()
-    state = fitting(read_state(folder), own, str(folder))
-    heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
-    given = {key: value for key, value in state.items() if key not in heads} | {
-        key: own[key] for key in heads if key in own
-    }
-    model.load_portable(given, where=str(folder))
-
-
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        what = f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist"
-        raise WeightsMissing(what, need="the folder of a run or of an export")
-
-
 def _config(folder: Path) -> ModelConfig:
-    _require_folder(folder)
+    require_folder(folder)
     if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
         raise WeightsMissing(
             f"{folder} contains no model yet: its run was stopped before the first evaluation",

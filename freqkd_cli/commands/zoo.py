@@ -55,7 +55,8 @@ def run(
         registry.find("models", name)
     rows = [_describe(model) for model in ([name] if name else registry.names("models"))]
     for row in rows if counts or latency else ():
-        row |= _counts(row, latency)
+        if row["taps"]:  # without its required arguments a model cannot be built
+            row |= _counts(row, latency)
     print_result(rows, as_json, _one_model if name else _all_models)
 
 
@@ -123,7 +124,7 @@ def _count_table(rows: list[dict[str, Any]]) -> str:
     timed = any("latency_ms" in row for row in rows)
     lines = [("model", "variant", "parameters", "GMAC", "GFLOP", *(["ms"] if timed else []))]
     for row in rows:
-        for variant, count in row["parameters"].items():
+        for variant, count in row.get("parameters", {}).items():
             giga = [f"{row[unit][variant] / 1e9:.2f}" for unit in ("macs", "flops")]
             time = [f"{row['latency_ms'][variant]:.0f}"] if timed else []
             lines.append((row["name"], variant, f"{count:,}", *giga, *time))

@@ -15,10 +15,10 @@ from torch import nn
 
 from freqkd_cli import __version__, registry
 from freqkd_cli import recipe as recipes
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.export.teacher_weights import license_of_weights, networks, teacher_license
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.runtime.operations import parameters
-from freqkd_cli.weights.config import License, ModelConfig, any_number, read_config, whole_number
+from freqkd_cli.weights.config import License, ModelConfig, any_number, whole_number
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -181,28 +181,10 @@ def _teacher(recipe: Recipe | None) -> str:
         return MISSING
     if recipe.teacher is None:
         return "None: trained on labels alone."
-    return f"{recipe.teacher.name}, weights {_teacher_weights(recipe) or 'its own'}."
-
-
-def _teacher_weights(recipe: Recipe) -> str | None:
-    return recipe.teacher and (recipe.teacher.arguments.get("weights") or recipe.teacher.weights)
-
-
-def teacher_license(recipe: Recipe) -> License | None:
-    """Return the license of the teacher's weights, or None where it is not known."""
-    weights = _teacher_weights(recipe)
-    if not recipe.teacher or not weights:
-        return None
-    license_of = getattr(registry.find("models", recipe.teacher.name), "license_of", None)
-    return recorded_license(Path(weights)) or (license_of(weights) if license_of else None)
-
-
-def recorded_license(folder: Path) -> License | None:
-    """Return the license in a folder's ``config.json``; None where there is no such folder."""
-    try:
-        return read_config(folder.expanduser() / "config.json").section.license
-    except WeightsMissing:  # a hub id, or another program's folder
-        return None
+    parts = [f"{name}, weights {weights or 'its own'}" for name, weights in networks(recipe)]
+    if len(parts) == 1:
+        return f"{parts[0]}."
+    return f"The mean of {len(parts)} models: {'; '.join(parts)}."
 
 
 def _licenses(model: nn.Module, recipe: Recipe | None) -> dict[License, str]:
@@ -219,9 +201,10 @@ def _license(model: nn.Module, recipe: Recipe | None) -> str:
     for license, owner in _licenses(model, recipe).items():
         use = "no commercial use" if license.noncommercial else "commercial use allowed"
         texts.append(f"{owner}: {license.name} ({use}). {license.note or ''}".strip())
-    weights = _teacher_weights(recipe) if recipe else None
-    if recipe and weights and not teacher_license(recipe):
-        published = getattr(registry.find("models", recipe.teacher.name), "PUBLISHED_LICENSE", None)
+    for name, weights in networks(recipe) if recipe else ():
+        if not weights or license_of_weights(name, weights):
+            continue
+        published = getattr(registry.find("models", name), "PUBLISHED_LICENSE", None)
         texts.append(
             f"The license of the teacher's weights, {weights}, is not recorded. Check it. "
             f"{published.note if published else ''}".strip()

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import CONFIG, load_model, save_model
 from freqkd_cli.errors import CheckFailed
-from freqkd_cli.export.card import card, teacher_license
+from freqkd_cli.export.card import card
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, result
 from freqkd_cli.export.parity import Parity, compare, require_finite
 from freqkd_cli.export.quiet import quiet_exporter
 from freqkd_cli.export.target import folder_beside
+from freqkd_cli.export.teacher_weights import teacher_license
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.runtime.latency import latency_table
 from freqkd_cli.weights.config import read_config

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from torch import nn
+
+class Classified(Protocol):
+    """What has classes: a model, or what is known of one before it is built."""
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def id2label(self) -> Mapping[int, str] | None: ...
 
 
-def same_classes(model: nn.Module, classes: Sequence[str]) -> bool:
+class Classes(NamedTuple):
+    """The number of classes, and their names where these are known."""
+
+    classes: int
+    id2label: Mapping[int, str] | None
+
+
+def same_classes(model: Classified, classes: Sequence[str]) -> bool:
     """Return whether a model has these classes in this order.
 
     Capitals and separators are ignored, and a model without class names passes.
@@ -20,7 +36,7 @@ def same_classes(model: nn.Module, classes: Sequence[str]) -> bool:
     )
 
 
-def known_names(model: nn.Module) -> tuple[str, ...]:
+def known_names(model: Classified) -> tuple[str, ...]:
     """Return the class names of a model in order; empty where they are placeholders."""
     known = getattr(model, "id2label", None) or {}
     names = tuple(known[number] for number in sorted(known))

@@ -164,7 +164,13 @@ class Checker:
             text += f", need one of {', '.join(known)}"
             self.add(node.value["name"].at, f"{path}.name", text)
             return None
-        return registry.arguments(drawer, name) if self.parts else None
+        if not self.parts:
+            return None
+        if kind == "student" and getattr(registry.find(drawer, name), "TEACHER_ONLY", False):
+            text = f"{name} cannot be a student, only a teacher"
+            self.add(node.value["name"].at, f"{path}.name", text)
+            return None
+        return registry.arguments(drawer, name)
 
     def unknown(self, rest: Mapping[str, Node], path: str, known: Iterable[str]) -> None:
         for key, node in rest.items():

@@ -67,6 +67,9 @@ def value_problems(
             problems.setdefault((f"{'.'.join(steps)}.{entry['loc'][-1]}", here.place), []).append(
                 ("", "missing")
             )
+        elif entry["type"] == "unknown_key":  # of a part inside an argument, with its own hint
+            place = here.key_at or here.at
+            problems.setdefault((".".join(steps), place), []).append(("", str(entry["msg"])))
         elif entry["type"] == "extra_forbidden":
             options = (
                 kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 def class_map(recipe: Recipe, teacher: nn.Module, classes: Sequence[str]) -> ClassMap | None:
     """Return the recipe's ``teacher.class_map`` for a built teacher, or None where it has none.
 
+    That of an ensemble leaves out the classes that none of its members covers.
+
     Raises:
         RecipeError: names the line of every class that is missing or named twice.
     """
     if recipe.teacher is None or recipe.teacher.class_map is None:
-        return None
+        return getattr(teacher, "class_map", None)
     mapping, problems = resolve(
         recipe.teacher.class_map, getattr(teacher, "id2label", None), teacher.classes, classes
     )

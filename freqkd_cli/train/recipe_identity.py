@@ -39,6 +39,8 @@ PATHS = (
     ("student", "encoder_weights"),
 )
 """Keys that may name a file or folder, by section and key."""
+MEMBERS, OF_MEMBERS = ("teacher", "members"), ("weights", "encoder_weights")
+"""The members of an ensemble, a list, and those keys of each."""
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -61,7 +63,19 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         else:
             arguments = {**section.arguments, key: type(value)(path)}
             changes[name] = section.model_copy(update={"arguments": arguments})
+    teacher = changes.get("teacher", recipe.teacher)
+    if teacher is not None and "members" in teacher.arguments:
+        members = [_absolute_member(dict(member)) for member in teacher.arguments["members"]]
+        arguments = {**teacher.arguments, "members": members}
+        changes["teacher"] = teacher.model_copy(update={"arguments": arguments})
     return dataclasses.replace(recipe, **changes)
+
+
+def _absolute_member(member: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of an ensemble's member, paths absolute and without those of value null."""
+    paths = {key: _absolute("teacher", key, member.get(key)) for key in OF_MEMBERS}
+    member |= {key: str(path) for key, path in paths.items() if path is not None}
+    return {key: value for key, value in member.items() if value is not None}
 
 
 def _absolute(section: str, key: str, value: Any) -> Path | None:
@@ -83,6 +97,9 @@ def digest(recipe: Recipe) -> str:
     values = resolved(recipe)
     for section, key in (*FREE, *PATHS):
         values.get(section, {}).pop(key, None)
+    for member in values.get("teacher", {}).get("members", ()):
+        for key in OF_MEMBERS:
+            member.pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,10 +131,15 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
         old, new, place = before.get(key), after.get(key), tuple(key.split("."))
         if old == new or place in FREE:
             continue
-        if place in PATHS and None not in (old, new) and _same_place(key, str(old), str(new)):
+        if _is_path_key(place) and None not in (old, new) and _same_place(key, str(old), str(new)):
             continue
         return RecipeDifference(key, old, new)
     return None
+
+
+def _is_path_key(place: tuple[str, ...]) -> bool:
+    of_member = place[:2] == MEMBERS and place[3:] in [(key,) for key in OF_MEMBERS]
+    return place in PATHS or of_member
 
 
 def _same_place(key: str, run: str, recipe: str) -> bool:

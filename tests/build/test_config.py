@@ -12,9 +12,10 @@ import pytest
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
-from freqkd_cli.build.saved import class_names_of, load_model, save_model
+from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing
-from freqkd_cli.export.card import recorded_license
+from freqkd_cli.export.teacher_weights import recorded_license
+from freqkd_cli.features.trained_weights import class_names_of
 from freqkd_cli.models import fast_scnn, segformer
 from freqkd_cli.models._segformer_config import ACTIVATIONS, Architecture, describe
 from freqkd_cli.models._segformer_weights import EMBEDDED

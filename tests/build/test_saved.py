@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import freqkd_cli
-from freqkd_cli.build.saved import load_model, load_state, save_model
+from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.features.trained_weights import load_state
 from freqkd_cli.models import fast_scnn, segformer, smp
 from freqkd_cli.weights.config import License
 from freqkd_cli.weights.state_dict import read_state

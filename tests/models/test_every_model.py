@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
 CASES = [
     pytest.param(name, arguments, id=f"{name}-{number}")
     for name in registry.names("models")
+    if name != "ensemble"  # made of other models; tests/models/test_ensemble.py
     for number, arguments in enumerate(ARGUMENTS.get(name, [{}]))
 ]
 

@@ -1,0 +1,80 @@
+"""Weights of a trained run, loaded into a model whose arguments name none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from freqkd_cli import registry
+from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.features.segmenter import Segmenter
+from freqkd_cli.weights.config import read_config
+from freqkd_cli.weights.key_groups import fitting
+from freqkd_cli.weights.state_dict import read_state
+
+
+def build_trained(
+    name: str, *, classes: int, arguments: Mapping[str, Any], weights: str | None
+) -> Segmenter:
+    """Build a model of the drawer, with the weights and class names of a run where it is given.
+
+    Args:
+        classes: K where the run has no class names.
+        arguments: those of the model's ``build``.
+        weights: for models whose arguments name none.
+
+    Raises:
+        WeightsMissing: as :func:`load_state`, or as the model's ``build``.
+    """
+    names = class_names_of(weights) if weights else {}
+    model = registry.find("models", name).build(classes=len(names) or classes, **arguments)
+    if weights:
+        load_state(weights, model)
+    model.id2label = names or model.id2label
+    return model
+
+
+def class_names_of(folder: str | Path) -> dict[int, str]:
+    """Return class number -> name of a folder that freqkd wrote; empty where it has no names.
+
+    Raises:
+        WeightsMissing: its ``config.json`` cannot be read.
+    """
+    path = Path(folder).expanduser() / "config.json"
+    return dict(read_config(path).section.id2label or {}) if path.is_file() else {}
+
+
+def load_state(folder: str | Path, model: nn.Module) -> None:
+    """Load the weights of a trained model into a new one of the same arguments.
+
+    This is ``student.weights``, a folder or a weight file. Training-only heads may be absent from
+    either side: those of the model keep their initial values.
+
+    Raises:
+        WeightsMissing: there are no such weights, or a tensor is missing, unexpected or of another
+            shape; the model is unchanged then.
+    """
+    assert isinstance(model, Segmenter)
+    folder = Path(folder).expanduser()
+    if not folder.is_file():
+        require_folder(folder)
+    own = model.portable_state()
+    state = fitting(read_state(folder), own, str(folder))
+    heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
+    given = {key: value for key, value in state.items() if key not in heads} | {
+        key: own[key] for key in heads if key in own
+    }
+    model.load_portable(given, where=str(folder))
+
+
+def require_folder(folder: Path) -> None:
+    """
+    Raises:
+        WeightsMissing: it is not a folder.
+    """
+    if not folder.is_dir():
+        what = f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist"
+        raise WeightsMissing(what, need="the folder of a run or of an export")
