@@ -148,6 +148,11 @@ def first_line(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
 
 
+def teacher_only(name: str) -> bool:
+    """Return whether a model cannot be a student; its file then has ``TEACHER_ONLY``."""
+    return getattr(find("models", name), "TEACHER_ONLY", False)
+
+
 def takes(drawer: str, name: str) -> Collection[str]:
     """Return the keywords of ``build``, including those that the program fills in."""
     return tuple(inspect.signature(find(drawer, name).build).parameters)

@@ -45,8 +45,9 @@ def build(*, classes: int, members: Members, class_names: Sequence[str] = ()) ->
 
     Args:
         classes: K of members whose weights do not decide it.
-        members: at least two, each with the keys of a teacher: {name: smp, weights: runs/a}. A
-            member may have a class_map, and a weight in the mean (1 by default).
+        members: at least two, each with name, weights and the arguments of its model, such as
+            {name: smp, weights: runs/a}. Optional keys are class_map, weight (in the mean, 1 by
+            default), mean and std (of its images), and classes (K of weights without class names).
         class_names: those of the data, which the class maps name.
 
     Raises:

@@ -107,6 +107,7 @@ def schema() -> dict[str, Any]:
                 "oneOf": [
                     _with_part(model, DRAWER[key], name, shared)
                     for name in registry.names(DRAWER[key])
+                    if key != "student" or not registry.teacher_only(name)
                 ]
             }
         else:

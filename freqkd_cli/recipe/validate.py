@@ -166,7 +166,7 @@ class Checker:
             return None
         if not self.parts:
             return None
-        if kind == "student" and getattr(registry.find(drawer, name), "TEACHER_ONLY", False):
+        if kind == "student" and registry.teacher_only(name):
             text = f"{name} cannot be a student, only a teacher"
             self.add(node.value["name"].at, f"{path}.name", text)
             return None

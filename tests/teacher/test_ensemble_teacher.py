@@ -222,7 +222,7 @@ def test_recipe_check_reports_an_encoder_file_that_is_not_here(tmp_path: Path, f
     path = tmp_path / "r.yaml"
     path.write_text(
         "version: 1\n"
-        "data: {name: scenes, size: [64, 96], length: 4}\n"
+        "data: {name: scenes, size: [64, 96], length: 8}\n"
         "student: {name: smp, encoder: resnet18, encoder_weights: no/r.pth}\n"
         "losses: [{name: cross_entropy}]\n"
         "train: {steps: 2}\n",
