@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from freqkd_cli.build import assemble
-from freqkd_cli.build.class_map import ClassMap
 from freqkd_cli.build.objective import Line
 from freqkd_cli.errors import UsageError
+from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.recipe_cache import open_cache

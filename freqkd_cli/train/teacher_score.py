@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import freqkd_cli
-from freqkd_cli.build.class_map import Mapped
 from freqkd_cli.cache.fingerprint import teacher_identity
 from freqkd_cli.cache.shards import STORAGE_DTYPES
+from freqkd_cli.features.class_map import Mapped
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.runtime import user_cache
 from freqkd_cli.runtime.precision import for_scores
