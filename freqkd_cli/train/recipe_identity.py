@@ -38,6 +38,8 @@ PATHS = (
     ("student", "encoder_weights"),
 )
 """Keys that may name a file or folder, by section and key."""
+POOL_ROOT = ("data", "pool", "root")
+"""Another one, in a section of ``data``."""
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -60,6 +62,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         else:
             arguments = {**section.arguments, key: type(value)(path)}
             changes[name] = section.model_copy(update={"arguments": arguments})
+    data = changes.get("data", recipe.data)
+    if data.pool is not None and data.pool.root is not None:
+        pool = data.pool.model_copy(update={"root": data.pool.root.expanduser().absolute()})
+        changes["data"] = data.model_copy(update={"pool": pool})
     return dataclasses.replace(recipe, **changes)
 
 
@@ -80,6 +86,7 @@ def digest(recipe: Recipe) -> str:
     values = resolved(recipe)
     for section, key in (*FREE, *PATHS):
         values.get(section, {}).pop(key, None)
+    values["data"].get("pool", {}).pop("root", None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -111,7 +118,11 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
         old, new, place = before.get(key), after.get(key), tuple(key.split("."))
         if old == new or place in FREE:
             continue
-        if place in PATHS and None not in (old, new) and _same_place(key, str(old), str(new)):
+        if (
+            place in (*PATHS, POOL_ROOT)
+            and None not in (old, new)
+            and _same_place(key, str(old), str(new))
+        ):
             continue
         return RecipeDifference(key, old, new)
     return None
