@@ -119,7 +119,7 @@ def _of_pool(error: FreqKDError) -> FreqKDError:
         tip = "--set 'data.pool.root=DIR'"
     elif tip:
         tip = re.sub(r"(?<![\w.])data\.(?!pool)", "data.pool.", tip)
-    key = f"data.pool.{error.key or 'name'}"
+    key = f"data.pool.{error.key or 'root'}"
     return type(error)(f"the pool: {error.what}", got=error.got, need=error.need, tip=tip, key=key)
 
 
