@@ -37,17 +37,15 @@ class Closest:
     Attributes:
         paired: how many images have a mask.
         missing: names of the absent masks without suffix; of the images where nothing pairs.
-        absent: the images without a mask.
     """
 
     paired: int
     missing: list[str]
-    absent: Sequence[File] = ()
 
 
 def closest(images: Sequence[File], masks: Sequence[File]) -> Closest:
     """Return the rule that comes closest, for messages."""
-    best = Closest(0, [f"{file.folder}{file.stem}" for file in images], images)
+    best = Closest(0, [f"{file.folder}{file.stem}" for file in images])
     nested = any(file.group for file in (*images, *masks))
     for flat in (False, True) if nested else (False,):
         for form in FORMS:
@@ -70,6 +68,5 @@ def closest(images: Sequence[File], masks: Sequence[File]) -> Closest:
                         else "".join(keys[k])
                         for k in absent
                     ]  # fmt: skip
-                    without = [images[k] for k in absent]
-                    best = Closest(len(images) - len(absent), shown, without)
+                    best = Closest(len(images) - len(absent), shown)
     return best

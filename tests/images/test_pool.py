@@ -136,15 +136,18 @@ def test_images_without_masks_are_kept_apart(tmp_path, name):
     assert dataset.manifest()["arguments"]["unlabelled"] == "pool"
 
 
-def test_masks_of_the_last_images_alone_are_found(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["clip3_{:06d}", "clip3_{:06d}_labels", "mask_{:06d}", "clip3_{:d}", "label_{:d}"]
+)
+def test_a_few_masks_among_many_images_are_paired(tmp_path, name):
     """Rules are tried on images that have a mask, not on the first ones."""
-    for k in range(60):
-        save(tmp_path / f"images/train/p{k:02d}.png", k)
-    for k in (41, 47, 59):
-        save(tmp_path / f"masks/train/p{k}_labels.png", k % 2, SIZE)
-    dataset = opened(tmp_path, classes=["road", "car"], unlabelled="pool")
-    assert [dataset.name(k) for k in range(3)] == ["p41", "p47", "p59"]
-    assert len(dataset.rest) == 57
+    for k in range(120):
+        save(tmp_path / f"images/train/clip3_{k:06d}.png", k)
+    for k in (7, 47, 107):
+        save(tmp_path / f"masks/train/{name.format(k)}.png", k % 3, SIZE)
+    dataset = opened(tmp_path, classes=["road", "car", "sky"], unlabelled="pool")
+    assert [dataset.name(k)[-3:] for k in range(len(dataset))] == ["007", "047", "107"]
+    assert len(dataset.rest) == 117
 
 
 def test_a_pattern_and_shares_with_some_masks(tmp_path):
