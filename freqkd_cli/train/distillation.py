@@ -166,5 +166,7 @@ def _same_steps(plan: assemble.Plan) -> Train:
     """Return the section ``train`` with the steps of the run, which without a pool has others."""
     train, dataset = plan.recipe.train, assemble.build_dataset(plan.recipe, "train")
     pool = pool_share(plan.recipe, dataset, training_images(plan, dataset))
-    steps = train.steps or run_length(len(dataset), train, pool.share if pool else 0.0).steps
+    if pool is None:
+        return train
+    steps = train.steps or run_length(len(dataset), train, pool.share).steps
     return train.model_copy(update={"epochs": None, "steps": steps})
