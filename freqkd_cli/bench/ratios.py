@@ -39,7 +39,9 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
     )
     if not loop.setting.dataset.labelled or (recipe.losses == lines and options.cache is None):
         return {}
-    data = recipe.data.model_copy(update={"workers": 0})  # nothing may run beside the timed steps
+    data = recipe.data.model_copy(
+        update={"workers": 0, "pool": None}
+    )  # nothing may run beside the timed steps
     alone = measured_loop(
         dataclasses.replace(recipe, data=data, losses=lines, teacher=None), options, None
     )

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from freqkd_cli import registry
-from freqkd_cli.build import tap_pairs
+from freqkd_cli.build import tap_pairs, training_images
 from freqkd_cli.build.loss_lines import build_line
 from freqkd_cli.build.objective import Line
 from freqkd_cli.build.recipe_facts import (
@@ -91,6 +91,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
             build_dataset(recipe, "train")  # its error fits the values of the masks
         raise single_class(recipe, classes[0])
     plan, problems = _plan(recipe, classes)
+    problems += training_images.problems(recipe, plan.teacher_taps)
     if plan.student_taps["logits"].channels != len(plan.classes):
         given, need = plan.student_taps["logits"].channels, len(plan.classes)
         takes = registry.takes("models", recipe.student.name)
@@ -155,23 +156,6 @@ def build_lines(plan: Plan) -> tuple[Line, ...]:
             key="losses",
         )
     return tuple(lines)
-
-
-def check_labels(plan: Plan, lines: tuple[Line, ...], dataset: Dataset) -> None:
-    """Refuse losses that read labels on images that have none.
-
-    Raises:
-        RecipeError: with the line of every such loss.
-    """
-    readers = [
-        number
-        for number, spec in enumerate(plan.recipe.losses)
-        for line in lines
-        if line.id == spec.id and line.loss.needs_labels
-    ]
-    if readers and not dataset.labelled:
-        text = "reads labels, and these images have none; leave it out, or add a masks folder"
-        raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
 
 
 def build_dataset(recipe: Recipe, split: str, root: Path | None = None) -> Dataset:

@@ -10,6 +10,8 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from freqkd_cli.views.pool_share import batches_per_epoch
+
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Train
 
@@ -47,14 +49,16 @@ class RunLength:
         return self.epochs_after(step) // every > self.epochs_after(step - 1) // every
 
 
-def run_length(images: int, train: Train) -> RunLength:
+def run_length(images: int, train: Train, pool_share: float = 0.0) -> RunLength:
     """Return the length of a run over ``images`` images; a last batch that is not full is dropped.
+
+    Images of a pool do not count, but take their share ``pool_share`` of each batch.
 
     A step takes ``train.accumulate`` batches and may cross the end of an epoch. The number of
     steps is rounded up, so that a run sees every batch of its ``train.epochs`` epochs. Each number
     of ``train.extend`` is a further stage.
     """
-    batches = max(1, images // train.batch_size)
+    batches = max(1, batches_per_epoch(images, train.batch_size, pool_share))
     steps = train.steps or -(-(train.epochs or 1) * batches // train.accumulate)
     stages = tuple(itertools.accumulate((steps, *(train.extend or ()))))
     return RunLength(batches, train.accumulate, stages)

@@ -57,7 +57,8 @@ class Difference:
 class Fingerprint:
     """The fields that decide a cache's numbers, as a tree of JSON values.
 
-    A cache may contain more than a recipe needs: more taps, more targets, more images. Every other
+    A cache may contain more than a recipe needs: more taps, more targets, more images, a
+    pool. Every other
     difference refuses the cache, but library versions only warn.
     """
 
@@ -132,6 +133,8 @@ def _serves(field: str, cached: Any, need: Any, wanted: Mapping[str, Any]) -> bo
     """Return whether the cache only has more in this field than is needed."""
     if field == "taps" and isinstance(cached, list) and isinstance(need, list):
         return set(need) <= set(cached)
+    if field.startswith("pool.") and "pool" not in wanted:
+        return True  # its images come after those of the data
     if field == "images" and isinstance(cached, int) and isinstance(need, int):
         return need <= cached
     parts = field.split(".")

@@ -56,6 +56,7 @@ class FingerprintFields(BaseModel):
     views: dict[str, Any]
     data: dict[str, Any]
     targets: dict[str, Any] = {}
+    pool: dict[str, Any] = {}
     versions: dict[str, Any] = {}
 
 

@@ -44,6 +44,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "tensors": [_tensor(name, tensor) for name, tensor in merge_descriptions(shards).items()],
         "items": len(items),
         "images": fields.images,
+        **({"pool_images": fields.pool.get("number")} if fields.pool else {}),
         "views": fields.views.get("stored") or "whole",
         "bytes": sum(shard.bytes for shard in shards),
         "shards": len(shards),
@@ -90,6 +91,7 @@ def _fits(fields: FingerprintFields) -> dict[str, Any]:
     teacher, views = fields.teacher, fields.views
     keys = {
         "data.name": fields.data.get("name"),
+        **({"data.pool.name": fields.pool.get("name")} if fields.pool else {}),
         "teacher.name": teacher.get("name"),
         "teacher.dtype": teacher.get("dtype"),
     }

@@ -19,6 +19,10 @@ _NEED = (
 )
 
 
+POOL = "--set 'data.unlabelled=pool'"
+"""The change of a recipe by which images may lack a mask."""
+
+
 def option(pattern: str) -> str:
     """Return the change of the recipe that pairs by a pattern, to be pasted."""
     quoted = pattern if pattern == "none" else '"{}"'.format(pattern.replace('"', '\\"'))
@@ -35,6 +39,8 @@ def unpaired(
     if rule.paired or not masks:
         got = f"no {some(rule.missing)} in {folder}"
         tip = "add the label images, or remove these images from the split"
+        if rule.paired:
+            tip = f"add the label images, or {POOL} to use these images without labels"
     else:
         got = f"{_names(images)} beside {_names(masks)} in {folder}"
         tip = "rename the masks, or write the pattern of their names in data.mask"
@@ -59,7 +65,8 @@ def unmatched(
         f"in {place.path}",
         got=got,
         need=f"a file for each image, named by {pattern}",
-        tip="correct data.mask, or remove it to pair by the names alone",
+        tip="correct data.mask, or remove it to pair by the names alone"
+        + (f", or {POOL} to use these images without labels" if absent else ""),
         key="mask",
     )
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from freqkd_cli.datasets._folder_files import File, Tree
 from freqkd_cli.datasets._folder_lists import ListReader, list_file, pairs_of, warn_of_overlap
 from freqkd_cli.datasets._folder_pairing import pair_place
-from freqkd_cli.datasets._folder_pattern import check_pattern
+from freqkd_cli.datasets._folder_partial import MaskKeys
+from freqkd_cli.datasets._folder_pattern import NO_MASKS, check_pattern
 from freqkd_cli.datasets._folder_places import Place, image_place, places, pool_place
 from freqkd_cli.datasets._folder_split import check_share, in_split, offered, shares_of
-from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
+from freqkd_cli.errors import DataBroken, DataMissing, FreqKDError, UsageError
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES, ROOT_TIP, Pair, contents
 
@@ -22,12 +23,12 @@ LAYOUT = (
 
 
 def find_pairs(
-    root: Path, split: str, mask: str | None, split_shares: float | Sequence[float] | None
+    root: Path, split: str, keys: MaskKeys, split_shares: float | Sequence[float] | None
 ) -> list[Pair]:
     """Return the images of a split with their masks, or all without.
 
     Args:
-        mask: ``data.mask`` of the recipe.
+        keys: with ``partial`` some images may have no mask beside others that have one.
         split_shares: ``data.split`` of the recipe.
 
     Raises:
@@ -35,23 +36,57 @@ def find_pairs(
         DataBroken: images without a mask, or a layout with two meanings.
         UsageError: a key that does not fit.
     """
-    check_pattern(mask)
+    check_pattern(keys.pattern)
     tree = Tree(root)
     if split_shares is not None:
-        return _shared(tree, split, mask, shares_of(split_shares))
+        return _shared(tree, split, keys, shares_of(split_shares))
     if (place := image_place(tree, split)) is not None:
-        return pair_place(tree, place, mask)
+        return pair_place(tree, place, keys)
     if (listing := list_file(tree, split)) is not None:
-        return _listed(tree, listing, split, mask)
-    raise _no_split(tree, split, mask)
+        return _listed(tree, listing, split, keys)
+    raise _no_split(tree, split, keys)
 
 
-def _shared(tree: Tree, split: str, mask: str | None, shares: Sequence[float]) -> list[Pair]:
+def find_images(
+    root: Path, pattern: str | None, split_shares: float | Sequence[float] | None
+) -> list[Pair]:
+    """Return the images of the train split, or all where there are no splits, without labels.
+
+    Masks are only looked for to leave them out, so no problem of theirs is an error.
+
+    Raises:
+        DataMissing: there are no images.
+        DataBroken: a layout with two meanings.
+        UsageError: a key that does not fit.
+    """
+    check_pattern(pattern)
+    tree = Tree(root)
+    try:
+        pairs = _alone(tree, MaskKeys(pattern, "all"), split_shares)
+    except DataBroken:
+        pairs = _alone(tree, MaskKeys(NO_MASKS, "all"), split_shares)
+    return [Pair(pair.stem, pair.image, None) for pair in pairs]
+
+
+def _alone(tree: Tree, keys: MaskKeys, split_shares: float | Sequence[float] | None) -> list[Pair]:
+    if split_shares is not None:
+        return _shared(tree, "train", keys, shares_of(split_shares))
+    if (place := image_place(tree, "train")) is not None:
+        return pair_place(tree, place, keys)
+    if (listing := list_file(tree, "train")) is not None:
+        return _listed(tree, listing, "train", keys)
+    divided = any(place.split for place in places(tree))
+    if not divided and (place := pool_place(tree) or Place(tree.root, None, None)):
+        return pair_place(tree, place, keys)
+    raise _no_split(tree, "train", keys)
+
+
+def _shared(tree: Tree, split: str, keys: MaskKeys, shares: Sequence[float]) -> list[Pair]:
     """Return a share of the only folder: that without splits, or that of train."""
     names = SPLITS[: len(shares)]
     present = {name: place for name in SPLITS if (place := image_place(tree, name))}
     if split in present and split not in names:
-        return pair_place(tree, present[split], mask)
+        return pair_place(tree, present[split], keys)
     check_share(split, shares)
     divided = [name for name in names if name in present]
     if divided not in ([], ["train"]):
@@ -64,11 +99,11 @@ def _shared(tree: Tree, split: str, mask: str | None, shares: Sequence[float]) -
         )
     place = present.get("train") or pool_place(tree)
     if place is None:
-        raise _no_split(tree, split, mask)
-    return in_split(pair_place(tree, place, mask), split, shares)
+        raise _no_split(tree, split, keys)
+    return in_split(pair_place(tree, place, keys), split, shares)
 
 
-def _listed(tree: Tree, listing: Path, split: str, mask: str | None) -> list[Pair]:
+def _listed(tree: Tree, listing: Path, split: str, keys: MaskKeys) -> list[Pair]:
     """Return the images that a list file names."""
     pool = pool_place(tree)
     below = [place for place in places(tree) if place.kind != "mask"]
@@ -81,7 +116,7 @@ def _listed(tree: Tree, listing: Path, split: str, mask: str | None) -> list[Pai
         return pairs_of(files, masks)
     base = pool or Place(tree.root, None, None)
     inside = [_below(base.path, file) for file in files]
-    return pair_place(tree, Place(base.path, base.kind, split), mask, inside)
+    return pair_place(tree, Place(base.path, base.kind, split), keys, inside)
 
 
 def _once(files: Sequence[File]) -> list[File]:
@@ -96,13 +131,13 @@ def _below(base: Path, file: File) -> File:
     return File(base, folder, folder, file.stem, file.suffix)
 
 
-def _no_split(tree: Tree, split: str, mask: str | None) -> DataMissing:
+def _no_split(tree: Tree, split: str, keys: MaskKeys) -> DataMissing:
     """Return the error of a split without images; its tip is a change that works, if any."""
     root = tree.root
     present = [name for name in SPLITS if image_place(tree, name)]
     pool = image_place(tree, "train") if present in (["train"], ["train", "test"]) else None
     pool = pool or (pool_place(tree) if not present else None)
-    share = _share(tree, pool, mask) if pool and split != "test" else None
+    share = _share(tree, pool, keys) if pool and split != "test" else None
     tip = ROOT_TIP
     if share and pool:
         tip = f"--set 'data.split={share}' to divide {pool.path} into train and val by the names"
@@ -117,9 +152,9 @@ def _no_split(tree: Tree, split: str, mask: str | None) -> DataMissing:
     )
 
 
-def _share(tree: Tree, pool: Place, mask: str | None) -> float | None:
+def _share(tree: Tree, pool: Place, keys: MaskKeys) -> float | None:
     try:
-        return offered(pair_place(tree, pool, mask))
+        return offered(pair_place(tree, pool, keys))
     except FreqKDError:
         return 0.8  # the next message is about the masks
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from freqkd_cli.datasets._folder_files import LOSSLESS, File
 from freqkd_cli.datasets._folder_names import is_mask_word
 
-_NUMBER = re.compile(r"0+(?=[0-9])")
+_NUMBER = re.compile(r"^0+(?=[0-9])")
 _SEPARATORS = re.compile(r"[-_ .]+")
 
 

@@ -13,10 +13,11 @@ from freqkd_cli.datasets._folder_errors import ambiguous, neither, several_place
 from freqkd_cli.datasets._folder_files import LOSSLESS, File, Tree
 from freqkd_cli.datasets._folder_match import matches
 from freqkd_cli.datasets._folder_names import names_derived, names_mask
+from freqkd_cli.datasets._folder_partial import MaskKeys, images_with_masks
 from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern, pattern_folder
 from freqkd_cli.datasets._folder_places import Place, mask_places, partner_of
 from freqkd_cli.datasets._folder_unlabelled import check_unlabelled
-from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.errors import DataMissing
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, same_stem, some
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
@@ -24,14 +25,17 @@ log = logging.getLogger(__name__)
 
 _PHOTO = (".jpg", ".jpeg")
 
+Paired = tuple[Sequence[File], Sequence[File | None]]
+"""Images and the mask of each, None where it has none."""
+
 
 def pair_place(
-    tree: Tree, place: Place, mask: str | None, listed: Sequence[File] | None = None
+    tree: Tree, place: Place, keys: MaskKeys, listed: Sequence[File] | None = None
 ) -> list[Pair]:
     """Return the images of a folder with their masks; without masks all labels are None.
 
     Args:
-        mask: ``data.mask`` of the recipe.
+        keys: with ``partial`` some labels may be None.
         listed: the images of a list file, instead of all in the folder.
 
     Raises:
@@ -41,14 +45,16 @@ def pair_place(
     images = tree.find(place.path, IMAGE_SUFFIXES) if listed is None else list(listed)
     if not images:
         raise _no_images(place.path)
+    mask = keys.pattern
     if mask == NO_MASKS:
         return _pairs(images, None)
     if mask is not None and (folder := pattern_folder(tree, place, mask)):
-        return _pairs(images, _in_folder(tree, place, images, folder, mask))
+        return _pairs(*_in_folder(tree, place, images, folder, keys))
     if mask is not None:
-        return _pairs(*by_pattern(tree, place, images, mask, whole=listed is None))
-    files = _paired_by_rule(tree, place, images, listed is not None)
-    if files is None:
+        whole = listed is None
+        return _pairs(*by_pattern(tree, place, images, mask, whole=whole, partial=keys.partial))
+    files = _paired_by_rule(tree, place, images, listed is not None, keys.partial)
+    if files is None and keys.unlabelled != "all":
         check_unlabelled(tree, place, images)
         empty = [one.path for group in mask_places(tree, place) for one in group if one.split]
         if empty and place.split:
@@ -57,8 +63,8 @@ def pair_place(
 
 
 def _paired_by_rule(
-    tree: Tree, place: Place, images: Sequence[File], listed: bool
-) -> tuple[Sequence[File], Sequence[File]] | None:
+    tree: Tree, place: Place, images: Sequence[File], listed: bool, partial: bool
+) -> Paired | None:
     """Return the images and their masks, None where no file looks like a mask of them.
 
     Raises:
@@ -72,7 +78,7 @@ def _paired_by_rule(
             return images, masks
         # Masks in the folder made for them are never passed over.
         if tried and group[0].path == partner_of(tree.root, place):
-            raise _refused(place, tried)
+            return _best(tree, place, tried, partial)
         # One folder for all splits need not have masks for the test split.
         optional = place.split == "test" and not group[0].split
         attempts += [one for one in tried if not optional or closest(images, one.masks).paired]
@@ -82,15 +88,13 @@ def _paired_by_rule(
         if attempt.masks and (masks := _single(tree, place, [attempt])):
             return attempt.images, masks
     attempts += [attempt for attempt in (below, *beside) if attempt.masks]
-    if attempts:
-        raise _refused(place, attempts)
-    return None
+    return _best(tree, place, attempts, partial) if attempts else None
 
 
 def _in_folder(
-    tree: Tree, place: Place, images: Sequence[File], folder: Path, pattern: str
-) -> Sequence[File]:
-    """Return the masks in the folder that ``data.mask`` names.
+    tree: Tree, place: Place, images: Sequence[File], folder: Path, keys: MaskKeys
+) -> Paired:
+    """Return the images, and their masks in the folder that ``data.mask`` names.
 
     Raises:
         DataBroken: some or all images have no mask there, or several pairings fit.
@@ -98,11 +102,12 @@ def _in_folder(
     attempt = Attempt(folder, images, tree.find(folder, LABEL_SUFFIXES))
     fits = matches(images, attempt.masks)
     if len(fits) > 1:
-        below = [replace(fit, pattern=fit.pattern and f"{pattern}{fit.pattern}") for fit in fits]
+        base = keys.pattern
+        below = [replace(fit, pattern=fit.pattern and f"{base}{fit.pattern}") for fit in fits]
         raise ambiguous(place, folder, images, below)
     if not fits:
-        raise _refused(place, [attempt])
-    return fits[0].masks
+        return _best(tree, place, [attempt], keys.partial)
+    return images, fits[0].masks
 
 
 class Attempt(NamedTuple):
@@ -131,11 +136,21 @@ def _single(tree: Tree, place: Place, attempts: Sequence[Attempt]) -> tuple[File
     return None
 
 
-def _refused(place: Place, attempts: Sequence[Attempt]) -> DataBroken:
-    """Return the error of the attempt that pairs the most images."""
+def _best(tree: Tree, place: Place, attempts: Sequence[Attempt], partial: bool) -> Paired:
+    """Return the images and masks of the attempt that pairs the most, with ``partial``.
+
+    Raises:
+        DataBroken: no image has a mask, or ``partial`` is not set.
+    """
+    if partial:
+        parts = [(images_with_masks(one.images, one.masks), one) for one in attempts]
+        labelled, (folder, images, masks) = max(parts, key=lambda part: len(part[0]))
+        if labelled and (fit := _single(tree, place, [Attempt(folder, labelled, masks)])):
+            mask_of = dict(zip(labelled, fit, strict=True))
+            return images, [mask_of.get(image) for image in images]
     rated = [(closest(one.images, one.masks), one) for one in attempts]
     rule, attempt = max(rated, key=lambda entry: entry[0].paired)
-    return unpaired(place, *attempt, rule)
+    raise unpaired(place, *attempt, rule)
 
 
 def _beside(
@@ -184,7 +199,9 @@ def _warn_of_others(place: Place, files: Sequence[File]) -> None:
         log.warning("%d files in %s are neither image nor mask: %s", len(files), place.path, names)
 
 
-def _pairs(images: Sequence[File], masks: Sequence[File] | Sequence[Path] | None) -> list[Pair]:
+def _pairs(
+    images: Sequence[File], masks: Sequence[File | None] | Sequence[Path | None] | None
+) -> list[Pair]:
     paths = [None] * len(images) if masks is None else [getattr(m, "path", m) for m in masks]
     first: dict[str, File] = {}
     for image in images:

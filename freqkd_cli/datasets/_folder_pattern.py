@@ -55,8 +55,14 @@ def pattern_folder(tree: Tree, place: Place, pattern: str) -> Path | None:
 
 
 def by_pattern(
-    tree: Tree, place: Place, images: Sequence[File], pattern: str, *, whole: bool
-) -> tuple[list[File], list[Path]]:
+    tree: Tree,
+    place: Place,
+    images: Sequence[File],
+    pattern: str,
+    *,
+    whole: bool,
+    partial: bool = False,
+) -> tuple[list[File], list[Path | None]]:
     """Return the images and the masks that a pattern names.
 
     The pattern is relative to the folder of the masks, else to the root, else to the folder of
@@ -64,6 +70,7 @@ def by_pattern(
 
     Args:
         whole: files that are masks of other files are no images.
+        partial: images may lack a mask, whose place is None then.
 
     Raises:
         DataBroken: no folder has all the masks.
@@ -83,14 +90,15 @@ def by_pattern(
             break
     _, base, kept_images, kept_masks = best or (0, place.path, list(images), [None] * len(images))
     complete = [mask for mask in kept_masks if mask is not None]
-    if len(set(complete)) < len(kept_images):
+    needed = len(complete) if partial and complete else len(kept_images)
+    if len(set(complete)) < needed:
         absent = [
             target_name(place, image, pattern)
             for image, mask in zip(kept_images, kept_masks, strict=True)
             if mask is None
         ]
         raise unmatched(place, base, kept_images, absent, pattern)
-    return kept_images, complete
+    return kept_images, kept_masks
 
 
 def target_name(place: Place, image: File, pattern: str) -> str:

@@ -7,7 +7,7 @@ part such as ``_mask``; ``mask`` describes any other.
 
 A mask holds one class id per pixel, as grey value or palette index, in the size of its upright
 image (EXIF orientation applied). Without masks the split is unlabelled: a student can still learn
-from the teacher on it.
+from the teacher on it. Where only some images have masks, ``unlabelled: pool`` uses both kinds.
 
 Class names come from the recipe (``data.classes: [road, car]``, ids 0, 1, ...), else from a class
 list in the root folder: ``classes.json`` (a list, or ``{id: name}`` with any ids), ``classes.txt``
@@ -17,9 +17,9 @@ read with ``zero_label``, ``ignore`` or ``label_map``, so that no file has to be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,15 +27,16 @@ from pydantic import Field
 from freqkd_cli.datasets._folder_classes import NAMES_NEED, ClassList, class_list
 from freqkd_cli.datasets._folder_colors import color_map
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
-from freqkd_cli.datasets._folder_layout import LAYOUT, find_pairs
+from freqkd_cli.datasets._folder_layout import LAYOUT, find_images, find_pairs
+from freqkd_cli.datasets._folder_partial import MaskKeys
 from freqkd_cli.datasets._label_mends import advice_of
 from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.conversion import RECIPE, Conversion
+from freqkd_cli.images.conversion import POOL, RECIPE, Conversion
 from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import ROOT_TIP
+from freqkd_cli.images.pairs import ROOT_TIP, Pair
 from freqkd_cli.images.palette import palette_with
 
 __all__ = ["LAYOUT", "build", "classes", "palette_of"]
@@ -67,6 +68,7 @@ def build(
     bands: Bands | None = None,
     mask: str | None = None,
     split_: Shares | None = None,
+    unlabelled: Literal["refuse", "pool"] = "refuse",
 ) -> Dataset:
     """Return one split of a folder. Images keep their own size; ``size`` is that of the views.
 
@@ -98,6 +100,10 @@ def build(
         split_: share of the images that train takes, such as 0.8, where one folder has no splits;
             the others are val. A list gives the shares of train, val and test. The hash of an
             image's name decides, so that no image changes its split when others are added.
+        unlabelled: what images without a mask are where others have one. With refuse they are an
+            error. With pool, losses with a teacher learn from them too, as from a data.pool; half
+            of each batch, or data.pool.share of it, has no labels. In val and test they are left
+            out.
 
     Raises:
         DataMissing: no root, no such split, no images, or masks without class names.
@@ -109,7 +115,7 @@ def build(
     root = _root(root)
     listed = class_list(root, classes)
     _check_folder(root, split, listed)
-    pairs = find_pairs(root, split, mask, split_)
+    pairs = find_pairs(root, split, MaskKeys(mask, unlabelled), split_)
     labels = [pair.label for pair in pairs if pair.label is not None]
     if labels and not listed.names:
         raise _no_names(labels[0].parent)
@@ -127,16 +133,38 @@ def build(
     arguments = keys.arguments() | conversion.arguments()
     arguments |= {"mask": mask} if mask is not None else {}
     arguments |= {"split": split_} if split_ is not None else {}
+    arguments |= {"unlabelled": unlabelled} if unlabelled != "refuse" else {}
+    identity = {"name": "folder", "split": split, "arguments": arguments}
     rule = rule_of(keys)
-    return FileDataset(
-        {"name": "folder", "split": split, "arguments": arguments},
-        pairs,
-        names,
-        _palette(colors, listed, keys.ids),
-        rule,
-        advice_of(keys, rule),
-        conversion,
-    )
+    kept = [pair for pair in pairs if pair.label is not None] or pairs
+    palette = _palette(colors, listed, keys.ids)
+    dataset = FileDataset(identity, kept, names, palette, rule, advice_of(keys, rule), conversion)
+    if len(kept) < len(pairs):
+        dataset.rest = _images_alone([pair for pair in pairs if pair.label is None], conversion)
+    return dataset
+
+
+def build_pool(*, root: Path | None, arguments: Mapping[str, Any]) -> Dataset:
+    """Return the images of a folder without labels: those of train, or all without splits.
+
+    Args:
+        arguments: the keys of ``data.pool``; those about labels have no meaning.
+
+    Raises:
+        DataMissing: no root, or no images.
+    """
+    keys = ("bits", "percentile", "bands")
+    conversion = Conversion.of(*(arguments.get(key) for key in keys), POOL)
+    pairs = find_images(_existing(root), arguments.get("mask"), arguments.get("split"))
+    return _images_alone(pairs, conversion)
+
+
+def _images_alone(pairs: Sequence[Pair], conversion: Conversion) -> FileDataset:
+    identity = {"name": "folder", "split": "train", "arguments": conversion.arguments()}
+    keys = LabelKeys([])
+    rule = rule_of(keys)
+    palette = np.zeros((0, 3), np.uint8)
+    return FileDataset(identity, pairs, (), palette, rule, advice_of(keys, rule), conversion)
 
 
 def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tuple[str, ...]:
@@ -147,8 +175,8 @@ def classes(*, root: Path | None = None, classes: list[str] | None = None) -> tu
     Raises:
         DataMissing: the names are not in the recipe, and there is no root.
     """
-    if classes is None and not _root(root).is_dir():
-        raise DataMissing(f"there is no folder {root}", need=LAYOUT, tip=ROOT_TIP, key="root")
+    if classes is None:
+        _existing(root)
     names = class_list(_root(root) if classes is None else Path(), classes).names
     return tuple(names[number] for number in sorted(names))
 
@@ -167,6 +195,12 @@ def _root(root: Path | None) -> Path:
             key="root",
         )
     return Path(root)
+
+
+def _existing(root: Path | None) -> Path:
+    if not _root(root).is_dir():
+        raise DataMissing(f"there is no folder {root}", need=LAYOUT, tip=ROOT_TIP, key="root")
+    return _root(root)
 
 
 def _palette(colors: Colors | None, listed: ClassList, ids: Sequence[int]) -> np.ndarray:

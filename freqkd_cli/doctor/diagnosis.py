@@ -7,19 +7,22 @@ is examined; every label image is checked again when it is read.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.recipe_facts import class_names
+from freqkd_cli.build.training_images import may_have_pool, pool_of
 from freqkd_cli.doctor.image_findings import image_findings
 from freqkd_cli.doctor.label_findings import Finding, findings
-from freqkd_cli.doctor.survey import Survey, survey
+from freqkd_cli.doctor.survey import HEADERS, Survey, survey
 from freqkd_cli.doctor.view_size import small_views
 from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.dataset import SPLITS
+from freqkd_cli.images.dataset import SPLITS, spread
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import printable
 from freqkd_cli.runtime.progress import Progress, Silent
@@ -89,7 +92,8 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
         raise report.errors[0].error()
     if report.errors:
         lines = "".join(f"\n  {finding.error().line}" for finding in report.errors)
-        raise DataBroken(f"the labels of {split} have {len(report.errors)} problems{lines}")
+        kind = "labels" if dataset.labelled else "images"
+        raise DataBroken(f"the {kind} of {split} have {len(report.errors)} problems{lines}")
     if report.survey is not None:
         progress.note(f"labels of {split}: {report.scope}")
 
@@ -97,10 +101,10 @@ def require(dataset: Dataset, split: str, progress: Progress) -> None:
 def describe(
     recipe: Recipe, split: str | None, every: bool, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Return the document of ``freqkd data --json``: one split, or all.
+    """Return the document of ``freqkd data --json``: one split, or all; train with its pool.
 
     Raises:
-        DataMissing: the split does not exist; of all splits, train does not exist.
+        DataMissing: the split does not exist; of all splits, train or its pool does not exist.
         DataBroken: class names that cannot be read; they concern all splits.
     """
     class_names(recipe)
@@ -109,8 +113,10 @@ def describe(
     for name in [split] if split else SPLITS:
         required = bool(split) or name == "train"
         splits.append(_describe_split(recipe, name, every, required, progress))
-        for finding in splits[-1]["findings"]:
-            counts[finding["level"]] += 1
+        if name == "train":
+            splits += _describe_pool(recipe, every, progress)
+    for finding in itertools.chain.from_iterable(row["findings"] for row in splits):
+        counts[finding["level"]] += 1
     return {
         "data": recipe.data.name,
         "errors": counts["error"],
@@ -130,16 +136,61 @@ def _describe_split(
         missing = f"{error.what} ({error.got})" if error.got else error.what
         return {"split": split, "missing": printable(missing), "findings": []}
     except DataBroken as error:
-        parts = (part and str(part) for part in (error.got, error.need, error.tip))
-        finding = Finding("error", error.what, (), *parts)
-        scope = "nothing was checked, the files cannot be paired"
-        return {"split": split, "looked_at": scope, "findings": _as_rows((finding,))}
+        return _unread(split, error, "nothing was checked, the files cannot be paired")
     report = examine(dataset, split, every=every, progress=progress)
-    if split == "train" and isinstance(dataset, FileDataset):
-        views = small_views(dataset, tuple(recipe.data.size), recipe.data.augment.scale)
-        if views is not None:
-            report = replace(report, findings=(*report.findings, views))
-    return _as_json(report, dataset.classes)
+    document = _as_json(_with_views(report, recipe, dataset), dataset.classes)
+    if split != "train" and (rest := getattr(dataset, "rest", None)):
+        document["without_masks"] = len(rest)
+        document["looked_at"] += f"; {len(rest)} images without masks are left out"
+    return document
+
+
+def _describe_pool(recipe: Recipe, every: bool, progress: Progress | None) -> list[dict[str, Any]]:
+    """Return the part of the pool, none where the recipe has no pool."""
+    if not may_have_pool(recipe):
+        return []
+    from_split = recipe.data.pool is None or recipe.data.pool.name is None
+    try:
+        # A broken train split is reported by itself.
+        dataset = assemble.build_dataset(recipe, "train") if from_split else None
+    except DataBroken:
+        return []
+    try:
+        pool = pool_of(recipe, dataset)
+    except DataBroken as error:
+        return [_unread("pool", error, "nothing was checked")]
+    if pool is None:
+        return []
+    report = examine(pool, "pool", every=every, progress=progress)
+    document = _as_json(_with_views(report, recipe, pool), ())
+    if sizes := _sizes(pool):
+        document["sizes"] = [f"{height}x{width}" for height, width in sizes]
+        document["looked_at"] += f", {' to '.join(document['sizes'])} (height x width)"
+    return [document]
+
+
+def _sizes(pool: Dataset) -> list[tuple[int, int]]:
+    """Return the smallest and the largest size of a sample of images, once where they are equal."""
+    sizes = set()
+    for index in spread(len(pool), HEADERS):
+        with suppress(DataBroken):  # reported by the examination
+            sizes.add(pool.image_size(index))
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return ordered[:1] + ordered[1:][-1:]
+
+
+def _with_views(report: Report, recipe: Recipe, dataset: Dataset) -> Report:
+    """Return the report of training images with the finding about small views, if any."""
+    if report.split not in ("train", "pool") or not isinstance(dataset, FileDataset):
+        return report
+    views = small_views(dataset, tuple(recipe.data.size), recipe.data.augment.scale)
+    return report if views is None else replace(report, findings=(*report.findings, views))
+
+
+def _unread(split: str, error: DataBroken, scope: str) -> dict[str, Any]:
+    parts = (part and str(part) for part in (error.got, error.need, error.tip))
+    finding = Finding("error", error.what, (), *parts)
+    return {"split": split, "looked_at": scope, "findings": _as_rows((finding,))}
 
 
 def _as_json(report: Report, classes: Sequence[str]) -> dict[str, Any]:

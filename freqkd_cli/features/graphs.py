@@ -60,9 +60,9 @@ def node_validity(batch: Batch, grid: Grid) -> Tensor:
     """Return which nodes count, ``[B, h * w]`` bool.
 
     Not those whose image cell is padding or has the ignore label on more than half of its area.
+    All cells inside an image without labels count.
     """
-    inside = batch.valid if batch.labels is None else batch.valid & batch.labelled
-    return (pooled(inside[:, None].float(), grid).flatten(1) > 0.5 - 1e-4).contiguous()
+    return (pooled(batch.not_void[:, None].float(), grid).flatten(1) > 0.5 - 1e-4).contiguous()
 
 
 def node_labels(batch: Batch, grid: Grid) -> Tensor | None:

@@ -11,6 +11,7 @@ import numpy as np
 from freqkd_cli.errors import DataBroken, UsageError
 
 RECIPE, OPTION = "--set 'data.{key}={value}'", "--{key} {value}"
+POOL = "--set 'data.pool.{key}={value}'"
 """How a changed key is written in a tip."""
 
 _USUAL_BITS = (8, 10, 12, 14, 16)
@@ -26,8 +27,8 @@ class Conversion:
         percentile: these two percentiles of all channels of an image together become 0 and 1, in
             images of more than 8 bits a channel.
         bands: the bands that are red, green and blue, counted from 1.
-        form: how a key is written in a tip, :data:`RECIPE` or :data:`OPTION`; None where a data
-            set has no such keys.
+        form: how a key is written in a tip, such as :data:`RECIPE` or :data:`OPTION`; None where a
+            data set has no such keys.
     """
 
     bits: int | None = None
@@ -94,7 +95,7 @@ class Conversion:
             return None
         if isinstance(value, int):
             return self.form.format(key=key, value=value)
-        text = _text(value) if self.form == RECIPE else ",".join(f"{part:g}" for part in value)
+        text = _text(value) if self.form != OPTION else ",".join(f"{part:g}" for part in value)
         return self.form.format(key=key, value=text)
 
     def range_tip(self, low: float, high: float, fractions: bool) -> str:

@@ -55,7 +55,13 @@ class FileDataset:
         rule: how stored label values are read.
         advice: how they may be misread.
         conversion: how images become 8-bit RGB.
+
+    Attributes:
+        rest: images of the same split without a label image, where the data set keeps them apart
+            (``data.unlabelled: pool``); None elsewhere.
     """
+
+    rest: FileDataset | None = None
 
     def __init__(
         self,
@@ -106,6 +112,12 @@ class FileDataset:
             "classes": list(self.classes),
             "sha256": total.hexdigest(),
         }
+
+    def images_alone(self) -> FileDataset:
+        """Return the same images without their label files."""
+        pairs = [Pair(pair.stem, pair.image, None) for pair in self.pairs]
+        own = (self.classes, self.palette, self.rule, self.advice, self.conversion)
+        return FileDataset(self.identity, pairs, *own)
 
     def header(self, index: int) -> Header:
         """Return what the header of an image file shows, without decoding it."""

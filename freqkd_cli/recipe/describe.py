@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic_core import to_jsonable_python
 
 from freqkd_cli import registry
-from freqkd_cli.recipe.sections import DRAWER, SECTIONS, VERSION, Section
+from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION, Section
 
 _ENTRY = re.compile(r"^(\s*)([A-Za-z_][\w, ]*?)\s*(?:\([^)]*\))?:\s*(.*)$")
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -116,6 +116,8 @@ def schema() -> dict[str, Any]:
         if key == "losses":
             items = {"type": "array", "minItems": 1, "items": items}
         sections[key] = items
+    for key, model in INNER.items():
+        shared[model.__name__] = {"oneOf": _inner(key, model, shared)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "freqkd recipe",
@@ -136,6 +138,14 @@ def _own(model: type[Section], shared: dict[str, Any]) -> dict[str, Any]:
     for entry in out["properties"].values():
         entry.pop("title", None)
     return out
+
+
+def _inner(key: str, model: type[Section], shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schemas of a section inside a section: one of each part, and one without."""
+    nameless = _own(model, shared)
+    del nameless["properties"]["name"]
+    parts = registry.names(DRAWER[key])
+    return [nameless, *(_with_part(model, DRAWER[key], name, shared) for name in parts)]
 
 
 def _with_part(

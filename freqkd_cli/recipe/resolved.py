@@ -46,8 +46,13 @@ def dump(recipe: Recipe) -> str:
 
 
 def _section(section: Section) -> dict[str, Any]:
+    inner = {key for key, value in section if isinstance(value, Section)}
     own = section.model_dump(mode="json", exclude={"arguments"})
-    own = {key: value for key, value in own.items() if value is not None}
+    own = {
+        key: _section(getattr(section, key)) if key in inner else value
+        for key, value in own.items()
+        if value is not None
+    }
     rest = to_jsonable_python(getattr(section, "arguments", {}))
     return own | rest
 

@@ -73,6 +73,20 @@ class Augment(Section):
         return value
 
 
+class Pool(Section):
+    """Images without labels, which are mixed into every batch of the training."""
+
+    name: str | None = Field(
+        None,
+        description="name of a data set: a file of datasets/; left out with data.unlabelled: pool",
+    )
+    root: Path | None = Field(None, description="folder of the pool; its labels are not read")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="share of every batch that comes from the pool"
+    )
+    arguments: dict[str, Any] = Field({}, description="arguments of the pool's data set")
+
+
 class Data(Section):
     """The images, and how views are made of them."""
 
@@ -93,6 +107,9 @@ class Data(Section):
         1, description="processes that read and crop images; 0 = the main process does it"
     )
     augment: Augment = Field(Augment(), description="random changes of a view")
+    pool: Pool | None = Field(
+        None, description="images without labels, from which only losses with a teacher learn"
+    )
     arguments: dict[str, Any] = Field({}, description="arguments of the data set")
 
 
@@ -209,8 +226,11 @@ SECTIONS: Mapping[str, type[Section]] = {
     "losses": LossLine,
     "train": Train,
 }
+INNER: Mapping[str, type[Section]] = {"data.pool": Pool}
+"""Sections inside a section that name a part."""
 DRAWER: Mapping[str, str] = {
     "data": "datasets",
+    "data.pool": "datasets",
     "teacher": "models",
     "student": "models",
     "losses": "losses",

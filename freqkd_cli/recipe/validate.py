@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from freqkd_cli import registry
 from freqkd_cli.recipe.nodes import Node
 from freqkd_cli.recipe.problems import Place, Problem
-from freqkd_cli.recipe.sections import DRAWER, SECTIONS, VERSION, Section
+from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION, Section
 from freqkd_cli.recipe.value_problems import joined, shown, value_problems
 
 REQUIRED = ("data", "student", "losses", "train")
@@ -125,7 +125,7 @@ class Checker:
         if not isinstance(node.value, dict):
             self.add(node.place, path, f"got {shown(node.plain())}, need a section of keys")
             return None
-        model = SECTIONS[kind]
+        model = INNER.get(kind) or SECTIONS[kind]
         own = [key for key in model.model_fields if key != "arguments"]
         name = node.value["name"].value if "name" in node.value else None
         part = self.part(kind, path, node, name) if kind in DRAWER else None
@@ -133,6 +133,9 @@ class Checker:
             own.remove("weights")  # the model reads its weights itself
         own_nodes = {key: child for key, child in node.value.items() if key in own}
         rest = {key: child for key, child in node.value.items() if key not in own}
+        inner = {
+            key: own_nodes.pop(key) for key in own if f"{kind}.{key}" in INNER and key in own_nodes
+        }
         section = self.validate(model, own_nodes, path, node, own)
         arguments: dict[str, Any] = {}
         if part is not None:
@@ -142,13 +145,16 @@ class Checker:
                 if checked is not None
                 else {}
             )
-        elif kind == "train":
+        elif kind == "train" or name is None:
             self.unknown(rest, path, own)
         elif not self.parts:
             arguments = {key: child.plain() for key, child in rest.items()}
+        changes: dict[str, Any] = {"arguments": arguments} if kind in DRAWER else {}
+        for key, child in inner.items():
+            if child.value is not None:
+                changes[key] = self.one(f"{kind}.{key}", f"{path}.{key}", child)
         if section is None:
             return None
-        changes: dict[str, Any] = {"arguments": arguments} if kind in DRAWER else {}
         if kind == "losses" and not section.id:
             changes["id"] = section.name
         return section.model_copy(update=changes)

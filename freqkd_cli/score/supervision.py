@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from freqkd_cli import registry
 from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import run_length
+from freqkd_cli.build.training_images import pool_of, share_of
 from freqkd_cli.errors import DataMissing
 
 if TYPE_CHECKING:
@@ -41,12 +42,6 @@ class Supervision:
 
 def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | None:
     """Return what a recipe trains with; None where its training images are not here."""
-    try:
-        dataset = assemble.build_dataset(recipe, "train", data_root)
-    except DataMissing:
-        return None
-    every = len(dataset) if dataset.labelled else 0
-    labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
     reads_labels = reads_teacher = False
     for line in recipe.losses:
         if line.weight > 0:
@@ -54,5 +49,13 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
             reads_labels |= loss.needs_labels
             compares_logits = loss.reads_logits and not loss.needs_labels
             reads_teacher |= compares_logits or "teacher" in line.arguments
-    steps = run_length(len(dataset), recipe.train).steps
-    return Supervision(labelled * reads_labels, len(dataset) * reads_teacher, steps)
+    try:
+        dataset = assemble.build_dataset(recipe, "train", data_root)
+        pool = pool_of(recipe, dataset) if reads_teacher else None
+    except DataMissing:
+        return None
+    every = len(dataset) if dataset.labelled else 0
+    labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
+    taught = (len(dataset) + len(pool or ())) * reads_teacher
+    steps = run_length(len(dataset), recipe.train, share_of(recipe) if pool else 0.0).steps
+    return Supervision(labelled * reads_labels, taught, steps)

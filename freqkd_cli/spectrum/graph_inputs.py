@@ -74,7 +74,7 @@ def cached_inputs(
     )
     taps = [tap.name for pair in pairs for tap in pair.taps.values()]
     stored = {name: stored_as(name, subject.taps) for name in taps}
-    items = first_views(reader, limit)
+    items = first_views(reader, min(limit, len(images)))  # those of a pool come after them
     for item, batch in zip(items, Loader(dataset, [[item] for item in items]), strict=True):
         rows = reader.read([item], set(stored.values()))
         features = {name: rows[place] for name, place in stored.items()}

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.training_images import training_images
 from freqkd_cli.cache.cache_folder import Mode, check_folder
 from freqkd_cli.cache.index_file import INDEX
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import RecipeError, UsageError
+from freqkd_cli.images.pool import WithPool
 from freqkd_cli.runtime.memory import keep_freed_memory
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress, Silent
@@ -101,6 +103,10 @@ def _build_job(
     dataset = assemble.build_dataset(recipe, options.form.split)
     if processes.first:
         diagnosis.require(dataset, options.form.split, progress)
+    if options.form.split == "train":
+        dataset = training_images(checked, dataset)
+        if processes.first and isinstance(dataset, WithPool):
+            diagnosis.require(dataset.pool, "the pool", progress)
     lines = assemble.build_lines(checked)
     if processes.device.type == "cpu":
         keep_freed_memory()

@@ -27,6 +27,7 @@ from freqkd_cli.cache.fingerprint import (
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.taps import stored_as
+from freqkd_cli.images.pool import manifest_of_pool
 from freqkd_cli.recipe.sections import STDIN
 from freqkd_cli.teacher.targets import Content, union
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes, class_map
@@ -113,6 +114,8 @@ def needed_fingerprint(
         "images": min(len(dataset), form.images or len(dataset)),
         "versions": versions(),
     }
+    if pool := manifest_of_pool(dataset):
+        fields["pool"] = pool
     mapping = class_map(recipe, teacher, plan.classes)
     if mapping is not None and "logits" in fields["taps"]:
         fields["class_map"] = mapping.to_json()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.schedules import run_length
+from freqkd_cli.build.training_images import may_have_pool, pool_share, training_images
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress
@@ -100,7 +102,7 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
                 held.enter_context(run_folder.opened(setting.out, recipe, overwrite=overwrite))
                 source = loop.source.name.split()[0]
                 now = environment.describe(setting.device, setting.compute.reason, source)
-                now |= {"processes": setting.processes.number}
+                now |= {"processes": setting.processes.number} | setting.numbers_of_images
                 if setting.class_weights:
                     now |= {"class_weights": setting.class_weights}
                 environment.record(setting.out, now)
@@ -151,8 +153,20 @@ def labels_alone(recipe: Recipe) -> Recipe:
 
 
 def _plain(plan: assemble.Plan, lines: Sequence[Line]) -> Recipe:
-    """Return a recipe without its teacher and the ``lines`` that read one."""
+    """Return a recipe without its pool, its teacher and the ``lines`` that read one."""
     recipe = plan.recipe
     kept = {line.id for line in lines if not line.teacher_taps}
     losses = tuple(line for line in recipe.losses if line.id in kept)
-    return dataclasses.replace(recipe, losses=losses, teacher=None)
+    data = recipe.data.model_copy(update={"pool": None})
+    train = _same_steps(plan) if may_have_pool(recipe) else recipe.train
+    return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
+
+
+def _same_steps(plan: assemble.Plan) -> Train:
+    """Return the section ``train`` with the steps of the run, which without a pool has others."""
+    train, dataset = plan.recipe.train, assemble.build_dataset(plan.recipe, "train")
+    pool = pool_share(plan.recipe, dataset, training_images(plan, dataset))
+    if pool is None:
+        return train
+    steps = train.steps or run_length(len(dataset), train, pool.share).steps
+    return train.model_copy(update={"epochs": None, "steps": steps})

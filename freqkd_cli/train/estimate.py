@@ -50,7 +50,7 @@ def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
     seconds = _seconds(loop, steps, student_flops, step_flops)
     return {
         "run": str(out),
-        "images": len(loop.setting.dataset),
+        **loop.setting.numbers_of_images,
         "steps": steps,
         "views_seen": steps * per_step,
         "student_parameters": parameters(student),

@@ -104,7 +104,7 @@ class Loop:
             # The student's forward pass, every loss, and their weighted sum.
             total, terms = objective(batch, targets, step, total_steps, share)
             if not torch.isfinite(total):
-                at, images = (step, total_steps), self.setting.dataset
+                at, images = (step, total_steps), self.setting.images
                 raise not_finite(objective, terms, batch, targets, images, at)
             with named_range("backward"):
                 (total / train.accumulate).backward()
@@ -126,7 +126,7 @@ class Loop:
         """Return the views of the steps that are left, one batch per forward pass."""
         plan, data = self.setting.plan, self.setting.plan.recipe.data
         views = ViewDataset(
-            self.setting.dataset, plan.view_spec, view_seed=data.view_seed, views=data.views
+            self.setting.images, plan.view_spec, view_seed=data.view_seed, views=data.views
         )
         steps = replace(self.setting.steps, start=self.training.step * self.train.accumulate)
         return iter(Loader(views, steps, data.workers))
@@ -213,6 +213,7 @@ class Loop:
             "best_step": training.best["step"],
             "last_miou": training.last["miou"],
             "val_images": self.evaluation.images,
+            **self.setting.numbers_of_images,
             "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,

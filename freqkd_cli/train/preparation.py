@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from freqkd_cli.build import assemble, class_weights
+from freqkd_cli.build import assemble, class_weights, training_images
 from freqkd_cli.build.objective import Objective
 from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.single_values import check_norms
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import DataMissing, UsageError
+from freqkd_cli.images.pool import WithPool
 from freqkd_cli.runtime.precision import choose
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
+    from freqkd_cli.views.pool_share import PoolShare
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,9 @@ def make_loop(
     """
     plan, train = assemble.check(recipe, fetch=True), recipe.train
     dataset, held_out = assemble.build_dataset(recipe, "train"), _held_out(recipe)
-    length = run_length(len(dataset), train)
+    images = training_images.training_images(plan, dataset)
+    pool = training_images.pool_share(recipe, dataset, images)
+    length = run_length(len(dataset), train, pool.share if pool else 0.0)
     steps = Steps(
         length=len(dataset),
         batch_size=train.batch_size,
@@ -64,14 +68,17 @@ def make_loop(
         stop=length.steps * train.accumulate,
         process=processes.index,
         processes=processes.number,
+        pool=pool,
     )
     compute = choose(processes.device, train.precision, train.channels_last)
-    setting = Setting(plan, out, processes, compute, dataset, steps, length=length)
+    setting = Setting(plan, out, processes, compute, dataset, images, steps, length=length)
     lines = assemble.build_lines(plan)
-    assemble.check_labels(plan, lines, dataset)
-    source = open_source(plan, lines, cache, dataset, processes.device)
+    training_images.check_labels(plan, lines, dataset)
+    source = open_source(plan, lines, cache, images, processes.device)
     if processes.first:
         look_at_labels(dataset, held_out, progress)
+        if pool:
+            look_at_pool(images, pool, progress)
     if class_weights.rules(recipe):
         weights = processes.share(
             _class_weights(plan, dataset, out if resume else None, progress)
@@ -106,6 +113,20 @@ def look_at_labels(dataset: Dataset, held_out: Dataset | None, progress: Progres
     diagnosis.require(dataset, "train", progress)
     if held_out is not None:
         diagnosis.require(held_out, "val", progress)
+
+
+def look_at_pool(images: Dataset, pool: PoolShare, progress: Progress) -> None:
+    """Check a sample of the pool's files, and print how many images there are of each kind.
+
+    Raises:
+        DataBroken: a file that cannot be read.
+    """
+    assert isinstance(images, WithPool)
+    diagnosis.require(images.pool, "the pool", progress)
+    progress.note(
+        f"{len(images.dataset)} training images, and {pool.length} of the pool, which fill "
+        f"{pool.share:.0%} of every batch"
+    )
 
 
 def _held_out(recipe: Recipe) -> Dataset | None:

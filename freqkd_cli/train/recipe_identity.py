@@ -41,6 +41,8 @@ PATHS = (
 """Keys that may name a file or folder, by section and key."""
 MEMBERS, OF_MEMBERS = ("teacher", "members"), ("weights", "encoder_weights")
 """The members of an ensemble, a list, and those keys of each."""
+POOL_ROOT = ("data", "pool", "root")
+"""Another one, in a section of ``data``."""
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -68,6 +70,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         members = [_absolute_member(dict(member)) for member in teacher.arguments["members"]]
         arguments = {**teacher.arguments, "members": members}
         changes["teacher"] = teacher.model_copy(update={"arguments": arguments})
+    data = changes.get("data", recipe.data)
+    if data.pool is not None and data.pool.root is not None:
+        pool = data.pool.model_copy(update={"root": data.pool.root.expanduser().absolute()})
+        changes["data"] = data.model_copy(update={"pool": pool})
     return dataclasses.replace(recipe, **changes)
 
 
@@ -100,6 +106,7 @@ def digest(recipe: Recipe) -> str:
     for member in values.get("teacher", {}).get("members", ()):
         for key in OF_MEMBERS:
             member.pop(key, None)
+    values["data"].get("pool", {}).pop("root", None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -139,7 +146,7 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
 
 def _is_path_key(place: tuple[str, ...]) -> bool:
     of_member = place[:2] == MEMBERS and place[3:] in [(key,) for key in OF_MEMBERS]
-    return place in PATHS or of_member
+    return place in (*PATHS, POOL_ROOT) or of_member
 
 
 def _same_place(key: str, run: str, recipe: str) -> bool:

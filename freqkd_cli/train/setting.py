@@ -24,6 +24,8 @@ class Setting:
     """What stays the same for the whole of a run.
 
     Attributes:
+        dataset: the training split.
+        images: the images that views are drawn from: the split, then those of a pool.
         class_weights: id of a loss line -> class -> weight, where the run counted them.
     """
 
@@ -32,9 +34,16 @@ class Setting:
     processes: Processes
     compute: Compute
     dataset: Dataset
+    images: Dataset
     steps: Steps
     length: RunLength
     class_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def numbers_of_images(self) -> dict[str, int]:
+        """Return the keys ``images`` and, with a pool, ``pool_images`` of summaries."""
+        pool = {"pool_images": self.steps.pool.length} if self.steps.pool else {}
+        return {"images": len(self.dataset)} | pool
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,8 @@ class Batch:
         teacher_images: the teacher's input where it differs from ``images``
             (``data.teacher_sees: clean``), else None.
         ignore: the label of void pixels, 255 with up to 255 classes.
+        from_pool: ``[B]`` bool, the images of a pool (``data.pool``): they have no labels, so all
+            of their pixels are void. None where the batch has no pool.
     """
 
     images: Tensor
@@ -35,6 +37,20 @@ class Batch:
     views: Tensor
     teacher_images: Tensor | None = None
     ignore: int = IGNORE
+    from_pool: Tensor | None = None
+
+    @property
+    def not_void(self) -> Tensor:
+        """Which pixels are inside the image and not marked as void, ``[B, H, W]`` bool.
+
+        Pixels of images without labels are not marked.
+        """
+        if self.labels is None:
+            return self.valid
+        marked = ~self.labelled
+        if self.from_pool is not None:
+            marked = marked & ~self.from_pool[:, None, None]
+        return self.valid & ~marked
 
     @property
     def labelled(self) -> Tensor:

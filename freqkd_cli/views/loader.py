@@ -26,7 +26,10 @@ Sample = dict[str, Any]
 
 
 class ImageSource(Protocol):
-    """The part of a data set that views use."""
+    """The part of a data set that views use.
+
+    With ``labelled``, single images may still have no labels: those of a pool.
+    """
 
     labelled: bool
 
@@ -86,6 +89,9 @@ class ViewDataset(TorchDataset):
         image, labels, valid = apply_geometry(view, *self.images.read(index), self.ignore)
         sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
         sample["ignore"] = self.ignore
+        if labels is None and self.images.labelled:
+            sample["labels"] = torch.full_like(valid, self.ignore, dtype=torch.int64)
+            sample["from_pool"] = True
         sample["image"] = apply_photometric(view, image, valid)
         if self.spec is not None and self.spec.teacher_sees == "clean" and n != WHOLE:
             sample["teacher_image"] = image
@@ -108,6 +114,7 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
 
     images, valid = stack("image"), stack("valid")
     assert images is not None and valid is not None
+    from_pool = torch.tensor([sample.get("from_pool", False) for sample in samples])
     return Batch(
         images,
         stack("labels"),
@@ -116,6 +123,7 @@ def collate(samples: Sequence[Sample | FreqKDError]) -> Batch | FreqKDError:
         numbers("view"),
         stack("teacher_image"),
         samples[0]["ignore"],
+        from_pool if from_pool.any() else None,
     )
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from freqkd_cli.errors import UsageError
+from freqkd_cli.views.pool_share import PoolShare, batches_per_epoch, exact
 
 WHOLE = -1
 """Draw number of the view ``whole``, and the number of its stored view."""
@@ -22,14 +24,23 @@ The second is :data:`WHOLE` for the whole image.
 """
 
 
+_LABELLED, _POOL = 3, 4
+"""Purposes of a permutation; 1 and 2 are those of ``views/view.py``."""
+
+
+def _permutation(purpose: int, length: int, seed: int, number: int) -> list[int]:
+    """Return the order of one pass over images, from (purpose, seed, number of the pass)."""
+    key = np.random.SeedSequence([purpose, seed & (2**64 - 1), number])
+    return np.argsort(
+        np.random.Generator(np.random.Philox(key)).random(length), kind="stable"
+    ).tolist()
+
+
 def schedule(
     length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True
 ) -> list[list[int]]:
     """Return the batches of one epoch: a permutation of ``range(length)`` from (seed, epoch)."""
-    key = np.random.SeedSequence([3, seed & (2**64 - 1), epoch])
-    order = np.argsort(
-        np.random.Generator(np.random.Philox(key)).random(length), kind="stable"
-    ).tolist()
+    order = _permutation(_LABELLED, length, seed, epoch)
     stop = length - length % batch_size if drop_last else length
     return [order[start : start + batch_size] for start in range(0, stop, batch_size)]
 
@@ -39,13 +50,15 @@ class Steps:
     """Batch sampler of a training: the items of steps ``start`` .. ``stop`` - 1, across epochs.
 
     Attributes:
-        length: number of images.
+        length: number of images, without those of the pool.
         batch_size: images per step, over all processes together.
         seed: ``train.seed``.
         start: first step, above 0 in a resumed run.
         stop: the step after the last one.
         process: number of this process, of ``processes``; each takes every ``processes``-th item
             of a batch.
+        pool: the images from ``length`` on, which are mixed into every batch after its labelled
+            ones; None without a pool.
 
     Raises:
         UsageError: fewer images than one batch, or a batch that the processes cannot share
@@ -59,12 +72,15 @@ class Steps:
     stop: int
     process: int = 0
     processes: int = 1
+    pool: PoolShare | None = None
 
     def __post_init__(self) -> None:
-        if self.length < self.batch_size or self.batch_size < 1:
+        if self.batch_size < 1 or self.per_epoch < 1:
+            part = f", of which a share of {1 - exact(self._share)} is labelled"
             raise UsageError(
                 "the data set is smaller than one batch",
-                got=f"{self.length} images and train.batch_size {self.batch_size}",
+                got=f"{self.length} images and train.batch_size {self.batch_size}"
+                + (part if self.pool else ""),
                 tip=self._fitting(),
                 key="batch_size",
             )
@@ -77,9 +93,18 @@ class Steps:
                 key="batch_size",
             )
 
+    @property
+    def _share(self) -> float:
+        return self.pool.share if self.pool else 0.0
+
+    @property
+    def _largest(self) -> int:
+        """The largest batch that these images fill."""
+        return int(self.length / (1 - exact(self._share)))
+
     def _fitting(self) -> str:
         """Return the tip with the largest batch of these images that the processes can share."""
-        size = self.length // self.processes * self.processes
+        size = self._largest // self.processes * self.processes
         return f"--set 'train.batch_size={size}'" if size else "start fewer processes"
 
     def _nearest(self) -> list[str]:
@@ -88,25 +113,40 @@ class Steps:
         return [
             f"--set 'train.batch_size={size}'"
             for size in (below, below + self.processes)
-            if 0 < size <= self.length
+            if 0 < size <= self._largest
         ]
 
     @property
     def per_epoch(self) -> int:
-        return self.length // self.batch_size
+        return batches_per_epoch(self.length, self.batch_size, self._share)
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        epoch, batches = -1, []
+        epoch, first, order = -1, 0, []
+        pooled = self._pool_items()
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                batches = schedule(
-                    self.length, seed=self.seed, epoch=epoch, batch_size=self.batch_size
-                )
-            yield [
-                (index, epoch)
-                for index in batches[step % self.per_epoch][self.process :: self.processes]
-            ]
+                first = self._labelled_before(epoch * self.per_epoch)
+                order = _permutation(_LABELLED, self.length, self.seed, epoch)
+            places = (self._labelled_before(number) - first for number in (step, step + 1))
+            labelled = [(index, epoch) for index in order[slice(*places)]]
+            items = labelled + list(islice(pooled, self.batch_size - len(labelled)))
+            yield items[self.process :: self.processes]
+
+    def _labelled_before(self, step: int) -> int:
+        """Return the number of images in the first ``step`` batches that are not of the pool."""
+        pooled = self.pool.before(step, self.batch_size) if self.pool else 0
+        return step * self.batch_size - pooled
+
+    def _pool_items(self) -> Iterator[Item]:
+        """Yield the items of the pool from the first one of ``start`` on, without end."""
+        if self.pool is None:
+            return
+        number, place = divmod(self.pool.before(self.start, self.batch_size), self.pool.length)
+        while True:
+            order = _permutation(_POOL, self.pool.length, self.seed, number)
+            yield from ((self.length + index, number) for index in order[place:])
+            number, place = number + 1, 0

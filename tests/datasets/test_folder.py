@@ -395,6 +395,7 @@ def test_recipe_arguments_and_colors():
         "bands",
         "mask",
         "split",
+        "unlabelled",
     }
     colors = palette(150)
     assert (

@@ -572,6 +572,19 @@ def test_layouts_of_before_keep_their_names_and_order(tmp_path):
     }
 
 
+def test_zeros_inside_a_number_are_kept(tmp_path):
+    """p_107 is not p_17; only zeros before a number do not count."""
+    numbers = (7, 17, 107, 170)
+    for number in numbers:
+        save(tmp_path, f"images/train/p_{number}.png", number % 40)
+        save(tmp_path, f"masks/train/p_{number:04d}.png", number % 40, mask=True)
+    data = open_split(tmp_path)
+    assert len(data) == 4
+    for k in range(4):
+        image, labels = data.read(k)
+        assert image[0, 0, 0] == 6 * labels[0, 0]
+
+
 @pytest.mark.parametrize(
     "image, mask", [NAMINGS[n] for n in ("_mask", "as Cityscapes", "letter case")]
 )

@@ -396,14 +396,14 @@ def test_locate_and_error_point_at_the_recipe():
 
 def test_no_part_has_an_argument_that_its_section_takes():
     """Only ``weights`` may be both: a model that reads weights itself gets them as an argument."""
-    from freqkd_cli.recipe.sections import DRAWER, SECTIONS
+    from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS
 
     seen = 0
     for section, drawer in DRAWER.items():
         for name in registry.names(drawer):
             seen += 1
             both = set(registry.arguments(drawer, name).model_fields) & set(
-                SECTIONS[section].model_fields
+                (SECTIONS | INNER)[section].model_fields
             )
             assert both <= {"weights"}, f"{drawer}/{name}: {both}"
     assert seen > 8

@@ -1,0 +1,195 @@
+"""The images that a recipe trains on: those of its data set, and a pool without labels.
+
+A pool comes from ``data.pool``, or from the images without a mask of a data set that keeps them
+apart (``data.unlabelled: pool``). ``images/pool.py`` explains the design. Only losses that read the
+teacher learn from a pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from freqkd_cli import registry
+from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
+from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.pool import WithPool, without_labels
+from freqkd_cli.recipe.sections import Pool
+from freqkd_cli.views.pool_share import PoolShare, exact, has_both
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.objective import Line
+    from freqkd_cli.features.taps import Tap
+    from freqkd_cli.images.dataset import Dataset
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def training_images(plan: Plan, dataset: Dataset) -> Dataset:
+    """Return the training split of a recipe together with its pool, where it has one.
+
+    Images without a mask that no loss could use are left out.
+
+    Raises:
+        DataMissing, DataBroken: the pool is not there, or cannot be read.
+        RecipeError: the share leaves no image of a kind in a batch.
+    """
+    recipe = plan.recipe
+    pool = pool_of(recipe, dataset)
+    if pool is None:
+        return dataset
+    if recipe.data.pool is None and not reads_teacher(recipe, plan.teacher_taps):
+        log.info("%d images without masks are not used: no loss reads a teacher", len(pool))
+        return dataset
+    if problems := _share_problems(recipe):
+        raise recipe.error(problems)
+    _note_same_files(pool, dataset)
+    return WithPool(dataset, pool)
+
+
+def pool_share(recipe: Recipe, dataset: Dataset, images: Dataset) -> PoolShare | None:
+    """Return what batches take of the pool; None without one.
+
+    Args:
+        dataset: the training split.
+        images: :func:`training_images` of it.
+    """
+    length = len(images) - len(dataset)
+    return PoolShare(length, share_of(recipe)) if length else None
+
+
+def may_have_pool(recipe: Recipe) -> bool:
+    """Return whether a recipe names a pool."""
+    return recipe.data.pool is not None or recipe.data.arguments.get("unlabelled") == "pool"
+
+
+def share_of(recipe: Recipe) -> float:
+    """Return ``data.pool.share``, or its default where the data set alone names a pool."""
+    return (recipe.data.pool or Pool()).share
+
+
+def pool_of(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
+    """Return the images of a recipe's pool, without labels.
+
+    Args:
+        dataset: the training split, which may keep images without masks apart; not read where
+            ``data.pool`` names a data set.
+
+    Raises:
+        DataMissing: the pool has no images.
+        DataBroken, UsageError: it cannot be read.
+    """
+    section = recipe.data.pool
+    if section is None or section.name is None:
+        return getattr(dataset, "rest", None)
+    try:
+        pool = _build(section, recipe)
+    except FreqKDError as error:
+        raise _of_pool(error) from error
+    if not len(pool):
+        raise DataMissing("the pool has no images", tip="--set data.pool=null", key="data.pool")
+    return pool
+
+
+def _build(section: Pool, recipe: Recipe) -> Dataset:
+    module = registry.find("datasets", str(section.name))
+    if section.root is not None and not getattr(module, "READS_FOLDER", True):
+        raise UsageError(
+            f"the data set {section.name} is made on the fly and reads no folder",
+            got=f"data.pool.root {section.root}",
+            tip="--set data.pool.root=null",
+        )
+    if hasattr(module, "build_pool"):
+        return module.build_pool(root=section.root, arguments=section.arguments)
+    keywords = registry.keywords("datasets", str(section.name), section.arguments)
+    return without_labels(
+        module.build(split="train", root=section.root, size=tuple(recipe.data.size), **keywords)
+    )
+
+
+def _of_pool(error: FreqKDError) -> FreqKDError:
+    """Return the error with the keys of the pool, where it is about keys of a data set."""
+    tip = error.tip
+    if tip and "--data-root" in tip:
+        tip = "--set 'data.pool.root=DIR'"
+    elif tip:
+        tip = re.sub(r"(?<![\w.])data\.(?!pool)", "data.pool.", tip)
+    key = f"data.pool.{error.key or 'root'}"
+    return type(error)(f"the pool: {error.what}", got=error.got, need=error.need, tip=tip, key=key)
+
+
+def problems(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> list[tuple[str, str]]:
+    """Return what is wrong with ``data.pool``, as (key path, text)."""
+    section = recipe.data.pool
+    if section is None:
+        return []
+    from_split = recipe.data.arguments.get("unlabelled") == "pool"
+    if section.name is None and not from_split:
+        text = "missing, need a data set, or data.unlabelled: pool with images without masks"
+        return [("data.pool.name", text)]
+    if section.name is not None and from_split:
+        text = "data.unlabelled: pool names another pool, need one of them"
+        return [("data.pool.name", f"{text}; try --set data.unlabelled=refuse")]
+    if section.name is not None and not reads_teacher(recipe, teacher_taps):
+        text = "no loss reads a teacher, so the student learns nothing from images without labels"
+        return [("data.pool", f"{text}; add one such as logit_kl, or --set data.pool=null")]
+    return _share_problems(recipe)
+
+
+def _share_problems(recipe: Recipe) -> list[tuple[str, str]]:
+    share, batch_size = share_of(recipe), recipe.train.batch_size
+    if has_both(batch_size, share):
+        return []
+    text = (
+        f"{share} of train.batch_size {batch_size} is {float(exact(share) * batch_size):g} images, "
+        "need at least one labelled image and one of the pool in a batch"
+    )
+    smaller = min(exact(share), 1 - exact(share))
+    tips = [f"--set 'train.batch_size={-(-1 // smaller)}'"]
+    if batch_size > 1:
+        tips.insert(0, "--set 'data.pool.share=0.5'")
+    return [("data.pool.share", f"{text}; try {', or '.join(tips)}")]
+
+
+def reads_teacher(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
+    """Return whether a loss of the recipe reads its teacher."""
+    if recipe.teacher is None:
+        return False
+    for line in recipe.losses:
+        # A line that cannot be built, or names no tap of the teacher, has an error of its own.
+        with suppress(FreqKDError, KeyError):
+            loss = registry.find("losses", line.name).build(**line.arguments)
+            if line.weight > 0 and loss.teacher_taps(teacher_taps):
+                return True
+    return False
+
+
+def _note_same_files(pool: Dataset, dataset: Dataset) -> None:
+    """Log how many files of the pool are labelled training images as well."""
+    if isinstance(pool, FileDataset) and isinstance(dataset, FileDataset):
+        own = {pair.image.resolve() for pair in dataset.pairs}
+        same = sum(pair.image.resolve() in own for pair in pool.pairs)
+        if same:
+            log.info("%d of %d images of the pool are labelled images too", same, len(pool))
+
+
+def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
+    """Refuse losses that read labels on images that have none.
+
+    Raises:
+        RecipeError: with the line of every such loss.
+    """
+    readers = [
+        number
+        for number, spec in enumerate(plan.recipe.losses)
+        for line in lines
+        if line.id == spec.id and line.loss.needs_labels
+    ]
+    if readers and not dataset.labelled:
+        text = "reads labels, and these images have none; leave it out, or add a masks folder"
+        raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
