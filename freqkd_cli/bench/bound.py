@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freqkd_cli.recipe.sections import Data
+    from freqkd_cli.recipe.data_section import Data
 
 GROUPS = {
     "data": "waiting for data",

@@ -17,7 +17,7 @@ from freqkd_cli import registry
 from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pool import WithPool, without_labels
-from freqkd_cli.recipe.sections import Pool
+from freqkd_cli.recipe.data_section import Pool
 from freqkd_cli.views.pool_share import PoolShare, exact, has_both
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic_core import to_jsonable_python
 
 from freqkd_cli import registry
-from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION, Section
+from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION
+from freqkd_cli.recipe.value_types import Section
 
 _ENTRY = re.compile(r"^(\s*)([A-Za-z_][\w, ]*?)\s*(?:\([^)]*\))?:\s*(.*)$")
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

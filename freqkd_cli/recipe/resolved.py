@@ -10,7 +10,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from freqkd_cli.recipe.nodes import scalar
-from freqkd_cli.recipe.sections import Recipe, Section
+from freqkd_cli.recipe.sections import Recipe
+from freqkd_cli.recipe.value_types import Section
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}

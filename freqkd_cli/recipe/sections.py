@@ -8,109 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from freqkd_cli.errors import RecipeError
+from freqkd_cli.recipe.data_section import Data, Pool
 from freqkd_cli.recipe.learning_rate import SCHEDULES
 from freqkd_cli.recipe.problems import Place, Problem, as_error
+from freqkd_cli.recipe.value_types import (
+    Count,
+    CountOrZero,
+    Duration,
+    LossId,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+)
 
 VERSION = 1
 
 STDIN = "<stdin>"
 """Name of a recipe that was read from standard input."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
-Side = Annotated[int, Field(ge=32, le=8192)]
-_DURATION = r"^[0-9]+(\.[0-9]+)?(s|min|h)$"
-_LOSS_ID = r"^[A-Za-z_][A-Za-z0-9_-]*$"
-PATTERNS: Mapping[str, str] = {
-    _DURATION: "a time such as 90s, 10min or 2h",
-    _LOSS_ID: "letters, digits, _ and -, not a digit first",
-}
-"""Pattern of a text -> what it needs, in words."""
-
-Duration = Annotated[str, Field(pattern=_DURATION)]
-LossId = Annotated[str, Field(pattern=_LOSS_ID)]
-
-
-class Section(BaseModel):
-    """A section of a recipe: no unknown keys, no coercion, no change after reading."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Augment(Section):
-    """Random changes with which a view of an image is made."""
-
-    scale: tuple[Positive, Positive] = Field(
-        (1.0, 1.0), description="smallest and largest zoom of the image before the crop"
-    )
-    flip: bool = Field(True, description="mirror half of the views horizontally")
-    color: Share = Field(
-        0.0, description="strength of random changes of brightness, contrast, saturation and hue"
-    )
-    blur: Share = Field(0.0, description="probability of a Gaussian blur")
-    isolate: Share = Field(
-        0.0,
-        description="probability that only one small box of the crop is kept; the rest is gray "
-        "and ignored",
-    )
-
-    @field_validator("scale")
-    @classmethod
-    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the smaller zoom first")
-        return value
-
-
-class Pool(Section):
-    """Images without labels, which are mixed into every batch of the training."""
-
-    name: str | None = Field(
-        None,
-        description="name of a data set: a file of datasets/; left out with data.unlabelled: pool",
-    )
-    root: Path | None = Field(None, description="folder of the pool; its labels are not read")
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="share of every batch that comes from the pool"
-    )
-    arguments: dict[str, Any] = Field({}, description="arguments of the pool's data set")
-
-
-class Data(Section):
-    """The images, and how views are made of them."""
-
-    name: str = Field(description="name of a data set: a file of datasets/")
-    root: Path | None = Field(None, description="folder of the data set; --data-root replaces it")
-    size: tuple[Side, Side] = Field(description="height and width of a view in pixels")
-    views: CountOrZero = Field(
-        0, description="different views per image; 0 = new views in every epoch (live teacher only)"
-    )
-    view_seed: CountOrZero = Field(
-        0,
-        description="seed of the views; independent of train.seed, so that seeds can share a cache",
-    )
-    teacher_sees: Literal["same", "clean"] = Field(
-        "same", description="whether the teacher sees color changes (same) or not (clean)"
-    )
-    workers: CountOrZero = Field(
-        1, description="processes that read and crop images; 0 = the main process does it"
-    )
-    augment: Augment = Field(Augment(), description="random changes of a view")
-    pool: Pool | None = Field(
-        None, description="images without labels, from which only losses with a teacher learn"
-    )
-    arguments: dict[str, Any] = Field({}, description="arguments of the data set")
 
 
 class Teacher(Section):

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 from freqkd_cli import registry
 from freqkd_cli.recipe.nodes import Node
 from freqkd_cli.recipe.problems import Place, Problem
-from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION, Section
+from freqkd_cli.recipe.sections import DRAWER, INNER, SECTIONS, VERSION
 from freqkd_cli.recipe.value_problems import joined, shown, value_problems
+from freqkd_cli.recipe.value_types import Section
 
 REQUIRED = ("data", "student", "losses", "train")
 READ_LABELS = ("cross_entropy", "focal", "dice", "lovasz")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from freqkd_cli import registry
 from freqkd_cli.recipe.nodes import Node
 from freqkd_cli.recipe.problems import Place
-from freqkd_cli.recipe.sections import PATTERNS
+from freqkd_cli.recipe.value_types import PATTERNS
 
 _NEEDS = {
     "bool_type": "true or false",

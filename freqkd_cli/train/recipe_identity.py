@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from freqkd_cli.recipe.resolved import resolved
-from freqkd_cli.recipe.sections import Section
+from freqkd_cli.recipe.value_types import Section
 from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ JSON_COMMANDS = ("teacher-dump", "distill", "eval", "spectrum", "export")
 def small_recipe(word: str) -> str:
     """Return the path of a copy of a recipe with few small images and one epoch."""
     from freqkd_cli import recipe as recipes
-    from freqkd_cli.recipe.sections import Augment
+    from freqkd_cli.recipe.data_section import Augment
 
     loaded = recipes.load(word, parts=False)
     size = (min(loaded.data.size[0], 192), min(loaded.data.size[1], 256))

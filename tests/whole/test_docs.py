@@ -402,7 +402,8 @@ def test_every_loss_has_its_section_in_the_docs(drawer):
 
 
 def test_every_key_of_a_recipe_is_in_the_docs():
-    from freqkd_cli.recipe.sections import SECTIONS, Augment
+    from freqkd_cli.recipe.data_section import Augment
+    from freqkd_cli.recipe.sections import SECTIONS
 
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     keys = {key for model in SECTIONS.values() for key in model.model_fields} | {
