@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.spectral.distances import energy, gram, inverse_deviation
+from freqkd_cli.spectral.distances import gram, inverse_deviation, varies
 
 
 class Adapter(nn.Module):
@@ -50,13 +50,18 @@ def adapted(rows: Tensor, adapter: Adapter | None, scale: Tensor | None = None) 
     return torch.bmm(weight.expand(len(rows), -1, -1) if scale is None else weight * scale, rows)
 
 
-def standardising(rows: Tensor, adapter: Adapter | None, weight: Tensor) -> Tensor:
-    """``1 / (standard deviation + 1e-6)`` of each adapted channel, ``[B, Ct, 1]``.
+def standardising(rows: Tensor, adapter: Adapter | None, level: Tensor) -> Tensor:
+    """Return what standardises each adapted channel, ``[B, Ct, 1]``: 1 / its deviation, bounded.
+
+    See :func:`inverse_deviation`.
 
     Args:
-        rows: ``[B, Cs, n]``, centred.
-        weight: ``[n]``; the sum of weight times squares is a channel's variance.
+        rows: ``[B, Cs, n]``; the sum of the squares of a row is the variance of its channel.
+        level: ``[B]``, mean square of the tap, mean and all.
     """
     if adapter is None:
-        return inverse_deviation(energy(rows, weight))
-    return inverse_deviation(adapter.variance(gram(rows * weight.sqrt())))
+        variance = rows.square().sum(-1)
+        return inverse_deviation(variance, varies(variance, level))
+    products = gram(rows)
+    own = products.diagonal(dim1=-2, dim2=-1)
+    return inverse_deviation(adapter.variance(products), varies(own, level))

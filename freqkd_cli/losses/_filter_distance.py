@@ -1,4 +1,8 @@
-"""Distances between filtered spectra of student and teacher, without an inverse transform."""
+"""Distances between filtered spectra of student and teacher, without an inverse transform.
+
+Rows are compared with weights under which the sum of the squares of a row is the mean square of its
+map over the cells.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freqkd_cli.features.adapter import Adapter, adapted
+from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.losses._filter import Filtered, Table
-from freqkd_cli.spectral.distances import ENERGY_EPS, Distance, cosine, ratio
+from freqkd_cli.spectral.distances import (
+    ENERGY_EPS,
+    Distance,
+    cosine,
+    energy,
+    inverse_deviation,
+    ratio,
+    varies,
+)
 from freqkd_cli.spectral.fourier import widened
+
+
+def stored(rows: Tensor, table: Table, level: Tensor | None) -> dict[str, Tensor]:
+    """Return the target of the teacher's spectrum ``[B, C, 2 * bins]``, plain sums over cells.
+
+    Args:
+        level: ``[B]``, mean square of the tap. None where nothing is standardised.
+    """
+    rows = rows / table.unit
+    kept = table.picked(rows)
+    if level is not None:
+        variance, bands = energy(rows, table.whole), kept.square() @ table.energies.mT
+        scale = inverse_deviation(variance, varies(variance, level))
+        filtered = [inverse_deviation(band, varies(band, level)) for band in bands.unbind(-1)]
+        deviation = torch.cat([ratio(scale, inverse) for inverse in filtered], dim=-1).mT
+        return {"spectrum": kept * scale, "deviation": deviation}
+    if table.kept is None:
+        return {"spectrum": kept}
+    outside = (energy(rows, table.whole) - energy(kept, table.count)).sum(1).clamp(min=0.0)
+    return {"spectrum": kept, "outside": (outside / rows.shape[1]).sqrt()}
 
 
 class StudentRows(NamedTuple):
@@ -21,19 +53,44 @@ class StudentRows(NamedTuple):
     Attributes:
         rows: ``[B, Cs, n]``, plain sums over cells.
         adapter: from Cs to C channels, or None.
-        scale: ``[B, C, 1]``, what standardises the adapted channels, or None.
+        level: ``[B]``, mean square of the tap. None where nothing is standardised.
     """
 
     rows: Tensor
     adapter: Adapter | None
-    scale: Tensor | None
+    level: Tensor | None
 
-    def times(self, weight: Tensor) -> Tensor:
-        """Return the finished rows ``[B, C, n]`` times a weight of each bin.
+    def times(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Return the finished rows ``[B, C, n]``: weighted, adapted, standardised, times a factor.
 
         The weight multiplies the student's own channels, which are fewer than the adapted ones.
+
+        Args:
+            weight: ``[n]`` or ``[B, 1, n]``.
+            factor: ``[B, 1, 1]``.
         """
-        return adapted(self.rows * weight, self.adapter, self.scale)
+        if self.level is None:
+            return adapted(
+                self.rows * (weight if factor is None else factor * weight), self.adapter
+            )
+        rows = self.rows * weight
+        scale = standardising(rows, self.adapter, self.level)
+        return adapted(rows, self.adapter, scale if factor is None else scale * factor)
+
+
+class TeacherRows(NamedTuple):
+    """The target of a band loss, perhaps rounded by a cache.
+
+    Attributes:
+        rows: ``[B, C, n]``, orthonormal, widened. With ``deviation``, standardised as a whole.
+        deviation: ``[B, terms, C]``; the filtered rows divided by it are standardised.
+        outside: ``[B]``, root of the mean square, over channels and cells, of what the rows leave
+            out.
+    """
+
+    rows: Tensor
+    deviation: Tensor | None
+    outside: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -48,60 +105,77 @@ class FilteredDistance:
     filter_side: Filtered
     table: Table
 
-    def __call__(self, student: StudentRows, teacher: Tensor, outside: Tensor | None) -> Tensor:
-        """Return the mean distance over the batch.
-
-        Args:
-            teacher: ``[B, C, n]``, orthonormal.
-            outside: ``[B]``, root of the teacher's mean energy in bins that the rows leave out.
-        """
+    def __call__(self, student: StudentRows, teacher: TeacherRows) -> Tensor:
+        """Return the mean distance over the batch."""
         if self.kind in ("relative", "mse"):
-            return self._squared(student, teacher, outside)
-        unit, root_count = self.table.unit, self.table.count.sqrt()
-        total = teacher.new_zeros(())
-        for share, gain in zip(self.table.shares, self.table.gains, strict=True):
-            own, other = self._on_sides(gain)
-            if self.kind == "l1":
-                difference = self.table.map(student.times(own) - teacher * (other * unit))
-                total = total + share * difference.abs().mean()
-            else:
-                rows = student.times(own * root_count), teacher * (other * root_count * unit)
-                total = total + share * cosine(*rows)
+            return self._squared(student, teacher)
+        shares, total = self._shares(teacher) / len(teacher.rows), teacher.rows.new_zeros(())
+        for number, share in enumerate(shares.unbind(1)):
+            total = total + (share * self._of_term(*self._sides(student, teacher, number))).sum()
         return total
 
-    def _on_sides(self, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gain of the student's rows and of the teacher's."""
-        one = torch.ones_like(gain)
-        student = one if self.filter_side == "teacher" else gain
-        return student, one if self.filter_side == "student" else gain
+    def _of_term(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the distance of rows ``[B, C, n]`` per sample, ``[B]``."""
+        if self.kind == "cosine":
+            return cosine(student, teacher)
+        difference = student - teacher
+        if self.kind == "log_mse":
+            return (difference.square().sum((1, 2)) / difference.shape[1]).log1p()
+        plain = difference * (self.table.unit / self.table.count.sqrt())
+        return self.table.map(plain).abs().mean((1, 2, 3))
 
-    def _squared(self, student: StudentRows, teacher: Tensor, outside: Tensor | None) -> Tensor:
-        """``relative`` and ``mse``: squared differences, weighted by gain and denominator."""
-        shares = self._shares(teacher, outside)
-        if self.filter_side == "both":
+    def _sides(
+        self, student: StudentRows, teacher: TeacherRows, term: int, factor: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows of one term that are compared, ``[B, C, n]`` each, times a factor."""
+        whole = self.table.count.sqrt()
+        filtered = whole * self.table.gains[term]
+        own = whole if self.filter_side == "teacher" else filtered
+        other = whole if self.filter_side == "student" else filtered
+        rows = teacher.rows * (other if factor is None else factor * other)
+        if teacher.deviation is not None and self.filter_side != "student":
+            deviation = teacher.deviation[:, term, :, None].to(rows.dtype)
+            rows.mul_(ratio(torch.ones_like(deviation), deviation))
+        return student.times(own / self.table.unit, factor), rows
+
+    def _squared(self, student: StudentRows, teacher: TeacherRows) -> Tensor:
+        """``relative`` and ``mse``: squared differences, weighted by share and denominator."""
+        shares = self._shares(teacher) / (len(teacher.rows) * self._denominators(teacher))
+        if self.filter_side == "both" and teacher.deviation is None:
             # The filter acts on the difference, so all terms together are one weight of squares.
-            weights = [((shares @ self.table.energies).sqrt(),) * 2]
-        else:
-            columns, gains = shares.split(1, dim=1), self._on_sides(self.table.gains)
-            own, other = (self.table.count * gain.square() for gain in gains)
-            weights = [
-                ((column * a).sqrt(), (column * b).sqrt())
-                for column, a, b in zip(columns, own, other, strict=True)
-            ]
-        total = teacher.new_zeros(())
-        for a, b in weights:
-            rows = student.times(a[:, None]), teacher * (b * self.table.unit)[:, None]
+            weight = (shares @ self.table.energies).sqrt()[:, None]
+            rows = student.times(weight / self.table.unit), teacher.rows * weight
+            return F.mse_loss(*rows, reduction="sum")
+        total = teacher.rows.new_zeros(())
+        for number, share in enumerate(shares.unbind(1)):
+            rows = self._sides(student, teacher, number, share.sqrt()[:, None, None])
             total = total + F.mse_loss(*rows, reduction="sum")
         return total
 
-    def _shares(self, teacher: Tensor, outside: Tensor | None) -> Tensor:
-        """Return the share of one squared difference in the mean, per sample and term."""
-        shares, (number, channels) = self.table.shares, teacher.shape[:2]
-        if self.kind == "mse":
-            return (shares / (number * channels * self.table.cells)).expand(number, -1)
-        squares = torch.linalg.vecdot(teacher, teacher, dim=1) * self.table.cells
-        bands = squares @ self.table.energies.mT
+    def _shares(self, teacher: TeacherRows) -> Tensor:
+        """Return the weight of each term per sample, ``[B, terms]``.
+
+        A standardised band without signal has weight 0. Where one side stays whole, the weight is
+        the term's share over the root of the band's share of energy in the teacher's channels. A
+        whole map has a smaller gradient than a band at unit variance; this undoes it.
+        """
+        shares = self.table.shares.expand(len(teacher.rows), -1)
+        if teacher.deviation is None:
+            return shares
+        band = teacher.deviation.to(shares.dtype).square().mean(-1)
+        return shares * (band > 0) if self.filter_side == "both" else ratio(shares, band.sqrt())
+
+    def _denominators(self, teacher: TeacherRows) -> Tensor:
+        """Return what squared differences are divided by, ``[B, terms]``.
+
+        Standardised channels have mean square 1, so ``relative`` is then ``mse``.
+        """
+        number, channels = teacher.rows.shape[:2]
+        if self.kind == "mse" or teacher.deviation is not None:
+            return teacher.rows.new_full((number, 1), float(channels))
+        squares = torch.linalg.vecdot(teacher.rows, teacher.rows, dim=1)
         whole = (squares @ self.table.count)[:, None]
-        if outside is not None:
-            whole = whole + widened(outside).square()[:, None] * (channels * self.table.cells)
-        return ratio(shares / number, bands + ENERGY_EPS * whole)
+        if teacher.outside is not None:
+            whole = whole + widened(teacher.outside).square()[:, None] * channels
+        denominators = squares @ self.table.energies.mT + ENERGY_EPS * whole
+        return torch.where(denominators > 0, denominators, torch.inf)

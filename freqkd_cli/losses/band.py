@@ -1,21 +1,28 @@
 """Compare one frequency band of a student tap with the same band of a teacher tap.
 
-**What** ``d(F S, F T)`` after both sides are brought to the common grid and, by default,
-standardised per channel; mean over the batch. ``band: low`` or ``high`` filters with a radial mask
-of ``cutoff``. ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or, with ``mix: signal``,
-one filter of that weighted gain. ``filter_side`` leaves the other side whole. Distances:
+**What** ``d(N A, N B)``, mean over the batch, on the common grid. P is a trained 1x1 adapter, F a
+radial mask of ``cutoff`` for ``band: low`` or ``high``. ``filter_side: both`` compares A = F P S
+with B = F T, ``teacher`` A = P S with F T, ``student`` F P S with T. N standardises what is
+compared, after the filter, by one rule on both sides: per sample and channel
+``(x - mean) / max(s_c, 0.1 r)``. s_c is the standard deviation of the filtered (or whole) channel,
+r the root mean square of all s_c. A map without signal counts as 0. ``normalize: none`` compares A
+and B. ``mix`` is ``(1 - high_share) d_low + high_share d_high``, or, with ``mix: signal``, one
+filter of that weighted gain. Distances:
 
+- ``mse`` the mean square; ``log_mse`` log(1 + mse); ``l1`` the mean absolute difference in space;
+  ``cosine`` 1 - the cosine of the flattened maps.
 - ``relative`` = ``|A - B|^2 / (|F T|^2 + 1e-6 |T|^2)`` per sample, with one denominator for every
-  filter side; ``mse`` the mean square; ``l1`` the mean absolute difference in space; ``cosine`` 1 -
-  the cosine of the flattened maps.
-- ``represent: attention`` compares unit-norm maps of the mean over channels of (F x)^2;
-  ``attention_then_filter`` filters the unit-norm map of the mean of x^2. Neither has an adapter.
-  For a high-pass the two maps are nearly unrelated.
+  filter side. Standardised channels have mean square 1, so there it equals ``mse``.
+- ``represent: attention`` compares the unit-norm maps of the mean over channels of (N A)^2;
+  ``attention_then_filter`` the mean of (N x)^2 as a single channel, filtered, at unit mean square.
+  Neither has an adapter. For a high-pass the two maps are nearly unrelated.
 
 **Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
-which of the two the student copies. With a soft mask, ``filter_side: student`` has T / M as its
-optimum, an inverse filter, and ``teacher`` has M T. With an ideal mask ``student`` has the gradient
-of ``both``.
+which of the two the student copies. Each side reaches 0, per channel up to scale and mean: ``both``
+at P S = T, ``teacher`` at P S = F T, ``student`` at F P S = T, so P S = T / M for a soft mask M, an
+inverse filter. A standardised one-sided distance is divided by the root of the band's share of
+energy in the teacher's channels, so all sides have gradients of one size. With an ideal mask and
+``normalize: none``, ``student`` has the gradient of ``both``.
 
 **Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The cutoff is in
 Nyquist units of that grid; ``cutoff_cycles`` is in cycles per image pixel (= cutoff / (2 stride)).
@@ -40,17 +47,21 @@ from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.adapter import Adapter, adapted, standardising
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
-from freqkd_cli.losses._filter_distance import FilteredDistance, StudentRows
+from freqkd_cli.losses._filter_attention import attention_distance, attention_maps
+from freqkd_cli.losses._filter_distance import (
+    FilteredDistance,
+    StudentRows,
+    TeacherRows,
+    stored,
+)
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import (
     Distance,
     attention,
-    distance,
-    energy,
+    level,
     standardised,
 )
 from freqkd_cli.spectral.fourier import (
@@ -59,6 +70,7 @@ from freqkd_cli.spectral.fourier import (
     half_spectrum,
     refit,
     resample,
+    widened,
 )
 from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
@@ -127,12 +139,13 @@ class BandLoss(PairLoss):
     """Made by :func:`build`.
 
     The target is the teacher's orthonormal spectrum as rows of real numbers, ``spectrum``
-    ``[B, C, n]``. Where the filter drops most bins, n counts the others alone, and ``outside``
-    ``[B]`` is the root of the mean energy in the dropped ones. For ``represent: attention`` it is
-    the unit-norm attention map of each term, ``attention`` ``[B, terms, h * w]``.
-    Denominators are made of the target as stored, so rounding it changes both alike.
+    ``[B, C, n]``, where n leaves out the bins that the filter drops, if they are most of them.
+    Standardised as a whole, it comes with ``deviation`` ``[B, terms, C]``, what the filtered rows
+    are divided by. Otherwise ``outside`` ``[B]`` is the root of the mean energy in dropped bins.
+    For ``represent: attention`` it is the map of each term, ``attention`` ``[B, terms, h * w]``.
     """
 
+    target_version = 2
     target_arguments = (
         "teacher",
         "band",
@@ -181,16 +194,8 @@ class BandLoss(PairLoss):
         with torch.autocast(x.device.type, enabled=False):
             if self.compared.represent == "attention":
                 filtered = self.compared.filter_side != "student"
-                return {"attention": self._attention(x, grid, filtered)}
-            table = self.filter.table(grid, x)
-            whole, scale = self._rows(x, grid, table, None)
-            whole = adapted(whole, None, scale)
-            rows = table.picked(whole)
-            if table.kept is None:
-                return {"spectrum": rows / table.unit}
-            left = (energy(whole, table.whole) - energy(rows, table.count)).sum(1).clamp(min=0.0)
-            outside = (left / (rows.shape[1] * table.cells)).sqrt()
-            return {"spectrum": rows / table.unit, "outside": outside}
+                return {"attention": self._attention_maps(x, grid, filtered)}
+            return stored(*self._spectrum(x, grid))
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -199,56 +204,36 @@ class BandLoss(PairLoss):
         grid = self.grid((x.shape[-2], x.shape[-1]), batch)
         with torch.autocast(x.device.type, enabled=False):
             if self.compared.represent == "attention":
-                maps = self._attention(x, grid, self.compared.filter_side != "teacher")
-                return self._attention_distance(maps, self.fitted(target["attention"], maps))
-            table = self.filter.table(grid, x)
-            whole, scale = self._rows(x, grid, table, self.adapter)
-            rows = table.picked(whole)
+                maps = self._attention_maps(x, grid, self.compared.filter_side != "teacher")
+                terms, teacher = self.filter.terms, self.fitted(target["attention"], maps)
+                return attention_distance(self.compared.distance, terms, maps, teacher)
+            rows, table, size = self._spectrum(x, grid)
+            student_rows = StudentRows(table.picked(rows), self.adapter, size)
+            spectrum = self.fitted(target["spectrum"], student_rows.rows)
+            teacher_rows = TeacherRows(spectrum, target.get("deviation"), target.get("outside"))
             distance = FilteredDistance(self.compared.distance, self.compared.filter_side, table)
-            teacher = self.fitted(target["spectrum"], rows)
-            return distance(StudentRows(rows, self.adapter, scale), teacher, target.get("outside"))
+            return distance(student_rows, teacher_rows)
 
-    def _rows(
-        self, x: Tensor, grid: Grid, table: Table, adapter: Adapter | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the spectrum of the tap's own channels, and what :func:`adapted` multiplies with.
+    def _spectrum(self, x: Tensor, grid: Grid) -> tuple[Tensor, Table, Tensor | None]:
+        """Return the spectrum of the tap's own channels ``[B, C, 2 * bins]``, table and level.
 
         The adapter and the transform commute, so the student's few channels are transformed and
-        the adapter comes last. A channel's variance follows from its spectrum (Parseval).
+        the adapter comes last. A channel's variance follows from its spectrum (Parseval). The
+        level is None where nothing is standardised.
         """
+        centred, table = self.compared.standardise, self.filter.table(grid, x)
         if self.compared.represent != "feature":
-            x = self.filter.bordered(attention(self._map(x, grid)))
-            return as_rows(half_spectrum(x)), None
-        standardise = self.compared.standardise
-        if self.filter.border == "none":
-            spectrum = refit(half_spectrum(x, centred=standardise), x.shape[-1], grid)
-            whole = rows = as_rows(spectrum)
-            weight = table.whole / table.cells
-        else:
             x = resample(x, grid)
-            x = x - x.mean((-2, -1), keepdim=True) if standardise else x
-            rows, whole = as_rows(half_spectrum(self.filter.bordered(x))), x.flatten(2)
-            weight = torch.full_like(whole[0, 0], 1.0 / whole.shape[-1])
-        return rows, standardising(whole, adapter, weight) if standardise else None
-
-    def _map(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return the tap's map on the common grid, ``[B, C, *grid]``."""
+            x = attention(standardised(x) if centred else x)
+            return as_rows(half_spectrum(self.filter.bordered(x))), table, level(x)
+        size = level(widened(x)) if centred else None
+        if self.filter.border == "none":
+            spectrum = refit(half_spectrum(x, centred=centred), x.shape[-1], grid)
+            return as_rows(spectrum), table, size
         x = resample(x, grid)
-        return standardised(x) if self.compared.standardise else x
+        x = x - x.mean((-2, -1), keepdim=True) if centred else x
+        return as_rows(half_spectrum(self.filter.bordered(x))), table, size
 
-    def _attention(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
-        """Return the unit-norm attention map of each term, ``[B, terms, h * w]``.
-
-        A side that stays whole has the same map in every term.
-        """
-        x = self.filter.bordered(self._map(x, grid))
-        maps = self.filter.table(grid, x).filtered(x) if filtered else [x] * len(self.filter.terms)
-        return torch.cat([attention(m).flatten(2) for m in maps], dim=1)
-
-    def _attention_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean distance of attention maps ``[B, terms, h * w]``, weighted by share."""
-        total, kind = student.new_zeros(()), self.compared.distance
-        for number, (share, _) in enumerate(self.filter.terms):
-            part = slice(number, number + 1)
-            total = total + share * distance(kind, student[:, part], teacher[:, part])
-        return total
+    def _attention_maps(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
+        x = resample(x, grid)
+        return attention_maps(x, self.filter, filtered, standardise=self.compared.standardise)

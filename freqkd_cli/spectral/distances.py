@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Distance = Literal["relative", "mse", "l1", "cosine"]
+Distance = Literal["relative", "mse", "log_mse", "l1", "cosine"]
 
-SPREAD_EPS = 1e-6
-"""Added to a channel's standard deviation before a division by it."""
+LEAST_DEVIATION = 0.1
+"""Least divisor of a channel, in units of the root mean square deviation of the sample's channels.
+
+So the gradient of a channel without variance is at most 10 times that of an ordinary one. On the
+embedded teacher, no channel of any stage is below 0.3.
+"""
+
+ROUNDING = 1e-5
+"""A map that varies less than this share of its root mean square is constant up to rounding."""
 
 ENERGY_EPS = 1e-6
 """Share of the teacher's whole energy in the denominator of ``relative``."""
@@ -48,16 +55,42 @@ def gram(rows: Tensor) -> Tensor:
     return half + (half - half.detach())
 
 
-def inverse_deviation(variance: Tensor) -> Tensor:
-    """``1 / (standard deviation + 1e-6)``, ``[B, C, 1]``, from variances ``[B, C]``."""
-    return (1.0 / (root(variance) + SPREAD_EPS))[..., None]
+def level(x: Tensor) -> Tensor:
+    """Return the mean square of each sample, ``[B, ...]`` -> ``[B]``, without a gradient."""
+    return torch.linalg.vector_norm(x.detach().flatten(1), dim=1).square() / x[0].numel()
+
+
+def varies(variance: Tensor, level: Tensor) -> Tensor:
+    """Return which samples have a map that is not constant up to rounding, ``[B, 1]`` bool.
+
+    Args:
+        variance: ``[B, C]``, of what is compared.
+        level: ``[B]``, mean square of the map that it was computed from, mean and all.
+    """
+    return (variance.detach().mean(1) > ROUNDING**2 * level)[:, None]
+
+
+def inverse_deviation(variance: Tensor, varying: Tensor) -> Tensor:
+    """Return what standardises channels of these variances, ``[B, C]`` -> ``[B, C, 1]``.
+
+    ``1 / max(s_c, 0.1 r)``: s_c is the standard deviation of the channel, and r the root mean
+    square of all s_c of the sample. 0 where ``varying`` ``[B, 1]`` is False.
+    """
+    least = LEAST_DEVIATION**2 * variance.mean(1, keepdim=True)
+    usable = varying & (least > 0)
+    divisor = torch.where(usable, torch.maximum(variance, least), 1.0)
+    return torch.where(usable, divisor.rsqrt(), 0.0)[..., None]
 
 
 def standardised(x: Tensor) -> Tensor:
-    """``(x - mean) / (biased standard deviation + 1e-6)`` per sample and channel."""
+    """``(x - mean) / max(s, 0.1 r)`` per sample and channel; see :func:`inverse_deviation`.
+
+    s is the biased standard deviation. A constant map, up to rounding, becomes 0.
+    """
     rows = x.flatten(2)
     rows = rows - rows.mean(-1, keepdim=True)
-    return (rows * inverse_deviation(rows.square().mean(-1))).view_as(x)
+    variance = rows.square().mean(-1)
+    return (rows * inverse_deviation(variance, varies(variance, level(x)))).view_as(x)
 
 
 def attention(x: Tensor) -> Tensor:
@@ -73,20 +106,23 @@ def distance(kind: Distance, student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean over the batch of the distance between rows ``[B, C, n]``.
 
     ``relative``: ``|S - T|^2 / ((1 + 1e-6) |T|^2)`` per sample. ``mse`` and ``l1``: means over all
-    numbers. ``cosine``: 1 - the cosine of the flattened rows.
+    numbers. ``log_mse``: ``log(1 + mse)`` per sample. ``cosine``: 1 - the cosine of the flattened
+    rows.
     """
     if kind == "mse":
         return F.mse_loss(student, teacher)
     if kind == "l1":
         return F.l1_loss(student, teacher)
     if kind == "cosine":
-        return cosine(student, teacher)
+        return cosine(student, teacher).mean()
+    if kind == "log_mse":
+        return (student - teacher).square().mean((1, 2)).log1p().mean()
     error = (student - teacher).square().sum((1, 2))
     return ratio(error, (1.0 + ENERGY_EPS) * teacher.square().sum((1, 2))).mean()
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over the batch of 1 - the cosine of rows ``[B, C, n]``; 1 for zeros."""
+    """Return 1 - the cosine of rows ``[B, C, n]`` per sample, ``[B]``; 1 for zeros."""
     norms = (root(x.square().sum((1, 2))) for x in (student, teacher))
     student_norm, teacher_norm = norms
-    return (1.0 - ratio((student * teacher).sum((1, 2)), student_norm * teacher_norm)).mean()
+    return 1.0 - ratio((student * teacher).sum((1, 2)), student_norm * teacher_norm)

@@ -17,7 +17,7 @@ from freqkd_cli.views.batch import Batch
 BANDS = [("low", "loss"), ("high", "loss"), ("mix", "loss"), ("mix", "signal")]
 SIDES = ("both", "teacher", "student")
 MASKS = ("ideal", "gaussian", "butterworth")
-DISTANCES = ("relative", "mse", "l1", "cosine")
+DISTANCES = ("relative", "mse", "log_mse", "l1", "cosine")
 CUTOFF, HIGH_SHARE = 0.45, 0.3
 
 # (stride, h, w) of student and teacher: equal odd, equal even, teacher finer, student finer, mixed.
@@ -121,17 +121,20 @@ def known_value(
     if weight is not None:
         s = np.einsum("oi,bihw->bohw", weight, s)
     if normalize == "channel":
-        s, t = (
-            (x - x.mean((2, 3), keepdims=True)) / (x.std((2, 3), keepdims=True) + 1e-6)
-            for x in (s, t)
-        )
+        s, t = (x - x.mean((2, 3), keepdims=True) for x in (s, t))
+
+    def scaled(x):
+        square = (x**2).mean((2, 3), keepdims=True)
+        return x / np.sqrt(np.maximum(square, 0.01 * square.mean(1, keepdims=True)))
 
     def attention(x):
         a = (x**2).mean(1, keepdims=True)
         return a / np.sqrt((a**2).sum((1, 2, 3), keepdims=True))
 
+    standardise = normalize == "channel"
     if represent == "attention_then_filter":
-        s, t = attention(s), attention(t)
+        s, t = (attention(scaled(x) if standardise else x) for x in (s, t))
+        standardise = True
     if border == "hann":
         window = np.prod(
             np.meshgrid(
@@ -158,20 +161,27 @@ def known_value(
         a = filtered[0] if filter_side != "teacher" else s
         b = filtered[1] if filter_side != "student" else t
         below = (filtered[1] ** 2).sum((1, 2, 3)) + 1e-6 * (t**2).sum((1, 2, 3))
+        balance = np.ones(len(t))
+        if standardise:
+            if filter_side != "both" and represent != "attention":
+                energies = ((x**2).mean((2, 3)) for x in (filtered[1], t))
+                balance = np.divide(*energies).mean(1) ** -0.5
+            a, b, below = scaled(a), scaled(b), a[0].size
         if represent == "attention":
-            a, b = attention(a), attention(b)
-            below = 1 + 1e-6
+            a, b, below = attention(a), attention(b), 1 + 1e-6
         dots = {"aa": (a * a), "bb": (b * b), "ab": (a * b)}
         dots = {k: v.sum((1, 2, 3)) for k, v in dots.items()}
         total += (
             share
+            * balance
             * {
                 "relative": ((a - b) ** 2).sum((1, 2, 3)) / below,
                 "mse": ((a - b) ** 2).mean((1, 2, 3)),
+                "log_mse": np.log(1 + ((a - b) ** 2).mean((1, 2, 3))),
                 "l1": abs(a - b).mean((1, 2, 3)),
                 "cosine": 1 - dots["ab"] / np.sqrt(dots["aa"] * dots["bb"]),
-            }[distance].mean()
-        )
+            }[distance]
+        ).mean()
     return total
 
 
