@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from freqkd_cli import registry
 from freqkd_cli.build import tap_pairs, training_images
-from freqkd_cli.build.loss_lines import build_line
+from freqkd_cli.build.loss_lines import build_line, check_lines, few_cells
 from freqkd_cli.build.objective import Line
 from freqkd_cli.build.recipe_facts import (
     classes_of,
@@ -25,15 +25,15 @@ from freqkd_cli.build.recipe_facts import (
     fetch_descriptions,
     mapped_classes,
     named_classes,
-    place,
     single_class,
     taps_of,
     tips_of,
     view_spec,
 )
-from freqkd_cli.errors import DataBroken, FreqKDError, Missing, RecipeError, UsageError
+from freqkd_cli.errors import DataBroken, Missing, RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.features.trained_weights import build_trained, load_state
+from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.view import MULTIPLE, ViewSpec
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Plan:
     Attributes:
         compared: numbers of the classes that losses on logits compare, where
             ``teacher.class_map`` does not cover them all.
+        bands: id of a loss line -> the effective cells of its frequency bands.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class Plan:
     student_taps: Mapping[str, Tap]
     teacher_taps: Mapping[str, Tap]
     compared: tuple[int, ...] | None = None
+    bands: Mapping[str, tuple[BandCells, ...]] = field(default_factory=dict)
 
     @property
     def grids(self) -> dict[str, tuple[int, int]]:
@@ -98,7 +100,8 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         tip = "; try --set 'student.head=new'" if "head" in takes else ""
         text = f"the student's weights have {given} classes and the data {need}{tip}"
         problems.append(("student.weights", text))
-    problems += _line_problems(plan)
+    line_problems, bands = check_lines(plan)
+    problems += line_problems
     size = plan.view_spec.size
     if any(n % MULTIPLE for n in size):
         need = f"both sides must be multiples of {MULTIPLE}"
@@ -107,9 +110,10 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     problems += tap_pairs.doubled(recipe, plan.student_taps, plan.teacher_taps)
     if problems:
         raise recipe.error(problems)
-    for text in tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps):
+    unequal = tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps)
+    for text in (*unequal, *few_cells(bands)):
         log.warning("%s: %s", recipe.source, text)
-    return plan
+    return replace(plan, bands=bands)
 
 
 def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:
@@ -127,18 +131,6 @@ def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[st
         teacher["logits"] = replace(teacher["logits"], channels=len(numbers))
     compared = numbers if 0 < len(numbers) < len(classes) else None
     return Plan(recipe, classes, view_spec(recipe), student, teacher, compared), problems
-
-
-def _line_problems(plan: Plan) -> list[tuple[str, str]]:
-    """Return the problems of each loss line by itself."""
-    problems = []
-    for i in range(len(plan.recipe.losses)):
-        try:
-            with torch.device("meta"):
-                build_line(plan, i)
-        except FreqKDError as error:
-            problems.append((place(f"losses.{i}", error), error.line))
-    return problems
 
 
 @torch.random.fork_rng(devices=[])

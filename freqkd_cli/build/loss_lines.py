@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from freqkd_cli import registry
 from freqkd_cli.build.objective import Line
-from freqkd_cli.errors import RecipeError
+from freqkd_cli.build.recipe_facts import place
+from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.taps import Tap, by_name, pick
+from freqkd_cli.spectral.masks import FEW_CELLS, BandCells
 from freqkd_cli.views.view import MULTIPLE
 
 if TYPE_CHECKING:
@@ -82,10 +86,7 @@ def build_line(plan: Plan, number: int) -> Line:
         student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
     teacher_specs = by_name(plan.teacher_taps.values(), teacher)
     loss.start(student_specs, teacher_specs, len(compared or plan.classes))
-    loss.check_grids(
-        {name: plan.student_taps[name].grid(*size) for name in student},
-        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
-    )
+    loss.check_grids(*_grids(plan, student, teacher))
     return Line(
         id=spec.id,
         loss=loss,
@@ -95,3 +96,47 @@ def build_line(plan: Plan, number: int) -> Line:
         teacher_taps=teacher,
         compared=compared,
     )
+
+
+def _grids(
+    plan: Plan, student: Sequence[str], teacher: Sequence[str]
+) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+    """Return the grids of the taps of either side on the recipe's views."""
+    size = plan.view_spec.size
+    return (
+        {name: plan.student_taps[name].grid(*size) for name in student},
+        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
+    )
+
+
+def check_lines(plan: Plan) -> tuple[list[tuple[str, str]], dict[str, tuple[BandCells, ...]]]:
+    """Return the problems of each loss line by itself, and the bands of each line by its id.
+
+    Lines of weight 0 are checked, but have no bands.
+    """
+    problems, bands = [], {}
+    for number, spec in enumerate(plan.recipe.losses):
+        try:
+            with torch.device("meta"):
+                line = build_line(plan, number)
+        except FreqKDError as error:
+            problems.append((place(f"losses.{number}", error), error.line))
+            continue
+        grids = _grids(plan, line.student_taps, line.teacher_taps)
+        cells = line.loss.band_cells(*grids)
+        if cells and spec.weight > 0:
+            bands[spec.id] = cells
+    return problems, bands
+
+
+def few_cells(bands: dict[str, tuple[BandCells, ...]]) -> Iterator[str]:
+    """Yield a warning for each band that keeps hardly a cell."""
+    for id, cells in bands.items():
+        for band in cells:
+            if band.few:
+                tip = f"--set 'losses.{id}.{band.setting}'" if band.setting else "a finer tap"
+                yield (
+                    f"losses.{id}: the {band.band} band of {band.taps} keeps {band.cells:.1f} "
+                    f"effective cells of {band.whole} ({band.grid[0]}x{band.grid[1]}), fewer than "
+                    f"{FEW_CELLS:g}; try {tip}"
+                )

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 
 Grid = tuple[int, int]
@@ -61,6 +62,15 @@ class Loss(nn.Module, ABC):
         Raises:
             BandError: a filter keeps nothing or everything.
         """
+
+    def band_cells(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[BandCells, ...]:
+        """Return the effective cells of each band that the loss filters with.
+
+        Called with the grids of :meth:`check_grids`, after it.
+        """
+        return ()
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]

@@ -22,7 +22,7 @@ from freqkd_cli.spectral.fourier import (
     multiplicity,
     radial,
 )
-from freqkd_cli.spectral.masks import Kind, low_pass
+from freqkd_cli.spectral.masks import BandCells, Kind, check_band, low_pass, measured_band
 
 Band = Literal["low", "high", "mix"]
 Border = Literal["none", "hann", "reflect"]
@@ -63,6 +63,27 @@ class Filter:
     terms: Terms
     border: Border
     sparse: bool
+
+    def check(self, grid: Grid, taps: str, key: str) -> None:
+        """
+        Raises:
+            BandError: the filter keeps nothing or everything; ``taps`` and ``key`` are named.
+        """
+        check_band(grid, self.kind, self.cutoff, self.order, taps, key=key)
+
+    def cells(self, grid: Grid, taps: str, key: str, unit: float) -> tuple[BandCells, ...]:
+        """Return the effective cells of each band that has a share in a term.
+
+        Args:
+            key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
+        """
+        mask = (grid, self.kind, self.cutoff, self.order)
+        bands: dict[Literal["low", "high"], int] = {"low": 0, "high": 1}
+        return tuple(
+            measured_band(*mask, band, taps, key=key, unit=unit)
+            for band, side in bands.items()
+            if any(gain[side] > 0 for _, gain in self.terms)
+        )
 
     def size(self, grid: Grid) -> Grid:
         """Return the size of the transformed map: the common grid, or its mirrored continuation."""

@@ -50,29 +50,17 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
-from freqkd_cli.losses._filter_attention import attention_distance, attention_maps
 from freqkd_cli.losses._filter_distance import (
     FilteredDistance,
     StudentRows,
     TeacherRows,
     stored,
 )
+from freqkd_cli.losses._filter_tap import attention_distance, attention_maps, tap_spectrum
 from freqkd_cli.losses._pair import PairLoss
-from freqkd_cli.spectral.distances import (
-    Distance,
-    attention,
-    level,
-    standardised,
-)
-from freqkd_cli.spectral.fourier import (
-    as_rows,
-    common_grid,
-    half_spectrum,
-    refit,
-    resample,
-    widened,
-)
-from freqkd_cli.spectral.masks import Kind, check_band
+from freqkd_cli.spectral.distances import Distance
+from freqkd_cli.spectral.fourier import common_grid, resample
+from freqkd_cli.spectral.masks import BandCells, Kind
 from freqkd_cli.views.batch import Batch
 
 Represent = Literal["feature", "attention", "attention_then_filter"]
@@ -176,16 +164,22 @@ class BandLoss(PairLoss):
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         assert self.stride, "start() comes first: the stride turns cycles per pixel into Nyquist"
-        grid, filter = common_grid(student[self.student], teacher[self.teacher]), self.filter
-        taps = f"student {self.student!r} and teacher {self.teacher!r}"
-        check_band(
-            grid,
-            filter.kind,
-            filter.cutoff,
-            filter.order,
-            taps,
-            key="cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles",
-        )
+        self.filter.check(*self._place(student, teacher))
+
+    def band_cells(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[BandCells, ...]:
+        cycles = self.compared.cutoff_cycles
+        unit = cycles / self.filter.cutoff if cycles is not None else 1.0
+        return self.filter.cells(*self._place(student, teacher), unit)
+
+    def _place(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[Grid, str, str]:
+        """Return the common grid, the taps in words, and the recipe key of the cutoff."""
+        grid = common_grid(student[self.student], teacher[self.teacher])
+        key = "cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles"
+        return grid, f"student {self.student!r} and teacher {self.teacher!r}", key
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
@@ -215,24 +209,8 @@ class BandLoss(PairLoss):
             return distance(student_rows, teacher_rows)
 
     def _spectrum(self, x: Tensor, grid: Grid) -> tuple[Tensor, Table, Tensor | None]:
-        """Return the spectrum of the tap's own channels ``[B, C, 2 * bins]``, table and level.
-
-        The adapter and the transform commute, so the student's few channels are transformed and
-        the adapter comes last. A channel's variance follows from its spectrum (Parseval). The
-        level is None where nothing is standardised.
-        """
-        centred, table = self.compared.standardise, self.filter.table(grid, x)
-        if self.compared.represent != "feature":
-            x = resample(x, grid)
-            x = attention(standardised(x) if centred else x)
-            return as_rows(half_spectrum(self.filter.bordered(x))), table, level(x)
-        size = level(widened(x)) if centred else None
-        if self.filter.border == "none":
-            spectrum = refit(half_spectrum(x, centred=centred), x.shape[-1], grid)
-            return as_rows(spectrum), table, size
-        x = resample(x, grid)
-        x = x - x.mean((-2, -1), keepdim=True) if centred else x
-        return as_rows(half_spectrum(self.filter.bordered(x))), table, size
+        kind, standardise = self.compared.represent, self.compared.standardise
+        return tap_spectrum(x, grid, self.filter, kind != "feature", standardise=standardise)
 
     def _attention_maps(self, x: Tensor, grid: Grid, filtered: bool) -> Tensor:
         x = resample(x, grid)

@@ -152,6 +152,7 @@ def _hermitian(real: Tensor, imaginary: Tensor, width: int) -> tuple[Tensor, Ten
 class FamLoss(PairLoss):
     """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
 
+    target_version = 2
     target_arguments = ("teacher", "normalize")
 
     def __init__(

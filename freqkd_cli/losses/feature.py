@@ -2,7 +2,8 @@
 
 **What** ``d(P S, T)`` on the common grid, mean over the batch. ``relative`` is
 ``|A - B|^2 / ((1 + 1e-6) |B|^2)`` per sample, ``mse`` the mean square. Unless ``normalize: none``,
-both sides are (x - mean) / (biased standard deviation + 1e-6) per channel and sample.
+both sides are (x - mean) / max(s_c, 0.1 r) per channel and sample. s_c is the biased standard
+deviation of the channel, r the root mean square of all s_c. A constant map counts as 0.
 
 **Why** The student copies what the teacher computes at every place, in all frequencies. It has the
 taps, adapter, standardisation and distance of ``band``, so it shows what the choice of a band adds.
@@ -47,6 +48,7 @@ def build(
 class FeatureLoss(PairLoss):
     """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
 
+    target_version = 2
     target_arguments = ("teacher", "normalize")
 
     def __init__(

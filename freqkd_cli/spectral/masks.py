@@ -7,6 +7,7 @@ numpy in float64.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from freqkd_cli.errors import BandError
 from freqkd_cli.spectral.fourier import Grid, multiplicity, radial
 
 Kind = Literal["gaussian", "ideal", "butterworth"]
+
+FEW_CELLS = 4.0
+"""A band of fewer effective cells holds hardly more than the mean of the map."""
 
 
 def low_pass(rho: np.ndarray, kind: Kind, cutoff: float, order: int = 2) -> np.ndarray:
@@ -66,6 +70,81 @@ def _bisect(beyond) -> float:
         middle = math.sqrt(below * above)
         below, above = (below, middle) if beyond(middle) else (middle, above)
     return above
+
+
+def kept_cells(
+    grid: Grid, kind: Kind, cutoff: float, order: int, band: Literal["low", "high"]
+) -> float:
+    """Return the effective cells of a band: the sum of the squared gains without DC.
+
+    This is the energy that the filter keeps of white noise of one unit per cell.
+    """
+    low = low_pass(radial(*grid), kind, cutoff, order)
+    count = multiplicity(*grid)
+    count[0, 0] = 0.0
+    return float(((low if band == "low" else 1.0 - low) ** 2 * count).sum())
+
+
+@dataclass(frozen=True)
+class BandCells:
+    """How many cells of a grid one band keeps.
+
+    Attributes:
+        taps: what lies on the grid, in words.
+        cells: see :func:`kept_cells`; all cells without DC would be ``whole``.
+        setting: ``KEY=VALUE`` of the nearest cutoff that keeps enough cells, or None where none
+            does or none is needed.
+    """
+
+    taps: str
+    grid: Grid
+    band: Literal["low", "high"]
+    cells: float
+    setting: str | None
+
+    @property
+    def whole(self) -> int:
+        """Cells of the grid without DC."""
+        return self.grid[0] * self.grid[1] - 1
+
+    @property
+    def few(self) -> bool:
+        """Whether the band keeps too little to compare."""
+        return self.cells < FEW_CELLS
+
+    def __str__(self) -> str:
+        size = f"{self.grid[0]}x{self.grid[1]}"
+        return f"{self.band} {self.cells:,.1f} of {self.whole:,} cells ({size})"
+
+
+def measured_band(
+    grid: Grid,
+    kind: Kind,
+    cutoff: float,
+    order: int,
+    band: Literal["low", "high"],
+    taps: str,
+    *,
+    key: str = "cutoff",
+    unit: float = 1.0,
+) -> BandCells:
+    """Return the effective cells of a band, with a better cutoff where they are few.
+
+    Args:
+        key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
+    """
+    cells, setting = kept_cells(grid, kind, cutoff, order, band), None
+    if cells < FEW_CELLS < grid[0] * grid[1] - 1:
+
+        def enough(c: float) -> bool:
+            return kept_cells(grid, kind, c, order, band) >= FEW_CELLS
+
+        exact = unit * _bisect(enough if band == "low" else lambda c: not enough(c))
+        step = 10.0 ** (math.floor(math.log10(exact)) - 1)
+        # Two digits, rounded to the side on which more is kept.
+        digits = math.ceil(exact / step) if band == "low" else math.floor(exact / step)
+        setting = f"{key}={digits * step:.2g}"
+    return BandCells(taps, grid, band, cells, setting)
 
 
 def check_band(

@@ -48,10 +48,12 @@ def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
     step_flops = per_step * (3 * student_flops + teacher_flops)
     steps = length.steps - done
     seconds = _seconds(loop, steps, student_flops, step_flops)
+    bands = loop.setting.plan.bands
     return {
         "run": str(out),
         **loop.setting.numbers_of_images,
         "steps": steps,
+        "bands": [f"{id} {band}" for id, cells in bands.items() for band in cells] or None,
         "views_seen": steps * per_step,
         "student_parameters": parameters(student),
         "student_gflops": round(student_flops / 1e9, 3),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import logging
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,11 @@ from freqkd_cli.commands._options import Json, Sets, complete_recipe
 from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
 from freqkd_cli.runtime.logs import warn
+
+if TYPE_CHECKING:
+    from freqkd_cli.build.assemble import Plan
+
+log = logging.getLogger(__name__)
 
 Files = Annotated[
     list[str],
@@ -25,7 +31,8 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
     """Report every mistake in recipes, without data or weights.
 
     Checks names, types and ranges, the arguments of each part, taps that do not exist, bands
-    that are empty, and batch norms without variance. Exit code 2 if a recipe has problems.
+    that are empty, and batch norms without variance. Lists the effective cells of each frequency
+    band, and warns of fewer than 4. Exit code 2 if a recipe has problems.
 
         freqkd recipe check fastscnn_basic my_recipe.yaml
     """
@@ -48,20 +55,40 @@ def _checked(
 
     rows, errors = [], []
     for file in files:
-        row: dict[str, Any] = {"file": file, "ok": True, "problems": []}
+        row: dict[str, Any] = {"file": file, "ok": True, "problems": [], "bands": []}
         try:
             recipe = load(file, sets)
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
             # These import torch: not for a misspelt name.
             from freqkd_cli.build import assemble, recipe_facts, single_values
 
-            single_values.check_unbuilt(assemble.check(recipe, data=False))
+            plan = assemble.check(recipe, data=False)
+            single_values.check_unbuilt(plan)
             warn(f"{recipe.source}: {text}" for text in recipe_facts.missing_encoders(recipe))
+            row["bands"] = _bands(file, plan)
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
         rows.append(row)
     return rows, errors
+
+
+def _bands(file: str, plan: Plan) -> list[dict[str, Any]]:
+    """Return the effective cells of each band of the loss lines, and log them in one line."""
+    texts = [f"{id} {band}" for id, cells in plan.bands.items() for band in cells]
+    if texts:
+        log.info("%s: %s", file, ", ".join(texts))
+    return [
+        {
+            "id": id,
+            "band": band.band,
+            "grid": list(band.grid),
+            "effective_cells": round(band.cells, 2),
+            "cells": band.whole,
+        }
+        for id, cells in plan.bands.items()
+        for band in cells
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

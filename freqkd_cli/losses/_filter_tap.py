@@ -1,19 +1,48 @@
-"""Attention maps of filtered features and their distance: `represent: attention` of `band`."""
+"""What a band loss compares of a tap: its spectrum, or attention maps of the filtered map."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from freqkd_cli.losses._filter import Filter, Terms
+from freqkd_cli.losses._filter import Filter, Table, Terms
 from freqkd_cli.spectral.distances import (
     Distance,
     attention,
     distance,
     inverse_deviation,
     level,
+    standardised,
     varies,
 )
+from freqkd_cli.spectral.fourier import Grid, as_rows, half_spectrum, refit, resample, widened
+
+
+def tap_spectrum(
+    x: Tensor, grid: Grid, filter: Filter, of_attention: bool, *, standardise: bool
+) -> tuple[Tensor, Table, Tensor | None]:
+    """Return the spectrum of the tap's own channels ``[B, C, 2 * bins]``, the filter, the level.
+
+    The adapter and the transform commute, so the student's few channels are transformed and the
+    adapter comes last. A channel's variance follows from its spectrum (Parseval). The level
+    ``[B]`` is the mean square of the map, or None where nothing is standardised.
+
+    Args:
+        of_attention: the spectrum of the attention map, a single channel, in place of the tap's.
+            It is always standardised after the filter.
+    """
+    table = filter.table(grid, x)
+    if of_attention:
+        x = resample(x, grid)
+        x = attention(standardised(x) if standardise else x)
+        return as_rows(half_spectrum(filter.bordered(x))), table, level(x)
+    size = level(widened(x)) if standardise else None
+    if filter.border == "none":
+        spectrum = refit(half_spectrum(x, centred=standardise), x.shape[-1], grid)
+        return as_rows(spectrum), table, size
+    x = resample(x, grid)
+    x = x - x.mean((-2, -1), keepdim=True) if standardise else x
+    return as_rows(half_spectrum(filter.bordered(x))), table, size
 
 
 def attention_maps(x: Tensor, filter: Filter, filtered: bool, *, standardise: bool) -> Tensor:
