@@ -20,7 +20,8 @@ filter of that weighted gain. Distances:
 **Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
 which of the two the student copies. Each side reaches 0, per channel up to scale and mean: ``both``
 at P S = T, ``teacher`` at P S = F T, ``student`` at F P S = T, so P S = T / M for a soft mask M, an
-inverse filter. A standardised one-sided distance is divided by the root of the band's share of
+inverse filter. A ``mix`` of one side needs ``mix: signal`` for that: two losses pull a whole map
+to two bands. A standardised one-sided distance is divided by the root of the band's share of
 energy in the teacher's channels, so all sides have gradients of one size. With an ideal mask and
 ``normalize: none``, ``student`` has the gradient of ``both``.
 
