@@ -2,7 +2,7 @@
 
 **What** ``d(N A, N B)``, mean over the batch, on the common grid. P is a trained 1x1 adapter, F a
 radial mask of ``cutoff`` for ``band: low`` or ``high``. ``filter_side: both`` compares A = F P S
-with B = F T, ``teacher`` A = P S with F T, ``student`` F P S with T. N standardises what is
+with B = F T, ``teacher`` P S with F T, ``student`` F P S with T. N standardises what is
 compared, after the filter, by one rule on both sides: per sample and channel
 ``(x - mean) / max(s_c, 0.1 r)``. s_c is the standard deviation of the filtered (or whole) channel,
 r the root mean square of all s_c. A map without signal counts as 0. ``normalize: none`` compares A
@@ -20,8 +20,8 @@ filter of that weighted gain. Distances:
 **Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
 which of the two the student copies. Each side reaches 0, per channel up to scale and mean: ``both``
 at P S = T, ``teacher`` at P S = F T, ``student`` at F P S = T, so P S = T / M for a soft mask M, an
-inverse filter. A ``mix`` of one side needs ``mix: signal`` for that: two losses pull a whole map
-to two bands. A standardised one-sided distance is divided by the root of the band's share of
+inverse filter, which an ideal mask does not have. A ``mix`` of one side needs ``mix: signal`` for
+that: two losses pull a whole map to two bands. A standardised one-sided distance is divided by the root of the band's share of
 energy in the teacher's channels, so all sides have gradients of one size. With an ideal mask and
 ``normalize: none``, ``student`` has the gradient of ``both``.
 

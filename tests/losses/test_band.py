@@ -359,9 +359,7 @@ def test_with_an_ideal_mask_filtering_the_student_has_the_gradient_of_filtering_
             for side in SIDES
             for normalize in ("channel", "none")
         }
-        of = {
-            key: gradient(loss, student, teacher, image_of(pair)) for key, loss in losses.items()
-        }
+        of = {key: gradient(loss, student, teacher, image_of(pair)) for key, loss in losses.items()}
         both, one, other = (of[side, "none"] for side in ("both", "student", "teacher"))
         torch.testing.assert_close(one, both, rtol=1e-10, atol=1e-14)
         assert (other - both).abs().max() > 1e-3 * both.abs().max()
