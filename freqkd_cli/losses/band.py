@@ -21,9 +21,9 @@ filter of that weighted gain. Distances:
 which of the two the student copies. Each side reaches 0, per channel up to scale and mean: ``both``
 at P S = T, ``teacher`` at P S = F T, ``student`` at F P S = T, so P S = T / M for a soft mask M, an
 inverse filter, which an ideal mask does not have. A ``mix`` of one side needs ``mix: signal`` for
-that: two losses pull a whole map to two bands. A standardised one-sided distance is divided by the root of the band's share of
-energy in the teacher's channels, so all sides have gradients of one size. With an ideal mask and
-``normalize: none``, ``student`` has the gradient of ``both``.
+that: two losses pull a whole map to two bands. A standardised one-sided distance is divided by the
+root of the band's share of energy in the teacher's channels, so all sides have gradients of one
+size. With an ideal mask and ``normalize: none``, ``student`` has the gradient of ``both``.
 
 **Shapes and units** Taps ``[B, C, h, w]``, compared on the smaller grid per axis. The cutoff is in
 Nyquist units of that grid; ``cutoff_cycles`` is in cycles per image pixel (= cutoff / (2 stride)).
