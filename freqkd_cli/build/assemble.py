@@ -25,6 +25,7 @@ from freqkd_cli.build.recipe_facts import (
     fetch_descriptions,
     mapped_classes,
     named_classes,
+    place,
     single_class,
     taps_of,
     tips_of,

@@ -33,6 +33,7 @@ PLANS = {  # one letter a stage: h(igh), l(ow)
 RATIOS = ["vmamba_ratio", "cityscapes_vmamba_tiny_ratio", "cityscapes_vmamba_small_ratio"]
 BASELINES = ["vmamba_ce", "vmamba_kl", "vmamba_feature"]
 BOTH_BANDS = ["vmamba_strict_low"]
+CAMVID = ["camvid_vmamba_best", "camvid_vmamba_ce", "camvid_vmamba_feature"]
 GRAPHS = ["vmamba_graph_similarity", "vmamba_graph_query_key", "vmamba_graph_state_affinity"]
 OTHER_GRAPHS = [
     "vmamba_context",
@@ -46,7 +47,7 @@ OTHER_GRAPHS = [
 
 
 def test_these_are_all_recipes_of_vmamba() -> None:
-    assert {*PLANS, *RATIOS, *BASELINES, *BOTH_BANDS, *GRAPHS, *OTHER_GRAPHS} == {
+    assert {*PLANS, *RATIOS, *BASELINES, *BOTH_BANDS, *CAMVID, *GRAPHS, *OTHER_GRAPHS} == {
         name for name in shipped.paths() if "vmamba" in name
     }
 
