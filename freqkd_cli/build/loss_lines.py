@@ -45,22 +45,36 @@ def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
 
 
 def _check_taps(plan: Plan, spec: LossLine, loss: Loss) -> None:
-    """Refuse a line that names a tap that is not there, or a teacher that the recipe lacks.
+    """Refuse a line that reads a tap that is not there, or a teacher that the recipe lacks.
 
     Raises:
         RecipeError: with the key of the line that it is about.
     """
-    compares = "teacher" in spec.arguments or (loss.reads_logits and not loss.needs_labels)
+    compares = "teacher" in spec.arguments or loss.reads_logits
+    if compares and not plan.teacher_taps:
+        raise _without_teacher(spec, loss)
     for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
-        if side == "teacher" and not taps and compares:
-            raise RecipeError(
-                f"{spec.name} compares with a teacher, and the recipe has none",
-                tip="add a `teacher:` section",
-                key="teacher" if "teacher" in spec.arguments else None,
-            )
+        owner = f"the {side} {getattr(plan.recipe, side).name!r}" if taps else ""
         if isinstance(name := spec.arguments.get(side), str):
-            owner = f"the {side} {getattr(plan.recipe, side).name!r}"
             pick(tuple(taps.values()), name, owner, key=side)
+        elif loss.reads_logits:
+            pick(tuple(taps.values()), "logits", owner)
+
+
+def _without_teacher(spec: LossLine, loss: Loss) -> RecipeError:
+    """Return the error for a line that reads a teacher in a recipe that has none."""
+    if loss.needs_labels:
+        attention = spec.arguments.get("attention")
+        return RecipeError(
+            f"{spec.name} with attention {attention} reads a teacher, and the recipe has none",
+            tip=f"--set 'losses.{spec.id}.attention=none', or add a `teacher:` section",
+            key="attention",
+        )
+    return RecipeError(
+        f"{spec.name} compares with a teacher, and the recipe has none",
+        tip="add a `teacher:` section",
+        key="teacher" if "teacher" in spec.arguments else None,
+    )
 
 
 def build_line(plan: Plan, number: int) -> Line:
@@ -78,8 +92,11 @@ def build_line(plan: Plan, number: int) -> Line:
     compared = plan.compared if loss.reads_logits else None
     if compared and loss.needs_labels:
         raise RecipeError(
-            f"{spec.name} reads labels of classes that teacher.class_map does not cover",
-            tip="map a teacher class onto every data class",
+            f"{spec.name} with attention reads labels of classes that teacher.class_map "
+            "does not cover",
+            tip=f"--set 'losses.{spec.id}.attention=none', "
+            "or map a teacher class onto every data class",
+            key="attention",
         )
     student_specs = by_name(plan.student_taps.values(), student)
     if compared:

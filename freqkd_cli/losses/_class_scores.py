@@ -4,54 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._emphasis import Emphasis, inside
 from freqkd_cli.spectral.fourier import widened
-from freqkd_cli.spectral.frequency_attention import (
-    attention_weights,
-    band_strength,
-    relative_strength,
-)
-from freqkd_cli.spectral.masks import Kind, check_band
 from freqkd_cli.views.batch import Batch
 
 ComparedGrid = Literal["student", "teacher"]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class CellWeights:
-    """Recipe keys: which cells count, and how much.
+class CellWeights(Emphasis):
+    """Recipe keys: which cells count, and how much; ``attention`` reads class probabilities.
 
     Attributes:
-        attention: weight cells by this band of the teacher's probabilities; none is weight 1.
-        cutoff, mask: of the radial low-pass, in Nyquist units of the compared grid.
-        high_share: share of the high band in the gain of ``attention: mix``.
-        strength: s in the weight (1 + s a / mean a) / (1 + s).
         only_where_right: a labelled cell where the teacher's most likely class is another than
             the label has weight 0.
     """
 
-    attention: Literal["none", "low", "high", "mix"] = "none"
-    cutoff: Positive = 0.25
-    mask: Kind = "gaussian"
-    high_share: Share = 0.5
-    strength: Annotated[float, Field(ge=0)] = 4.0
     only_where_right: bool = False
-
-    @property
-    def share_of_high(self) -> float:
-        """Share of the high band in the gain of the filter; the low band has the rest."""
-        return {"low": 0.0, "high": 1.0}.get(self.attention, self.high_share)
 
 
 @dataclass(frozen=True)
@@ -93,12 +71,8 @@ class ClassScores(Loss):
         super().__init__()
         self.temperature, self.on_teacher = temperature, grid == "teacher"
         self.weighting = weighting
-        shaping: tuple[str, ...] = ()
-        if weighting.attention != "none":
-            shaping = ("attention", "cutoff", "temperature")
-            shaping += ("mask",) if weighting.mask != "gaussian" else ()
-            shaping += ("high_share",) if weighting.attention == "mix" else ()
-        self.target_arguments = ("grid", *shaping)
+        temperature_too = ("temperature",) if weighting.used else ()
+        self.target_arguments = ("grid", *weighting.target_arguments, *temperature_too)
         self.teacher_tap: Tap | None = None
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
@@ -111,10 +85,8 @@ class ClassScores(Loss):
         self.teacher_tap = teacher["logits"]
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        if self.weighting.attention != "none":
-            grid = teacher["logits"] if self.on_teacher else student["logits"]
-            mask, cutoff = self.weighting.mask, self.weighting.cutoff
-            check_band(grid, mask, cutoff, 2, "the teacher's logits")
+        grid = teacher["logits"] if self.on_teacher else student["logits"]
+        self.weighting.check(grid, "the teacher's logits")
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
         """Return the grid (h, w) on which this batch's logits are compared."""
@@ -124,15 +96,12 @@ class ClassScores(Loss):
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
-        grid, weighting = self.grid(grids["logits"], batch), self.weighting
-        logits = resized(widened(teacher["logits"].detach()), grid)
-        if weighting.attention == "none":
+        logits = widened(teacher["logits"].detach())
+        logits = resized(logits, self.grid(grids["logits"], batch))
+        if not self.weighting.used:
             return {"logits": logits}
         probabilities = F.softmax(logits / self.temperature, dim=1)
-        strength = band_strength(
-            probabilities, weighting.share_of_high, weighting.cutoff, weighting.mask
-        )
-        return {"logits": logits, "emphasis": relative_strength(strength, inside(batch, grid))}
+        return {"logits": logits, "emphasis": self.weighting.relative(probabilities, batch)}
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         return float(inside(batch, self.grid(grids["logits"], batch)).sum())
@@ -156,9 +125,8 @@ class ClassScores(Loss):
             )
         within = inside(batch, _size(logits)).to(logits.dtype)
         weights = within
-        if self.weighting.attention != "none":
-            relative = widened(target["emphasis"]).to(weights.dtype)
-            weights = weights * attention_weights(relative, self.weighting.strength)
+        if self.weighting.used:
+            weights = weights * self.weighting.weights(target["emphasis"], weights.dtype)
         if self.weighting.only_where_right:
             weights = weights * _not_wrong(teacher, batch)
         return Scores(logits, teacher, within, weights)
@@ -189,8 +157,3 @@ def resized(logits: Tensor, grid: Grid) -> Tensor:
     if _size(logits) == tuple(grid):
         return logits
     return F.interpolate(logits, size=tuple(grid), mode="bilinear", align_corners=False)
-
-
-def inside(batch: Batch, grid: Grid) -> Tensor:
-    """Return 1 for cells whose centre lies inside the image, ``[B, h, w]``."""
-    return F.interpolate(batch.valid[:, None].float(), size=tuple(grid), mode="nearest-exact")[:, 0]

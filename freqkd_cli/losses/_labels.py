@@ -28,7 +28,7 @@ class LabelLoss(Loss):
     """Base of the losses between class scores and labels, of the logits and auxiliary heads.
 
     It is the loss of ``logits`` plus ``auxiliary`` times that of every auxiliary head. A subclass
-    implements :meth:`head`.
+    implements :meth:`head`, which also gets the tensors of its target, if it has one.
     """
 
     needs_labels = True
@@ -76,11 +76,13 @@ class LabelLoss(Loss):
             )
         rows = _with_labels(batch)
         labels = batch.labels[rows]
+        known = {name: x[rows] for name, x in target.items()}
         with torch.autocast(student["logits"].device.type, enabled=False):
-            total = self.head(student["logits"][rows], labels, batch.ignore)
+            total = self.head(student["logits"][rows], labels, batch.ignore, **known)
             for name, logits in student.items():
                 if name != "logits":
-                    total = total + self.auxiliary * self.head(logits[rows], labels, batch.ignore)
+                    head = self.head(logits[rows], labels, batch.ignore, **known)
+                    total = total + self.auxiliary * head
         return total
 
 

@@ -2,16 +2,20 @@
 
 **What** The mean over labelled pixels of ``-log softmax(z)[label]``, and ``auxiliary`` times the
 same for every auxiliary head. Optionally with ``class_weights`` (a weighted mean),
-``label_smoothing``, and online hard example mining.
+``label_smoothing``, and online hard example mining. ``attention: low``, ``high`` or ``mix`` weights
+pixels by that band of the teacher's class probabilities, as in ``logit_kl`` with temperature 1.
 
-**Why** The task itself. Distillation losses are added to it.
+**Why** The task itself. Distillation losses are added to it. With attention it is the control of
+``logit_kl`` with attention: the same places count more, without the teacher's knowledge of classes.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
 labels ``[B, H, W]``; void never counts. ``ohem`` is the share of labelled pixels of the batch
 that are kept, the hardest first (0 = all of them). ``ohem_threshold`` keeps every pixel whose true
 class has less than this probability, and never fewer than the share. Where a batch comes in parts
 (several processes, ``train.accumulate``) each part is mined by itself. A batch without a label
-gives 0. Nats.
+gives 0. Nats. The attention map is made on the grid of the teacher's logits (the unit of
+``cutoff``) and upsampled bilinearly to the labels. Its weights have mean 1 over the counted pixels
+of each image, class weights included. A cache of targets holds ``a / mean a`` ``[B, h, w]``.
 
 ``class_weights`` is one number per class, or a rule that ``freqkd distill`` applies to the labels
 of the training split. n is the number of pixels of a class, K that of the classes that occur:
@@ -31,6 +35,7 @@ that never occurs has the weight 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -39,13 +44,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._emphasis import Emphasis, Share
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
+from freqkd_cli.registry import flattened
+from freqkd_cli.spectral.distances import ratio
+from freqkd_cli.spectral.fourier import widened
+from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.upsample import parts, upsampled
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
-
+@flattened
 def build(
     *,
     class_weights: ClassWeights | None = None,
@@ -54,6 +64,7 @@ def build(
     ohem: Share = 0.0,
     ohem_threshold: Share = 0.0,
     auxiliary: Auxiliary = 0.4,
+    emphasis: Emphasis,
 ) -> Loss:
     """Build the cross-entropy; the top of the file explains every key.
 
@@ -65,6 +76,8 @@ def build(
         ohem: share of the labelled pixels that is kept, the hardest first; 0 = all.
         ohem_threshold: keep every pixel whose class has less than this probability.
         auxiliary: factor of every auxiliary head.
+        attention: weight pixels by this band of the teacher's probabilities; the file's top
+            explains it with cutoff, mask, high_share and strength.
 
     Raises:
         RecipeError: ``ohem_threshold`` without ``ohem``.
@@ -77,11 +90,16 @@ def build(
             tip="ohem: 0.0625",
             key="ohem",
         )
-    return CrossEntropy(class_weights, label_smoothing, (ohem, ohem_threshold), auxiliary)
+    mining = (ohem, ohem_threshold)
+    return CrossEntropy(class_weights, label_smoothing, mining, auxiliary, emphasis)
 
 
 class CrossEntropy(PixelLoss):
-    """Made by :func:`build`."""
+    """Made by :func:`build`.
+
+    It has a teacher's half with attention alone: ``emphasis`` ``[B, h, w]`` on the grid of the
+    teacher's logits.
+    """
 
     def __init__(
         self,
@@ -89,18 +107,53 @@ class CrossEntropy(PixelLoss):
         label_smoothing: float,
         ohem: tuple[float, float],
         auxiliary: float,
+        emphasis: Emphasis,
     ) -> None:
         super().__init__(class_weights, auxiliary)
         self.label_smoothing = label_smoothing
         self.ohem, self.threshold = ohem
+        self.emphasis = emphasis
+        self.target_arguments = emphasis.target_arguments
 
-    def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+    @property
+    def reads_logits(self) -> bool:
+        """With attention it needs a teacher of the same classes."""
+        return self.emphasis.used
+
+    def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
+        return ("logits",) if self.emphasis.used else ()
+
+    def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
+        if self.emphasis.used:
+            self.emphasis.check(teacher["logits"], "the teacher's logits")
+
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
+        if not self.emphasis.used:
+            return {}
+        probabilities = F.softmax(widened(teacher["logits"].detach()), dim=1)
+        return {"emphasis": self.emphasis.relative(probabilities, batch)}
+
+    def head(
+        self, logits: Tensor, labels: Tensor, ignore: int, emphasis: Tensor | None = None
+    ) -> Tensor:
         losses = self._each(logits, labels, ignore, plain=False)
         counted = self.counted(labels, ignore, losses.dtype)
         if self.ohem:
             kept = self._hardest(logits.detach(), losses.detach(), labels, ignore)
             losses, counted = losses * kept, counted * kept
+        if emphasis is not None:
+            losses = losses * self._pixel_weights(emphasis, counted)
         return weighted_mean(losses, counted)
+
+    def _pixel_weights(self, emphasis: Tensor, counted: Tensor) -> Tensor:
+        """Return the weight of every pixel, ``[B, H, W]``, of mean 1 over the counted ones."""
+        size = (counted.shape[-2], counted.shape[-1])
+        relative = upsampled(widened(emphasis)[:, None], size)[:, 0]
+        weights = self.emphasis.weights(relative, counted.dtype)
+        sums = (x.sum((1, 2), keepdim=True) for x in (counted, counted * weights))
+        return weights * ratio(*sums)
 
     def _each(self, logits: Tensor, labels: Tensor, ignore: int, *, plain: bool) -> Tensor:
         """Return the loss of every pixel, ``[B, H, W]``, 0 on void.

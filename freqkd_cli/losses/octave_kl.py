@@ -37,9 +37,9 @@ from freqkd_cli.losses._class_scores import (
     CellWeights,
     ClassScores,
     ComparedGrid,
-    Positive,
     Scores,
 )
+from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 

@@ -47,8 +47,7 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
         if line.weight > 0:
             loss = registry.find("losses", line.name).build(**line.arguments)
             reads_labels |= loss.needs_labels
-            compares_logits = loss.reads_logits and not loss.needs_labels
-            reads_teacher |= compares_logits or "teacher" in line.arguments
+            reads_teacher |= loss.reads_logits or "teacher" in line.arguments
     try:
         dataset = assemble.build_dataset(recipe, "train", data_root)
         pool = pool_of(recipe, dataset) if reads_teacher else None

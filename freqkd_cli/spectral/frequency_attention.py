@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from freqkd_cli.spectral.distances import ENERGY_EPS, ratio
 from freqkd_cli.spectral.fourier import Grid, from_half, half_spectrum, radial
 from freqkd_cli.spectral.masks import Kind, low_pass
 
@@ -38,3 +41,26 @@ def relative_strength(strength: Tensor, valid: Tensor) -> Tensor:
 def attention_weights(relative: Tensor, emphasis: float) -> Tensor:
     """``(1 + emphasis * a) / (1 + emphasis)``: a mean of 1 stays 1."""
     return (1.0 + emphasis * relative) / (1.0 + emphasis)
+
+
+def weighted_distance(
+    kind: Literal["relative", "mse"], student: Tensor, teacher: Tensor, weights: Tensor
+) -> Tensor:
+    """Return the mean over the batch of the distance of rows ``[B, C, n]``, cell by cell weighted.
+
+    ``mse`` is the mean of w (S - T)^2. ``relative`` is ``sum of w (S - T)^2 / ((1 + 1e-6) sum of
+    w T^2)`` per sample. Its denominator is weighted too, so a student of zeros has the value 1 with
+    any weights.
+
+    Args:
+        weights: ``[B, n]``, of mean 1.
+    """
+    error = weighted_sum((student - teacher).square(), weights)
+    if kind == "mse":
+        return error.sum() / teacher.numel()
+    return ratio(error, (1.0 + ENERGY_EPS) * weighted_sum(teacher.square(), weights)).mean()
+
+
+def weighted_sum(squares: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum over channels and cells of ``[B, C, n]`` times ``[B, n]``: ``[B]``."""
+    return torch.bmm(squares, weights[..., None]).sum((1, 2))

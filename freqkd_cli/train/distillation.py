@@ -24,7 +24,7 @@ from freqkd_cli.train.preparation import make_loop
 
 if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
-    from freqkd_cli.recipe.sections import Recipe, Train
+    from freqkd_cli.recipe.sections import LossLine, Recipe, Train
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +129,10 @@ def _batch_notes(train: Train, processes: Processes) -> list[str]:
 
 
 def labels_alone(recipe: Recipe) -> Recipe:
-    """Return the recipe without its teacher and every loss that reads one: the baseline.
+    """Return the recipe without its teacher and every loss that compares with one: the baseline.
 
-    Steps, seed and views stay the same.
+    A loss of labels that weights its pixels by the teacher stays, without ``attention``. Steps,
+    seed and views stay the same.
 
     Raises:
         UsageError: no loss reads a teacher, or none is left without one.
@@ -139,7 +140,7 @@ def labels_alone(recipe: Recipe) -> Recipe:
     plan = assemble.check(recipe)
     lines = assemble.build_lines(plan)
     plain = _plain(plan, lines)
-    if len(plain.losses) == len(lines):
+    if not any(line.teacher_taps for line in lines):
         raise UsageError(
             "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
             tip="leave out --baseline",
@@ -153,10 +154,18 @@ def labels_alone(recipe: Recipe) -> Recipe:
 
 
 def _plain(plan: assemble.Plan, lines: Sequence[Line]) -> Recipe:
-    """Return a recipe without its pool, its teacher and the ``lines`` that read one."""
+    """Return a recipe without its pool, its teacher and the ``lines`` that compare with one.
+
+    A line of labels that weights its pixels by the teacher stays, without ``attention``.
+    """
     recipe = plan.recipe
-    kept = {line.id for line in lines if not line.teacher_taps}
-    losses = tuple(line for line in recipe.losses if line.id in kept)
+    weighted = {line.id for line in lines if line.loss.needs_labels and line.loss.reads_logits}
+    kept = {line.id for line in lines if not line.teacher_taps} | weighted
+    losses = tuple(
+        _without_attention(line) if line.id in weighted else line
+        for line in recipe.losses
+        if line.id in kept
+    )
     data = recipe.data.model_copy(update={"pool": None})
     train = _same_steps(plan) if may_have_pool(recipe) else recipe.train
     return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
@@ -170,3 +179,8 @@ def _same_steps(plan: assemble.Plan) -> Train:
         return train
     steps = train.steps or run_length(len(dataset), train, pool.share).steps
     return train.model_copy(update={"epochs": None, "steps": steps})
+
+
+def _without_attention(line: LossLine) -> LossLine:
+    """Return a line that weights pixels by the teacher as a line of labels alone."""
+    return line.model_copy(update={"arguments": line.arguments | {"attention": "none"}})
