@@ -233,6 +233,11 @@ def test_supervision_counts_what_the_losses_read(labelled, weights, numbers, wor
     assert found.in_words() == words
 
 
+def test_supervision_counts_the_teacher_of_labels_weighted_by_attention():
+    text = SCENES.format(labelled="", labels="1, attention: high", logits=0, features=0)
+    assert supervision(recipes.loads(text)).in_words() == "8 labelled + teacher on 8"
+
+
 def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):
     recipe = recipes.load(run("a", "d") / "recipe.yaml")
     assert supervision(recipe, tmp_path / "nowhere") is None

@@ -66,6 +66,16 @@ def test_baseline_is_the_same_run_on_labels_alone():
     assert alone == rest
 
 
+def test_baseline_of_weighted_labels_has_the_labels_without_attention():
+    names = [line.id for line in recipes.loads(RECIPE).losses if line.id != "cross_entropy"]
+    sets = ("losses.cross_entropy.attention=high", *(f"losses.{id}.weight=0" for id in names))
+    alone = labels_alone(recipes.loads(RECIPE, "r.yaml", sets))
+    assert [(line.name, line.arguments["attention"]) for line in alone.losses] == [
+        ("cross_entropy", "none")
+    ]
+    assert alone.teacher is None
+
+
 def test_baseline_needs_a_loss_with_a_teacher_and_one_without():
     for line, text in (
         ("  - {name: cross_entropy}\n", "no loss of this recipe reads labels"),

@@ -1,0 +1,105 @@
+"""``recipe check`` of attention: bad values, empty bands, a teacher or logits that are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli import registry
+from freqkd_cli.build import assemble
+from freqkd_cli.errors import RecipeError
+
+TEACHER = "teacher: {name: segformer, weights: embedded}\n"
+DISTILLED = """\
+  - {name: logit_kl}
+  - {name: feature, student: decoder, teacher: decoder}
+"""
+RECIPE = f"""\
+version: 1
+data: {{name: scenes, size: [64, 64], length: 4}}
+{TEACHER}student: {{name: fast_scnn, width: 0.25}}
+losses:
+  - {{name: cross_entropy}}
+{DISTILLED}train: {{epochs: 1, batch_size: 2}}
+"""
+LABELS_ONLY = RECIPE.replace(TEACHER, "").replace(DISTILLED, "")
+
+
+@pytest.fixture
+def check(freqkd, tmp_path, monkeypatch):
+    """Return a function that checks a recipe: the lines after the first of its one error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(text: str, *sets: str) -> str:
+        Path("r.yaml").write_text(text, encoding="utf-8")
+        code, out, err = freqkd(
+            "recipe", "check", "r.yaml", *(w for s in sets for w in ("--set", s))
+        )
+        first, *rest = err.splitlines()
+        assert (code, out, first) == (2, "", "error: 1 problem in r.yaml")
+        assert len(rest) == 1
+        return rest[0]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "logit_kl", "feature"])
+@pytest.mark.parametrize(
+    ("key", "given", "message"),
+    [
+        ("strength", -1, "got -1, need at least 0"),
+        ("high_share", 1.5, "got 1.5, need at most 1"),
+        ("cutoff", 0.001, "the low band of the teacher's "),
+        ("cutoff", 90, "the high band of the teacher's "),
+    ],
+)
+def test_a_bad_value_of_attention_is_one_message_with_its_key(check, name, key, given, message):
+    number = {"cross_entropy": 0, "logit_kl": 1, "feature": 2}[name]
+    line = check(RECIPE, f"losses.{name}.attention=mix", f"losses.{name}.{key}={given}")
+    assert f"losses.{number}.{key}: {message}" in line
+    if key == "cutoff":
+        map = "'decoder'" if name == "feature" else "logits"
+        assert f"the teacher's {map} is empty" in line and "try a cutoff from 0." in line
+
+
+def test_a_band_is_only_checked_where_attention_uses_it():
+    assemble.check(recipes.loads(RECIPE, "r.yaml", ("losses.logit_kl.cutoff=0.001",)))
+
+
+def test_cross_entropy_with_attention_needs_a_teacher(check):
+    assemble.check(recipes.loads(LABELS_ONLY))
+    line = check(LABELS_ONLY, "losses.cross_entropy.attention=high")
+    assert line.endswith(
+        "losses.0.attention: cross_entropy with attention high reads a teacher, and the recipe has "
+        "none; try --set 'losses.cross_entropy.attention=none', or add a `teacher:` section"
+    )
+
+
+@pytest.mark.parametrize(("name", "number"), [("cross_entropy", 0), ("logit_kl", 1)])
+def test_attention_of_class_scores_needs_a_teacher_with_logits(check, monkeypatch, name, number):
+    """A teacher file of another release may have no tap ``logits``."""
+    module = registry.find("models", "segformer")
+    taps = module.taps
+
+    def without_logits(**arguments):
+        return tuple(tap for tap in taps(**arguments) if tap.name != "logits")
+
+    monkeypatch.setattr(module, "taps", without_logits)
+    other = "  - {name: logit_kl}\n" if name == "cross_entropy" else ""
+    line = check(RECIPE.replace(other, "") if other else RECIPE, f"losses.{name}.attention=high")
+    assert f"losses.{number}: the teacher 'segformer' has no tap 'logits'" in line
+
+
+def test_cross_entropy_with_attention_needs_the_teacher_s_scores_of_every_class():
+    classes = registry.find("datasets", "scenes").classes()
+    some = ", ".join(f"{name}: {name}" for name in classes[:3])
+    sets = (f"teacher.class_map={{{some}}}", "losses.logit_kl.weight=0")
+    assemble.check(recipes.loads(RECIPE, "r.yaml", sets))
+    with pytest.raises(RecipeError, match="does not cover") as caught:
+        assemble.check(
+            recipes.loads(RECIPE, "r.yaml", (*sets, "losses.cross_entropy.attention=low"))
+        )
+    assert "losses.0.attention" in str(caught.value)
+    assert "--set 'losses.cross_entropy.attention=none'" in str(caught.value)
