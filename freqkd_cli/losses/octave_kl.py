@@ -132,6 +132,13 @@ def _divergences(scores: Scores, temperature: float, levels: int) -> Iterator[Te
 
 
 def _summed(x: Tensor) -> Tensor:
-    """Return sums over 2x2 cells; odd sides get empty cells at the bottom and right."""
+    """Return sums over 2x2 cells; odd sides get empty cells at the bottom and right.
+
+    Additions of halves take half the time of ``avg_pool2d`` on a CPU, forward and backward.
+    """
     height, width = x.shape[-2:]
-    return 4.0 * F.avg_pool2d(F.pad(x, (0, width % 2, 0, height % 2)), 2)
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    rows = x.unflatten(-2, (-1, 2))
+    cells = (rows[..., 0, :] + rows[..., 1, :]).unflatten(-1, (-1, 2))
+    return cells[..., 0] + cells[..., 1]
