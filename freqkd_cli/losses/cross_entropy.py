@@ -76,8 +76,12 @@ def build(
         ohem: share of the labelled pixels that is kept, the hardest first; 0 = all.
         ohem_threshold: keep every pixel whose class has less than this probability.
         auxiliary: factor of every auxiliary head.
-        attention: weight pixels by this band of the teacher's probabilities; the file's top
-            explains it with cutoff, mask, high_share and strength.
+        attention: weight pixels by this band of the teacher's class probabilities; this needs a
+            teacher.
+        cutoff: of the radial low-pass, in Nyquist units of the grid of the teacher's logits.
+        mask: form of the low-pass.
+        high_share: share of the high band in the gain of ``attention: mix``.
+        strength: s in a pixel's weight (1 + s a / mean a) / (1 + s).
 
     Raises:
         RecipeError: ``ohem_threshold`` without ``ohem``.
