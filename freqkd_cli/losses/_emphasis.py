@@ -68,12 +68,15 @@ class Emphasis:
         if self.used:
             check_band(grid, self.mask, self.cutoff, 2, map)
 
-    def relative(self, x: Tensor, batch: Batch) -> Tensor:
+    def relative(self, x: Tensor, batch: Batch, order: int = 2) -> Tensor:
         """Return a / mean a ``[B, h, w]`` of a map ``[B, C, h, w]``, the mean over inside cells.
 
         Cells outside the image get 1.
+
+        Args:
+            order: of a Butterworth mask.
         """
-        strength = band_strength(x, self.share_of_high, self.cutoff, self.mask)
+        strength = band_strength(x, self.share_of_high, self.cutoff, self.mask, order)
         within = inside(batch, (x.shape[-2], x.shape[-1]))
         return torch.where(within > 0, relative_strength(strength, within), 1.0)
 

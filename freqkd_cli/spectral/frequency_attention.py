@@ -12,17 +12,19 @@ from freqkd_cli.spectral.fourier import Grid, from_half, half_spectrum, radial
 from freqkd_cli.spectral.masks import Kind, low_pass
 
 
-def band_strength(x: Tensor, high_share: float, cutoff: float, mask: Kind = "gaussian") -> Tensor:
+def band_strength(
+    x: Tensor, high_share: float, cutoff: float, mask: Kind = "gaussian", order: int = 2
+) -> Tensor:
     """Norm over channels of the band-filtered map, ``[B, C, h, w]`` -> ``[B, h, w]``.
 
     Args:
         high_share: the gain is (1 - high_share) low + high_share (1 - low). So 0 is the low-pass,
             and 1 its complement, which is 0 on a constant map.
         cutoff: of the radial low-pass, in Nyquist units of the map's own grid.
-        mask: form of the low-pass.
+        mask, order: form of the low-pass; the order is that of a Butterworth mask.
     """
     grid: Grid = (x.shape[-2], x.shape[-1])
-    low = torch.as_tensor(low_pass(radial(*grid), mask, cutoff)).to(x)
+    low = torch.as_tensor(low_pass(radial(*grid), mask, cutoff, order)).to(x)
     gain = (1.0 - high_share) * low + high_share * (1.0 - low)
     return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
 
