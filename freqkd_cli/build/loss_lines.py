@@ -63,8 +63,8 @@ def _check_taps(plan: Plan, spec: LossLine, loss: Loss) -> None:
 
 def _without_teacher(spec: LossLine, loss: Loss) -> RecipeError:
     """Return the error for a line that reads a teacher in a recipe that has none."""
-    if loss.needs_labels:
-        attention = spec.arguments.get("attention")
+    attention = spec.arguments.get("attention")
+    if loss.needs_labels and attention:
         return RecipeError(
             f"{spec.name} with attention {attention} reads a teacher, and the recipe has none",
             tip=f"--set 'losses.{spec.id}.attention=none', or add a `teacher:` section",

@@ -15,6 +15,7 @@ from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Emphasis, inside
 from freqkd_cli.spectral.fourier import widened
+from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 
 ComparedGrid = Literal["student", "teacher"]
@@ -87,6 +88,12 @@ class ClassScores(Loss):
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         grid = teacher["logits"] if self.on_teacher else student["logits"]
         self.weighting.check(grid, "the teacher's logits")
+
+    def band_cells(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[BandCells, ...]:
+        grid = teacher["logits"] if self.on_teacher else student["logits"]
+        return self.weighting.cells(grid, "the teacher's logits")
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
         """Return the grid (h, w) on which this batch's logits are compared."""

@@ -10,13 +10,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from freqkd_cli.spectral.distances import ROUNDING, level
 from freqkd_cli.spectral.fourier import Grid, widened
 from freqkd_cli.spectral.frequency_attention import (
     attention_weights,
     band_strength,
     relative_strength,
 )
-from freqkd_cli.spectral.masks import Kind, check_band
+from freqkd_cli.spectral.masks import BandCells, Kind, check_band, measured_band
 from freqkd_cli.views.batch import Batch
 
 Attention = Literal["none", "low", "high", "mix"]
@@ -68,6 +69,18 @@ class Emphasis:
         if self.used:
             check_band(grid, self.mask, self.cutoff, 2, map)
 
+    def cells(self, grid: Grid, map: str) -> tuple[BandCells, ...]:
+        """Return the effective cells of each band in the gain of the filter."""
+        bands: dict[Literal["low", "high"], float] = {
+            "low": 1.0 - self.share_of_high,
+            "high": self.share_of_high,
+        }
+        return tuple(
+            measured_band(grid, self.mask, self.cutoff, 2, band, map)
+            for band, share in bands.items()
+            if self.used and share > 0
+        )
+
     def relative(self, x: Tensor, batch: Batch, order: int = 2) -> Tensor:
         """Return a / mean a ``[B, h, w]`` of a map ``[B, C, h, w]``, the mean over inside cells.
 
@@ -78,7 +91,8 @@ class Emphasis:
         """
         strength = band_strength(x, self.share_of_high, self.cutoff, self.mask, order)
         within = inside(batch, (x.shape[-2], x.shape[-1]))
-        return torch.where(within > 0, relative_strength(strength, within), 1.0)
+        floor = ROUNDING * (x.shape[1] * level(x)).sqrt()[:, None, None]
+        return torch.where(within > 0, relative_strength(strength, within, floor), 1.0)
 
     def weights(self, relative: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the weight of each cell from what :meth:`relative` returned."""

@@ -6,6 +6,7 @@ map over the cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,6 +93,11 @@ class TeacherRows(NamedTuple):
     deviation: Tensor | None
     outside: Tensor | None
 
+    @classmethod
+    def of(cls, target: Mapping[str, Tensor]) -> TeacherRows:
+        """Return the rows of a target that :func:`stored` made."""
+        return cls(target["spectrum"], target.get("deviation"), target.get("outside"))
+
 
 @dataclass(frozen=True)
 class FilteredDistance:
@@ -129,14 +135,19 @@ class FilteredDistance:
     ) -> tuple[Tensor, Tensor]:
         """Return the rows of one term that are compared, ``[B, C, n]`` each, times a factor."""
         whole = self.table.count.sqrt()
-        filtered = whole * self.table.gains[term]
-        own = whole if self.filter_side == "teacher" else filtered
-        other = whole if self.filter_side == "student" else filtered
+        own = whole if self.filter_side == "teacher" else whole * self.table.gains[term]
+        return student.times(own / self.table.unit, factor), self._teacher(teacher, term, factor)
+
+    def _teacher(self, teacher: TeacherRows, term: int, factor: Tensor | None = None) -> Tensor:
+        """Return the teacher's rows of one term, ``[B, C, n]``, times a factor."""
+        other = self.table.count.sqrt()
+        if self.filter_side != "student":
+            other = other * self.table.gains[term]
         rows = teacher.rows * (other if factor is None else factor * other)
         if teacher.deviation is not None and self.filter_side != "student":
             deviation = teacher.deviation[:, term, :, None].to(rows.dtype)
             rows.mul_(ratio(torch.ones_like(deviation), deviation))
-        return student.times(own / self.table.unit, factor), rows
+        return rows
 
     def _squared(self, student: StudentRows, teacher: TeacherRows) -> Tensor:
         """``relative`` and ``mse``: squared differences, weighted by share and denominator."""

@@ -17,6 +17,12 @@ filter of that weighted gain. Distances:
   ``attention_then_filter`` the mean of (N x)^2 as a single channel, filtered, at unit mean square.
   Neither has an adapter. For a high-pass the two maps are nearly unrelated.
 
+The key ``attention`` weights each cell of the difference, which then needs an inverse transform:
+``w = (1 + strength a / mean a) / (1 + strength)``, ``a = sqrt(mean over channels of (F_a T)^2)``.
+Its band F_a is ``low``, ``high`` or ``mix``, whatever ``band`` is, with the same cutoff, mask and
+``high_share``. It needs ``represent: feature``, and no cosine. The denominator of ``relative`` is
+weighted alike, so a student of zeros keeps its value.
+
 **Why** Deep layers carry layout, which is low-frequency, and decoders carry edges. The loss selects
 which of the two the student copies. Each side reaches 0, per channel up to scale and mean: ``both``
 at P S = T, ``teacher`` at P S = F T, ``student`` at F P S = T, so P S = T / M for a soft mask M, an
@@ -50,6 +56,8 @@ from torch import Tensor
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._emphasis import Attention, Emphasis, Strength
+from freqkd_cli.losses._emphasised_distance import EmphasisedDistance, check_combination
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
 from freqkd_cli.losses._filter_distance import (
     FilteredDistance,
@@ -59,7 +67,7 @@ from freqkd_cli.losses._filter_distance import (
 )
 from freqkd_cli.losses._filter_tap import attention_distance, attention_maps, tap_spectrum
 from freqkd_cli.losses._pair import PairLoss
-from freqkd_cli.spectral.distances import Distance
+from freqkd_cli.spectral.distances import Distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.spectral.masks import BandCells, Kind
 from freqkd_cli.views.batch import Batch
@@ -87,11 +95,14 @@ def build(
     normalize: Literal["channel", "none"] = "channel",
     border: Border = "none",
     adapter: bool = True,
+    attention: Attention = "none",
+    strength: Strength = 4.0,
 ) -> Loss:
     """Build a band loss; the top of the file explains every key.
 
     Raises:
-        RecipeError: both ``cutoff`` and ``cutoff_cycles`` are given.
+        RecipeError: both ``cutoff`` and ``cutoff_cycles`` are given, or what is compared has no
+            cells that ``attention`` could weight.
     """
     if cutoff is not None and cutoff_cycles is not None:
         raise RecipeError(
@@ -109,7 +120,9 @@ def build(
     filter = Filter(mask, cutoff or 0.0, order, terms, border, sparse)
     standardise = normalize == "channel"
     compared = Compared(filter_side, distance, represent, cutoff_cycles, standardise, adapter)
-    return BandLoss(student, teacher, filter, compared)
+    emphasis = Emphasis(attention, cutoff or 0.0, mask, high_share, strength)
+    check_combination(emphasis, represent, distance)
+    return BandLoss(student, teacher, filter, compared, emphasis)
 
 
 @dataclass(frozen=True)
@@ -132,34 +145,30 @@ class BandLoss(PairLoss):
     Standardised as a whole, it comes with ``deviation`` ``[B, terms, C]``, what the filtered rows
     are divided by. Otherwise ``outside`` ``[B]`` is the root of the mean energy in dropped bins.
     For ``represent: attention`` it is the map of each term, ``attention`` ``[B, terms, h * w]``.
+    The key ``attention`` adds ``emphasis`` ``[B, h, w]``, of mean 1 over inside cells, and
+    ``energy`` ``[B, terms]``, the mean square of the teacher's band under these weights over that
+    without.
     """
 
     target_version = 2
     target_arguments = (
-        "teacher",
-        "band",
-        "cutoff",
-        "cutoff_cycles",
-        "mask",
-        "order",
-        "high_share",
-        "mix",
-        "filter_side",
-        "represent",
-        "normalize",
-        "border",
+        *("teacher", "band", "cutoff", "cutoff_cycles", "mask", "order", "high_share", "mix"),
+        *("filter_side", "represent", "normalize", "border", "attention"),
     )
 
-    def __init__(self, student: str, teacher: str, filter: Filter, compared: Compared) -> None:
+    def __init__(
+        self, student: str, teacher: str, filter: Filter, compared: Compared, emphasis: Emphasis
+    ) -> None:
         adapted = compared.adapter and compared.represent == "feature"
         super().__init__(student, teacher, adapted=adapted)
-        self.filter, self.compared = filter, compared
+        self.filter, self.compared, self.emphasis = filter, compared, emphasis
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
         if self.compared.cutoff_cycles is not None:
             cutoff = 2.0 * self.stride * self.compared.cutoff_cycles
             self.filter = replace(self.filter, cutoff=cutoff)
+            self.emphasis = replace(self.emphasis, cutoff=cutoff)
         if self.compared.represent == "feature" and not self.compared.adapter:
             self.require_same_channels(student[self.student], teacher[self.teacher])
 
@@ -190,7 +199,14 @@ class BandLoss(PairLoss):
             if self.compared.represent == "attention":
                 filtered = self.compared.filter_side != "student"
                 return {"attention": self._attention_maps(x, grid, filtered)}
-            return stored(*self._spectrum(x, grid))
+            rows, table, size = self._spectrum(x, grid)
+            target = stored(rows, table, size)
+            if self.emphasis.used:
+                x = resample(x, grid)
+                x = standardised(x) if self.compared.standardise else x
+                relative = self.emphasis.relative(x, batch, self.filter.order)
+                target |= self._emphasised(table).target(relative, target)
+            return target
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -205,9 +221,17 @@ class BandLoss(PairLoss):
             rows, table, size = self._spectrum(x, grid)
             student_rows = StudentRows(table.picked(rows), self.adapter, size)
             spectrum = self.fitted(target["spectrum"], student_rows.rows)
-            teacher_rows = TeacherRows(spectrum, target.get("deviation"), target.get("outside"))
+            teacher_rows = TeacherRows.of(target | {"spectrum": spectrum})
+            if self.emphasis.used:
+                names = ("emphasis", "energy")
+                weights = [self.emphasis.weights(target[n], rows.dtype) for n in names]
+                return self._emphasised(table).weighted(student_rows, teacher_rows, *weights)
             distance = FilteredDistance(self.compared.distance, self.compared.filter_side, table)
             return distance(student_rows, teacher_rows)
+
+    def _emphasised(self, table: Table) -> EmphasisedDistance:
+        how = self.compared.distance, self.compared.filter_side
+        return EmphasisedDistance(*how, table, self.filter)
 
     def _spectrum(self, x: Tensor, grid: Grid) -> tuple[Tensor, Table, Tensor | None]:
         kind, standardise = self.compared.represent, self.compared.standardise

@@ -51,6 +51,7 @@ from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, 
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.spectral.fourier import widened
+from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.upsample import parts, upsampled
 
@@ -130,6 +131,13 @@ class CrossEntropy(PixelLoss):
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         if self.emphasis.used:
             self.emphasis.check(teacher["logits"], "the teacher's logits")
+
+    def band_cells(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[BandCells, ...]:
+        if not self.emphasis.used:
+            return ()
+        return self.emphasis.cells(teacher["logits"], "the teacher's logits")
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]

@@ -42,6 +42,7 @@ from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.spectral.frequency_attention import weighted_distance
+from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 
 
@@ -92,6 +93,12 @@ class FeatureLoss(PairLoss):
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         grid = common_grid(student[self.student], teacher[self.teacher])
         self.compared.emphasis.check(grid, f"the teacher's {self.teacher!r}")
+
+    def band_cells(
+        self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
+    ) -> tuple[BandCells, ...]:
+        grid = common_grid(student[self.student], teacher[self.teacher])
+        return self.compared.emphasis.cells(grid, f"the teacher's {self.teacher!r}")
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]

@@ -29,15 +29,19 @@ def band_strength(
     return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
 
 
-def relative_strength(strength: Tensor, valid: Tensor) -> Tensor:
+def relative_strength(strength: Tensor, valid: Tensor, floor: Tensor) -> Tensor:
     """Strength divided by its mean over the valid cells of the sample, ``[B, h, w]``.
 
-    A sample whose mean is 0 (a constant map, or no valid cell) gets 1 everywhere.
+    A sample whose mean is not above ``floor`` (a constant map, or no valid cell) gets 1 everywhere.
+
+    Args:
+        floor: ``[B, 1, 1]``, what rounding leaves of a constant map.
     """
     valid = valid.to(strength)
     cells = valid.sum((-2, -1), keepdim=True).clamp(min=1.0)
     mean = (strength * valid).sum((-2, -1), keepdim=True) / cells
-    return torch.where(mean > 1e-6, strength / mean.clamp(min=1e-6), 1.0)
+    above = mean > floor
+    return torch.where(above, strength / torch.where(above, mean, 1.0), 1.0)
 
 
 def attention_weights(relative: Tensor, emphasis: float) -> Tensor:

@@ -15,6 +15,7 @@ TEACHER = "teacher: {name: segformer, weights: embedded}\n"
 DISTILLED = """\
   - {name: logit_kl}
   - {name: feature, student: decoder, teacher: decoder}
+  - {name: band, student: decoder, teacher: decoder}
 """
 RECIPE = f"""\
 version: 1
@@ -45,23 +46,43 @@ def check(freqkd, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "logit_kl", "feature"])
+@pytest.mark.parametrize("name", ["cross_entropy", "logit_kl", "feature", "band"])
 @pytest.mark.parametrize(
     ("key", "given", "message"),
     [
         ("strength", -1, "got -1, need at least 0"),
         ("high_share", 1.5, "got 1.5, need at most 1"),
-        ("cutoff", 0.001, "the low band of the teacher's "),
-        ("cutoff", 90, "the high band of the teacher's "),
+        ("cutoff", 0.001, "the low band of "),
+        ("cutoff", 90, "the high band of "),
     ],
 )
 def test_a_bad_value_of_attention_is_one_message_with_its_key(check, name, key, given, message):
-    number = {"cross_entropy": 0, "logit_kl": 1, "feature": 2}[name]
+    number = {"cross_entropy": 0, "logit_kl": 1, "feature": 2, "band": 3}[name]
     line = check(RECIPE, f"losses.{name}.attention=mix", f"losses.{name}.{key}={given}")
     assert f"losses.{number}.{key}: {message}" in line
     if key == "cutoff":
-        map = "'decoder'" if name == "feature" else "logits"
-        assert f"the teacher's {map} is empty" in line and "try a cutoff from 0." in line
+        maps = {
+            "feature": "the teacher's 'decoder'",
+            "band": "student 'decoder' and teacher 'decoder'",
+        }
+        map = maps.get(name, "the teacher's logits")
+        assert f"{map} is empty" in line and "try a cutoff from 0." in line
+
+
+@pytest.mark.parametrize("other", ["represent: attention", "distance: cosine"])
+def test_band_refuses_attention_where_there_are_no_cells_to_weight(check, other):
+    key, value = other.split(": ")
+    line = check(RECIPE, "losses.band.attention=high", f"losses.band.{key}={value}")
+    assert "losses.3.attention: band: attention weights the cells of a difference" in line
+    assert f"got attention: high with {other}; need {key}: " in line
+
+
+def test_few_cells_of_an_attention_band_are_a_warning(caplog):
+    sets = ("losses.feature={name: feature, student: encoder, teacher: stage4, attention: low}",)
+    assemble.check(recipes.loads(RECIPE, "r.yaml", (*sets, "losses.feature.cutoff=0.6")))
+    text = caplog.text
+    assert "losses.feature: the low band of the teacher's 'stage4' keeps" in text
+    assert "effective cells of 3 (2x2), fewer than 4" in text
 
 
 def test_a_band_is_only_checked_where_attention_uses_it():

@@ -37,7 +37,7 @@ def test_channels_are_joined_by_their_norm():
 def test_weights_have_mean_1_over_valid_cells_and_are_1_on_a_constant_map():
     strength = torch.tensor([[[1.0, 3.0, 100.0]], [[0.0, 0.0, 0.0]]])
     valid = torch.tensor([[[1, 1, 0]], [[1, 1, 1]]])
-    relative = relative_strength(strength, valid)
+    relative = relative_strength(strength, valid, torch.full((2, 1, 1), 1e-6))
     assert relative[0, 0].tolist() == [0.5, 1.5, 50.0] and relative[1].eq(1).all()
     weights = attention_weights(relative, 4.0)
     torch.testing.assert_close(weights[0, 0, :2], torch.tensor([0.6, 1.4]))

@@ -35,6 +35,7 @@ LOSSES = """
   - {id: edges, name: feature, student: decoder, teacher: decoder, attention: high}
   - {name: attention, student: decoder, teacher: decoder}
   - {id: low, name: band, student: encoder16, teacher: stage2, band: low, cutoff: 0.5}
+  - {id: weighted, name: band, student: encoder16, teacher: stage2, band: low, attention: high}
   - {id: high, name: band, student: decoder, teacher: decoder, band: high, distance: l1,
      filter_side: teacher}
   - {id: mix, name: band, student: decoder, teacher: stage1, band: mix, high_share: 0.7,
