@@ -79,7 +79,7 @@ def test_band_refuses_attention_where_there_are_no_cells_to_weight(check, other)
 
 def test_few_cells_of_an_attention_band_are_a_warning(caplog):
     sets = ("losses.feature={name: feature, student: encoder, teacher: stage4, attention: low}",)
-    assemble.check(recipes.loads(RECIPE, "r.yaml", (*sets, "losses.feature.cutoff=0.6")))
+    assemble.check(recipes.loads(RECIPE, "r.yaml", (*sets, "losses.feature.cutoff=0.8")))
     text = caplog.text
     assert "losses.feature: the low band of the teacher's 'stage4' keeps" in text
     assert "effective cells of 3 (2x2), fewer than 4" in text

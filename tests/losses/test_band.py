@@ -532,5 +532,12 @@ def test_every_key_that_changes_the_target_is_named():
             a[k].shape != b[k].shape or not torch.equal(a[k], b[k]) for k in a
         ):
             changing.add(key)
+    plain, weighted, stronger = (
+        target(band="low", **keys)
+        for keys in ({}, {"attention": "high"}, {"attention": "high", "strength": 9.0})
+    )
+    assert weighted.keys() - plain.keys() == {"emphasis", "energy"}
+    assert all(torch.equal(weighted[k], stronger[k]) for k in weighted)
+    changing.add("attention")
     named = set(band_loss().target_arguments)
     assert changing == named - {"teacher", "cutoff_cycles"}
