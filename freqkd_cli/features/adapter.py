@@ -50,6 +50,28 @@ def adapted(rows: Tensor, adapter: Adapter | None, scale: Tensor | None = None) 
     return torch.bmm(weight.expand(len(rows), -1, -1) if scale is None else weight * scale, rows)
 
 
+def variances(rows: Tensor, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
+    """Return the sum of squares of each adapted row ``[B, Ct]``, and of each row ``[B, Cs]``.
+
+    The adapted rows are not made.
+    """
+    if adapter is None:
+        own = rows.square().sum(-1)
+        return own, own
+    products = gram(rows)
+    return adapter.variance(products), products.diagonal(dim1=-2, dim2=-1)
+
+
+def products_of(rows: Tensor, adapter: Adapter | None, other: Tensor) -> Tensor:
+    """Return the product of each adapted row with that of ``other`` ``[B, Ct, n]``: ``[B, Ct]``.
+
+    The adapted rows are not made.
+    """
+    if adapter is None:
+        return torch.linalg.vecdot(rows, other)
+    return torch.linalg.vecdot(torch.bmm(other, rows.mT), adapter.weight.to(rows.dtype))
+
+
 def standardising(rows: Tensor, adapter: Adapter | None, level: Tensor) -> Tensor:
     """Return what standardises each adapted channel, ``[B, Ct, 1]``: 1 / its deviation, bounded.
 
@@ -59,9 +81,5 @@ def standardising(rows: Tensor, adapter: Adapter | None, level: Tensor) -> Tenso
         rows: ``[B, Cs, n]``; the sum of the squares of a row is the variance of its channel.
         level: ``[B]``, mean square of the tap, mean and all.
     """
-    if adapter is None:
-        variance = rows.square().sum(-1)
-        return inverse_deviation(variance, varies(variance, level))
-    products = gram(rows)
-    own = products.diagonal(dim1=-2, dim2=-1)
-    return inverse_deviation(adapter.variance(products), varies(own, level))
+    variance, own = variances(rows, adapter)
+    return inverse_deviation(variance, varies(own, level))

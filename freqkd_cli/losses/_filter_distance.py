@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freqkd_cli.features.adapter import Adapter, adapted, standardising
+from freqkd_cli.features.adapter import (
+    Adapter,
+    adapted,
+    products_of,
+    standardising,
+    variances,
+)
 from freqkd_cli.losses._filter import Filtered, Table
 from freqkd_cli.spectral.distances import (
     ENERGY_EPS,
@@ -61,22 +67,32 @@ class StudentRows(NamedTuple):
     adapter: Adapter | None
     level: Tensor | None
 
-    def times(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Return the finished rows ``[B, C, n]``: weighted, adapted, standardised, times a factor.
+    def times(self, weight: Tensor) -> Tensor:
+        """Return the finished rows ``[B, C, n]``: weighted, adapted, standardised.
 
-        The weight multiplies the student's own channels, which are fewer than the adapted ones.
+        The weight ``[n]`` or ``[B, 1, n]`` multiplies the student's own channels, which are fewer
+        than the adapted ones.
+        """
+        rows = self.rows * weight
+        if self.level is None:
+            return adapted(rows, self.adapter)
+        return adapted(rows, self.adapter, standardising(rows, self.adapter, self.level))
+
+    def products(self, weight: Tensor, teacher: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energy of each finished row, and its product with the teacher's, ``[B, C]``.
+
+        Products of the student's own channels give both, so the adapted rows are never made.
 
         Args:
-            weight: ``[n]`` or ``[B, 1, n]``.
-            factor: ``[B, 1, 1]``.
+            weight: ``[n]``.
+            teacher: ``[B, C, n]``, with the weight ``other`` ``[n]``.
         """
+        energy, own = variances(self.rows * weight, self.adapter)
+        product = products_of(self.rows * (weight * other), self.adapter, teacher)
         if self.level is None:
-            return adapted(
-                self.rows * (weight if factor is None else factor * weight), self.adapter
-            )
-        rows = self.rows * weight
-        scale = standardising(rows, self.adapter, self.level)
-        return adapted(rows, self.adapter, scale if factor is None else scale * factor)
+            return energy, product
+        scale = inverse_deviation(energy, varies(own, self.level))[..., 0]
+        return scale.square() * energy, scale * product
 
 
 class TeacherRows(NamedTuple):
@@ -130,24 +146,31 @@ class FilteredDistance:
         plain = difference * (self.table.unit / self.table.count.sqrt())
         return self.table.map(plain).abs().mean((1, 2, 3))
 
-    def _sides(
-        self, student: StudentRows, teacher: TeacherRows, term: int, factor: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the rows of one term that are compared, ``[B, C, n]`` each, times a factor."""
+    def _weights(self, term: int) -> tuple[Tensor, Tensor]:
+        """Return what the rows of student and teacher are multiplied by in one term, ``[n]``."""
         whole = self.table.count.sqrt()
-        own = whole if self.filter_side == "teacher" else whole * self.table.gains[term]
-        return student.times(own / self.table.unit, factor), self._teacher(teacher, term, factor)
+        band = whole * self.table.gains[term]
+        student = whole if self.filter_side == "teacher" else band
+        return student / self.table.unit, whole if self.filter_side == "student" else band
 
-    def _teacher(self, teacher: TeacherRows, term: int, factor: Tensor | None = None) -> Tensor:
-        """Return the teacher's rows of one term, ``[B, C, n]``, times a factor."""
-        other = self.table.count.sqrt()
-        if self.filter_side != "student":
-            other = other * self.table.gains[term]
-        rows = teacher.rows * (other if factor is None else factor * other)
-        if teacher.deviation is not None and self.filter_side != "student":
-            deviation = teacher.deviation[:, term, :, None].to(rows.dtype)
-            rows.mul_(ratio(torch.ones_like(deviation), deviation))
-        return rows
+    def _sides(
+        self, student: StudentRows, teacher: TeacherRows, term: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows of one term that are compared, ``[B, C, n]`` each."""
+        return student.times(self._weights(term)[0]), self._teacher(teacher, term)
+
+    def _teacher(self, teacher: TeacherRows, term: int) -> Tensor:
+        """Return the teacher's rows of one term, ``[B, C, n]``."""
+        rows = teacher.rows * self._weights(term)[1]
+        scale = self._scale(teacher, term)
+        return rows if scale is None else rows.mul_(scale[..., None])
+
+    def _scale(self, teacher: TeacherRows, term: int) -> Tensor | None:
+        """Return what standardises the teacher's rows of one term, ``[B, C]``; None: nothing."""
+        if teacher.deviation is None or self.filter_side == "student":
+            return None
+        deviation = teacher.deviation[:, term].to(teacher.rows.dtype)
+        return ratio(torch.ones_like(deviation), deviation)
 
     def _squared(self, student: StudentRows, teacher: TeacherRows) -> Tensor:
         """``relative`` and ``mse``: squared differences, weighted by share and denominator."""
@@ -157,11 +180,17 @@ class FilteredDistance:
             weight = (shares @ self.table.energies).sqrt()[:, None]
             rows = student.times(weight / self.table.unit), teacher.rows * weight
             return F.mse_loss(*rows, reduction="sum")
-        total = teacher.rows.new_zeros(())
-        for number, share in enumerate(shares.unbind(1)):
-            rows = self._sides(student, teacher, number, share.sqrt()[:, None, None])
-            total = total + F.mse_loss(*rows, reduction="sum")
-        return total
+        errors = [self._error(student, teacher, n) for n in range(len(self.table.gains))]
+        return (shares * torch.stack(errors, dim=1)).sum()
+
+    def _error(self, student: StudentRows, teacher: TeacherRows, term: int) -> Tensor:
+        """Return ``|S - T|^2 = |S|^2 - 2 S T + |T|^2`` of the rows of one term, ``[B]``."""
+        own, other = self._weights(term)
+        of_student, product = student.products(own, teacher.rows, other)
+        of_teacher, scale = energy(teacher.rows, other.square()), self._scale(teacher, term)
+        if scale is not None:
+            of_teacher, product = of_teacher * scale.square(), product * scale
+        return (of_student - 2.0 * product + of_teacher).sum(1)
 
     def _shares(self, teacher: TeacherRows) -> Tensor:
         """Return the weight of each term per sample, ``[B, terms]``.
