@@ -41,6 +41,7 @@ from freqkd_cli.losses._class_scores import (
 )
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.registry import flattened
+from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
 
 SMALLEST = 1e-3
@@ -104,9 +105,10 @@ class OctaveKL(ClassScores):
         if self.octave_weights is not None:
             return torch.tensor(self.octave_weights, dtype=octaves.dtype, device=octaves.device)
         whole = octaves.sum(1, keepdim=True)
-        share = octaves.clamp(min=0.0) / whole.clamp(min=TINY)
+        share = ratio(octaves.clamp(min=0.0), whole)
         raw = share.clamp(min=SMALLEST) ** -self.power
-        return raw / (raw * share).sum(1, keepdim=True).clamp(min=TINY)
+        weights = ratio(raw, (raw * share).sum(1, keepdim=True))
+        return torch.where(whole > 0, weights, 1.0)  # equal scores, or no cell that counts
 
 
 def octave_parts(scores: Scores, temperature: float, levels: int) -> Tensor:

@@ -184,6 +184,16 @@ def test_power_0_has_the_gradient_of_logit_kl_and_power_1_gives_each_octave_the_
     torch.testing.assert_close(torch.autograd.grad(total, student)[0], one)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_octave_kl_of_equal_scores_has_no_large_gradient(power):
+    """Rounding was divided by a KL of 0: the gradient was infinite in float32."""
+    teacher = logits_of(grid=(8, 8))[1].float()
+    student = teacher.clone().requires_grad_()
+    result = value("octave_kl", student, teacher, batch_of(2, (8, 8)), levels=3, power=power)
+    (gradient,) = torch.autograd.grad(result, student)
+    assert abs(result.item()) < 1e-6 and gradient.abs().max() < 1e-6
+
+
 def test_octave_kl_refuses_weights_that_do_not_fit():
     with pytest.raises(RecipeError, match="one number per octave"):
         registry.find("losses", "octave_kl").build(levels=2, weights=[1.0, 1.0])
