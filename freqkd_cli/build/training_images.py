@@ -1,8 +1,8 @@
 """The images that a recipe trains on: those of its data set, and a pool without labels.
 
 A pool comes from ``data.pool``, or from the images without a mask of a data set that keeps them
-apart (``data.unlabelled: pool``). ``images/pool.py`` explains the design. Only losses that read the
-teacher learn from a pool.
+apart (``data.unlabelled: pool``). ``images/pool.py`` explains the design. Only losses that compare
+with a teacher learn from a pool.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def training_images(plan: Plan, dataset: Dataset) -> Dataset:
     pool = pool_of(recipe, dataset)
     if pool is None:
         return dataset
-    if recipe.data.pool is None and not reads_teacher(recipe, plan.teacher_taps):
-        log.info("%d images without masks are not used: no loss reads a teacher", len(pool))
+    if recipe.data.pool is None and not _compares(recipe, plan.teacher_taps):
+        log.info("%d images without masks are not used: no loss compares with a teacher", len(pool))
         return dataset
     if problems := _share_problems(recipe):
         raise recipe.error(problems)
@@ -135,8 +135,11 @@ def problems(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> list[tuple[str,
     if section.name is not None and from_split:
         text = "data.unlabelled: pool names another pool, need one of them"
         return [("data.pool.name", f"{text}; try --set data.unlabelled=refuse")]
-    if section.name is not None and not reads_teacher(recipe, teacher_taps):
-        text = "no loss reads a teacher, so the student learns nothing from images without labels"
+    if section.name is not None and not _compares(recipe, teacher_taps):
+        text = (
+            "no loss compares with a teacher, so the student learns nothing from images without "
+            "labels"
+        )
         return [("data.pool", f"{text}; add one such as logit_kl, or --set data.pool=null")]
     return _share_problems(recipe)
 
@@ -156,15 +159,18 @@ def _share_problems(recipe: Recipe) -> list[tuple[str, str]]:
     return [("data.pool.share", f"{text}; try {', or '.join(tips)}")]
 
 
-def reads_teacher(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
-    """Return whether a loss of the recipe reads its teacher."""
+def _compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
+    """Return whether a loss compares with the teacher, so it learns from images without labels.
+
+    A loss of labels that weights its pixels by the teacher does not.
+    """
     if recipe.teacher is None:
         return False
     for line in recipe.losses:
         # A line that cannot be built, or names no tap of the teacher, has an error of its own.
         with suppress(FreqKDError, KeyError):
             loss = registry.find("losses", line.name).build(**line.arguments)
-            if line.weight > 0 and loss.teacher_taps(teacher_taps):
+            if line.weight > 0 and loss.teacher_taps(teacher_taps) and not loss.needs_labels:
                 return True
     return False
 

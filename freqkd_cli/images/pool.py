@@ -10,8 +10,8 @@ batch) needs no second name, and a cache with the pool also serves a recipe with
   read labels divide by labelled pixels or images, so they do not see it. All other losses do. Graph
   losses leave out void nodes, but count every node of an image that has no labels at all.
 - A cache's fingerprint has the manifest of the pool beside that of the data.
-- ``build/pool.py`` makes the pool of a recipe. Validation, ``eval`` and class weights use labelled
-  images alone.
+- ``build/training_images.py`` makes the pool of a recipe. Validation, ``eval`` and class weights
+  use labelled images alone.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class Supervision:
 
     Attributes:
         labelled_images: training images whose labels a loss reads.
-        teacher_images: training images on which a loss reads the teacher.
+        teacher_images: training images on which a loss reads the teacher. A loss of labels that
+            weights pixels by the teacher reads it on labelled images alone.
         steps: optimizer steps.
     """
 
@@ -42,19 +43,21 @@ class Supervision:
 
 def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | None:
     """Return what a recipe trains with; None where its training images are not here."""
-    reads_labels = reads_teacher = False
+    reads_labels = reads_teacher = compares = False
     for line in recipe.losses:
         if line.weight > 0:
             loss = registry.find("losses", line.name).build(**line.arguments)
+            reads = loss.reads_logits or "teacher" in line.arguments
             reads_labels |= loss.needs_labels
-            reads_teacher |= loss.reads_logits or "teacher" in line.arguments
+            reads_teacher |= reads
+            compares |= reads and not loss.needs_labels
     try:
         dataset = assemble.build_dataset(recipe, "train", data_root)
-        pool = pool_of(recipe, dataset) if reads_teacher else None
+        pool = pool_of(recipe, dataset) if compares else None
     except DataMissing:
         return None
     every = len(dataset) if dataset.labelled else 0
     labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
-    taught = (len(dataset) + len(pool or ())) * reads_teacher
+    taught = len(dataset) + len(pool or ()) if compares else labelled * reads_teacher
     steps = run_length(len(dataset), recipe.train, share_of(recipe) if pool else 0.0).steps
     return Supervision(labelled * reads_labels, taught, steps)

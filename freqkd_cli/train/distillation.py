@@ -15,7 +15,7 @@ from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.training_images import may_have_pool, pool_share, training_images
 from freqkd_cli.errors import UsageError
-from freqkd_cli.runtime.processes import Processes, join
+from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.train import baseline_run, environment, extension, run_folder, teacher_gate
 from freqkd_cli.train.evaluation import Drawing
@@ -24,7 +24,8 @@ from freqkd_cli.train.preparation import make_loop
 
 if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
-    from freqkd_cli.recipe.sections import LossLine, Recipe, Train
+    from freqkd_cli.recipe.sections import LossLine, Recipe
+    from freqkd_cli.train.setting import Setting
 
 log = logging.getLogger(__name__)
 
@@ -72,23 +73,27 @@ def distill(
     if start.extended_at is not None:
         extension.check_length(start.extended_at, loop.setting.length)
         progress.note(extension.note(recipe.train, loop.setting.length))
-    plain = _plain(loop.setting.plan, loop.training.objective.lines)
+    plain = _plain_of(loop)
     teacher = teacher_gate.check(loop, plain, exact=compared, keep=not dry_run)
     if dry_run:
         from freqkd_cli.train.estimate import cost
 
         return cost(loop, done=start.extended_at or 0) | teacher
     with _run_folder(loop, overwrite=overwrite):
-        compute = loop.setting.compute.reason
-        progress.note(f"computing in {compute}, {torch.get_num_threads()} threads")
-        for line in _batch_notes(recipe.train, processes):
+        for line in _notes(loop.setting):
             progress.note(line)
         summary = loop.run(resume) | teacher
         if processes.first and teacher:
-            alone = baseline_run.find(out, plain, loop.evaluation.images)
-            with run_folder.writing(out):
-                baseline_run.finish(out, summary, alone)
+            _add_gap(loop, plain, summary)
         return summary
+
+
+def _add_gap(loop: Loop, plain: Recipe, summary: dict[str, Any]) -> None:
+    """Add a run on labels alone, where one is known, to the summary of the run of a loop."""
+    out = loop.setting.out
+    alone = baseline_run.find(out, plain, loop.evaluation.images)
+    with run_folder.writing(out):
+        baseline_run.finish(out, summary, alone)
 
 
 @contextmanager
@@ -109,9 +114,11 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
         yield
 
 
-def _batch_notes(train: Train, processes: Processes) -> list[str]:
-    """Return the log lines about a batch that comes in parts."""
-    number, notes = processes.number, []
+def _notes(setting: Setting) -> list[str]:
+    """Return the log lines about the arithmetic, and about a batch that comes in parts."""
+    train, processes = setting.plan.recipe.train, setting.processes
+    notes = [f"computing in {setting.compute.reason}, {torch.get_num_threads()} threads"]
+    number = processes.number
     if number * train.accumulate > 1:
         passes = f", {train.accumulate} passes a step" if train.accumulate > 1 else ""
         each = (
@@ -139,7 +146,7 @@ def labels_alone(recipe: Recipe) -> Recipe:
     """
     plan = assemble.check(recipe)
     lines = assemble.build_lines(plan)
-    plain = _plain(plan, lines)
+    plain = _plain(recipe, lines, _pooled_steps(plan))
     if not any(line.teacher_taps for line in lines):
         raise UsageError(
             "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
@@ -153,12 +160,30 @@ def labels_alone(recipe: Recipe) -> Recipe:
     return plain
 
 
-def _plain(plan: assemble.Plan, lines: Sequence[Line]) -> Recipe:
+def _plain_of(loop: Loop) -> Recipe:
+    """Return the recipe of a loop on labels alone."""
+    setting = loop.setting
+    steps = setting.length.stages[0] if setting.steps.pool else None
+    return _plain(setting.plan.recipe, loop.training.objective.lines, steps)
+
+
+def _pooled_steps(plan: assemble.Plan) -> int | None:
+    """Return the steps of a run with a pool, which would be others without it; else None."""
+    if not may_have_pool(plan.recipe):
+        return None
+    dataset = assemble.build_dataset(plan.recipe, "train")
+    pool = pool_share(plan.recipe, dataset, training_images(plan, dataset))
+    return run_length(len(dataset), plan.recipe.train, pool.share).stages[0] if pool else None
+
+
+def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:
     """Return a recipe without its pool, its teacher and the ``lines`` that compare with one.
 
     A line of labels that weights its pixels by the teacher stays, without ``attention``.
+
+    Args:
+        steps: of the run before any extension, where it has a pool.
     """
-    recipe = plan.recipe
     weighted = {line.id for line in lines if line.loss.needs_labels and line.loss.reads_logits}
     kept = {line.id for line in lines if not line.teacher_taps} | weighted
     losses = tuple(
@@ -166,19 +191,10 @@ def _plain(plan: assemble.Plan, lines: Sequence[Line]) -> Recipe:
         for line in recipe.losses
         if line.id in kept
     )
-    data = recipe.data.model_copy(update={"pool": None})
-    train = _same_steps(plan) if may_have_pool(recipe) else recipe.train
+    data, train = recipe.data.model_copy(update={"pool": None}), recipe.train
+    if steps is not None:
+        train = train.model_copy(update={"epochs": None, "steps": steps})
     return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
-
-
-def _same_steps(plan: assemble.Plan) -> Train:
-    """Return the section ``train`` with the steps of the run, which without a pool has others."""
-    train, dataset = plan.recipe.train, assemble.build_dataset(plan.recipe, "train")
-    pool = pool_share(plan.recipe, dataset, training_images(plan, dataset))
-    if pool is None:
-        return train
-    steps = train.steps or run_length(len(dataset), train, pool.share).steps
-    return train.model_copy(update={"epochs": None, "steps": steps})
 
 
 def _without_attention(line: LossLine) -> LossLine:

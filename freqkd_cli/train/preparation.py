@@ -80,17 +80,26 @@ def make_loop(
         if pool:
             look_at_pool(images, pool, progress)
     if class_weights.rules(recipe):
-        weights = processes.share(
-            _class_weights(plan, dataset, out if resume else None, progress)
-            if processes.first
-            else None
-        )
-        setting = dataclasses.replace(setting, class_weights=weights)
-        with_numbers = class_weights.with_weights(recipe, weights)
-        lines = assemble.build_lines(dataclasses.replace(plan, recipe=with_numbers))
+        setting, lines = _with_class_weights(setting, out if resume else None, progress)
     training = _training(setting, lines)
     evaluation = Evaluation(held_out, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)
+
+
+def _with_class_weights(
+    setting: Setting, run: Path | None, progress: Progress
+) -> tuple[Setting, tuple[Line, ...]]:
+    """Return the setting with the numbers that its rules for class weights give, and its lines.
+
+    The first process counts for all. ``run`` is the folder of a run that is resumed.
+    """
+    plan, processes = setting.plan, setting.processes
+    weights = processes.share(
+        _class_weights(plan, setting.dataset, run, progress) if processes.first else None
+    )
+    with_numbers = class_weights.with_weights(plan.recipe, weights)
+    lines = assemble.build_lines(dataclasses.replace(plan, recipe=with_numbers))
+    return dataclasses.replace(setting, class_weights=weights), lines
 
 
 def _class_weights(

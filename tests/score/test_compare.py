@@ -236,6 +236,10 @@ def test_supervision_counts_what_the_losses_read(labelled, weights, numbers, wor
 def test_supervision_counts_the_teacher_of_labels_weighted_by_attention():
     text = SCENES.format(labelled="", labels="1, attention: high", logits=0, features=0)
     assert supervision(recipes.loads(text)).in_words() == "8 labelled + teacher on 8"
+    text = SCENES.format(
+        labelled=", labelled: 2", labels="1, attention: high", logits=0, features=0
+    )
+    assert supervision(recipes.loads(text)).in_words() == "2 labelled + teacher on 2"
 
 
 def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):

@@ -199,6 +199,8 @@ def test_the_baseline_has_the_steps_of_the_run_and_no_pool():
     plain = labels_alone(load())
     assert plain.data.pool is None and plain.teacher is None
     assert plain.train.steps == 12 and plain.train.epochs is None
+    extended = labels_alone(load("train.extend=[6]")).train
+    assert (extended.steps, extended.extend) == (12, (6,))
 
 
 def test_supervision_counts_labels_and_teacher():
@@ -227,8 +229,9 @@ def test_the_dry_run_counts_the_pool(tmp_path, freqkd):
         (["data.pool.name=scene"], "no data set is called 'scene', did you mean 'scenes'"),
         (["data.pool={share: 0.5}"], "missing, need a data set, or data.unlabelled: pool"),
         (["data.pool=4"], "got 4, need a section of keys"),
-        (["losses=[{name: cross_entropy}]"], "no loss reads a teacher"),
-        (["losses.1.weight=0", "losses.2.weight=0"], "no loss reads a teacher"),
+        (["losses=[{name: cross_entropy}]"], "no loss compares with a teacher"),
+        (["losses.1.weight=0", "losses.2.weight=0"], "no loss compares with a teacher"),
+        (["losses=[{name: cross_entropy, attention: high}]"], "no loss compares with a teacher"),
     ],
 )
 def test_a_bad_key_is_one_message(sets, text):
@@ -309,7 +312,7 @@ def test_a_folder_with_some_masks(mine, caplog):
     alone = folder("data.unlabelled=pool", "losses=[{name: cross_entropy}]")
     result = distill(alone, mine / "alone", Silent())
     assert result["images"] == 6 and "pool_images" not in result
-    assert "4 images without masks are not used: no loss reads a teacher" in caplog.text
+    assert "4 images without masks are not used: no loss compares with a teacher" in caplog.text
     share = folder("data.unlabelled=pool", "data.pool={share: 0.75}")
     plan = assemble.check(share)
     assert plan.recipe.data.pool.share == 0.75
