@@ -36,7 +36,8 @@ from freqkd_cli.losses._graph import GraphLoss, relative
 from freqkd_cli.losses._graph_arguments import Count, LowRank, StudentGraph
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads, Matching, match_heads
-from freqkd_cli.spectral.graph_forms import Graph, picked
+from freqkd_cli.spectral.graph import picked
+from freqkd_cli.spectral.graph_forms import Graph
 
 FOUR_GROUPS = StudentGraph(groups=4)
 

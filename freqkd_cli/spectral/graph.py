@@ -71,6 +71,12 @@ def count(valid: Tensor) -> Tensor:
     return valid.sum(1, keepdim=True).clamp(min=1)
 
 
+def picked(x: Tensor, heads: Tensor) -> Tensor:
+    """Return those heads of ``[B, heads, ...]`` that have these numbers, ``[B, m]`` int64."""
+    index = heads.reshape(*heads.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    return x.gather(1, index)
+
+
 def centred(nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Subtract the mean over the valid nodes from node features, of void nodes too.
 
@@ -107,9 +113,9 @@ def graph_rows(nodes: Tensor, valid: Tensor, gram: GramKind = "centred") -> Tens
     """Return rows R of every node, ``[B, heads, N, d]``, such that R R^T is the graph.
 
     ``centred``: less the mean over valid nodes, of unit norm, so the graph holds cosines. A node
-    near the mean has a shorter row, whatever the mean is, and a flat map (almost) zero rows. Both
-    with bounded gradients. ``raw``: the features over d^(1/4), so the
-    graph is K K^T / sqrt(d) as in CASS (arXiv 2411.17150, its released code at 228ecdd).
+    near the mean has a shorter row, and a flat map (almost) zero rows, both with bounded gradients.
+    ``raw``: the features over d^(1/4), so the graph is K K^T / sqrt(d) as in CASS (arXiv
+    2411.17150, its released code at 228ecdd).
     """
     if gram == "raw":
         nodes = widened(nodes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from freqkd_cli.spectral.graph import Kernel, affinity, count, kernel, pairs, unrounded
+from freqkd_cli.spectral.graph import Kernel, affinity, count, kernel, pairs, picked, unrounded
 from freqkd_cli.spectral.graph_correlation import (
     OTHER_FLOOR,
     correlation_distance,
@@ -245,9 +245,3 @@ def _projected(graph: Tensor, vector: Tensor) -> Tensor:
     u = vector[..., None].to(graph.dtype)
     reach = graph @ u
     return graph - u @ reach.mT - reach @ u.mT + (u.mT @ reach) * (u @ u.mT)
-
-
-def picked(x: Tensor, heads: Tensor) -> Tensor:
-    """Return those heads of ``[B, heads, ...]`` that have these numbers, ``[B, m]`` int64."""
-    index = heads.reshape(*heads.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index)

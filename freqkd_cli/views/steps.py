@@ -23,7 +23,6 @@ Item = tuple[int, int]
 The second is :data:`WHOLE` for the whole image.
 """
 
-
 _LABELLED, _POOL = 3, 4
 """Purposes of a permutation; 1 and 2 are those of ``views/view.py``."""
 
@@ -34,15 +33,6 @@ def _permutation(purpose: int, length: int, seed: int, number: int) -> list[int]
     return np.argsort(
         np.random.Generator(np.random.Philox(key)).random(length), kind="stable"
     ).tolist()
-
-
-def schedule(
-    length: int, *, seed: int, epoch: int, batch_size: int, drop_last: bool = True
-) -> list[list[int]]:
-    """Return the batches of one epoch: a permutation of ``range(length)`` from (seed, epoch)."""
-    order = _permutation(_LABELLED, length, seed, epoch)
-    stop = length - length % batch_size if drop_last else length
-    return [order[start : start + batch_size] for start in range(0, stop, batch_size)]
 
 
 @dataclass(frozen=True)

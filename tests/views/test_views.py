@@ -20,7 +20,7 @@ from freqkd_cli.errors import DataBroken, FreqKDError, ShapeError, UsageError
 from freqkd_cli.views.apply import apply_geometry, apply_photometric, turn_hue
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import Loader, ViewDataset, collate, whole_batches
-from freqkd_cli.views.steps import Steps, schedule
+from freqkd_cli.views.steps import Steps
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
 
 PINNED_GEOMETRY = (-8, -13, (8, 37, 68, 68))
@@ -324,25 +324,22 @@ def test_colors_leave_the_padding_grey_and_stay_in_range():
         assert 0 <= float(sample["image"].min()) and float(sample["image"].max()) <= 1
 
 
-# --- schedule and loading ---
+# --- order and loading ---
 
 
-def test_schedule_is_a_pure_permutation():
-    batches = schedule(23, seed=4, epoch=2, batch_size=5, drop_last=False)
-    assert sorted(sum(batches, [])) == list(range(23)) and [len(b) for b in batches] == [
-        5,
-        5,
-        5,
-        5,
-        3,
-    ]
-    assert schedule(23, seed=4, epoch=2, batch_size=5, drop_last=True) == batches[:-1]
-    others = [
-        schedule(23, seed=s, epoch=e, batch_size=5, drop_last=False)
-        for s, e in ((4, 2), (4, 3), (5, 2))
-    ]
-    assert others[0] == batches and others[1] != batches and others[2] != batches
-    assert sum(batches, []) != list(range(23))
+def epoch_of(length: int, seed: int, epoch: int) -> list[int]:
+    """The images of an epoch of single-image steps."""
+    steps = Steps(length, 1, seed=seed, start=epoch * length, stop=(epoch + 1) * length)
+    return [index for ((index, _),) in steps]
+
+
+def test_an_epoch_is_a_permutation_from_seed_and_epoch_alone():
+    order = epoch_of(23, seed=4, epoch=2)
+    assert sorted(order) == list(range(23)) != order
+    assert epoch_of(23, seed=4, epoch=2) == order
+    assert epoch_of(23, seed=4, epoch=3) != order != epoch_of(23, seed=5, epoch=2)
+    (batch, _) = Steps(23, 10, seed=4, start=4, stop=6)  # the last 3 images are left out
+    assert [index for index, _ in batch] == order[:10]
 
 
 def test_steps_can_be_resumed_anywhere_and_shared():
