@@ -69,16 +69,18 @@ class Emphasis:
         if self.used:
             check_band(grid, self.mask, self.cutoff, 2, map)
 
+    @property
+    def bands(self) -> tuple[Literal["low", "high"], ...]:
+        """The bands in the gain of the filter."""
+        if not self.used:
+            return ()
+        high = self.share_of_high
+        return (*(("low",) if high < 1 else ()), *(("high",) if high > 0 else ()))
+
     def cells(self, grid: Grid, map: str) -> tuple[BandCells, ...]:
         """Return the effective cells of each band in the gain of the filter."""
-        bands: dict[Literal["low", "high"], float] = {
-            "low": 1.0 - self.share_of_high,
-            "high": self.share_of_high,
-        }
         return tuple(
-            measured_band(grid, self.mask, self.cutoff, 2, band, map)
-            for band, share in bands.items()
-            if self.used and share > 0
+            measured_band(grid, self.mask, self.cutoff, 2, band, map) for band in self.bands
         )
 
     def relative(self, x: Tensor, batch: Batch, order: int = 2) -> Tensor:

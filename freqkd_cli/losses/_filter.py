@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -71,18 +72,21 @@ class Filter:
         """
         check_band(grid, self.kind, self.cutoff, self.order, taps, key=key)
 
-    def cells(self, grid: Grid, taps: str, key: str, unit: float) -> tuple[BandCells, ...]:
+    def cells(
+        self, grid: Grid, taps: str, key: str, unit: float, more: Collection[str]
+    ) -> tuple[BandCells, ...]:
         """Return the effective cells of each band that has a share in a term.
 
         Args:
             key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
+            more: bands that are read beside those of the terms.
         """
         mask = (grid, self.kind, self.cutoff, self.order)
         bands: dict[Literal["low", "high"], int] = {"low": 0, "high": 1}
         return tuple(
             measured_band(*mask, band, taps, key=key, unit=unit)
             for band, side in bands.items()
-            if any(gain[side] > 0 for _, gain in self.terms)
+            if band in more or any(gain[side] > 0 for _, gain in self.terms)
         )
 
     def size(self, grid: Grid) -> Grid:

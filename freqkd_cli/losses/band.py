@@ -181,7 +181,7 @@ class BandLoss(PairLoss):
     ) -> tuple[BandCells, ...]:
         cycles = self.compared.cutoff_cycles
         unit = cycles / self.filter.cutoff if cycles is not None else 1.0
-        return self.filter.cells(*self._place(student, teacher), unit)
+        return self.filter.cells(*self._place(student, teacher), unit, self.emphasis.bands)
 
     def _place(
         self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]

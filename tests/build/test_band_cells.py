@@ -59,6 +59,7 @@ def test_the_offered_cutoff_keeps_enough_cells(kind, unit):
         ("band: low, cutoff: 0.25", "low band .* keeps 1.4"),
         ("band: mix, cutoff_cycles: 0.004", "low band .* keeps 1.5"),
         ("band: high, mask: ideal, cutoff: 1.25", "high band .* keeps 1.0"),
+        ("band: high, cutoff: 0.25, attention: low", "low band .* keeps 1.4"),
     ],
 )
 def test_a_band_of_few_cells_is_one_warning_with_a_tip_that_helps(freqkd, tmp_path, line, cells):
