@@ -248,3 +248,83 @@ def test_mixed_attention_is_the_norm_of_the_mixed_filter():
     arguments = {"attention": "mix", "high_share": 0.25, "mask": "ideal", "cutoff": 0.5}
     result = value("logit_kl", student, teacher, batch_of(1, (6, 8)), strength=2.0, **arguments)
     assert float(result) == pytest.approx(known, rel=1e-9)
+
+
+# weights of cells in every loss, from numpy
+
+
+def low_pass(mask: str, cutoff: float) -> np.ndarray:
+    rho = np.hypot(np.fft.fftfreq(GRID[0])[:, None], np.fft.fftfreq(GRID[1])[None]) / 0.5
+    return {
+        "gaussian": np.exp(-((rho / cutoff) ** 2) / 2),
+        "ideal": (rho <= cutoff + 1e-9) * 1.0,
+        "butterworth": 1 / (1 + (rho / cutoff) ** 4),
+    }[mask]
+
+
+def weights_of(teacher, batch: Batch, attention: str, mask: str, temperature: float) -> np.ndarray:
+    """Weights of cells ``[B, h, w]`` with ``strength: 2`` and ``only_where_right``."""
+    low, high = {"low": (1, 0), "high": (0, 1), "mix": (0.3, 0.7)}[attention]
+    gain = low * low_pass(mask, 0.5) + high * (1 - low_pass(mask, 0.5))
+    maps = np.fft.ifft2(np.fft.fft2(probabilities(teacher, temperature)) * gain).real
+    a, inside = np.sqrt((maps**2).sum(1)), batch.valid.numpy()
+    labels, classes = batch.labels.numpy(), teacher.numpy().argmax(1)
+    mean = np.array([x[m].mean() for x, m in zip(a, inside, strict=True)])[:, None, None]
+    wrong = (labels != 255) & (labels != classes)
+    return np.where(inside & ~wrong, (1 + 2.0 * a / mean) / 3.0, 0.0)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    covariance = np.cov(x, y, aweights=weights)
+    return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
+def known_dist(student, teacher, w: np.ndarray, inside: np.ndarray, over: str) -> float:
+    """With ``beta: 1`` and ``gamma: 0.5``, of probabilities."""
+    p, q = (np.moveaxis(probabilities(x, 2.0), 1, 0) for x in (student, teacher))
+    pairs = zip(p.reshape(CLASSES, -1).T, q.reshape(CLASSES, -1).T, strict=True)
+    each = np.array([1 - np.corrcoef(*pair)[0, 1] for pair in pairs]).reshape(inside.shape)
+    parts = [slice(0, 2)] if over == "batch" else [slice(0, 1), slice(1, 2)]
+    within = [
+        np.mean([1 - correlation(p[k, i].ravel(), q[k, i].ravel(), w[i].ravel()) for k in range(4)])
+        for i in parts
+    ]
+    cells = [inside[i].sum() for i in parts]
+    return (w * each).sum() / inside.sum() + 0.5 * np.average(within, weights=cells)
+
+
+def known_cwd(student, teacher, w: np.ndarray, inside: np.ndarray) -> float:
+    total = 0.0
+    for row in range(2):
+        z = [x[row].numpy()[:, inside[row]] / 2.0 for x in (teacher, student)]
+        p, q = (scipy.special.softmax(x, axis=1) for x in z)
+        total += (scipy.special.rel_entr(p, q) * w[row][inside[row]]).sum()
+    return total / (2 * CLASSES)
+
+
+@pytest.mark.parametrize("mask", ["gaussian", "ideal", "butterworth"])
+@pytest.mark.parametrize("attention", ["low", "high", "mix"])
+def test_every_loss_of_class_scores_with_weights_of_cells_equals_numpy(attention, mask):
+    """Labels that the teacher misses, void labels, padding and a temperature at once."""
+    student, teacher = logits_of()
+    valid = torch.ones(2, *GRID, dtype=torch.bool)
+    valid[1, :, 4:] = False
+    labels = teacher.argmax(1)
+    labels[:, 1] = (labels[:, 1] + 1) % CLASSES
+    labels[:, 2] = 255
+    batch, inside = batch_of(2, labels=labels, valid=valid), valid.numpy()
+    w = weights_of(teacher, batch, attention, mask, 2.0)
+    p, q = probabilities(teacher, 2.0), probabilities(student, 2.0)
+    parts = octaves(student / 2.0, teacher / 2.0, w, 2).sum(0) / inside.sum()
+    wanted = [
+        ("logit_kl", {}, (w * scipy.special.rel_entr(p, q).sum(1)).sum() / inside.sum()),
+        ("octave_kl", {"levels": 2, "weights": [1.0, 2.0, 0.5]}, parts @ [1.0, 2.0, 0.5]),
+        ("dist", {"gamma": 0.5}, known_dist(student, teacher, w, inside, "batch")),
+        ("dist", {"gamma": 0.5, "over": "image"}, known_dist(student, teacher, w, inside, "image")),
+        ("cwd", {}, known_cwd(student, teacher, w, inside)),
+    ]
+    keys = {"attention": attention, "mask": mask, "cutoff": 0.5, "high_share": 0.7}
+    keys |= {"strength": 2.0, "only_where_right": True, "temperature": 2.0}
+    for name, more, known in wanted:
+        result = value(name, student, teacher, batch, **keys, **more)
+        assert float(result) == pytest.approx(4.0 * known, rel=1e-6), name
