@@ -57,9 +57,8 @@ class Difference:
 class Fingerprint:
     """The fields that decide a cache's numbers, as a tree of JSON values.
 
-    A cache may contain more than a recipe needs: more taps, more targets, more images, a
-    pool. Every other
-    difference refuses the cache, but library versions only warn.
+    A cache may contain more than a recipe needs: more taps, more targets, more images, a pool.
+    Every other difference refuses the cache, but library versions only warn.
     """
 
     fields: Mapping[str, Any]
