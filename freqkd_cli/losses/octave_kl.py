@@ -71,7 +71,7 @@ def build(
             "octave_kl: weights needs one number per octave, finest first, and one for the top",
             got=weights,
             need=f"{levels + 1} numbers, not all 0",
-            tip="weights: [1, 1, 1, 1, 1] with levels: 4",
+            tip=f"weights: {[1] * (levels + 1)}",
             key="weights",
         )
     return OctaveKL(levels, power, weights, (temperature, grid, weighting))

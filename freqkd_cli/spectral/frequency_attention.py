@@ -44,9 +44,9 @@ def relative_strength(strength: Tensor, valid: Tensor, floor: Tensor) -> Tensor:
     return torch.where(above, strength / torch.where(above, mean, 1.0), 1.0)
 
 
-def attention_weights(relative: Tensor, emphasis: float) -> Tensor:
-    """``(1 + emphasis * a) / (1 + emphasis)``: a mean of 1 stays 1."""
-    return (1.0 + emphasis * relative) / (1.0 + emphasis)
+def attention_weights(relative: Tensor, factor: float) -> Tensor:
+    """``(1 + factor * relative) / (1 + factor)``: a mean of 1 stays 1."""
+    return (1.0 + factor * relative) / (1.0 + factor)
 
 
 def weighted_distance(
