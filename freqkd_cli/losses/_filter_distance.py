@@ -87,12 +87,12 @@ class StudentRows(NamedTuple):
             weight: ``[n]``.
             teacher: ``[B, C, n]``, with the weight ``other`` ``[n]``.
         """
-        energy, own = variances(self.rows * weight, self.adapter)
+        squares, own = variances(self.rows * weight, self.adapter)
         product = products_of(self.rows * (weight * other), self.adapter, teacher)
         if self.level is None:
-            return energy, product
-        scale = inverse_deviation(energy, varies(own, self.level))[..., 0]
-        return scale.square() * energy, scale * product
+            return squares, product
+        scale = inverse_deviation(squares, varies(own, self.level))[..., 0]
+        return scale.square() * squares, scale * product
 
 
 class TeacherRows(NamedTuple):
@@ -133,17 +133,17 @@ class FilteredDistance:
             return self._squared(student, teacher)
         shares, total = self._shares(teacher) / len(teacher.rows), teacher.rows.new_zeros(())
         for number, share in enumerate(shares.unbind(1)):
-            total = total + (share * self._of_term(*self._sides(student, teacher, number))).sum()
+            total = total + (share * self._of_term(student, teacher, number)).sum()
         return total
 
-    def _of_term(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the distance of rows ``[B, C, n]`` per sample, ``[B]``."""
-        if self.kind == "cosine":
-            return cosine(student, teacher)
-        difference = student - teacher
+    def _of_term(self, student: StudentRows, teacher: TeacherRows, term: int) -> Tensor:
+        """Return ``log_mse``, ``cosine`` or ``l1`` of one term per sample, ``[B]``."""
         if self.kind == "log_mse":
-            return (difference.square().sum((1, 2)) / difference.shape[1]).log1p()
-        plain = difference * (self.table.unit / self.table.count.sqrt())
+            return (self._error(student, teacher, term) / teacher.rows.shape[1]).log1p()
+        own, other = self._sides(student, teacher, term)
+        if self.kind == "cosine":
+            return cosine(own, other)
+        plain = (own - other) * (self.table.unit / self.table.count.sqrt())
         return self.table.map(plain).abs().mean((1, 2, 3))
 
     def _weights(self, term: int) -> tuple[Tensor, Tensor]:
