@@ -585,6 +585,7 @@ def test_zeros_inside_a_number_are_kept(tmp_path):
         assert image[0, 0, 0] == 6 * labels[0, 0]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "image, mask", [NAMINGS[n] for n in ("_mask", "as Cityscapes", "letter case")]
 )
