@@ -196,12 +196,16 @@ def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
     Raises:
         RecipeError: with the line of every such loss.
     """
-    readers = [
-        number
-        for number, spec in enumerate(plan.recipe.losses)
-        for line in lines
-        if line.id == spec.id and line.loss.needs_labels
-    ]
-    if readers and not dataset.labelled:
-        text = "reads labels, and these images have none; leave it out, or add a masks folder"
-        raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
+    if dataset.labelled:
+        return
+    built, problems = {line.id: line for line in lines}, []
+    for number, spec in enumerate(plan.recipe.losses):
+        if spec.id in built and built[spec.id].loss.needs_labels:
+            text = "reads labels, and these images have none; leave it out, or add a masks folder"
+            problems.append((f"losses.{number}", text))
+        elif spec.id in built and spec.arguments.get("only_where_right"):
+            tip = f"--set 'losses.{spec.id}.only_where_right=false', or add a masks folder"
+            text = f"reads labels, and these images have none; try {tip}"
+            problems.append((f"losses.{number}.only_where_right", text))
+    if problems:
+        raise plan.recipe.error(problems)
