@@ -323,11 +323,15 @@ def test_a_folder_with_some_masks(mine, caplog):
 
 def test_only_where_right_needs_labels(mine):
     images(mine / "plain", 4)
-    logit_kl = "losses=[{name: logit_kl, only_where_right: true}]"
+    sets = (
+        "losses=[{name: logit_kl, only_where_right: true}]",
+        "teacher.class_map={road: road, car: car}",
+        "teacher.min_iou=0",
+    )
     with pytest.raises(RecipeError, match=r"only_where_right: reads labels") as caught:
-        distill(folder("data.root=plain", logit_kl), mine / "run", Silent())
+        distill(folder("data.root=plain", *sets), mine / "run", Silent())
     assert "--set 'losses.logit_kl.only_where_right=false'" in str(caught.value)
-    distill(folder(logit_kl, POOL.replace("frames", "plain")), mine / "run", Silent())
+    distill(folder(*sets, POOL.replace("frames", "plain")), mine / "run", Silent())
 
 
 def test_data_counts_the_pool_and_finds_unreadable_files(mine, freqkd):

@@ -112,11 +112,14 @@ def test_a_dead_class_of_the_teacher_is_named(here, poleless, caplog):
 def test_the_advice_can_be_pasted_into_a_recipe_with_a_pool(here, poleless, caplog):
     """It keeps the labels, and the pool leaves with the last loss that reads the teacher."""
     sets = [LARGE, f"teacher.weights={poleless}", "data.pool={name: scenes, length: 4}"]
-    attention = "losses=[{name: cross_entropy, attention: high}, {id: kl, name: logit_kl}]"
+    both = "losses=[{name: cross_entropy%s}, {id: kl, name: logit_kl}%s]"
+    feature = ", {name: feature, student: decoder, teacher: decoder}"
+    alone = "--set losses.kl.weight=0 --set data.pool=null, or"
     for number, (more, remedy) in enumerate(
         (
-            ([], "--set losses.kl.weight=0 --set data.pool=null, or"),
-            ([attention], "--set losses.kl.weight=0, or"),
+            ([], alone),
+            ([both % (", attention: high", "")], alone),
+            ([both % ("", feature)], "--set losses.kl.weight=0, or"),
         )
     ):
         caplog.clear()
