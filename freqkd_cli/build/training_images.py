@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from freqkd_cli import registry
-from freqkd_cli.errors import DataMissing, FreqKDError, UsageError
+from freqkd_cli.errors import DataMissing, FreqKDError
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pool import WithPool, without_labels
 from freqkd_cli.recipe.data_section import Pool
@@ -82,7 +81,7 @@ def pool_of(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
 
     Raises:
         DataMissing: the pool has no images.
-        DataBroken, UsageError: it cannot be read.
+        DataBroken: it cannot be read.
     """
     section = recipe.data.pool
     if section is None or section.name is None:
@@ -98,12 +97,6 @@ def pool_of(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
 
 def _build(section: Pool, recipe: Recipe) -> Dataset:
     module = registry.find("datasets", str(section.name))
-    if section.root is not None and not getattr(module, "READS_FOLDER", True):
-        raise UsageError(
-            f"the data set {section.name} is made on the fly and reads no folder",
-            got=f"data.pool.root {section.root}",
-            tip="--set data.pool.root=null",
-        )
     if hasattr(module, "build_pool"):
         return module.build_pool(root=section.root, arguments=section.arguments)
     keywords = registry.keywords("datasets", str(section.name), section.arguments)
@@ -141,7 +134,15 @@ def problems(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> list[tuple[str,
             "labels"
         )
         return [("data.pool", f"{text}; add one such as logit_kl, or --set data.pool=null")]
-    return _share_problems(recipe)
+    return [*_root_problems(section), *_share_problems(recipe)]
+
+
+def _root_problems(section: Pool) -> list[tuple[str, str]]:
+    module = registry.find("datasets", section.name) if section.name else None
+    if section.root is None or getattr(module, "READS_FOLDER", True):
+        return []
+    text = f"the data set {section.name} is made on the fly and reads no folder"
+    return [("data.pool.root", f"{text}; try --set data.pool.root=null")]
 
 
 def _share_problems(recipe: Recipe) -> list[tuple[str, str]]:
@@ -167,11 +168,16 @@ def _compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
     if recipe.teacher is None:
         return False
     for line in recipe.losses:
-        # A line that cannot be built, or names no tap of the teacher, has an error of its own.
-        with suppress(FreqKDError, KeyError):
+        if line.weight == 0:
+            continue
+        try:
             loss = registry.find("losses", line.name).build(**line.arguments)
-            if line.weight > 0 and loss.teacher_taps(teacher_taps) and not loss.needs_labels:
-                return True
+            compares = bool(loss.teacher_taps(teacher_taps)) and not loss.needs_labels
+        except (FreqKDError, KeyError):
+            # A line that cannot be built, or names no tap of the teacher, has an error of its own.
+            return True
+        if compares:
+            return True
     return False
 
 
@@ -190,12 +196,16 @@ def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
     Raises:
         RecipeError: with the line of every such loss.
     """
-    readers = [
-        number
-        for number, spec in enumerate(plan.recipe.losses)
-        for line in lines
-        if line.id == spec.id and line.loss.needs_labels
-    ]
-    if readers and not dataset.labelled:
-        text = "reads labels, and these images have none; leave it out, or add a masks folder"
-        raise plan.recipe.error([(f"losses.{number}", text) for number in readers])
+    if dataset.labelled:
+        return
+    built, problems = {line.id: line for line in lines}, []
+    for number, spec in enumerate(plan.recipe.losses):
+        if spec.id in built and built[spec.id].loss.needs_labels:
+            text = "reads labels, and these images have none; leave it out, or add a masks folder"
+            problems.append((f"losses.{number}", text))
+        elif spec.id in built and spec.arguments.get("only_where_right"):
+            tip = f"--set 'losses.{spec.id}.only_where_right=false', or add a masks folder"
+            text = f"reads labels, and these images have none; try {tip}"
+            problems.append((f"losses.{number}.only_where_right", text))
+    if problems:
+        raise plan.recipe.error(problems)

@@ -92,7 +92,7 @@ class Fingerprint:
         ]
 
     def _compare(self, wanted: Fingerprint) -> Iterator[Difference]:
-        cached_fields, wanted_fields = dict(_leaves(self.fields)), dict(_leaves(wanted.fields))
+        cached_fields, wanted_fields = dict(leaves(self.fields)), dict(leaves(wanted.fields))
         for field in dict.fromkeys([*wanted_fields, *cached_fields]):
             cached = cached_fields.get(field, _MISSING)
             need = wanted_fields.get(field, _MISSING)
@@ -120,10 +120,13 @@ class Fingerprint:
         return self.warnings(wanted)
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every leaf; parts of a list count from 0."""
     for key, value in tree.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 

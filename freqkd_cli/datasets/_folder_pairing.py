@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from mimetypes import guess_type
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,7 +215,7 @@ def _pairs(
 def _no_images(folder: Path) -> DataMissing:
     """Return the error for a folder without images, with the formats of the files that it has."""
     names = sorted(p.name for p in folder.rglob("*") if p.is_file() and p.suffix)
-    suffixes = sorted({Path(name).suffix for name in names})
+    suffixes = sorted({Path(name).suffix for name in names if not _is_text(name)})
     convert = f"magick mogrify -format png '{folder}/*{suffixes[0]}'" if suffixes else None
     return DataMissing(
         f"no images in {folder}",
@@ -222,3 +223,9 @@ def _no_images(folder: Path) -> DataMissing:
         need="files ending in " + " ".join(IMAGE_SUFFIXES),
         tip=f"convert them, for example with ImageMagick: {convert}" if convert else None,
     )
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file is no image of any format, by its suffix."""
+    kind = guess_type(name)[0] or ""
+    return kind.startswith(("text/", "application/")) and kind != "application/dicom"

@@ -155,7 +155,8 @@ def build_pool(*, root: Path | None, arguments: Mapping[str, Any]) -> Dataset:
     """
     keys = ("bits", "percentile", "bands")
     conversion = Conversion.of(*(arguments.get(key) for key in keys), POOL)
-    pairs = find_images(_existing(root), arguments.get("mask"), arguments.get("split"))
+    folder = _existing(root, "a folder of images, or one with a folder for each split")
+    pairs = find_images(folder, arguments.get("mask"), arguments.get("split"))
     return _images_alone(pairs, conversion)
 
 
@@ -186,21 +187,23 @@ def palette_of(names: Sequence[str], colors: Colors | None = None) -> np.ndarray
     return palette_with(colors, names)
 
 
-def _root(root: Path | None) -> Path:
+def _root(root: Path | None, need: str = LAYOUT) -> Path:
     if root is None:
         raise DataMissing(
             "the data set 'folder' needs the folder of your images",
-            need=LAYOUT,
+            need=need,
             tip=ROOT_TIP,
             key="root",
         )
     return Path(root)
 
 
-def _existing(root: Path | None) -> Path:
-    if not _root(root).is_dir():
-        raise DataMissing(f"there is no folder {root}", need=LAYOUT, tip=ROOT_TIP, key="root")
-    return _root(root)
+def _existing(root: Path | None, need: str = LAYOUT) -> Path:
+    folder = _root(root, need)
+    if not folder.is_dir():
+        what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+        raise DataMissing(what, need=need, tip=ROOT_TIP, key="root")
+    return folder
 
 
 def _palette(colors: Colors | None, listed: ClassList, ids: Sequence[int]) -> np.ndarray:

@@ -141,7 +141,7 @@ def _describe_split(
     document = _as_json(_with_views(report, recipe, dataset), dataset.classes)
     if split != "train" and (rest := getattr(dataset, "rest", None)):
         document["without_masks"] = len(rest)
-        document["looked_at"] += f"; {len(rest)} images without masks are left out"
+        document["looked_at"] += f"; images without masks, left out: {len(rest)}"
     return document
 
 

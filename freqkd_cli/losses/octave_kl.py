@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.losses._class_scores import (
     CellWeights,
     ClassScores,
@@ -90,6 +90,19 @@ class OctaveKL(ClassScores):
         super().__init__(*compared)
         self.levels, self.power = levels, power
         self.octave_weights = None if weights is None else tuple(weights)
+
+    def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
+        super().check_grids(student, teacher)
+        height, width = teacher["logits"] if self.on_teacher else student["logits"]
+        most = (max(height, width) - 1).bit_length()
+        if self.levels > most:
+            raise RecipeError(
+                "octave_kl: the compared grid is too small for so many octaves",
+                got=f"levels {self.levels} on {height}x{width} cells",
+                need=f"at most {most}, after which one cell is left",
+                tip=f"levels: {most}",
+                key="levels",
+            )
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int

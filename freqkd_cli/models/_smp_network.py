@@ -14,6 +14,7 @@ from torch import nn
 from freqkd_cli.errors import RecipeError, WeightsMissing, quoted
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.weights.config import read_config
+from freqkd_cli.weights.hub import quiet_hub
 
 _FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes")
 """Arguments of the library's classes that are set from other keys."""
@@ -179,20 +180,24 @@ def create(network: Network, classes: int, encoder_weights: str | None = None) -
     _check_encoder(network.encoder)
     # Otherwise a vision transformer accepts one size only.
     sizes = {"dynamic_img_size": True} if network.arch.lower() == "dpt" else {}
+    # The library warns of a name for encoders of timm, which have one set of weights.
+    pretrained = True if encoder_weights and network.encoder.startswith("tu-") else encoder_weights
     try:
-        return library.create_model(
-            network.arch,
-            encoder_name=network.encoder,
-            encoder_weights=encoder_weights,
-            in_channels=3,
-            classes=classes,
-            **{**sizes, **network.options},
-        )
+        with quiet_hub():
+            return library.create_model(
+                network.arch,
+                encoder_name=network.encoder,
+                encoder_weights=pretrained,
+                in_channels=3,
+                classes=classes,
+                **{**sizes, **network.options},
+            )
     except OSError as error:  # the hub's errors are OSErrors
         raise WeightsMissing(
             f"encoder weights {encoder_weights!r} for {network.encoder} could not be fetched",
             got=quoted(error),
-            tip="encoder_weights: null",
+            tip="--set 'encoder_weights=FILE' with a file on this machine, or "
+            "--set 'encoder_weights=null'",
             key="encoder_weights",
         ) from error
     except (

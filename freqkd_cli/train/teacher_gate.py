@@ -124,10 +124,12 @@ def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
     recipe = loop.setting.plan.recipe
     least = recipe.teacher.min_iou
     low = [c for c in score.classes if c.labelled and 100 * (c.iou or 0.0) < least]
-    if not low:
+    lines = loop.training.objective.lines
+    # A loss of labels takes only weights of pixels from the teacher.
+    copying = [line for line in lines if _reads(line) and not line.loss.needs_labels]
+    if not low or not copying:
         return
     low.sort(key=lambda item: item.iou)
-    readers = [line.id for line in loop.training.objective.lines if _reads(line)]
     log.warning(
         "the teacher's IoU is below %g (teacher.min_iou) for %s: %s. The student learns these "
         "errors too. Score it on all images: %s. Then train a better teacher, or %s",
@@ -135,21 +137,30 @@ def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
         "1 class" if len(low) == 1 else f"{len(low)} classes",
         some(map(_item, low), LISTED),
         eval_command(recipe),
-        ", or ".join(_remedies(recipe, readers)),
+        ", or ".join(_remedies(recipe, lines, [line.id for line in copying])),
     )
 
 
-def _remedies(recipe: Recipe, readers: Sequence[str]) -> list[str]:
-    """Return the changes of a recipe that keep a weak class of the teacher from the student."""
+def _remedies(recipe: Recipe, lines: Sequence[Line], copying: Sequence[str]) -> list[str]:
+    """Return the changes of a recipe that keep a weak class of the teacher from the student.
+
+    Args:
+        lines: the losses of the run.
+        copying: those of them that teach the student what the teacher predicts, by id.
+    """
     by_label = [
         f"--set losses.{spec.id}.only_where_right=true"
         for spec in recipe.losses
-        if spec.id in readers
+        if spec.id in copying
         and "only_where_right" in registry.takes("losses", spec.name)
         and not spec.arguments.get("only_where_right")
     ]
+    without = [f"--set losses.{id}.weight=0" for id in copying]
+    others = [line for line in lines if line.id not in copying and not line.loss.needs_labels]
+    if recipe.data.pool and not any(line.teacher_taps for line in others):
+        without.append("--set data.pool=null")
     return [
         *([" ".join(by_label)] if by_label else []),
-        " ".join(f"--set losses.{id}.weight=0" for id in readers),
+        " ".join(without),
         "leave these classes out of teacher.class_map",
     ]

@@ -26,7 +26,7 @@ def is_path(name: str) -> bool:
 
 
 @contextmanager
-def _quiet_hub() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Silence the hub library, which logs every attempt; one message at the end is enough."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
@@ -56,7 +56,7 @@ def hub_file(repository: str, names: Collection[str], *, offline: bool = False) 
     trouble: Exception | None = None
     for name in names:
         try:
-            with _quiet_hub():
+            with quiet_hub():
                 return Path(hf_hub_download(repository, name, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError that means: no connection
             trouble = error

@@ -46,6 +46,18 @@ def check(freqkd, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize(
+    ("grid", "cells", "most"), [("teacher", "16x16", 4), ("student", "8x8", 3)]
+)
+def test_octaves_end_at_one_cell(check, grid, cells, most):
+    def line(levels: int) -> str:
+        return f"losses.1={{name: octave_kl, grid: {grid}, levels: {levels}}}"
+
+    assemble.check(recipes.loads(RECIPE, sets=[line(most)]))
+    text = f"got levels {most + 1} on {cells} cells; need at most {most}"
+    assert text in (problem := check(RECIPE, line(most + 1))) and "losses.1.levels" in problem
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "logit_kl", "feature", "band"])
 @pytest.mark.parametrize(
     ("key", "given", "message"),

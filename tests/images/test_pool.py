@@ -124,6 +124,15 @@ def test_a_pool_without_images_is_missing(tmp_path):
             folder.build_pool(root=root, arguments={})
 
 
+def test_only_images_of_other_formats_are_to_be_converted(tmp_path):
+    for name, command in (("readme.txt", None), ("labels.json", None), ("a.heic", "/*.heic'")):
+        (tmp_path / name).touch()
+        with pytest.raises(DataMissing, match=f"no images in {tmp_path}") as caught:
+            folder.build_pool(root=tmp_path, arguments={})
+        tip = caught.value.tip
+        assert tip is None if command is None else tip.endswith(command)
+
+
 @pytest.mark.parametrize("name", ["{}", "{}_mask", "mask_{}", "{}.png"])
 def test_images_without_masks_are_kept_apart(tmp_path, name):
     root = mine(tmp_path, masks=3, images=20, name=name)

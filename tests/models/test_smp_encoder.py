@@ -204,6 +204,17 @@ def test_a_hub_name_is_no_path_even_beside_a_folder_of_that_name(
         smp.build(classes=3, encoder="resnet18", encoder_weights="imagenet")
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_weights_that_cannot_be_fetched_are_one_message(
+    encoder: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library warns of the name ``imagenet``, and the hub library logs every attempt."""
+    with pytest.raises(WeightsMissing, match="could not be fetched") as caught:
+        smp.build(classes=3, encoder=encoder, encoder_weights="imagenet")
+    assert "--set 'encoder_weights=FILE'" in caught.value.tip
+    assert not recwarn.list and not caplog.records
+
+
 def test_a_saved_model_needs_no_encoder_file(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pth"
     torch.save(encoder_of("tu-tf_efficientnet_lite0").state_dict(), path)

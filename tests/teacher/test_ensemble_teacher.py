@@ -86,10 +86,12 @@ def test_classes_that_no_member_covers_are_not_compared(text: str, folder: Path)
 
 @pytest.mark.parametrize("content", ["taps", "targets"])
 def test_cached_equals_live_and_the_fingerprint_has_all_weights(
-    text: str, folder: Path, tmp_path: Path, content: str
+    text: str, folder: Path, tmp_path: Path, content: str, freqkd
 ) -> None:
     plan = assemble.check(recipes.loads(text))
     dump_recipe(plan.recipe, tmp_path / "c", Notes(), DumpOptions(Form(content=content)))
+    rows = [line.split() for line in freqkd("cache", "info", tmp_path / "c")[1].splitlines()]
+    assert ["teacher.members.1.weight", "2.0"] in rows
     dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
     cached = open_source(plan, lines, tmp_path / "c", dataset, "cpu")
     live = open_source(plan, lines, None, dataset, "cpu")
@@ -102,9 +104,12 @@ def test_cached_equals_live_and_the_fingerprint_has_all_weights(
     for id, target in cached.targets(batch, plan.grids).items():
         for name, tensor in target.items():
             torch.testing.assert_close(tensor, expected[id][name], atol=1e-6, rtol=1e-6)
-    for change in ("teacher.members.1.weight=3", "teacher.members.1.class_map.sky=water"):
+    for change, field in (
+        ("teacher.members.1.weight=3", "weight: cached 2.0, wanted 3.0"),
+        ("teacher.members.1.class_map.sky=water", 'class_map.2: cached "sky", wanted "water"'),
+    ):
         other = assemble.check(recipes.loads(text, "r.yaml", [change]))
-        with pytest.raises(CacheMismatch, match=r"teacher\.arguments\.members"):
+        with pytest.raises(CacheMismatch, match=rf"\.members\.1\.{field}"):
             open_source(other, assemble.build_lines(other), tmp_path / "c", dataset, "cpu")
     shutil.copytree(folder / "b", tmp_path / "b")
     model = segformer.build(classes=5, **TINY)

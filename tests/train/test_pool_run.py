@@ -20,7 +20,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.build.training_images import training_images
 from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, FreqKDError, RecipeError
+from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, RecipeError
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.supervision import supervision
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
@@ -89,12 +89,13 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_cache_holds_both_kinds_and_the_summary_counts_them(made):
+def test_the_cache_holds_both_kinds_and_the_summary_counts_them(made, freqkd):
     reader = CacheReader(made / "cache")
     assert {index for index, _ in reader.items} == set(range(15)) and len(reader) == 30
     fields = reader.fingerprint.fields
     assert fields["pool"]["number"] == 7 and fields["images"] == 15
     assert fields["data"]["number"] == 8
+    assert "15, of which 7 of the pool\n" in freqkd("cache", "info", made / "cache")[1]
     for name in ("summary.json", "environment.json"):
         facts = json.loads((made / "run" / name).read_text())
         assert (facts["images"], facts["pool_images"]) == (8, 7)
@@ -232,17 +233,14 @@ def test_the_dry_run_counts_the_pool(tmp_path, freqkd):
         (["losses=[{name: cross_entropy}]"], "no loss compares with a teacher"),
         (["losses.1.weight=0", "losses.2.weight=0"], "no loss compares with a teacher"),
         (["losses=[{name: cross_entropy, attention: high}]"], "no loss compares with a teacher"),
+        (["losses=[{name: band, student: decoder, teacher: stage9}]"], "has no tap 'stage9'"),
+        (["data.pool.root=x"], "scenes is made on the fly and reads no folder"),
     ],
 )
 def test_a_bad_key_is_one_message(sets, text):
     with pytest.raises(RecipeError) as caught:
         assemble.check(load(*sets))
     assert text in str(caught.value) and "1 problem" in str(caught.value)
-
-
-def test_a_pool_made_on_the_fly_has_no_root(tmp_path):
-    with pytest.raises(FreqKDError, match="the pool: the data set scenes is made on the fly"):
-        distill(load("data.pool.root=x"), tmp_path / "run", Silent())
 
 
 @pytest.fixture
@@ -263,6 +261,7 @@ POOL = "data.pool={name: folder, root: frames}"
     ("make", "error", "text"),
     [
         (lambda path: None, DataMissing, "the pool: there is no folder frames"),
+        (lambda path: path.write_bytes(b"x"), DataMissing, "the pool: frames is not a folder"),
         (lambda path: path.mkdir(), DataMissing, "the pool: no images in frames"),
         (
             lambda path: [images(path, 2), (path / "images/train/p1.png").write_bytes(b"x")],
@@ -277,7 +276,7 @@ def test_a_pool_that_cannot_be_read(mine, make, error, text):
         distill(folder(POOL), mine / "run", Silent())
     assert not (mine / "run").exists()
     if error is DataMissing:
-        assert caught.value.key == "data.pool.root"
+        assert caught.value.key == "data.pool.root" and "masks" not in str(caught.value.need)
         assert "--data-root" not in str(caught.value.tip)
 
 
@@ -320,6 +319,19 @@ def test_a_folder_with_some_masks(mine, caplog):
         assemble.check(folder("data.unlabelled=pool", POOL))
     with pytest.raises(RecipeError, match="at least one labelled image"):
         distill(folder("data.unlabelled=pool", "train.batch_size=1"), mine / "b", Silent())
+
+
+def test_only_where_right_needs_labels(mine):
+    images(mine / "plain", 4)
+    sets = (
+        "losses=[{name: logit_kl, only_where_right: true}]",
+        "teacher.class_map={road: road, car: car}",
+        "teacher.min_iou=0",
+    )
+    with pytest.raises(RecipeError, match=r"only_where_right: reads labels") as caught:
+        distill(folder("data.root=plain", *sets), mine / "run", Silent())
+    assert "--set 'losses.logit_kl.only_where_right=false'" in str(caught.value)
+    distill(folder(*sets, POOL.replace("frames", "plain")), mine / "run", Silent())
 
 
 def test_data_counts_the_pool_and_finds_unreadable_files(mine, freqkd):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
 from freqkd_cli import recipe as recipes
+from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.datasets import scenes
 from freqkd_cli.errors import UsageError
@@ -106,6 +107,33 @@ def test_a_dead_class_of_the_teacher_is_named(here, poleless, caplog):
     assert len(each) == 12 and summary["teacher_miou"] == pytest.approx(each.mean(), abs=1e-9)
     assert summary["teacher_images"] == 32
     assert json.loads(Path("a/summary.json").read_text()) == summary
+
+
+def test_the_advice_can_be_pasted_into_a_recipe_with_a_pool(here, poleless, caplog):
+    """It keeps the labels, and the pool leaves with the last loss that reads the teacher."""
+    sets = [LARGE, f"teacher.weights={poleless}", "data.pool={name: scenes, length: 4}"]
+    both = "losses=[{name: cross_entropy%s}, {id: kl, name: logit_kl}%s]"
+    feature = ", {name: feature, student: decoder, teacher: decoder}"
+    alone = "--set losses.kl.weight=0 --set data.pool=null, or"
+    for number, (more, remedy) in enumerate(
+        (
+            ([], alone),
+            ([both % (", attention: high", "")], alone),
+            ([both % ("", feature)], "--set losses.kl.weight=0, or"),
+        )
+    ):
+        caplog.clear()
+        run(f"a{number}", *sets, *more)
+        (text,) = warnings(caplog)
+        assert remedy in text and "cross_entropy.weight" not in text
+        changes = [word.rstrip(",") for word in remedy.split() if "=" in word]
+        assemble.check(recipes.load("r.yaml", [*sets, *more, *changes]))
+
+
+def test_a_loss_of_labels_copies_no_errors_of_the_teacher(here, poleless, caplog):
+    attention = "losses=[{name: cross_entropy, attention: high}]"
+    summary = run("a", LARGE, f"teacher.weights={poleless}", attention)
+    assert not warnings(caplog) and summary["teacher_images"] == 32
 
 
 def test_zero_switches_the_check_off(here, poleless, scored, caplog):

@@ -29,6 +29,8 @@ def run(
 
 
 def _table(cache: dict[str, Any]) -> str:
+    from freqkd_cli.cache.fingerprint import leaves
+
     shards = f"{cache['shards']} shard{'s' * (cache['shards'] != 1)}"
     unfinished = f"unfinished: {cache['shards']} of {cache['shards_planned']} shards"
     views = f"{cache['views']} view{'s' * (cache['views'] != 1)} per image"
@@ -37,7 +39,7 @@ def _table(cache: dict[str, Any]) -> str:
         ("state", "finished" if cache["finished"] else unfinished),
         ("content", f"{cache['content']} in {cache['dtype']}, {cache['items']:,} items"),
         ("size", f"{cache['bytes'] / 2**20:.1f} MiB in {shards}"),
-        ("images", f"{cache['images']:,}"),
+        ("images", _images(cache)),
         ("views", "the whole image" if cache["views"] == "whole" else views),
         ("weights", f"sha256 {str(cache['teacher_sha256'])[:16]}"),
     ]
@@ -46,10 +48,15 @@ def _table(cache: dict[str, Any]) -> str:
     tensors = [(row["name"], _shape(row["shape"]), row["dtype"]) for row in cache["tensors"]]
     fits = [
         (key, value if isinstance(value, str) else _plain(value))
-        for key, value in cache["fits"].items()
+        for key, value in leaves(cache["fits"])
     ]
     tables = [columns(rows), columns(tensors, "  "), "fits recipes with", columns(fits, "  ")]
     return "\n\n".join(tables[:2]) + "\n\n" + "\n".join(tables[2:])
+
+
+def _images(cache: dict[str, Any]) -> str:
+    pool = cache.get("pool_images")
+    return f"{cache['images']:,}" + (f", of which {pool:,} of the pool" if pool else "")
 
 
 def _shape(sizes: list[int | None]) -> str:
