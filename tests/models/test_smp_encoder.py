@@ -121,9 +121,13 @@ def test_the_published_lite0_encoder(camvid_root: Path) -> None:
 
 def test_a_shallower_encoder_reads_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pth"
-    torch.save(forms_of("tu-convnext_atto")["classifier"], path)
+    whole = forms_of("tu-convnext_atto")["classifier"]
+    torch.save(whole, path)
     options = {"encoder_depth": 3, "decoder_channels": [64, 32, 16]}
-    smp.build(classes=3, encoder="tu-convnext_atto", options=options, encoder_weights=str(path))
+    given = {"options": options, "encoder_weights": str(path)}
+    encoder = smp.build(classes=3, encoder="tu-convnext_atto", **given).net.encoder
+    read = [x for x in encoder.state_dict().values() if x.ndim == 4]
+    assert read and all(any(x.equal(y) for y in whole.values()) for x in read)
 
 
 def test_mean_and_std_are_given_or_those_of_the_published_weights(
