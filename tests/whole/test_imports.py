@@ -20,6 +20,7 @@ ROWS = (
     ("models", "losses", "datasets", "metrics", "cache"),
     ("build",),
     ("train", "teacher", "score", "spectrum", "export", "doctor", "bench"),
+    ("lab",),
     ("report",),
     ("commands",),
     ("app",),
@@ -39,6 +40,8 @@ HEAVY = {
     "onnxruntime",
     "matplotlib",
     "numba",
+    "optuna",
+    "jinja2",
 }
 LIGHT_ROOMS = ("app", "errors", "registry", "recipe", "commands", "__main__", "__init__")
 LIGHT_FILES = {"freqkd_cli.runtime.launch", "freqkd_cli.runtime.logs"}
