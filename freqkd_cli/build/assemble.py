@@ -29,6 +29,7 @@ from freqkd_cli.build.recipe_facts import (
     single_class,
     taps_of,
     tips_of,
+    untrained_teachers,
     view_spec,
 )
 from freqkd_cli.errors import DataBroken, Missing, RecipeError, UsageError
@@ -112,7 +113,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     if problems:
         raise recipe.error(problems)
     unequal = tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps)
-    for text in (*unequal, *few_cells(bands)):
+    for text in (*unequal, *few_cells(bands), *untrained_teachers(recipe)):
         log.warning("%s: %s", recipe.source, text)
     return replace(plan, bands=bands)
 

@@ -200,6 +200,19 @@ def missing_encoders(recipe: Recipe) -> list[str]:
     ]
 
 
+def untrained_teachers(recipe: Recipe) -> Iterator[str]:
+    """Yield a warning for each teacher, or member of an ensemble, without weights."""
+    if recipe.teacher is None:
+        return
+    arguments = recipe.teacher.arguments
+    models = {"teacher": arguments | ({"weights": w} if (w := recipe.teacher.weights) else {})}
+    if members := arguments.get("members"):
+        models = {f"teacher.members.{n}": dict(member) for n, member in enumerate(members)}
+    for key, model in models.items():
+        if not model.get("weights"):
+            yield f"{key}: no weights, so its class scores are random; add weights: FOLDER"
+
+
 def fetch_descriptions(recipe: Recipe) -> None:
     """Get the descriptions of both models' weights onto this machine."""
     for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):

@@ -14,8 +14,9 @@ scales of up to 8 pixels, where poles and signs are.
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``. Odd sides are padded with empty cells; a mean
 counts the finest cells inside the image, with their weights. ``levels`` is the number of octaves
-below the top, and one octave is a factor of 2 in size. Nats. The keys of the compared grid, of
-attention and of ``only_where_right`` are those of ``logit_kl``; so is the target.
+below the top: by default 4, or as many as the grid has, or one less than ``weights``. One octave
+is a factor of 2 in size. Nats. The keys of the compared grid, of attention and of
+``only_where_right`` are those of ``logit_kl``; so is the target.
 
 **Source** This project's. The bound is the log-sum inequality (Cover and Thomas, "Elements of
 Information Theory", theorem 2.7.1), with equality of the sum by telescoping.
@@ -44,6 +45,9 @@ from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
 
+LEVELS = 4
+"""Octaves below the top by default; fewer where the grid has fewer."""
+
 SMALLEST = 1e-3
 """Octaves below this share of the sample's KL get the weight of this share."""
 
@@ -54,7 +58,7 @@ TINY = 1e-30
 @flattened
 def build(
     *,
-    levels: Annotated[int, Field(ge=1, le=12)] = 4,
+    levels: Annotated[int, Field(ge=1, le=12)] | None = None,
     power: Annotated[float, Field(ge=0, le=1)] = 0.5,
     weights: list[Annotated[float, Field(ge=0)]] | None = None,
     temperature: Positive = 1.0,
@@ -66,14 +70,18 @@ def build(
     Raises:
         RecipeError: ``weights`` has another length than ``levels`` + 1, or only zeros.
     """
-    if weights is not None and (len(weights) != levels + 1 or not any(weights)):
-        raise RecipeError(
-            "octave_kl: weights needs one number per octave, finest first, and one for the top",
-            got=weights,
-            need=f"{levels + 1} numbers, not all 0",
-            tip=f"weights: {[1] * (levels + 1)}",
-            key="weights",
-        )
+    if weights is not None:
+        need = len(weights) if levels is None else levels + 1
+        if len(weights) != need or len(weights) < 2 or not any(weights):
+            need = max(need, 2)
+            raise RecipeError(
+                "octave_kl: weights needs one number per octave, finest first, and one for the top",
+                got=weights,
+                need=f"{need} numbers, not all 0",
+                tip=f"weights: {[1] * need}",
+                key="weights",
+            )
+        levels = len(weights) - 1
     return OctaveKL(levels, power, weights, (temperature, grid, weighting))
 
 
@@ -82,7 +90,7 @@ class OctaveKL(ClassScores):
 
     def __init__(
         self,
-        levels: int,
+        levels: int | None,
         power: float,
         weights: list[float] | None,
         compared: tuple[float, ComparedGrid, CellWeights],
@@ -94,8 +102,8 @@ class OctaveKL(ClassScores):
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         super().check_grids(student, teacher)
         height, width = teacher["logits"] if self.on_teacher else student["logits"]
-        most = (max(height, width) - 1).bit_length()
-        if self.levels > most:
+        most = _most_levels(height, width)
+        if self.levels is not None and self.levels > most:
             raise RecipeError(
                 "octave_kl: the compared grid is too small for so many octaves",
                 got=f"levels {self.levels} on {height}x{width} cells",
@@ -109,7 +117,8 @@ class OctaveKL(ClassScores):
     ) -> Tensor:
         with torch.autocast(student["logits"].device.type, enabled=False):
             scores = self.scores(student, target, batch)
-            octaves = octave_parts(scores, self.temperature, self.levels)
+            levels = self.levels or min(LEVELS, _most_levels(*scores.student.shape[-2:]))
+            octaves = octave_parts(scores, self.temperature, levels)
             total = (self._weights(octaves.detach()) * octaves).sum()
             return total / scores.inside.sum().clamp(min=1.0) * self.temperature**2
 
@@ -122,6 +131,11 @@ class OctaveKL(ClassScores):
         raw = share.clamp(min=SMALLEST) ** -self.power
         weights = ratio(raw, (raw * share).sum(1, keepdim=True))
         return torch.where(whole > 0, weights, 1.0)  # equal scores, or no cell that counts
+
+
+def _most_levels(height: int, width: int) -> int:
+    """Return the number of octaves after which one cell is left."""
+    return (max(height, width) - 1).bit_length()
 
 
 def octave_parts(scores: Scores, temperature: float, levels: int) -> Tensor:

@@ -136,3 +136,21 @@ def test_cross_entropy_with_attention_needs_the_teacher_s_scores_of_every_class(
         )
     assert "losses.0.attention" in str(caught.value)
     assert "--set 'losses.cross_entropy.attention=none'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "places"),
+    [
+        ("{name: segformer}", ["teacher"]),
+        ("{name: segformer, weights: embedded}", []),
+        (
+            "{name: ensemble, members: [{name: segformer, weights: embedded}, {name: segformer}]}",
+            ["teacher.members.1"],
+        ),
+    ],
+)
+def test_a_teacher_without_weights_is_a_warning(teacher, places, caplog):
+    text = RECIPE.replace(TEACHER, f"teacher: {teacher}\n").replace(DISTILLED, "  - {name: dist}\n")
+    assemble.check(recipes.loads(text))
+    random = [m.split(": ")[1] for m in caplog.messages if "class scores are random" in m]
+    assert random == places

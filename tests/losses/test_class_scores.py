@@ -197,6 +197,19 @@ def test_octave_kl_of_equal_scores_has_no_large_gradient(power):
 def test_octave_kl_refuses_weights_that_do_not_fit():
     with pytest.raises(RecipeError, match="one number per octave"):
         registry.find("losses", "octave_kl").build(levels=2, weights=[1.0, 1.0])
+    with pytest.raises(RecipeError, match="2 numbers"):
+        registry.find("losses", "octave_kl").build(weights=[1.0])
+
+
+@pytest.mark.parametrize(("grid", "levels"), [((5, 6), 3), ((3, 2), 2), ((40, 64), 4)])
+def test_octave_kl_has_4_octaves_or_as_many_as_the_grid(grid, levels):
+    student, teacher = logits_of(grid=grid)
+    batch = batch_of(2, grid)
+    default = value("octave_kl", student, teacher, batch, power=0.7)
+    assert default == value("octave_kl", student, teacher, batch, power=0.7, levels=levels)
+    weights = [2.0, 0.5, 1.0]
+    by_weights = value("octave_kl", student, teacher, batch, weights=weights)
+    assert by_weights == value("octave_kl", student, teacher, batch, weights=weights, levels=2)
 
 
 # weights of cells

@@ -37,7 +37,7 @@ AT_ZERO = {
 NEAR_ZERO = {"dist": 1e-6, "graph_lowrank": 1e-6, "graph_match": 1e-6}
 
 # Arguments that the small taps here ask for.
-SMALL = {"graph_match": {"groups": 1}, "octave_kl": {"levels": 3}}
+SMALL = {"graph_match": {"groups": 1}}
 
 # Arguments under which a loss is differentiable, where it has weights that are held fixed.
 SMOOTH = {"graph_match": {"matching": "closest"}, "octave_kl": {"power": 0.0}}
