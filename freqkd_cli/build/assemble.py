@@ -102,6 +102,9 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         tip = "; try --set 'student.head=new'" if "head" in takes else ""
         text = f"the student's weights have {given} classes and the data {need}{tip}"
         problems.append(("student.weights", text))
+    if recipe.teacher and recipe.teacher.weights and "members" in recipe.teacher.arguments:
+        text = "the members of an ensemble have their own weights; remove this key"
+        problems.append(("teacher.weights", text))
     line_problems, bands = check_lines(plan)
     problems += line_problems
     size = plan.view_spec.size

@@ -86,16 +86,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     removed.
 
     Raises:
-        WeightsMissing: there is no such file, it is damaged, or it is of a kind that holds no
-            tensors; the message names the kind.
+        WeightsMissing: there is no such file, it is damaged, it has values that are not numbers,
+            or it is of a kind that holds no tensors; the message names the kind.
     """
-    if path.is_dir():
-        return unwrapped(_read_folder(path))
-    if not path.is_file():
+    if not path.exists():
         raise WeightsMissing(
             f"{path} does not exist", need="a weight file or a folder with model.safetensors"
         )
-    return unwrapped(_read_file(path))
+    state = _read_folder(path) if path.is_dir() else _read_file(path)
+    _refuse_nan(path, state)
+    return unwrapped(state)
+
+
+def _refuse_nan(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a training that failed. Infinity is allowed: masks have it."""
+    broken = [key for key, x in state.items() if x.is_floating_point() and x.isnan().any()]
+    if broken:
+        raise WeightsMissing(
+            f"{path} has values that are not numbers (NaN)",
+            got=_count("of its tensors", broken),
+            need="the weights of a training that did not fail",
+            tip="use an earlier checkpoint, or copy or download the file again",
+        )
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

@@ -154,3 +154,10 @@ def test_a_teacher_without_weights_is_a_warning(teacher, places, caplog):
     assemble.check(recipes.loads(text))
     random = [m.split(": ")[1] for m in caplog.messages if "class scores are random" in m]
     assert random == places
+
+
+def test_weights_beside_members_are_refused(check):
+    members = "[{name: segformer, weights: embedded}, {name: segformer, weights: embedded}]"
+    teacher = f"teacher: {{name: ensemble, weights: runs/a, members: {members}}}\n"
+    problem = check(RECIPE.replace(TEACHER, teacher).replace(DISTILLED, "  - {name: dist}\n"))
+    assert "teacher.weights" in problem and "members" in problem

@@ -305,3 +305,16 @@ def test_the_group_with_the_most_names_is_reported_where_none_fits():
     group = fitting(given, network().state_dict(), "w")
     assert set(group) == {"encoder.weight", "norm.bias"}
     assert fitting({"x": torch.ones(1)}, network().state_dict(), "w") == {"x": torch.ones(1)}
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "model.safetensors"])
+def test_weights_that_are_not_numbers_are_refused(name, tmp_path):
+    """Before, a training started with them and failed in its first step."""
+    state = {"mask": torch.tensor([-torch.inf]), "head.weight": torch.ones(2)}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(state, tmp_path / name)
+    assert len(read_state(tmp_path / name)) == 2
+    state["head.weight"][0] = torch.nan
+    save(state, tmp_path / name)
+    with pytest.raises(WeightsMissing, match=r"(?s)not numbers.*1 of its tensors \(head.weight\)"):
+        read_state(tmp_path / name)
