@@ -22,20 +22,31 @@ from torch.nn import functional as F
 from freqkd_cli import registry
 from freqkd_cli.datasets import scenes
 from freqkd_cli.features.adapter import Adapter
+from freqkd_cli.losses.attnfd import plain_attention
 from freqkd_cli.models import segformer
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import whole_batches
 
 HERE = Path(__file__).parent
 SIZE = (192, 256)
+PAIR = {"student": "stage3", "teacher": "stage3"}
 ARGUMENTS: dict[str, dict[str, object]] = {
+    "af_dcd": {**PAIR, "pool": 1, "mask_ratio": 0.0},
+    "attnfd": {**PAIR, "norm": "image", "batch_norm": False},
+    "bpkd": {},
+    "freekd": PAIR,
+    "mgd": {**PAIR, "ratio": 0.0},
+    "spectralkd": PAIR,
     "attention": {"student": "decoder", "teacher": "decoder", "reduce": "sum"},
     "band (low)": {"student": "stage3", "teacher": "stage3", "band": "low", "cutoff": 0.25},
     "band (high)": {"student": "stage3", "teacher": "stage3", "band": "high", "cutoff": 0.25},
+    "cirkd": {**PAIR, "pixel": 0.0, "region": 0.0},
     "cross_entropy": {},
     "cwd": {},
+    "cwd (feature)": PAIR,
     "dice": {},
     "dist": {},
+    "dist (feature)": PAIR,
     "fam": {"student": "stage3", "teacher": "stage3", "cutoff": 0.0, "output": "linear"},
     "feature": {"student": "stage3", "teacher": "stage3"},
     "focal": {},
@@ -45,9 +56,11 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "graph_lowrank": {"student": "stage3", "teacher": "stage3", "scaling": "none"},
     "graph_match": {"student": "stage3", "teacher": "stage3", "groups": 1, "scaling": "none"},
     "graph_spectrum": {"student": "stage3", "teacher": "stage3"},
+    "ifvd": PAIR,
     "logit_kl": {},
     "lovasz": {},
     "octave_kl": {},
+    "skd_pairwise": {**PAIR, "cells": 2},
 }
 
 
@@ -82,7 +95,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor, float], Tensor], list[float]]] = {
 
 
 def with_identity(loss: nn.Module) -> nn.Module:
-    """The loss with adapters and 1x1 convolutions that change nothing."""
+    """The loss with adapters, 1x1 convolutions and generators that change nothing."""
     with torch.no_grad():
         for module in loss.modules():
             if isinstance(module, Adapter):
@@ -91,7 +104,20 @@ def with_identity(loss: nn.Module) -> nn.Module:
                 module.weight.copy_(torch.eye(*module.weight.shape[:2])[:, :, None, None])
                 if module.bias is not None:
                     module.bias.zero_()
+        if hasattr(loss, "generation"):  # of mgd and af_dcd: copies what is above -99
+            for layer, bias in ((loss.generation[0], 99.0), (loss.generation[2], -99.0)):
+                nn.init.dirac_(layer.weight)
+                nn.init.constant_(layer.bias, bias)
+    if hasattr(loss, "attention"):  # of attnfd: the same on both sides
+        loss.attention = Plain()
     return loss
+
+
+class Plain(nn.Module):
+    """The attention of attnfd without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return plain_attention(x)
 
 
 def curves(name: str, arguments: dict[str, object], taps: dict[str, Tensor], batch: Batch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from freqkd_cli.commands._options import Json, complete_name
-from freqkd_cli.commands._output import argument_table, columns, print_result
+from freqkd_cli.commands._output import argument_table, columns, definition, print_result
+
+UNGROUPED = "other"
+"""The group of a loss file without ``GROUP``."""
 
 
 def run(
@@ -21,7 +24,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the losses and their arguments.
+    """List the losses, grouped by what they compare.
 
     freqkd losses band
     """
@@ -38,17 +41,25 @@ def _describe(name: str) -> dict[str, Any]:
     from freqkd_cli.recipe.describe import arguments
 
     module = registry.find("losses", name)
-    definition = (module.__doc__ or "").partition("\n")[2].strip()
     return {
         "name": name,
+        "group": getattr(module, "GROUP", UNGROUPED),
         "about": registry.first_line(module).replace("``", ""),
-        "definition": definition.replace("``", "").replace("**", ""),
+        "definition": definition(module),
         "arguments": arguments("losses", name),
     }
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
-    return columns([(row["name"], row["about"]) for row in rows])
+    from freqkd_cli.features.loss import LossGroup
+
+    width = max(len(row["name"]) for row in rows)
+    blocks = []
+    for group in (*get_args(LossGroup), UNGROUPED):
+        losses = [(row["name"].ljust(width), row["about"]) for row in rows if row["group"] == group]
+        if losses:
+            blocks.append(f"{group}\n{columns(losses, indent='  ')}")
+    return "\n\n".join(blocks)
 
 
 def _one(rows: list[dict[str, Any]]) -> str:

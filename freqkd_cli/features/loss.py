@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +13,10 @@ from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 
 Grid = tuple[int, int]
+
+LossGroup = Literal["class scores", "features", "frequency", "relations", "labels"]
+"""What a loss compares. A file of ``losses/`` declares its group as ``GROUP``; this is the order of
+``freqkd losses``."""
 
 
 class Loss(nn.Module, ABC):
@@ -23,6 +27,7 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         needs_labels: ``forward`` reads ``batch.labels``.
+        reads_classes_of_labels: ``target`` matches ``batch.labels`` with the channels of logits.
         reads_logits: compares class scores, so student and teacher must have the same classes.
         target_arguments: names of the ``build`` arguments that change what ``target`` returns. They
             enter the fingerprint of a cache of targets.
@@ -32,6 +37,7 @@ class Loss(nn.Module, ABC):
     """
 
     needs_labels: ClassVar[bool] = False
+    reads_classes_of_labels: ClassVar[bool] = False
     reads_logits: ClassVar[bool] = False
     target_arguments: ClassVar[tuple[str, ...]] = ()
     file_arguments: ClassVar[tuple[str, ...]] = ()

@@ -60,6 +60,9 @@ class Scores:
 class ClassScores(Loss):
     """Compares the logits of student and teacher cell by cell.
 
+    A subclass may compare other taps, whose names are ``student`` and ``teacher``, as if their
+    channels were classes. ``stored`` is the name of the map in the target.
+
     The target is the teacher's ``logits`` ``[B, K, h, w]`` on the compared grid, and with
     attention ``emphasis`` ``[B, h, w]``, of mean 1 over inside cells. So a cache serves any
     ``strength``, and without attention any ``temperature``.
@@ -67,6 +70,7 @@ class ClassScores(Loss):
 
     reads_logits = True
     target_version = 2
+    student = teacher = stored = "logits"
 
     def __init__(self, temperature: float, grid: ComparedGrid, weighting: CellWeights) -> None:
         super().__init__()
@@ -77,22 +81,22 @@ class ClassScores(Loss):
         self.teacher_tap: Tap | None = None
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        return ("logits",)
+        return (self.student,)
 
     def teacher_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
-        return ("logits",)
+        return (self.teacher,)
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
-        self.teacher_tap = teacher["logits"]
+        self.teacher_tap = teacher[self.teacher]
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
-        grid = teacher["logits"] if self.on_teacher else student["logits"]
+        grid = teacher[self.teacher] if self.on_teacher else student[self.student]
         self.weighting.check(grid, "the teacher's logits")
 
     def band_cells(
         self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
     ) -> tuple[BandCells, ...]:
-        grid = teacher["logits"] if self.on_teacher else student["logits"]
+        grid = teacher[self.teacher] if self.on_teacher else student[self.student]
         return self.weighting.cells(grid, "the teacher's logits")
 
     def grid(self, student: Grid, batch: Batch) -> Grid:
@@ -103,15 +107,19 @@ class ClassScores(Loss):
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:
-        logits = widened(teacher["logits"].detach())
-        logits = resized(logits, self.grid(grids["logits"], batch))
+        logits = widened(teacher[self.teacher].detach())
+        logits = resized(logits, self.grid(grids[self.student], batch))
         if not self.weighting.used:
-            return {"logits": logits}
+            return {self.stored: logits}
         probabilities = F.softmax(logits / self.temperature, dim=1)
-        return {"logits": logits, "emphasis": self.weighting.relative(probabilities, batch)}
+        return {self.stored: logits, "emphasis": self.weighting.relative(probabilities, batch)}
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
-        return float(inside(batch, self.grid(grids["logits"], batch)).sum())
+        return float(inside(batch, self.grid(grids[self.student], batch)).sum())
+
+    def projected(self, scores: Tensor) -> Tensor:
+        """Return the student's scores with as many channels as the teacher's."""
+        return scores
 
     def scores(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch
@@ -119,14 +127,14 @@ class ClassScores(Loss):
         """Return both sides on the compared grid, with the weight of each cell.
 
         Raises:
-            ShapeError: the target has another shape than the student's logits.
+            ShapeError: the target has another shape than the student's scores.
         """
-        logits = widened(student["logits"])
+        logits = self.projected(widened(student[self.student]))
         logits = resized(logits, self.grid(_size(logits), batch))
-        teacher = widened(target["logits"]).to(logits.dtype)
+        teacher = widened(target[self.stored]).to(logits.dtype)
         if logits.shape != teacher.shape:
             raise ShapeError(
-                "the shapes of student and teacher logits differ",
+                f"the shapes of student {self.student} and teacher {self.teacher} differ",
                 got=tuple(logits.shape),
                 need=tuple(teacher.shape),
             )

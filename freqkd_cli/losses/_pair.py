@@ -14,6 +14,21 @@ from freqkd_cli.spectral.fourier import common_grid, widened
 from freqkd_cli.views.batch import Batch
 
 
+def require_maps(student: Tap, teacher: Tap) -> None:
+    """
+    Raises:
+        RecipeError: one of the taps is a graph and no map.
+    """
+    for tap, side in ((student, "student"), (teacher, "teacher")):
+        if tap.kind in ("nodes", "graph"):
+            raise RecipeError(
+                f"the {side}'s tap {tap.name!r} is a graph and no map",
+                got=f"a tap of kind {tap.kind}",
+                need="a tap of kind features or logits",
+                key=side,
+            )
+
+
 class TwoTaps(Loss):
     """One student tap against one teacher tap, by name.
 
@@ -74,14 +89,7 @@ class PairLoss(TwoTaps):
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         student_tap, self.teacher_tap = student[self.student], teacher[self.teacher]
         self.stride = max(student_tap.stride, self.teacher_tap.stride)
-        for tap, side in ((student_tap, "student"), (self.teacher_tap, "teacher")):
-            if tap.kind in ("nodes", "graph"):
-                raise RecipeError(
-                    f"the {side}'s tap {tap.name!r} is a graph and no map",
-                    got=f"a tap of kind {tap.kind}",
-                    need="a tap of kind features or logits",
-                    key=side,
-                )
+        require_maps(student_tap, self.teacher_tap)
         if self.adapted:
             self.adapter = Adapter(student_tap.channels, self.teacher_tap.channels)
 
@@ -90,13 +98,17 @@ class PairLoss(TwoTaps):
         assert self.teacher_tap is not None, "start() comes first"
         return common_grid(student, self.teacher_tap.grid(*batch.images.shape[-2:]))
 
-    def fitted(self, target: Tensor, rows: Tensor) -> Tensor:
+    def fitted(self, target: Tensor, rows: Tensor, channels: int | None = None) -> Tensor:
         """Return the target in the type of the student's rows before or after the adapter.
+
+        Args:
+            channels: of the target, where they need not be those of the adapted student.
 
         Raises:
             ShapeError: the target was made for another grid or other channels.
         """
-        channels = rows.shape[1] if self.adapter is None else len(self.adapter.weight)
+        if channels is None:
+            channels = rows.shape[1] if self.adapter is None else len(self.adapter.weight)
         need = (rows.shape[0], channels, rows.shape[2])
         if tuple(target.shape) != need:
             raise self.mismatch(f"a target of shape {tuple(target.shape)}", str(need))

@@ -23,11 +23,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import attention
 from freqkd_cli.spectral.fourier import resample
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "features"
 
 
 def build(*, student: str, teacher: str, reduce: Literal["mean", "sum"] = "mean") -> Loss:

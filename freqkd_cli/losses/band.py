@@ -54,7 +54,7 @@ from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Attention, Emphasis, Strength
 from freqkd_cli.losses._emphasised_distance import EmphasisedDistance, check_combination
@@ -71,6 +71,8 @@ from freqkd_cli.spectral.distances import Distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.spectral.masks import BandCells, Kind
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "frequency"
 
 Represent = Literal["feature", "attention", "attention_then_filter"]
 

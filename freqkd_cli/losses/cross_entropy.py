@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Emphasis, Share
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
@@ -54,6 +54,8 @@ from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.upsample import parts, upsampled
+
+GROUP: LossGroup = "labels"
 
 
 @flattened

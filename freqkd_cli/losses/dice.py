@@ -27,9 +27,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._labels import Auxiliary, LabelLoss, mean_over_classes
 from freqkd_cli.views.upsample import parts, upsampled
+
+GROUP: LossGroup = "labels"
 
 
 def build(

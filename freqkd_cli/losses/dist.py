@@ -1,23 +1,28 @@
-"""DIST: correlate the class scores of student and teacher, over classes and over cells.
+"""DIST: correlate class scores, or features, of both sides over classes and over cells.
 
 **What** ``tau^2 (beta (1 - mean over cells of r(p_S, p_T)) + gamma (1 - mean over classes of
 r(p_S, p_T)))`` with ``p = softmax(z / tau)`` and r the Pearson correlation: over the K classes of
 one cell in the first term, over the cells of one class in the second. ``over: batch`` takes the
-second over the cells of all images of the batch, ``over: image`` over those of each image.
+second over the cells of all images of the batch, ``over: image`` over those of each image. With
+feature taps as ``student`` and ``teacher``, channels take the place of classes. Then p are the
+features themselves, without a softmax, and a trained 1x1 adapter brings the student to the
+teacher's channels where they differ.
 
 **Why** A correlation ignores the scale and the offset of the scores, so a small student can follow
 the teacher's ranking without its confidence.
 
-**Shapes and units** ``logits`` ``[B, K, h, w]``. Only cells inside the image count. Weights of
-cells (``attention``, ``only_where_right``, see ``logit_kl``) multiply the first term's cells, and
-are the weights of means and products in the second. Where a batch comes in parts (several
-processes, ``train.accumulate``) ``over: batch`` is taken over each part by itself. The target is
-that of ``logit_kl``.
+**Shapes and units** ``logits`` ``[B, K, h, w]`` or taps ``[B, C, h, w]``, resized bilinearly to the
+compared grid. Only cells inside the image count. Weights of cells (``attention``,
+``only_where_right``, see ``logit_kl``) multiply the first term's cells, and are the weights of
+means and products in the second. Where a batch comes in parts (several processes,
+``train.accumulate``) ``over: batch`` is taken over each part by itself. The target is that of
+``logit_kl``; of features it is the teacher's map.
 
 **Source** Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022
 (arXiv 2205.10536), equations 6 to 8, with the defaults of the authors' code for segmentation
 (hunto/DIST_KD, segmentation/losses/dist_kd.py: beta = gamma = 1, epsilon 1e-8). Departures: tau is
-a key; padded cells do not count; the compared grid is the teacher's by default.
+a key; padded cells do not count; the compared grid is the teacher's by default. The paper compares
+class scores alone. On features the second term is that of PKD (Cao et al., arXiv 2207.02039).
 """
 
 from __future__ import annotations
@@ -30,12 +35,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from freqkd_cli.features.loss import Loss
-from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid
+from freqkd_cli.errors import RecipeError
+from freqkd_cli.features.loss import Loss, LossGroup
+from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid
 from freqkd_cli.losses._emphasis import Positive
+from freqkd_cli.losses._tap_scores import TapScores
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import root
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "class scores"
 
 EPS = 1e-8
 """Added to the product of the norms, as in the authors' code."""
@@ -47,6 +56,8 @@ Over = Literal["batch", "image"]
 @flattened
 def build(
     *,
+    student: str = "logits",
+    teacher: str = "logits",
     beta: Weight = 1.0,
     gamma: Weight = 1.0,
     over: Over = "batch",
@@ -54,30 +65,45 @@ def build(
     grid: ComparedGrid = "teacher",
     weighting: CellWeights,
 ) -> Loss:
-    """Build DIST; the top of the file explains every key."""
-    return Dist((beta, gamma), over == "batch", (temperature, grid, weighting))
+    """Build DIST; the top of the file explains every key.
+
+    Raises:
+        RecipeError: the keys do not fit features.
+    """
+    compared = ((student, teacher), temperature, grid, weighting)
+    return Dist((beta, gamma), over == "batch", compared)
 
 
-class Dist(ClassScores):
+class Dist(TapScores):
     """Made by :func:`build`."""
 
     def __init__(
         self,
         shares: tuple[float, float],
         over_batch: bool,
-        compared: tuple[float, ComparedGrid, CellWeights],
+        compared: tuple[tuple[str, str], float, ComparedGrid, CellWeights],
     ) -> None:
         super().__init__(*compared)
         self.beta, self.gamma = shares
         self.over_batch = over_batch
+        if self.on_features and self.temperature != 1.0:
+            raise RecipeError(
+                "dist: a correlation of features does not depend on a temperature",
+                got=f"temperature {self.temperature:g}",
+                tip="leave temperature out",
+                key="temperature",
+            )
+
+    def compared(self, scores: Tensor) -> Tensor:
+        """Return what is correlated: probabilities of the classes, or the features."""
+        return scores if self.on_features else F.softmax(scores / self.temperature, dim=1)
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
     ) -> Tensor:
-        with torch.autocast(student["logits"].device.type, enabled=False):
+        with torch.autocast(student[self.student].device.type, enabled=False):
             scores = self.scores(student, target, batch)
-            p = F.softmax(scores.student / self.temperature, dim=1)
-            q = F.softmax(scores.teacher / self.temperature, dim=1)
+            p, q = self.compared(scores.student), self.compared(scores.teacher)
             total = self.beta * scores.mean(1.0 - pearson(p, q, torch.ones_like(p[:1]), dim=1))
             rows, weights, cells = self._cells_of_classes(p, q, scores.weights, scores.inside)
             within = 1.0 - pearson(*rows, weights[:, None], dim=2).mean(1)

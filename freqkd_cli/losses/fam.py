@@ -22,6 +22,12 @@ distillers/FAM_KD.py: gamma 0.5 each, cut-on 0.1, mean square. Departures:
 - a radial high-pass; the released box is not symmetric about DC and does nothing under 20 cells;
 - no cross-level attention;
 - ``normalize: channel`` standardises both sides, ``none`` is the plain mean square.
+
+``form: released`` is the module of that code at 121cc2b, without these departures: the dense filter
+with a random start, the box as high-pass (``cutoff`` 0.1 is its cut-on), and ``grid`` the one grid
+on which both taps are compared. With ``output: norm_relu`` and ``normalize: none`` it equals the
+released loss of one level. What is left out, the cross-level attention, is the pipeline of ReviewKD
+and not the module.
 """
 
 from __future__ import annotations
@@ -36,17 +42,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._fam_released import ReleasedAttention
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import Distance, distance, standardised
-from freqkd_cli.spectral.fourier import from_half, half_spectrum, radial, resample
+from freqkd_cli.spectral.fourier import common_grid, from_half, half_spectrum, radial, resample
 from freqkd_cli.spectral.masks import low_pass
 from freqkd_cli.views.batch import Batch
 
+GROUP: LossGroup = "frequency"
+
 Side = Annotated[int, Field(ge=2)]
 Start = Literal["low", "high", "all"]
+Form = Literal["coarse", "released"]
 
 START_CUTOFF = 0.25
 """Nyquist units: the Gaussian that ``band: low`` starts as, the default cutoff of ``band``."""
@@ -56,6 +67,7 @@ def build(
     *,
     student: str,
     teacher: str,
+    form: Form = "coarse",
     grid: tuple[Side, Side] = (17, 9),
     band: Start = "all",
     cutoff: Annotated[float, Field(ge=0, lt=1)] | None = None,
@@ -66,18 +78,26 @@ def build(
     """Build a frequency attention loss between two taps; the top of the file explains every key."""
     if cutoff is None:
         cutoff = 0.0 if band == "low" else 0.1
-    shape = Shape((grid[0], grid[1]), cutoff, output, band)
+    shape = Shape((grid[0], grid[1]), cutoff, output, band, form)
+    if form == "released" and band != "all":
+        raise RecipeError(
+            "the released filter starts as random numbers",
+            got=f"band: {band}",
+            need="band: all, or form: coarse",
+            key="band",
+        )
     return FamLoss(student, teacher, distance, normalize == "channel", shape)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Coarse grid of the module's filter, cutoff of its high-pass, what follows it, its start."""
+    """Grid of the module's filter, cutoff of its high-pass, what follows it, its start and form."""
 
     grid: Grid
     cutoff: float
     output: Literal["norm_relu", "linear"]
     band: Start = "all"
+    form: Form = "coarse"
 
     def start(self) -> np.ndarray:
         """Return the filter's real part before training, ``[rows, columns]``."""
@@ -160,13 +180,27 @@ class FamLoss(PairLoss):
     ) -> None:
         super().__init__(student, teacher, adapted=False)
         self.kind, self.standardise, self.shape = kind, standardise, shape
-        self.module: FrequencyAttention | None = None
+        self.module: FrequencyAttention | nn.Sequential | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        self.module = FrequencyAttention(
-            student[self.student].channels, teacher[self.teacher].channels, self.shape
-        )
+        channels = student[self.student].channels, teacher[self.teacher].channels
+        if self.shape.form == "coarse":
+            self.module = FrequencyAttention(*channels, self.shape)
+            return
+        released = ReleasedAttention(*channels, self.shape.grid, self.shape.cutoff)
+        after = [nn.BatchNorm2d(channels[1]), nn.ReLU()]
+        self.module = nn.Sequential(released, *(after if self.shape.output == "norm_relu" else ()))
+
+    def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
+        grid = common_grid(student[self.student], teacher[self.teacher])
+        if self.shape.form == "released" and self.shape.grid != grid:
+            raise RecipeError(
+                "the released filter has the size of the maps that are compared",
+                got=f"grid: {list(self.shape.grid)}",
+                need=f"grid: {list(grid)}, the cells of both taps on these views",
+                key="grid",
+            )
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.features.adapter import adapted
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Emphasis
 from freqkd_cli.losses._pair import PairLoss
@@ -44,6 +44,8 @@ from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.spectral.frequency_attention import weighted_distance
 from freqkd_cli.spectral.masks import BandCells
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "features"
 
 
 @flattened

@@ -23,9 +23,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
 from freqkd_cli.views.upsample import parts, upsampled
+
+GROUP: LossGroup = "labels"
 
 
 def build(

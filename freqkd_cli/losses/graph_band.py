@@ -36,7 +36,7 @@ from torch import Tensor
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter, adapted
 from freqkd_cli.features.graphs import node_grid, node_validity
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.pooling import pooled
 from freqkd_cli.features.taps import Tap, pick
 from freqkd_cli.losses._graph import NodeLoss, mean_of_samples
@@ -54,6 +54,8 @@ from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.graph import ROW_FLOOR, TINY, GramKind, count, not_flat
 from freqkd_cli.spectral.modes import eigenpairs, graph_fourier, signed
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "relations"
 
 UNFILLED = 1e-3
 """A teacher's map with less than this share of a standardised one's energy is rounding."""

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._graph import GraphLoss
 from freqkd_cli.losses._graph_arguments import Count, LowRank, StudentGraph, TeacherHeads
 from freqkd_cli.registry import flattened
@@ -34,6 +34,8 @@ from freqkd_cli.spectral.assignment import Heads
 from freqkd_cli.spectral.graph import count
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import shares
+
+GROUP: LossGroup = "relations"
 
 UNSCALED = LowRank(scaling="none")
 

@@ -37,7 +37,7 @@ from typing import Literal
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._graph import GraphLoss, laplacian_eigenvalues
 from freqkd_cli.losses._graph_arguments import (
@@ -53,6 +53,8 @@ from freqkd_cli.spectral.assignment import Heads
 from freqkd_cli.spectral.graph import count, smoothness
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.modes import eigenvalues, heat_trace, kept
+
+GROUP: LossGroup = "relations"
 
 Compare = Literal["eigenvalues", "heat_trace", "smoothness"]
 

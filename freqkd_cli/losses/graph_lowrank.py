@@ -48,7 +48,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._graph import GraphLoss, relative
 from freqkd_cli.losses._graph_arguments import (
     Count,
@@ -62,6 +62,8 @@ from freqkd_cli.spectral.assignment import Heads
 from freqkd_cli.spectral.graph import pairs
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import rebuilt
+
+GROUP: LossGroup = "relations"
 
 Distance = Literal["correlation", "minmax_mse", "row_kl"]
 

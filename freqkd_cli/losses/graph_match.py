@@ -31,13 +31,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._graph import GraphLoss, relative
 from freqkd_cli.losses._graph_arguments import Count, LowRank, StudentGraph
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads, Matching, match_heads
 from freqkd_cli.spectral.graph import picked
 from freqkd_cli.spectral.graph_forms import Graph
+
+GROUP: LossGroup = "relations"
 
 FOUR_GROUPS = StudentGraph(groups=4)
 

@@ -35,7 +35,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._graph import GraphLoss, laplacian_eigenvalues
 from freqkd_cli.losses._graph_arguments import (
@@ -51,6 +51,8 @@ from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads, wasserstein
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import shares
+
+GROUP: LossGroup = "relations"
 
 Matrix = Literal["adjacency", "laplacian"]
 

@@ -28,9 +28,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freqkd_cli.features.loss import Loss
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._labels import Auxiliary, LabelLoss
 from freqkd_cli.views.upsample import parts, upsampled
+
+GROUP: LossGroup = "labels"
 
 
 def build(

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Grid, Loss
+from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.losses._class_scores import (
     CellWeights,
     ClassScores,
@@ -44,6 +44,8 @@ from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
+
+GROUP: LossGroup = "class scores"
 
 LEVELS = 4
 """Octaves below the top by default; fewer where the grid has fewer."""

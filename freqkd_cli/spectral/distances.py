@@ -39,6 +39,11 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
 
 
+def unit(x: Tensor) -> Tensor:
+    """Return ``[B, C, n]`` at unit norm over the channels C; zeros stay 0, without a gradient."""
+    return ratio(x, root(x.square().sum(1, keepdim=True)))
+
+
 def energy(rows: Tensor, weight: Tensor) -> Tensor:
     """``sum over n of weight[n] * rows[b, c, n]^2``, ``[B, C]``."""
     return torch.matmul(rows.square(), weight)

@@ -20,14 +20,22 @@ LABELS = {
     "dice": [{}, {"per_image": True}, {"classes": "all"}],
     "lovasz": [{}, {"per_image": True}, {"classes": "all"}],
 }
-OTHERS = sorted(set(registry.names("losses")) - set(LABELS))
+CLASSES_OF_LABELS = ("ifvd",)
+"""Losses of features that read the classes of labels: images of a pool do not count."""
+OTHERS = sorted(set(registry.names("losses")) - set(LABELS) - set(CLASSES_OF_LABELS))
+# These maps have few channels; the memories of cirkd read labels.
+SMALL = {
+    "graph_match": {"groups": 1},
+    "af_dcd": {"groups": 3, "pool": 1, "patch": 2},
+    "cirkd": {"pixel": 0.0, "region": 0.0},
+}
 GRID = (6, 8)
 
 
 def started(name: str, **arguments):
     """The loss on the taps ``s``, ``t`` and ``logits``, and the names of those it reads."""
     takes = registry.takes("losses", name)
-    small = {"groups": 1} if name == "graph_match" else {}  # these maps have few channels
+    small = SMALL.get(name, {})
     sides = {key: key[0] for key in ("student", "teacher") if key in takes}
     torch.manual_seed(0)
     loss = registry.find("losses", name).build(**small, **sides, **arguments)
@@ -74,8 +82,7 @@ def value(loss, reads, batch: Batch, taps, teacher) -> torch.Tensor:
 
 
 def test_every_loss_is_here():
-    assert set(LABELS) | set(OTHERS) == set(registry.names("losses"))
-    for name in LABELS:
+    for name in (*LABELS, *CLASSES_OF_LABELS):
         assert started(name)[0].needs_labels
     assert not any(started(name)[0].needs_labels for name in OTHERS)
 
@@ -108,6 +115,29 @@ def test_losses_of_labels_equal_those_of_the_labelled_images_alone(name, argumen
     assert loss.count(batch, dict.fromkeys(taps, GRID)) == loss.count(
         labelled, dict.fromkeys(alone, GRID)
     )
+
+
+@pytest.mark.parametrize("name", CLASSES_OF_LABELS)
+def test_losses_of_features_and_labels_equal_those_of_the_labelled_images(name):
+    loss, reads = started(name)
+    batch = batch_of(3)
+    taps, teacher = taps_of(reads[0], 3), taps_of(reads[1], 3, seed=1)
+    for tap in taps.values():
+        tap.requires_grad_(True)
+    mixed = value(loss, reads, with_pool(batch, [False, True, False]), taps, teacher)
+    mixed.backward()
+    kept = torch.tensor([0, 2])
+    alone = dataclasses.replace(
+        batch,
+        **{
+            key: getattr(batch, key)[kept]
+            for key in ("images", "labels", "valid", "indices", "views")
+        },
+    )
+    some = [{key: x.detach()[kept] for key, x in side.items()} for side in (taps, teacher)]
+    assert mixed.item() == pytest.approx(value(loss, reads, alone, *some).item(), rel=1e-9)
+    for tap in taps.values():
+        assert tap.grad.flatten(1).any(1).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("name", OTHERS)
