@@ -20,8 +20,18 @@ from freqkd_cli.commands._options import (
     Split,
     Verbose,
 )
-from freqkd_cli.commands._output import columns, print_result
-from freqkd_cli.commands._scoring import BatchSize, Flip, Scales, Slide, Stride
+from freqkd_cli.commands._output import blocks, columns, print_result
+from freqkd_cli.commands._scoring import (
+    BatchSize,
+    Flip,
+    Metrics,
+    Scales,
+    Slide,
+    Stride,
+    number_rows,
+    number_text,
+    parse_metrics,
+)
 
 MANY_PROCESSES = True
 log = logging.getLogger(__name__)
@@ -86,6 +96,7 @@ def run(
     masks: Masks = None,
     overwrite: Overwrite = False,
     min_miou: MinMiou = None,
+    metrics: Metrics = None,
     batch_size: BatchSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -104,10 +115,11 @@ def run(
     The default is one pass over the whole image. With --flip, --scales or --slide, softmax
     probabilities are averaged, and the result lists what was averaged (test_time).
 
-        freqkd eval runs/basic --split test --masks out/masks
+        freqkd eval runs/basic --split test --metrics boundary_f,object_size
     """
     check_source(source, as_recipe=teacher or predictions is not None)
     check_recipe(recipe)
+    requested = parse_metrics(metrics)
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.averaging import parse
     from freqkd_cli.score.eval_source import EvalOptions, evaluate
@@ -127,6 +139,7 @@ def run(
         coding=coding,
         averaging=parse(flip, scales, slide, stride),
         batch_size=batch_size,
+        metrics=requested,
     )
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
     if Path(source).is_dir() and not teacher and not predictions:
@@ -139,26 +152,24 @@ def run(
 
 def _table(result: dict[str, Any]) -> str:
     """One row per class, then one per number of the split."""
-    from freqkd_cli.score.tally import numbers, numbers_per_class
+    from freqkd_cli import registry
+    from freqkd_cli.score.tally import numbers_per_class
 
-    shown = numbers_per_class()
+    first = result["per_class"][0]
+    shown = {
+        name: number for name, number in numbers_per_class([registry.ALL]).items() if name in first
+    }
     rows: list[tuple[str, ...]] = [("class", *(number.heading for number in shown.values()))]
     for row in result["per_class"]:
-        cells = (_text(number.printed(row[name])) for name, number in shown.items())
+        cells = (number_text(number.printed(row[name])) for name, number in shown.items())
         rows.append((row["name"], *cells))
-    rows.append(("",))
-    for name, number in numbers().items():
-        rows.append((number.heading, _text(number.printed(result[name]))))
-    rows.append(("images", str(result["images"])))
+    whole = [*number_rows(result), ("images", str(result["images"]))]
     if result["coding"]:
-        rows.append(("coding", result["coding"]))
+        whole.append(("coding", result["coding"]))
     if result["test_time"]:
-        rows.append(("test time", result["test_time"]["text"]))
-    return columns(rows + (_cost(result) if result["parameters"] is not None else []))
-
-
-def _text(value: float | None) -> str:
-    return "absent" if value is None else f"{value:6.2f}"
+        whole.append(("test time", result["test_time"]["text"]))
+    whole += _cost(result) if result["parameters"] is not None else []
+    return "\n\n".join(map(columns, blocks(rows, whole)))
 
 
 def _cost(result: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqkd_cli.metrics._windows import any_of, mixed_blocks
+
 SHARE_OF_DIAGONAL = 0.02
 
 _OUTSIDE = -1
@@ -36,22 +38,4 @@ def boundary_region(labels: Tensor, pixels: int) -> Tensor:
     """
     kind = torch.int16 if labels.max() < 2**15 else torch.int32
     framed = F.pad(labels.to(kind), (pixels, pixels, pixels, pixels), value=_OUTSIDE)
-    across, down = framed[..., 1:] != framed[..., :-1], framed[..., 1:, :] != framed[..., :-1, :]
-    mixed = (across[..., :-1, :] | across[..., 1:, :] | down[..., :-1]).view(torch.uint8)
-    for axis in (-1, -2):
-        mixed = _any(mixed, 2 * pixels, axis)
-    return mixed.view(torch.bool)
-
-
-def _any(flags: Tensor, side: int, axis: int) -> Tensor:
-    """Whether any of ``side`` neighbors along an axis is set, in log2(side) passes.
-
-    The runs of neighbors that a pass joins may overlap.
-    """
-    reach = 1
-    while reach < side:
-        step = min(reach, side - reach)
-        length = flags.shape[axis] - step
-        flags = flags.narrow(axis, 0, length) | flags.narrow(axis, step, length)
-        reach += step
-    return flags
+    return any_of(mixed_blocks(framed), 2 * pixels).view(torch.bool)

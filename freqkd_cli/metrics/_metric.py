@@ -1,7 +1,10 @@
 """The contract of a metric: what a file of this drawer offers.
 
-A file offers ``build(classes=K) -> Metric`` and, as data, ``NUMBERS`` and ``PER_CLASS`` (name ->
-:class:`Number`) and ``CHEAP``: whether it is also computed at every validation during training.
+A file offers ``build(classes=K) -> Metric`` and, as data:
+
+- ``NUMBERS`` and ``PER_CLASS``: name -> :class:`Number`.
+- ``CHEAP``: whether it is also computed at every validation during training.
+- ``ON_REQUEST`` (False where it is missing): whether it is computed only where it is asked for.
 """
 
 from __future__ import annotations
@@ -41,17 +44,21 @@ class Counts:
 
     Attributes:
         table: int64 tensor. The counts of two sets of images are the sum of their tables.
+        needs_confidence: whether ``add`` also takes the largest probability of every pixel.
     """
+
+    needs_confidence = False
 
     def __init__(self, *shape: int) -> None:
         self.table = torch.zeros(shape, dtype=torch.int64)
 
-    def add(self, prediction: Tensor, labels: Tensor) -> None:
+    def add(self, prediction: Tensor, labels: Tensor, *confidence: Tensor) -> None:
         """Count images of one size, without padding.
 
         Args:
             prediction: whole numbers ``[..., H, W]`` on the CPU.
             labels: whole numbers of the same shape; 255 is left out.
+            confidence: the largest probability of every pixel, only with ``needs_confidence``.
 
         Raises:
             ShapeError: the shapes differ, or a counted number is outside the classes.
@@ -80,9 +87,9 @@ class Metric:
     def table(self) -> Tensor:
         return self.counts.table
 
-    def add(self, prediction: Tensor, labels: Tensor) -> None:
+    def add(self, prediction: Tensor, labels: Tensor, *confidence: Tensor) -> None:
         """Count images, see :meth:`Counts.add`."""
-        self.counts.add(prediction, labels)
+        self.counts.add(prediction, labels, *confidence)
 
     def values(self) -> dict[str, float | None]:
         """The numbers of ``NUMBERS``; None where nothing could be counted, which is not 0."""

@@ -47,6 +47,7 @@ class EvalOptions:
         coding: what the pixels of ``predictions`` hold; None = class numbers.
         overwrite: replace files in ``masks``.
         batch_size: None = by the size of the images.
+        metrics: requested metrics, see :class:`freqkd_cli.score.tally.Tally`.
     """
 
     split: str = "val"
@@ -63,6 +64,7 @@ class EvalOptions:
     coding: Coding | None = None
     averaging: Averaging = Averaging()
     batch_size: int | None = None
+    metrics: tuple[str, ...] = ()
 
 
 def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
@@ -96,9 +98,8 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
 
 def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     recipe, model, name = _subject(source, options)
-    split = ScoredSplit.open(
-        recipe, options.split, options.data_root, options.limit, options.batch_size
-    )
+    how = (options.limit, options.batch_size, options.metrics)
+    split = ScoredSplit.open(recipe, options.split, options.data_root, *how)
     split.check_classes(model, name, _OTHER_CLASSES)
     if options.masks:
         check_masks(options.masks, split.dataset, recipe, options.data_root, options.overwrite)
@@ -169,6 +170,7 @@ def _score_predictions(source: str, options: EvalOptions, progress: Progress) ->
             dataset,
             coding=coding,
             limit=options.limit,
+            metrics=options.metrics,
             progress=progress.advance,
         )
     finally:

@@ -18,7 +18,7 @@ from freqkd_cli.runtime.processes import ALONE, Processes
 from freqkd_cli.score.tally import Tally
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import whole_batches
-from freqkd_cli.views.upsample import predict_labels, require_finite
+from freqkd_cli.views.upsample import predict_confidence, predict_labels, require_finite
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -60,6 +60,7 @@ class Pass:
         limit: only the first images, 0 = all.
         indices: only these images, whatever ``limit``.
         cheap: only the metrics that are cheap enough for every validation during training.
+        metrics: requested metrics, see :class:`Tally`.
     """
 
     batch_size: int | None = None
@@ -67,6 +68,7 @@ class Pass:
     limit: int = 0
     indices: Sequence[int] | None = None
     cheap: bool = False
+    metrics: Sequence[str] = ()
 
 
 @torch.inference_mode()
@@ -93,7 +95,8 @@ def score(
         FreqKDError: logits that are not finite.
     """
     check_labelled(dataset)
-    total, lanes = Tally(len(dataset.classes), cheap=settings.cheap), Lanes(model)
+    total = Tally(len(dataset.classes), cheap=settings.cheap, requested=settings.metrics)
+    lanes = Lanes(model)
     empty = total.empty()
     indices = settings.indices
     if indices is None:
@@ -147,15 +150,17 @@ class _Count:
         assert truth is not None
         with self.compute.autocast(self.device):
             logits = model(self.compute.layout(images.to(self.device)))["logits"]
-        padded = predict_labels(logits, (images.shape[-2], images.shape[-1])).cpu()
+        size, tally = (images.shape[-2], images.shape[-1]), self.empty.empty()
+        padded = [predict_labels(logits, size).cpu()]
+        if tally.needs_confidence:
+            padded.append(predict_confidence(logits, size).cpu())
         require_finite(logits, [self.dataset.name(number) for number in numbers])
-        sizes = [self.dataset.image_size(number) for number in numbers]
-        predictions = [
-            labels[:height, :width] for labels, (height, width) in zip(padded, sizes, strict=True)
-        ]
-        tally = self.empty.empty()
-        for prediction, labels in zip(predictions, truth[part], strict=True):
-            tally.add(prediction, labels[: prediction.shape[0], : prediction.shape[1]])
+        predictions = []
+        for number, labels, *maps in zip(numbers, truth[part], *padded, strict=True):
+            height, width = self.dataset.image_size(number)
+            prediction, *confidence = (values[:height, :width] for values in maps)
+            tally.add(prediction, labels[:height, :width], *confidence)
+            predictions.append(prediction)
         return predictions, tally
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.score.evaluate import Result, check_labelled
 from freqkd_cli.score.label_files import OVERLAY
 from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding, Readings, Unfit
-from freqkd_cli.score.tally import Tally
+from freqkd_cli.score.tally import Tally, without_probabilities
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -29,6 +29,7 @@ def score_files(
     *,
     coding: Coding = TRAIN_IDS,
     limit: int = 0,
+    metrics: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Score the PNGs of ``folder`` and its subfolders, one per image and named by its stem.
@@ -39,15 +40,18 @@ def score_files(
         coding: what the pixels hold. Where all files fit another coding with other classes, that is
             a warning.
         limit: only the first images of the split, 0 = all; files of the others are ignored.
+        metrics: requested metrics, see :class:`Tally`.
         progress: called with the number of images that are done.
 
     Raises:
         DataMissing: there is no such folder, or no PNG in it.
-        UsageError: the split has no labels, or the data set has no such coding.
+        UsageError: the split has no labels, the data set has no such coding, or a requested metric
+            needs probabilities.
         DataBroken: files are missing, belong to no image, cannot be read, have another size, or
             hold a value that is no class where the label counts; all of them in one message.
     """
     check_labelled(dataset)
+    tally = Tally(len(dataset.classes), requested=without_probabilities(metrics))
     readings = Readings(dataset, coding)
     files, repeated = _files(folder, dataset)
     names = [dataset.name(index) for index in range(len(dataset))]
@@ -56,7 +60,7 @@ def score_files(
     scored = names[: limit or None]
     missing = [f"{name}.png" for name in scored if name not in files]
     wrong: list[str] = []
-    tally, started = Tally(len(dataset.classes)), time.monotonic()
+    started = time.monotonic()
     for index, name in enumerate(scored):
         if name in files:
             labels = dataset.read(index)[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class ScoredSplit:
     Attributes:
         limit: only the first images, 0 = all.
         batch_size: None = by the size of the images.
+        metrics: requested metrics, see :class:`freqkd_cli.score.tally.Tally`.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class ScoredSplit:
     dataset: Dataset
     limit: int = 0
     batch_size: int | None = None
+    metrics: Sequence[str] = ()
 
     @classmethod
     def open(
@@ -51,6 +53,7 @@ class ScoredSplit:
         root: Path | None,
         limit: int,
         batch_size: int | None = None,
+        metrics: Sequence[str] = (),
     ) -> ScoredSplit:
         """Open a split of the recipe's data.
 
@@ -58,7 +61,7 @@ class ScoredSplit:
             DataMissing: the data is neither where the recipe says nor in ``root``.
         """
         dataset = assemble.build_dataset(recipe, split, root)
-        return cls(recipe, split, dataset, limit, batch_size)
+        return cls(recipe, split, dataset, limit, batch_size, metrics)
 
     @property
     def images(self) -> int:
@@ -118,7 +121,12 @@ class ScoredSplit:
                 self.dataset,
                 for_scores(device),
                 device,
-                Pass(batch_size or self.batch_size, self.recipe.data.workers, self.limit),
+                Pass(
+                    batch_size or self.batch_size,
+                    self.recipe.data.workers,
+                    self.limit,
+                    metrics=self.metrics,
+                ),
                 each=each,
                 progress=progress.advance,
                 processes=processes,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqkd_cli import registry
-from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.training_images import pool_of, share_of
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import DataMissing
+from freqkd_cli.images.held_out import labelled_images
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -52,12 +53,12 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
             reads_teacher |= reads
             compares |= reads and not loss.needs_labels
     try:
-        dataset = assemble.build_dataset(recipe, "train", data_root)
-        pool = pool_of(recipe, dataset) if compares else None
+        parts = training_parts(recipe, data_root)
+        dataset = parts.trained
+        pool = pool_of(recipe, parts.whole) if compares else None
     except DataMissing:
         return None
-    every = len(dataset) if dataset.labelled else 0
-    labelled = getattr(dataset, "labelled_images", every)  # a data set of which a part is labelled
+    labelled = labelled_images(dataset)
     taught = len(dataset) + len(pool or ()) if compares else labelled * reads_teacher
     steps = run_length(len(dataset), recipe.train, share_of(recipe) if pool else 0.0).steps
     return Supervision(labelled * reads_labels, taught, steps)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from freqkd_cli import registry
+from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from freqkd_cli.metrics._metric import Counts, Metric, Number
     from freqkd_cli.runtime.processes import Processes
+
+log = logging.getLogger(__name__)
 
 MAIN = "iou"
 """The metric that tables and documents show first."""
@@ -24,28 +28,41 @@ class Tally:
     Args:
         classes: K.
         cheap: only the metrics that are cheap enough for every validation during training.
+        requested: metrics to compute as well, or :data:`registry.ALL`.
+
+    Attributes:
+        needs_confidence: a metric reads the largest probability of every pixel.
+
+    Raises:
+        UnknownName: there is no metric of a requested name.
     """
 
-    def __init__(self, classes: int, *, cheap: bool = False) -> None:
+    def __init__(self, classes: int, *, cheap: bool = False, requested: Sequence[str] = ()) -> None:
         self.classes = classes
         self.metrics: dict[str, Metric] = {
             name: registry.find("metrics", name).build(classes=classes)
-            for name in metric_names(cheap=cheap)
+            for name in metric_names(cheap=cheap, requested=requested)
         }
         self.counts = _share(self.metrics.values())
+        self.needs_confidence = any(counts.needs_confidence for counts in self.counts)
 
-    def add(self, prediction: Tensor, labels: Tensor) -> Tally:
+    def add(self, prediction: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tally:
         """Count images of one size, without padding, and return the tally.
 
         Args:
             prediction: whole numbers ``[..., H, W]`` on the CPU, 0 .. K - 1 at counted pixels.
             labels: whole numbers of the same shape; 255 is left out, whatever is predicted there.
+            confidence: the largest probability of every pixel, where ``needs_confidence``.
 
         Raises:
             ShapeError: the shapes differ, or a counted number is outside the classes.
         """
         for counts in self.counts:
-            counts.add(prediction, labels)
+            if counts.needs_confidence:
+                assert confidence is not None
+                counts.add(prediction, labels, confidence)
+            else:
+                counts.add(prediction, labels)
         return self
 
     def empty(self) -> Tally:
@@ -74,24 +91,68 @@ class Tally:
         return {k: v for metric in self.metrics.values() for k, v in metric.per_class().items()}
 
 
-def metric_names(*, cheap: bool = False) -> list[str]:
-    """The metrics of the drawer, the main one first; with ``cheap`` those of a training alone."""
+def metric_names(*, cheap: bool = False, requested: Sequence[str] = ()) -> list[str]:
+    """The metrics that are computed by default, and requested ones; the main one first.
+
+    Args:
+        cheap: by default those of a validation during training alone.
+        requested: names, or :data:`registry.ALL`.
+
+    Raises:
+        UnknownName: there is no metric of a requested name.
+    """
+    for name in requested:
+        if name != registry.ALL:
+            registry.check_name("metrics", name)
     names = sorted(registry.names("metrics"), key=lambda name: (name != MAIN, name))
-    return [name for name in names if not cheap or registry.find("metrics", name).CHEAP]
+    wanted = names if registry.ALL in requested else requested
+    return [name for name in names if name in wanted or _by_default(name, cheap)]
 
 
-def numbers() -> Mapping[str, Number]:
-    """Name -> title and unit of the numbers of all metrics, in the order of tables."""
-    return _declared("NUMBERS")
+def without_probabilities(requested: Sequence[str]) -> Sequence[str]:
+    """The requested metrics of predictions that are only labels.
+
+    :data:`registry.ALL` becomes the metrics that read labels alone; a warning lists the others.
+
+    Raises:
+        UsageError: a metric that needs probabilities was requested by its name.
+    """
+    needing = [name for name in metric_names(requested=requested) if needs_confidence(name)]
+    named = [name for name in needing if name in requested]
+    if named:
+        raise UsageError(
+            f"label images have no probabilities, which {', '.join(named)} needs",
+            got=f"--metrics {','.join(requested)} with --predictions",
+            need="a model to score",
+            tip=f"leave out {', '.join(named)}, or score the run without --predictions",
+        )
+    if needing:
+        log.warning("left out, since label images have no probabilities: %s", ", ".join(needing))
+    return [name for name in metric_names(requested=requested) if name not in needing]
 
 
-def numbers_per_class() -> Mapping[str, Number]:
+def needs_confidence(name: str) -> bool:
+    """Whether a metric reads the largest probability of every pixel."""
+    return registry.find("metrics", name).build(classes=2).counts.needs_confidence
+
+
+def _by_default(name: str, cheap: bool) -> bool:
+    metric = registry.find("metrics", name)
+    return metric.CHEAP if cheap else not getattr(metric, "ON_REQUEST", False)
+
+
+def numbers(requested: Sequence[str] = ()) -> Mapping[str, Number]:
+    """Name -> title and unit of the numbers of the metrics, in the order of tables."""
+    return _declared("NUMBERS", requested)
+
+
+def numbers_per_class(requested: Sequence[str] = ()) -> Mapping[str, Number]:
     """Name -> title and unit of the numbers per class, in the order of tables."""
-    return _declared("PER_CLASS")
+    return _declared("PER_CLASS", requested)
 
 
-def _declared(data: str) -> dict[str, Number]:
-    items = [registry.find("metrics", name) for name in metric_names()]
+def _declared(data: str, requested: Sequence[str]) -> dict[str, Number]:
+    items = [registry.find("metrics", name) for name in metric_names(requested=requested)]
     return {key: number for item in items for key, number in getattr(item, data, {}).items()}
 
 

@@ -14,10 +14,12 @@ import freqkd_cli.metrics
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build.saved import save_model
+from freqkd_cli.errors import ShapeError, UnknownName
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.score.tally import Tally, metric_names, numbers, numbers_per_class
 
 METRICS = registry.names("metrics")
+EVERY = [registry.ALL]
 CLASSES = 4
 
 
@@ -35,11 +37,36 @@ def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return prediction, labels
 
 
+def mosaic() -> torch.Tensor:
+    """Labels in which three classes have objects of every size, thin bars and void beside them."""
+    labels = torch.arange(3).repeat_interleave(110).repeat(130, 1)
+    for k, left in enumerate((0, 110, 220)):
+        labels[5:45, left + 5 : left + 45] = (k + 1) % 3
+        labels[60:68, left + 5 : left + 13] = (k + 2) % 3
+        labels[5:60, left + 60 : left + 62] = (k + 1) % 3
+    labels[120:, 20:40] = 255
+    return labels
+
+
+def add(metric, prediction: torch.Tensor, labels: torch.Tensor) -> None:
+    """Count an image; the confidence of every pixel is 1, where it is needed."""
+    sure = [torch.ones(labels.shape)] if metric.counts.needs_confidence else []
+    metric.add(prediction, labels, *sure)
+
+
+def test_the_parts_of_a_definition_have_headings(freqkd):
+    """Before, "What" and "Source" were the first words of a sentence."""
+    code, out, _ = freqkd("losses", "cirkd")
+    assert code == 0 and "\nWhat: minibatch" in out and "\nShapes and units: Taps" in out
+    code, out, _ = freqkd("metrics", "boundary_f")
+    assert code == 0 and all(f"\n{word}: " in out for word in ("What", "Source"))
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_perfect_prediction_has_the_best_value(name):
     metric, item = build(name), registry.find("metrics", name)
-    _, labels = maps(0)
-    metric.add(torch.where(labels == 255, 0, labels), labels)
+    labels = mosaic()
+    add(metric, torch.where(labels == 255, 0, labels), labels)
     assert metric.values() == {key: number.best for key, number in item.NUMBERS.items()}
     for key, number in item.PER_CLASS.items():
         assert metric.per_class()[key] == [number.best] * 3 + [None]
@@ -59,8 +86,8 @@ def test_names_of_values_are_those_declared(name):
 def test_counts_of_two_images_are_the_sum_of_their_tables(name):
     both, single = build(name), [build(name), build(name)]
     for number, metric in enumerate(single):
-        both.add(*maps(number))
-        metric.add(*maps(number))
+        add(both, *maps(number))
+        add(metric, *maps(number))
     assert both.table.dtype == torch.int64
     assert_close(both.table, single[0].table + single[1].table)
     single[0].counts.table += single[1].table
@@ -70,16 +97,63 @@ def test_counts_of_two_images_are_the_sum_of_their_tables(name):
 @pytest.mark.parametrize("name", METRICS)
 def test_nothing_labelled_has_no_value(name):
     metric = build(name)
-    metric.add(torch.zeros(9, 9, dtype=torch.int64), torch.full((9, 9), 255))
+    add(metric, torch.zeros(9, 9, dtype=torch.int64), torch.full((9, 9), 255))
     assert set(metric.values().values()) == {None}
     assert all(set(values) == {None} for values in metric.per_class().values())
 
 
 def test_names_occur_once():
     items = [registry.find("metrics", name) for name in METRICS]
-    assert len(numbers()) == sum(len(item.NUMBERS) for item in items)
-    assert len(numbers_per_class()) == sum(len(item.PER_CLASS) for item in items)
-    assert next(iter(numbers())) == "miou"
+    assert len(numbers(EVERY)) == sum(len(item.NUMBERS) for item in items)
+    assert len(numbers_per_class(EVERY)) == sum(len(item.PER_CLASS) for item in items)
+    assert next(iter(numbers())) == next(iter(numbers(EVERY))) == "miou"
+
+
+def test_metrics_on_request_are_computed_on_request_alone():
+    default = ["iou", "accuracy", "boundary"]
+    assert metric_names() == default and metric_names(cheap=True) == default[:2]
+    assert metric_names(requested=["thin_structures", "iou"]) == [*default, "thin_structures"]
+    assert metric_names(cheap=True, requested=["edge_band"]) == [*default[:2], "edge_band"]
+    assert set(metric_names(requested=EVERY)) == set(METRICS)
+    with pytest.raises(UnknownName, match="did you mean 'boundary_f'"):
+        Tally(CLASSES, requested=["boundry_f"])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_void_pixels_do_not_count_whatever_is_predicted_there(name):
+    first, second = build(name), build(name)
+    prediction, labels = maps(0)
+    add(first, prediction, labels)
+    add(second, torch.where(labels == 255, 1 + prediction % 3, prediction), labels)
+    assert torch.equal(first.table, second.table)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_stack_of_images_counts_as_its_images(name):
+    single, stacked, pairs = build(name), build(name), [maps(0), maps(1)]
+    for pair in pairs:
+        add(single, *pair)
+    prediction, labels = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    add(stacked, prediction, labels.to(torch.uint8))
+    assert torch.equal(single.table, stacked.table)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (2, 3)])
+def test_the_smallest_images_are_counted(name, size):
+    metric = build(name)
+    labels = torch.arange(size[0] * size[1]).view(size) % 3
+    add(metric, labels.roll(1, -1), labels)
+    assert int(metric.table.sum()) > 0 or name == "boundary_f"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_numbers_outside_the_classes_are_refused_by_every_metric(name):
+    for wrong in ([[4]], [[-1]]):
+        with pytest.raises(ShapeError):
+            add(build(name), torch.tensor(wrong), torch.tensor([[0]]))
+        with pytest.raises(ShapeError):
+            add(build(name), torch.tensor([[0]]), torch.tensor(wrong))
 
 
 def test_pixels_are_counted_once_for_all_metrics():
@@ -89,9 +163,10 @@ def test_pixels_are_counted_once_for_all_metrics():
 
 
 def test_tallies_join_as_their_counts_do():
-    whole, first, second = (Tally(CLASSES) for _ in range(3))
-    whole.add(*maps(0)).add(*maps(1))
-    first.add(*maps(0)).join(second.add(*maps(1)))
+    whole, first, second = (Tally(CLASSES, requested=EVERY) for _ in range(3))
+    sure = torch.rand(32, 40, generator=torch.Generator().manual_seed(0))
+    whole.add(*maps(0), sure).add(*maps(1), sure)
+    first.add(*maps(0), sure).join(second.add(*maps(1), sure))
     assert first.values() == whole.values() and first.per_class() == whole.per_class()
     assert set(first.empty().values().values()) == {None} and first.values() == whole.values()
 

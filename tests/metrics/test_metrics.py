@@ -217,3 +217,19 @@ def test_boundary_iou_takes_stacks_of_one_size():
     )
     assert boundary_of(single) == boundary_of(stacked)
     assert torch.equal(single.counts[0].table, stacked.counts[0].table)
+
+
+def test_boundary_iou_equals_the_code_of_its_authors():
+    """Sums of ``mask_to_boundary`` of bowenc0221/boundary-iou-api, run on the same masks.
+
+    File boundary_iou/utils/boundary_utils.py at 37d25586a677b043ed585f10e5c42d4e80176ea9.
+    """
+    tally = Tally(5)
+    for seed, size in enumerate([(60, 80), (75, 51), (60, 80), (200, 300)]):
+        labels = blobs(4, size, seed, void=False)
+        prediction = np.roll(labels, 1 + seed, axis=1)
+        tally.add(torch.from_numpy(prediction), torch.from_numpy(labels))
+    inside, union = (11200, 10971, 11434, 8624), (24661, 24556, 25366, 21323)
+    expected = [i / u for i, u in zip(inside, union, strict=True)]
+    mean, per_class = boundary_of(tally)
+    assert per_class == [*expected, None] and mean == pytest.approx(np.mean(expected))

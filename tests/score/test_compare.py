@@ -16,7 +16,7 @@ from freqkd_cli.build.saved import save_model
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score import evaluate
-from freqkd_cli.score.comparison import _names, compare
+from freqkd_cli.score.side_by_side import _names, compare
 from freqkd_cli.score.supervision import supervision
 
 NAMES = ("road", "car", "sky", "tree", "person")
@@ -245,3 +245,45 @@ def test_supervision_counts_the_teacher_of_labels_weighted_by_attention():
 def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):
     recipe = recipes.load(run("a", "d") / "recipe.yaml")
     assert supervision(recipe, tmp_path / "nowhere") is None
+
+
+@pytest.fixture
+def seeds(run):
+    """Two seeds of one recipe and one of another, with the summary of a finished run."""
+    folders = []
+    for name, seed, rate in (("a_s0", 0, 0.001), ("a_s1", 1, 0.001), ("b_s0", 0, 0.002)):
+        folder = run(name, "d")
+        text = (folder / "recipe.yaml").read_text()
+        assert "\n  seed: 0" in text and "lr: 0.001" in text
+        text = text.replace("\n  seed: 0", f"\n  seed: {seed}").replace("lr: 0.001", f"lr: {rate}")
+        (folder / "recipe.yaml").write_text(text)
+        summary = {"steps": 1, "miou": 0.5, "val_images": 2, "best_step": 1}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        folders.append(folder)
+    return folders
+
+
+def test_seeds_of_a_recipe_are_a_second_table_from_the_scores(seeds, freqkd):
+    document = json.loads(freqkd("compare", *seeds, "--json", "-q")[1])
+    assert [row["name"] for row in document["models"]] == ["a_s0", "a_s1", "b_s0"]
+    a, b = document["rows"]
+    scores = [row["miou"] for row in document["models"]]
+    assert a["miou"]["values"] == scores[:2] and b["miou"]["values"] == scores[2:]
+    assert (a["seeds"], b["seeds"], a["verdict"]) == ([0, 1], [0], "baseline")
+    assert b["verdict"] == "one seed: no interval"
+    text = freqkd("compare", *seeds, "-q")[1]
+    assert "\n\n\tseeds\tmIoU\tsd\t" in text and text.startswith("\ttrained with\tsteps\tmIoU")
+
+
+def test_a_number_that_only_scoring_has_is_compared(seeds, freqkd):
+    options = ("--metric", "boundary_iou", "--json", "-q")
+    code, _, err = freqkd("compare", *seeds, *options)
+    assert code == 2 and "no run has a number called 'boundary_iou'" in err
+    document = json.loads(freqkd("compare", *seeds, "--score", *options)[1])
+    boundary = [row["boundary_iou"] for row in document["models"]]
+    assert document["rows"][0]["boundary_iou"]["values"] == boundary[:2]
+
+
+def test_one_seed_each_is_one_table_as_before(seeds, freqkd):
+    document = json.loads(freqkd("compare", *seeds[1:], "--json", "-q")[1])
+    assert document.keys() == {"split", "models", "picture"}

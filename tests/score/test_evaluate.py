@@ -16,9 +16,9 @@ from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.precision import choose
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.score.comparison import compare
 from freqkd_cli.score.evaluate import Pass, as_json, score
 from freqkd_cli.score.label_files import mask_writer
+from freqkd_cli.score.side_by_side import compare
 from freqkd_cli.views.labels import IGNORE
 
 CPU = torch.device("cpu")
@@ -162,7 +162,7 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
 )
 def test_a_model_with_logits_that_are_not_finite_has_no_score(run_folder, freqkd, tmp_path, words):
     model = load_model(run_folder)
-    model.classifier[-1].bias.data[7] = float("nan")
+    model.classifier[-1].bias.data[7] = float("inf")
     save_model(run_folder, model)
     image = tmp_path / "street.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(image)

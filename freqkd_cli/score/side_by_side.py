@@ -173,9 +173,9 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
         UsageError: two runs were trained on different data; the message has what differs.
     """
     (first, recipe), *others = run_recipes.items()
-    wanted = _data(recipe, root)
+    wanted = held_out_data(recipe, root)
     for run, other in others:
-        data = _data(other, root)
+        data = held_out_data(other, root)
         keys = [key for key in {**wanted, **data} if wanted.get(key) != data.get(key)]
         if keys:
             raise UsageError(
@@ -186,7 +186,7 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
             )
 
 
-def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
+def held_out_data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
     """What decides the held-out images; length and views of the training split may differ."""
     folder = root or recipe.data.root
     training_only = ("length", "labelled")
