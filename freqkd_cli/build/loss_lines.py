@@ -98,6 +98,13 @@ def build_line(plan: Plan, number: int) -> Line:
             "or map a teacher class onto every data class",
             key="attention",
         )
+    if compared and loss.reads_classes_of_labels:
+        raise RecipeError(
+            f"{spec.name} reads labels of classes that teacher.class_map does not cover",
+            tip=f"--set 'losses.{spec.id}.edges=prediction', "
+            "or map a teacher class onto every data class",
+            key="edges",
+        )
     student_specs = by_name(plan.student_taps.values(), student)
     if compared:
         student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))

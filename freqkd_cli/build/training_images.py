@@ -17,7 +17,7 @@ from freqkd_cli.errors import DataMissing, FreqKDError
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pool import WithPool, without_labels
 from freqkd_cli.recipe.data_section import Pool
-from freqkd_cli.views.pool_share import PoolShare, exact, has_both
+from freqkd_cli.views.pool_share import exact, has_both
 
 if TYPE_CHECKING:
     from freqkd_cli.build.assemble import Plan
@@ -49,17 +49,6 @@ def training_images(plan: Plan, dataset: Dataset) -> Dataset:
         raise recipe.error(problems)
     _note_same_files(pool, dataset)
     return WithPool(dataset, pool)
-
-
-def pool_share(recipe: Recipe, dataset: Dataset, images: Dataset) -> PoolShare | None:
-    """Return what batches take of the pool; None without one.
-
-    Args:
-        dataset: the training split.
-        images: :func:`training_images` of it.
-    """
-    length = len(images) - len(dataset)
-    return PoolShare(length, share_of(recipe)) if length else None
 
 
 def may_have_pool(recipe: Recipe) -> bool:

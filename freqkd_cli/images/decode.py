@@ -132,6 +132,18 @@ def with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         raise unreadable(path, error) from error
 
 
+def file_size(path: Path) -> str:
+    """Return the size of a file as :func:`digest` does; the file is not read.
+
+    Raises:
+        DataBroken: there is no such file.
+    """
+    try:
+        return str(path.stat().st_size)
+    except OSError as error:
+        raise DataBroken(f"cannot read {path}", got=error.strerror) from error
+
+
 def digest(path: Path) -> tuple[str, str]:
     """Return size and sha256 of a file. An unchanged file is read once per process.
 

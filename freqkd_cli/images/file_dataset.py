@@ -13,7 +13,7 @@ import numpy as np
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.conversion import AS_STORED, Conversion
-from freqkd_cli.images.decode import Header, digest, header_of, read_upright
+from freqkd_cli.images.decode import Header, digest, file_size, header_of, read_upright
 from freqkd_cli.images.label_advice import NO_ADVICE, Advice
 from freqkd_cli.images.label_refusal import refusal
 from freqkd_cli.images.label_rules import INVALID, LabelRule
@@ -115,9 +115,29 @@ class FileDataset:
 
     def images_alone(self) -> FileDataset:
         """Return the same images without their label files."""
-        pairs = [Pair(pair.stem, pair.image, None) for pair in self.pairs]
+        return self._with([Pair(pair.stem, pair.image, None) for pair in self.pairs])
+
+    def part(self, numbers: Sequence[int]) -> FileDataset:
+        """Return some images with their label files, counted from 0."""
+        return self._with([self.pairs[number] for number in numbers])
+
+    def _with(self, pairs: Sequence[Pair]) -> FileDataset:
         own = (self.classes, self.palette, self.rule, self.advice, self.conversion)
         return FileDataset(self.identity, pairs, *own)
+
+    def numbers_of_equal_files(self, other: FileDataset) -> frozenset[int]:
+        """Return the numbers of the images whose file has the content of one of ``other``.
+
+        Raises:
+            DataBroken: a file cannot be read.
+        """
+        digests = {digest(pair.image) for pair in other.pairs}
+        sizes = {size for size, _ in digests}
+        return frozenset(
+            number
+            for number, pair in enumerate(self.pairs)
+            if file_size(pair.image) in sizes and digest(pair.image) in digests
+        )
 
     def header(self, index: int) -> Header:
         """Return what the header of an image file shows, without decoding it."""

@@ -69,6 +69,11 @@ class Data(Section):
         1, description="processes that read and crop images; 0 = the main process does it"
     )
     augment: Augment = Field(Augment(), description="random changes of a view")
+    hold_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="share of the labelled training images that is scored instead of the "
+        "validation split and never trained on; a hash of their names chooses them",
+    )
     pool: Pool | None = Field(
         None, description="images without labels, from which only losses with a teacher learn"
     )

@@ -53,6 +53,9 @@ def loads(
     if root is None or root.value is None:
         raise as_error(problems or [Problem(start, "", "the recipe is empty")], source)
     if isinstance(root.value, dict):
+        if "recipes" in root.value and "losses" not in root.value:
+            tip = f"freqkd sweep {source} --out DIR --dry-run"
+            raise RecipeError(f"{source} is a plan of a study, not a recipe", tip=tip)
         problems += changes.apply(root, sets, overrides)
     checker = Checker(parts=parts)
     sections = checker.read(root)
@@ -65,7 +68,7 @@ def loads(
         sets=tuple(sets),
         options={key: value for key, value in dict(overrides).items() if value is not None},
         warnings=tuple(checker.warnings),
-        places=_places(root),
+        places=places(root),
     )
 
 
@@ -97,7 +100,7 @@ def _text(source: str | Path) -> tuple[str, str]:
         ) from error
 
 
-def _places(root: Node) -> Mapping[str, Place]:
+def places(root: Node) -> Mapping[str, Place]:
     """Return key path -> place, for every key and list item."""
     places = {"": root.at}
     waiting: list[tuple[str, Node]] = [("", root)]

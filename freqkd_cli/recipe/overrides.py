@@ -24,7 +24,7 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
     problems: list[Problem] = []
     for number, text in enumerate(sets, start=1):
         key, equals, value = (part.strip() for part in text.partition("="))
-        place = Place(number, 0, 0, f"--set {_short(text)}", key)
+        place = Place(number, 0, 0, f"--set {short(text)}", key)
         if not equals or not key or not value:
             problems.append(Problem(place, "", "need key.path=value, for example train.lr=1e-3"))
             continue
@@ -45,7 +45,7 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
     return problems
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 80 else f"{line[:77]}..."
 

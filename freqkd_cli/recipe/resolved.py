@@ -42,7 +42,7 @@ def dump(recipe: Recipe) -> str:
         for block in section if isinstance(section, list) else [section]:
             first, other = ("  - ", "    ") if isinstance(section, list) else ("  ", "  ")
             for number, (key, value) in enumerate(block.items()):
-                lines.append(f"{other if number else first}{_flow(key)}: {_flow(value)}")
+                lines.append(f"{other if number else first}{flow(key)}: {flow(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -58,13 +58,13 @@ def _section(section: Section) -> dict[str, Any]:
     return own | rest
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value on one line, such that it is read back as itself."""
     if isinstance(value, dict):
-        items = (f"{_flow(str(key))}: {_flow(child)}" for key, child in value.items())
+        items = (f"{flow(str(key))}: {flow(child)}" for key, child in value.items())
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_flow(child) for child in value) + "]"
+        return "[" + ", ".join(flow(child) for child in value) + "]"
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and scalar(value) == value else _quoted(value)
     if value is None:

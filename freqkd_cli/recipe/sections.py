@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from freqkd_cli import registry
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.recipe.data_section import Data, Pool
 from freqkd_cli.recipe.learning_rate import SCHEDULES
@@ -127,8 +128,15 @@ class Train(Section):
         description="steps (500) or time (10min) between checkpoints, beside those at epoch ends; "
         "0 = epoch ends only",
     )
-    previews: bool = Field(True, description="draw curves.png and samples.png at every evaluation")
+    previews: bool = Field(
+        True,
+        description="draw curves.png and samples.png at every evaluation; "
+        "false = only curves.png, at the end",
+    )
     eval_limit: CountOrZero = Field(0, description="images per evaluation during training; 0 = all")
+    metrics: tuple[Literal[registry.ALL, *registry.names("metrics")], ...] = Field(
+        (), description="metrics of the final score, beside those of every evaluation"
+    )
     freeze_norm: bool = Field(
         False,
         description="batch norm uses its running statistics and does not update them",

@@ -30,6 +30,12 @@ def paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(here.glob("*.yaml"))} if here else {}
 
 
+def plan_paths() -> dict[str, Path]:
+    """Return name -> file of the shipped plans of studies, sorted by name."""
+    here = folder()
+    return {path.stem: path for path in sorted((here / "plans").glob("*.yaml"))} if here else {}
+
+
 def question(path: Path) -> str:
     """Return the question of a recipe: its first comment line, the schema line apart."""
     with path.open(encoding="utf-8") as file:
@@ -62,8 +68,8 @@ def copy_text(source: Path, target: Path) -> str:
         if not in_results:
             lines.append(line)
     text = "\n".join(lines) + "\n"
-    schema = f"$schema={source.with_name('recipe.schema.json')}"
-    text = text.replace("$schema=recipe.schema.json", schema, 1)
+    folder = source.parent
+    text = re.sub(r"\$schema=(?=\w+\.schema\.json)", lambda _: f"$schema={folder}/", text, count=1)
     old, new = re.escape(source.stem), shlex.quote(str(target))
     run = shlex.quote(f"runs/{target.stem}")
     text = re.sub(rf"(?m)^(# Command: freqkd \S+) {old}\b", lambda line: f"{line[1]} {new}", text)
@@ -71,12 +77,12 @@ def copy_text(source: Path, target: Path) -> str:
 
 
 def find(name: str) -> Path:
-    """Return the file of a shipped recipe.
+    """Return the file of a shipped recipe, or of a plan.
 
     Raises:
-        RecipeError: there is no recipe of that name.
+        RecipeError: there is none of that name.
     """
-    known = paths()
+    known = paths() | plan_paths()
     if name not in known:
         raise RecipeError(
             f"no shipped recipe is called {name!r}{did_you_mean(name, known)}",
@@ -107,4 +113,23 @@ def resolve(source: str | Path) -> Path:
         f"there is no recipe {str(source)!r}{did_you_mean(path.stem, known)}",
         need="the name of a shipped recipe, a recipe file, or - for standard input",
         tip="freqkd recipe list",
+    )
+
+
+def resolve_plan(source: str | Path) -> Path:
+    """Return a plan's file, given a path, a study folder or the name of a shipped plan.
+
+    Raises:
+        RecipeError: it is none of them.
+    """
+    path = Path(source)
+    path = path / "plan.yaml" if (path / "plan.yaml").is_file() else path
+    if path.is_file() or path.is_fifo():
+        return path
+    known = plan_paths()
+    if str(source) in known:
+        return known[str(source)]
+    raise RecipeError(
+        f"there is no plan {str(source)!r}{did_you_mean(path.stem, known)}",
+        need=f"a plan file, or a shipped plan: {', '.join(known)}" if known else "a plan file",
     )

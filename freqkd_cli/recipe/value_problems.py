@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
@@ -122,6 +123,9 @@ def _need(error: Mapping[str, Any]) -> str:
     """Return what a value has to be, in the words of a recipe."""
     if error["type"] == "string_pattern_mismatch":
         return PATTERNS.get(error["ctx"]["pattern"], "a text of another form")
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        options = error["ctx"]["expected"]
+        return options + registry.did_you_mean(error["input"], re.findall("'([^']*)'", options))
     text = _NEEDS.get(error["type"])
     return text.format(**error.get("ctx", {})) if text else str(error["msg"])
 

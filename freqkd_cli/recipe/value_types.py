@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +14,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 _DURATION = r"^[0-9]+(\.[0-9]+)?(s|min|h)$"
 _LOSS_ID = r"^[A-Za-z_][A-Za-z0-9_-]*$"
-PATTERNS: Mapping[str, str] = {
+PATTERNS: dict[str, str] = {
     _DURATION: "a time such as 90s, 10min or 2h",
     _LOSS_ID: "letters, digits, _ and -, not a digit first",
 }

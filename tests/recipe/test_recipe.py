@@ -21,7 +21,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.recipe import describe, shipped
 from freqkd_cli.recipe.nodes import MAX_CHARACTERS, parse, scalar
 from freqkd_cli.recipe.problems import Place
-from freqkd_cli.recipe.resolved import _flow
+from freqkd_cli.recipe.resolved import flow
 
 GOOD = """\
 # What does a low band on the encoder teach?
@@ -370,9 +370,9 @@ def test_any_value_survives_the_dump():
                 True,
             ]
         }
-        assert values(f"x: {_flow(value)}") == {"x": value}
+        assert values(f"x: {flow(value)}") == {"x": value}
         if "\x00" not in text:  # an independent reader agrees on the strings
-            assert yaml.safe_load(f"x: {_flow(['s ' + text])}") == {"x": ["s " + text]}
+            assert yaml.safe_load(f"x: {flow(['s ' + text])}") == {"x": ["s " + text]}
 
 
 def test_without_cross_entropy_is_a_warning():
@@ -519,6 +519,18 @@ def test_a_copied_recipe_has_no_results_of_the_shipped_one(name, tmp_path):
     assert note[1] == f"# {shipped.question(source)}"
     target.write_text(text, encoding="utf-8")
     assert recipes.load(target, parts=False) == recipes.load(name, parts=False)
+
+
+@pytest.mark.parametrize("name", list(shipped.plan_paths()))
+def test_a_shipped_plan_can_be_copied(name, tmp_path, freqkd):
+    """Before, no command wrote a shipped plan to a file."""
+    code, out, _ = freqkd("recipe", "copy", name, tmp_path / "my.yaml")
+    text = (tmp_path / "my.yaml").read_text()
+    assert code == 0 and out.strip() == str(tmp_path / "my.yaml")
+    assert f"$schema={shipped.plan_paths()[name].with_name('plan.schema.json')}\n" in text
+    assert f"# Command: freqkd sweep {tmp_path / 'my.yaml'} --out" in text
+    plan = shipped.plan_paths()[name].read_text()
+    assert text.split("version: 1")[1] == plan.split("version: 1")[1]
 
 
 def test_one_file_defines_the_learning_rate_schedules(monkeypatch):

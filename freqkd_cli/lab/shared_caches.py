@@ -1,0 +1,154 @@
+"""The caches of a study: which rows share one, how large they are, and how they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqkd_cli.build import assemble
+from freqkd_cli.cache.index_file import INDEX
+from freqkd_cli.errors import FreqKDError, Interrupted
+from freqkd_cli.features.taps import stored_as
+from freqkd_cli.recipe.resolved import resolved
+from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
+from freqkd_cli.teacher.recipe_cache import Form
+
+if TYPE_CHECKING:
+    from freqkd_cli.lab.plan_rows import CheckedRow
+    from freqkd_cli.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
+
+SPARE = 2**30
+"""Bytes that a cache leaves free on the disk, for the runs."""
+
+
+@dataclass(frozen=True)
+class SharedCache:
+    """A cache that one row or several rows read.
+
+    Attributes:
+        recipes: recipes that together read every stored tap; the first one makes the cache.
+        rows: names of all rows that read it.
+    """
+
+    folder: Path
+    form: Form
+    recipes: tuple[Recipe, ...]
+    rows: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / INDEX).is_file()
+
+    def options(self, device: str | None) -> DumpOptions:
+        return DumpOptions(self.form, device, "resume", also=self.recipes[1:], hint=False)
+
+    def estimate(self, device: str | None) -> dict[str, Any]:
+        """Return items, bytes and seconds of the cache; nothing is written."""
+        return dry_run(self.recipes[0], self.folder, self.options(device))
+
+
+def shared_caches(folder: Path, rows: Sequence[CheckedRow], content: str) -> list[SharedCache]:
+    """Return the caches of the rows that read a teacher and have a fixed number of views.
+
+    Args:
+        folder: of the study's caches.
+        content: ``taps`` or ``targets``, or ``live`` for none.
+    """
+    groups: dict[str, list[tuple[CheckedRow, frozenset[str]]]] = {}
+    for row in rows:
+        taps = _taps(row.checked)
+        if content != "live" and taps and row.recipe.data.views:
+            groups.setdefault(_identity(row.recipe, content), []).append((row, taps))
+    return [_cache(folder, key, group, content) for key, group in groups.items()]
+
+
+def _taps(plan: assemble.Plan) -> frozenset[str]:
+    """Return the teacher taps that the losses of a recipe read."""
+    lines = assemble.build_lines(plan)
+    return frozenset(
+        stored_as(name, plan.teacher_taps) for line in lines for name in line.teacher_taps
+    )
+
+
+def _identity(recipe: Recipe, content: str) -> str:
+    """Return a text that is equal for recipes that can share a cache."""
+    values = resolved(recipe)
+    values["teacher"].pop("min_iou")
+    values["data"].pop("workers")
+    parts = [values["teacher"], values["data"]]
+    if content == "targets":
+        free = {"weight", "warmup"}
+        lines = [{k: v for k, v in line.items() if k not in free} for line in values["losses"]]
+        parts += [values["student"], *lines]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _cache(
+    folder: Path, key: str, group: list[tuple[CheckedRow, frozenset[str]]], content: str
+) -> SharedCache:
+    covered: frozenset[str] = frozenset()
+    needed: list[Recipe] = []
+    for row, taps in group:
+        if not taps <= covered:
+            needed.append(row.recipe)
+            covered |= taps
+    digest = hashlib.sha256(f"{key} {sorted(covered)}".encode()).hexdigest()[:8]
+    teacher = needed[0].teacher
+    assert teacher is not None
+    form = Form("targets" if content == "targets" else "taps")
+    names = tuple(row.row.row for row, _ in group)
+    return SharedCache(folder / f"{teacher.name}-{digest}", form, tuple(needed), names)
+
+
+def make(cache: SharedCache, device: str | None, progress: Progress) -> bool:
+    """Make a cache where it is missing and fits on the disk; return whether it can be read.
+
+    Raises:
+        Interrupted: a signal asked to stop; the same sweep continues.
+    """
+    if cache.finished:
+        return True
+    try:
+        estimate = cache.estimate(device)
+        needed, free = estimate["bytes"] - _size(cache.folder), room(cache.folder)
+        rows = f"{len(cache.rows)} row{'s' * (len(cache.rows) != 1)}"
+        size = f"{estimate['items']} views, {estimate['bytes'] / 2**20:,.1f} MiB"
+        progress.note(f"{cache.folder}: {size} for {rows}; {free / 2**30:.1f} GiB are free")
+        if needed + SPARE > free:
+            log.warning(
+                "the cache %s does not fit on the disk: %.1f GiB are needed, %.1f GiB are free "
+                "and %.0f GiB stay free for the runs. The teacher runs live instead",
+                cache.folder,
+                needed / 2**30,
+                free / 2**30,
+                SPARE / 2**30,
+            )
+            return False
+        dump_recipe(cache.recipes[0], cache.folder, progress, cache.options(device))
+        return True
+    except Interrupted as error:
+        raise Interrupted(error.what, tip="the same sweep again continues") from error
+    except FreqKDError as error:
+        log.warning(
+            "the cache %s cannot be made, so the teacher runs live: %s", cache.folder, error.line
+        )
+        return False
+
+
+def room(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is on, or will be on."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(nearest).free
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0

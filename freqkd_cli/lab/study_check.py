@@ -1,0 +1,146 @@
+"""Whether a plan may run in a study folder: one kind of data, and the runs that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from freqkd_cli import __version__
+from freqkd_cli import recipe as recipes
+from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.lab import study as studies
+from freqkd_cli.lab.plan_rows import CheckedRow, load_row
+from freqkd_cli.lab.study import PLAN, RUNS, Study
+from freqkd_cli.runtime.files import SUFFIX
+from freqkd_cli.runtime.lock import LOCK
+from freqkd_cli.score.side_by_side import held_out_data
+from freqkd_cli.train.recipe_identity import difference
+
+SHOWN = 8
+
+
+def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
+    """Check that all rows are scored on the same images.
+
+    Raises:
+        RecipeError: two rows have different data; the keys are named.
+    """
+    first = _scored_on(rows[0])
+    problems = []
+    for row in rows:
+        data = _scored_on(row)
+        keys = [key for key in {**first, **data} if first.get(key) != data.get(key)]
+        if keys:
+            texts = [f"data.{key} {first.get(key)} and {data.get(key)}" for key in keys]
+            what = f"{rows[0].row.row} and {row.row.row} have different data"
+            problems.append((row.key, f"{what}: {'; '.join(texts)}"))
+    if problems:
+        raise study.plan.error(problems)
+
+
+def _scored_on(row: CheckedRow) -> dict[str, Any]:
+    return held_out_data(row.recipe, None) | {"hold_out": row.recipe.data.hold_out}
+
+
+def check_folder(study: Study) -> Study | None:
+    """Return the study that is in the folder already, if any; nothing is changed.
+
+    Raises:
+        UsageError: the folder is not a study, or is one of another version or plan. The
+            differences are named.
+    """
+    folder = study.folder
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file", need="a folder", tip="give another --out")
+    if not folder.is_dir() or not any(map(_is_written, folder.iterdir())):
+        return None
+    if not studies.is_study(folder):
+        raise UsageError(
+            f"--out {folder} is not empty and not a study",
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
+            need=f"a new folder, or one with {PLAN}",
+            tip="give another --out",
+        )
+    before = studies.read(folder)
+    if before.plan.keys.freqkd not in (None, __version__):
+        raise UsageError(
+            f"the study {folder} was made by another version of freqkd",
+            got=f"freqkd {before.plan.keys.freqkd}",
+            need=f"freqkd {__version__}",
+            tip="give another --out; freqkd compare reads the runs of both studies",
+        )
+    return before
+
+
+def _is_written(path: Path) -> bool:
+    """Return False for the lock of a study, and for a plan that a worker is writing."""
+    return path.name != LOCK and path.suffix != SUFFIX
+
+
+def check_runs(study: Study) -> None:
+    """Check that every run in the folder is one of the plan, with the same recipe.
+
+    Raises:
+        UsageError: the differences are named.
+    """
+    differences = list(_differences(study))
+    if not differences:
+        return
+    more = len(differences) - SHOWN
+    lines = [*differences[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    raise UsageError(
+        f"the study {study.folder} was made with another plan",
+        got="; ".join(lines),
+        need="the plan of its runs, or more recipes and seeds",
+        tip="give another --out, or remove these run folders",
+    )
+
+
+def _differences(study: Study) -> Iterator[str]:
+    runs = {run.folder: run for run in study.runs()}
+    for recipe_file in sorted((study.folder / RUNS).glob("*/*/recipe.yaml")):
+        folder = recipe_file.parent
+        name = "/".join(folder.parts[-2:])
+        run = runs.get(folder)
+        if run is None:
+            yield f"{name} is not in the plan"
+            continue
+        try:
+            there = recipes.load(recipe_file)
+        except FreqKDError as error:
+            yield f"{name}: {error.line}"
+            continue
+        differing = difference(there, load_row(study.plan, run.row, run.seed))
+        if differing is not None:
+            values = [_shown(value) for value in (differing.run, differing.recipe)]
+            yield f"{name} has {differing.key} {values[0]}, the plan {values[1]}"
+
+
+def with_measured_steps(study: Study, before: Study | None) -> Study:
+    """Return a study of equal time with the steps that were measured for it before."""
+    if before is None or study.plan.keys.fair != "seconds":
+        return study
+    known: Mapping[str, Any] = {
+        row.row: row for row in before.rows if before.plan.keys.fair == "seconds"
+    }
+    rows = tuple(
+        row.model_copy(
+            update={"steps": known[row.row].steps, "step_ms": known[row.row].step_ms}
+            if row.row in known
+            else {}
+        )
+        for row in study.rows
+    )
+    return with_rows(study, rows)
+
+
+def with_rows(study: Study, rows: Sequence[Any]) -> Study:
+    """Return a study with other entries for its rows."""
+    keys = study.plan.keys.model_copy(update={"recipes": tuple(rows)})
+    return replace(study, plan=replace(study.plan, keys=keys))
+
+
+def _shown(value: Any) -> str:
+    return "left out" if value is None else str(value)
