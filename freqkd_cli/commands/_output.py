@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from freqkd_cli.errors import UsageError
@@ -64,16 +66,39 @@ def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
     """
     rows = list(rows)
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [
-        max(len(row[i]) for row in cells if i < len(row))
-        for i in range(max(map(len, cells), default=0))
-    ]
+    widths = _widths(cells)
     room = shutil.get_terminal_size().columns - len(indent)
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) - 2 > room:
         lines = _wrapped(rows, cells, room).splitlines()
     else:
         lines = [_aligned(row, texts, widths) for row, texts in zip(rows, cells, strict=True)]
     return "\n".join((indent + line).rstrip() for line in lines)
+
+
+def blocks(rows: Sequence[Sequence[str]], more: Sequence[Sequence[str]]) -> list[list[Any]]:
+    """Return tables that fit a terminal: ``rows`` and ``more``, as one table where that fits.
+
+    Else ``rows`` are cut into groups of columns, each after the first column, with ``more`` last.
+    """
+    room, whole = shutil.get_terminal_size().columns, [*rows, ("",), *more]
+    widths = _widths(whole)
+    if not sys.stdout.isatty() or sum(widths) + 2 * len(widths) - 2 <= room:
+        return [whole]
+    first, *others = _widths(rows)
+    groups: list[list[int]] = [[]]
+    for number, width in enumerate(others, start=1):
+        used = first + sum(2 + others[other - 1] for other in groups[-1])
+        if groups[-1] and used + 2 + width > room:
+            groups.append([])
+        groups[-1].append(number)
+    return [*([(row[0], *(row[i] for i in group)) for row in rows] for group in groups), [*more]]
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        max(len(row[i]) for row in cells if i < len(row))
+        for i in range(max(map(len, cells), default=0))
+    ]
 
 
 def _aligned(row: Sequence[Any], texts: list[str], widths: list[int]) -> str:
@@ -155,6 +180,12 @@ def _check_below_file(option: str, path: Path) -> None:
     nearest = next((parent for parent in path.absolute().parents if parent.exists()), None)
     if nearest is not None and not nearest.is_dir():
         raise UsageError(f"{option} {path} is below {nearest}, which is a file", need="a folder")
+
+
+def definition(module: ModuleType) -> str:
+    """Return the docstring of a loss or metric as plain text, without its first line."""
+    text = (module.__doc__ or "").partition("\n")[2].strip().replace("``", "")
+    return re.sub(r"(?m)^\*\*([\w ]+)\*\*", r"\1:", text).replace("**", "")
 
 
 def argument_table(arguments: Sequence[Mapping[str, Any]]) -> str:

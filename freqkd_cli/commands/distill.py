@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,12 @@ from freqkd_cli.commands._options import (
     Verbose,
 )
 from freqkd_cli.commands._output import check_parents, columns, facts, print_result
+from freqkd_cli.commands._scoring import number_rows
 from freqkd_cli.runtime.launch import rank
 from freqkd_cli.runtime.logs import warn
+
+if TYPE_CHECKING:
+    from freqkd_cli.runtime.progress import Progress
 
 MANY_PROCESSES = True
 log = logging.getLogger(__name__)
@@ -40,6 +44,13 @@ Baseline = Annotated[
     typer.Option(
         "--baseline",
         help="Also train on labels alone, into DIR-baseline, and compare the two.",
+    ),
+]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report",
+        help="Write the page of the run into it at the end, as freqkd report does.",
     ),
 ]
 Extend = Annotated[
@@ -66,6 +77,7 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     extend: Extend = None,
+    report: Report = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     verbose: Verbose = 0,
@@ -122,9 +134,35 @@ def run(
             baseline_run.warn_of_weak_teacher(result, alone)
             result = baseline_run.finish(out, result, alone)
         result = {**result, "baseline": alone}
-    print_result(result, as_json, facts if dry_run or not baseline else verdict)
+    if report and not dry_run and rank() == 0:
+        folders = [beside, out] if baseline else [out]
+        _write_page(folders, listener, data_root, device)
+    print_result(result, as_json, _facts if dry_run or not baseline else verdict)
     if not dry_run:
         log.info("Next: freqkd eval %s", out)
+
+
+def _write_page(
+    folders: list[Path], progress: Progress, data_root: Path | None, device: str | None
+) -> None:
+    """Write ``report.html`` into the last folder; a failure is a warning, as the run is done."""
+    from freqkd_cli.report.page import page_of, render, write_page
+    from freqkd_cli.train.run_folder import REPORT
+
+    path = folders[-1] / REPORT
+    try:
+        page = page_of(folders, progress, data_root=data_root, device=device)
+        write_page(render(page, "page.html"), path)
+        log.info("written: %s", path)
+    except Exception as error:
+        log.warning("%s is not written: %s", path, error)
+
+
+def _facts(result: Mapping[str, Any]) -> str:
+    """Return the table of a run, with the numbers of train.metrics at its end."""
+    metrics = result.get("metrics", {})
+    text = facts({key: result[key] for key in result if not key.startswith("metrics")})
+    return "\n".join((text, columns(number_rows(metrics)))) if metrics else text
 
 
 def verdict(result: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def _drawn(
     style = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
     for heading, right in zip(headings, numeric, strict=True):
-        table.add_column(heading, justify="right" if right else "left")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a class name are no markup
     console = Console(force_terminal=True)

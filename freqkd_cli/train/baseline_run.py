@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def find(out: Path, plain: Recipe, images: int) -> dict[str, Any] | None:
-    """Return the summary of a run in a folder beside ``out`` that is ``plain`` exactly, or None.
+    """Return the summary of a run beside ``out`` that is ``plain`` exactly, or None.
+
+    Beside ``runs/NAME/seed-0`` of a study are also the runs ``runs/OTHER/seed-0``.
 
     Data, views, student, losses, length and seed are the same; loss lines of weight 0 do not count.
 
@@ -33,15 +36,20 @@ def find(out: Path, plain: Recipe, images: int) -> dict[str, Any] | None:
         images: number of images that both are scored on.
     """
     wanted = _values(plain)
+    parent, name = out.absolute().parent, out.absolute().name
     with contextlib.suppress(OSError):
-        for folder in sorted(out.absolute().parent.iterdir()):
+        folders = sorted(parent.iterdir())
+        if re.fullmatch(r"seed-\d+", name):
+            folders += sorted(parent.parent.glob(f"*/{name}"))
+        for folder in folders:
             summary = object_or_none(folder / "summary.json") or {}
             scored = isinstance(summary.get("miou"), float) and summary.get("val_images") == images
             if not scored or summary.get("source") != NoTeacher.name:
                 continue
             with contextlib.suppress(FreqKDError):
                 if _values(recipes.load(folder / "recipe.yaml")) == wanted:
-                    return {**summary, "run": str(out.parent / folder.name)}
+                    beside = folder.parent == parent
+                    return {**summary, "run": str(out.parent / folder.name if beside else folder)}
     return None
 
 

@@ -13,13 +13,14 @@ import torch
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import run_length
-from freqkd_cli.build.training_images import may_have_pool, pool_share, training_images
+from freqkd_cli.build.training_images import may_have_pool, training_images
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.train import baseline_run, environment, extension, run_folder, teacher_gate
 from freqkd_cli.train.evaluation import Drawing
-from freqkd_cli.train.loop import Loop
+from freqkd_cli.train.loop import Loop, OnScore
 from freqkd_cli.train.preparation import make_loop
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def distill(
     dry_run: bool = False,
     drawing: Drawing | None = None,
     compared: bool = False,
+    on_score: OnScore | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into the run folder ``out`` and return the content of ``summary.json``.
 
@@ -52,6 +54,7 @@ def distill(
         drawing: draws the previews of the run; None for none.
         compared: labels alone are trained too, so the teacher is scored on all images that the
             student is scored on.
+        on_score: called after each evaluation; it may raise an error to end the run.
 
     Raises:
         RecipeError, DataMissing, DataBroken, WeightsMissing, CacheMismatch: before any long work.
@@ -70,6 +73,7 @@ def distill(
     recipe, resume = extension.with_extensions(recipe, start.extensions), start.continues
     # Before the folder is touched, since weights may be missing.
     loop = make_loop(recipe, out, progress, processes, cache, drawing=drawing, resume=resume)
+    loop.on_score = on_score or loop.on_score
     if start.extended_at is not None:
         extension.check_length(start.extended_at, loop.setting.length)
         progress.note(extension.note(recipe.train, loop.setting.length))
@@ -171,9 +175,10 @@ def _pooled_steps(plan: assemble.Plan) -> int | None:
     """Return the steps of a run with a pool, which would be others without it; else None."""
     if not may_have_pool(plan.recipe):
         return None
-    dataset = assemble.build_dataset(plan.recipe, "train")
-    pool = pool_share(plan.recipe, dataset, training_images(plan, dataset))
-    return run_length(len(dataset), plan.recipe.train, pool.share).stages[0] if pool else None
+    parts = training_parts(plan.recipe)
+    pool = parts.pool_share(plan.recipe, training_images(plan, parts.whole))
+    images = len(parts.trained)
+    return run_length(images, plan.recipe.train, pool.share).stages[0] if pool else None
 
 
 def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:

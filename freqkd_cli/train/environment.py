@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from freqkd_cli import __version__
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.train.checkpoint import write_json
 
@@ -38,6 +39,7 @@ def describe(device: torch.device, compute: str, source: str) -> dict[str, Any]:
         source: where the teacher's targets come from.
     """
     return {
+        "freqkd": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),

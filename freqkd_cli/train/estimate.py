@@ -89,7 +89,7 @@ def _seconds(loop: Loop, steps: int, student_flops: int, step_flops: int) -> flo
     """Return the time of the last ``steps`` steps: measured ones and scores, times their number."""
     length, every = loop.setting.length, loop.train.eval_every
     epochs = length.epochs_after(steps - 1)
-    evaluations = 1 + (epochs // every if every else 0)
+    evaluations = 1 + (epochs // every if every else 0) + bool(loop.train.metrics)
     image = _image_seconds(loop)
     if step_flops > LARGE_STEP and loop.setting.device.type == "cpu":
         step = image * step_flops / student_flops

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from freqkd_cli.build.saved import save_model
+from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.score.evaluate import Pass, score
@@ -45,11 +46,11 @@ class Drawing(Protocol):
 
 
 class Evaluation:
-    """Scores a student on the validation split, and draws previews of a run.
+    """Scores a student on the validation split or the held-out part, and draws previews of a run.
 
     Args:
-        dataset: the validation split; None where it has no labels, so nothing is scored.
-        drawing: draws ``curves.png`` and ``samples.png``; None for no previews.
+        dataset: the images; None where the split has no labels, so nothing is scored.
+        drawing: draws ``curves.png`` and ``samples.png``; None to draw nothing.
     """
 
     def __init__(
@@ -60,15 +61,17 @@ class Evaluation:
         drawing: Drawing | None = None,
     ) -> None:
         self.dataset, self.processes = dataset, processes
-        self.drawing = drawing if recipe.train.previews else None
+        self.split = HELD_OUT if recipe.data.hold_out else "val"
+        self.drawing, self.previews = drawing, recipe.train.previews
         self.compute = for_scores(processes.device)
         self.limit = recipe.train.eval_limit
         self.workers = recipe.data.workers
         self.images = 0 if dataset is None else min(len(dataset), self.limit or len(dataset))
-        count = min(SHOWN, self.images) if self.drawing else 0
+        count = min(SHOWN, self.images) if drawing and self.previews else 0
         self.shown = [number * self.images // count for number in range(count)]
         self.predictions: dict[int, np.ndarray] = {}
         self.scoring = self.drawn = 0.0
+        self.per_class: dict[str, dict[str, float | None]] = {}
 
     def run(self, training: Training, out: Path, *, last: bool) -> dict[str, float | None] | None:
         """Score the weights that would be deployed and keep the best; None without labels.
@@ -117,29 +120,47 @@ class Evaluation:
                 for number, labels in part.items()
             }
         self.scoring += time.monotonic() - started
+        self.per_class = {
+            name: dict(zip(self.dataset.classes, values, strict=True))
+            for name, values in result.tally.per_class().items()
+        }
         return result.values
 
     def draw(self, out: Path, *, last: bool) -> None:
         """Write the previews into the run folder ``out``, in the first process alone.
 
         Drawing takes no longer than scoring: where the previews so far took more time, they are
-        left out until the ``last`` evaluation. A failure is a warning, since a run must not end
-        with its previews.
+        left out until the ``last`` evaluation, whose curves :meth:`draw_curves` draws.
         """
-        if self.drawing is None or not self.processes.first or self.dataset is None:
+        if not self.previews or self.dataset is None or (self.drawn > self.scoring and not last):
             return
-        if self.drawn > self.scoring and not last:
+        if not last:
+            self.draw_curves(out)
+        self._try(self._draw_samples, out / SAMPLES)
+
+    def draw_curves(self, out: Path) -> None:
+        """Write ``curves.png`` into the run folder ``out``; at the end of a run, in any case."""
+        self._try(self._draw_curves, out / CURVES)
+
+    def _try(self, draw: Callable[[Drawing, Path], None], path: Path) -> None:
+        """Draw in the first process; a failure is a warning, since it must not end a run."""
+        if self.drawing is None or not self.processes.first:
             return
         started = time.monotonic()
         try:
-            text = (out / "metrics.jsonl").read_text(encoding="utf-8")
-            self.drawing.curves([json.loads(line) for line in text.splitlines()], out / CURVES)
-            panels = [self._panels(number) for number in self.shown]
-            self.drawing.samples(panels, self.dataset, out / SAMPLES)
+            draw(self.drawing, path)
         except Exception as error:
             log.warning("no previews are drawn any more: %s", error)
             self.drawing = None
         self.drawn += time.monotonic() - started
+
+    def _draw_curves(self, drawing: Drawing, path: Path) -> None:
+        text = path.with_name("metrics.jsonl").read_text(encoding="utf-8")
+        drawing.curves([json.loads(line) for line in text.splitlines()], path)
+
+    def _draw_samples(self, drawing: Drawing, path: Path) -> None:
+        assert self.dataset is not None
+        drawing.samples([self._panels(number) for number in self.shown], self.dataset, path)
 
     def _panels(self, number: int) -> dict[str, np.ndarray]:
         """Return image, ground truth and prediction of one image of the validation split."""

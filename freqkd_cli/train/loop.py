@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Source
 from freqkd_cli.train import checkpoint, run_folder, whole_batch
 from freqkd_cli.train.evaluation import Evaluation
+from freqkd_cli.train.final_metrics import final_metrics
 from freqkd_cli.train.non_finite import not_finite
 from freqkd_cli.train.recipe_identity import digests
 from freqkd_cli.train.run_log import RunLog, Unwritten, loss_row
@@ -32,9 +33,16 @@ if TYPE_CHECKING:
 LOG_EVERY = 10
 """Steps between two rows of metrics.jsonl."""
 
+OnScore = Callable[[int, int, float], None]
+"""Called with step, steps of the run, and mIoU in [0, 1]; it may raise an error to end the run."""
+
 
 class Loop:
-    """Trains from the present step to the last one."""
+    """Trains from the present step to the last one.
+
+    Attributes:
+        on_score: called after each evaluation, see :data:`OnScore`.
+    """
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class Loop:
         self.digests = digests(setting.plan.recipe)
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
         self.log: RunLog | Unwritten = Unwritten()
+        self.on_score: OnScore = lambda step, steps, miou: None
 
     def run(self, resume: bool) -> dict[str, Any]:
         """Train to the last step and return the summary; ``resume`` starts at the last checkpoint.
@@ -188,11 +197,13 @@ class Loop:
             self.progress.note(f"step {step}: no validation split with labels, so no score")
             return
         with run_folder.writing(out):
-            self.log.scored({"step": step, "val": scores})
+            per_class = self.evaluation.per_class
+            self.log.scored({"step": step, "val": scores, "per_class": per_class})
             self.evaluation.draw(out, last=last)
         miou = scores["miou"]
         if miou is not None:
-            self.progress.note(f"step {step}: {100 * miou:.2f} mIoU on val")
+            self.progress.note(f"step {step}: {100 * miou:.2f} mIoU on {self.evaluation.split}")
+            self.on_score(step, self.setting.length.steps, miou)
 
     def _save(self) -> None:
         if self.processes.first:
@@ -206,6 +217,8 @@ class Loop:
         training = self.training
         seconds, images = time.monotonic() - self.started_at, self._images()
         assert training.best is not None and training.last is not None
+        student, out = training.objective.student, self.setting.out
+        metrics = final_metrics(self.evaluation, student, out, self.train.metrics)
         summary = {
             "run": str(self.setting.out),
             "steps": training.step,
@@ -217,9 +230,11 @@ class Loop:
             "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2) if images else None,
             "source": self.source.name,
+            **metrics,
         }
         if len(self.setting.length.stages) > 1:
             summary["extended"] = list(self.setting.length.stages[:-1])
+        self.evaluation.draw_curves(self.setting.out)
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 checkpoint.prune(self.setting.out / "state", training.step)

@@ -13,6 +13,7 @@ from freqkd_cli.build import assemble, class_weights, training_images
 from freqkd_cli.build.objective import Objective
 from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.single_values import check_norms
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.images.pool import WithPool
@@ -56,9 +57,10 @@ def make_loop(
             run.
     """
     plan, train = assemble.check(recipe, fetch=True), recipe.train
-    dataset, held_out = assemble.build_dataset(recipe, "train"), _held_out(recipe)
-    images = training_images.training_images(plan, dataset)
-    pool = training_images.pool_share(recipe, dataset, images)
+    parts = training_parts(recipe)
+    dataset, scored = parts.trained, parts.held_out or _validation_split(recipe)
+    images = training_images.training_images(plan, parts.whole)
+    pool = parts.pool_share(recipe, images)
     length = run_length(len(dataset), train, pool.share if pool else 0.0)
     steps = Steps(
         length=len(dataset),
@@ -69,20 +71,22 @@ def make_loop(
         process=processes.index,
         processes=processes.number,
         pool=pool,
+        numbers=parts.numbers,
     )
     compute = choose(processes.device, train.precision, train.channels_last)
-    setting = Setting(plan, out, processes, compute, dataset, images, steps, length=length)
+    held_out = len(parts.held)
+    setting = Setting(plan, out, processes, compute, dataset, images, steps, length, held_out)
     lines = assemble.build_lines(plan)
     training_images.check_labels(plan, lines, dataset)
     source = open_source(plan, lines, cache, images, processes.device)
     if processes.first:
-        look_at_labels(dataset, held_out, progress)
+        look_at_labels(parts.whole, None if parts.held else scored, progress)
         if pool:
-            look_at_pool(images, pool, progress)
+            look_at_pool(images, len(dataset), pool, progress)
     if class_weights.rules(recipe):
         setting, lines = _with_class_weights(setting, out if resume else None, progress)
     training = _training(setting, lines)
-    evaluation = Evaluation(held_out, recipe, processes, drawing)
+    evaluation = Evaluation(scored, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)
 
 
@@ -113,18 +117,18 @@ def _class_weights(
     return class_weights.counted_weights(plan.recipe, plan.classes, dataset, progress)
 
 
-def look_at_labels(dataset: Dataset, held_out: Dataset | None, progress: Progress) -> None:
+def look_at_labels(dataset: Dataset, validation: Dataset | None, progress: Progress) -> None:
     """Run the label doctor on both splits of a run.
 
     Raises:
         DataBroken: labels that the run could not use.
     """
     diagnosis.require(dataset, "train", progress)
-    if held_out is not None:
-        diagnosis.require(held_out, "val", progress)
+    if validation is not None:
+        diagnosis.require(validation, "val", progress)
 
 
-def look_at_pool(images: Dataset, pool: PoolShare, progress: Progress) -> None:
+def look_at_pool(images: Dataset, trained: int, pool: PoolShare, progress: Progress) -> None:
     """Check a sample of the pool's files, and print how many images there are of each kind.
 
     Raises:
@@ -133,12 +137,12 @@ def look_at_pool(images: Dataset, pool: PoolShare, progress: Progress) -> None:
     assert isinstance(images, WithPool)
     diagnosis.require(images.pool, "the pool", progress)
     progress.note(
-        f"{len(images.dataset)} training images, and {pool.length} of the pool, which fill "
+        f"{trained} training images, and {pool.length} of the pool, which fill "
         f"{pool.share:.0%} of every batch"
     )
 
 
-def _held_out(recipe: Recipe) -> Dataset | None:
+def _validation_split(recipe: Recipe) -> Dataset | None:
     """Return the validation split; None where it has no labels, so the last weights are kept."""
     try:
         dataset = assemble.build_dataset(recipe, "val")

@@ -29,6 +29,7 @@ FREE = (
     ("teacher", "min_iou"),
     ("train", "save_every"),
     ("train", "previews"),
+    ("train", "metrics"),
 )
 """Keys that change no result, so a resumed run may have other values."""
 PATHS = (
@@ -43,6 +44,12 @@ MEMBERS, OF_MEMBERS = ("teacher", "members"), ("weights", "encoder_weights")
 """The members of an ensemble, a list, and those keys of each."""
 POOL_ROOT = ("data", "pool", "root")
 """Another one, in a section of ``data``."""
+ADDED = {
+    "cwd": {"student": "logits", "teacher": "logits"},
+    "dist": {"student": "logits", "teacher": "logits"},
+    "fam": {"form": "coarse"},
+}
+"""Loss -> keys that it got later, with the value that stands for their absence in digests."""
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -107,6 +114,10 @@ def digest(recipe: Recipe) -> str:
         for key in OF_MEMBERS:
             member.pop(key, None)
     values["data"].get("pool", {}).pop("root", None)
+    for line in values["losses"]:
+        for key, value in ADDED.get(line["name"], {}).items():
+            if line.get(key) == value:
+                del line[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

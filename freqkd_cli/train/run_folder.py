@@ -20,14 +20,14 @@ from freqkd_cli.train.recipe_identity import difference, with_absolute_paths
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
 
-CURVES, SAMPLES = "curves.png", "samples.png"
+CURVES, SAMPLES, REPORT = "curves.png", "samples.png", "report.html"
 
 FILES = (
     *("recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json"),
     *("metrics.jsonl", "summary.json", "environment.json", CURVES, SAMPLES),
     # Made from the run by other commands, so they must not stay beside a new one.
     *("model.onnx", "model.pt2", "spectrum.png", "comparison.png"),
-    *("graph_spectrum.png", "graph_spectrum_maps.png"),
+    *("graph_spectrum.png", "graph_spectrum_maps.png", REPORT),
 )
 FOLDERS = ("state", "last", "tensorboard", "export")
 """What a run leaves in its folder, and what other commands add."""

@@ -64,7 +64,10 @@ class RunLog:
         self._show(row["step"], scalars | {"speed/images_per_second": images_per_second})
 
     def scored(self, row: dict[str, Any]) -> None:
-        """A row of scores: ``step``, and ``val`` with the numbers of all cheap metrics."""
+        """A row of scores: ``step``, and ``val`` with the numbers of all cheap metrics.
+
+        ``per_class`` has their numbers per class; they are not shown in TensorBoard.
+        """
         self._metrics.write(row)
         scores = row["val"].items()
         self._show(row["step"], {f"val/{name}": x for name, x in scores if x is not None})

@@ -24,8 +24,9 @@ class Setting:
     """What stays the same for the whole of a run.
 
     Attributes:
-        dataset: the training split.
-        images: the images that views are drawn from: the split, then those of a pool.
+        dataset: the training split, without the images that ``data.hold_out`` holds out.
+        images: the images that views are drawn from: the whole split, then those of a pool.
+        held_out: number of training images that are scored and not trained on.
         class_weights: id of a loss line -> class -> weight, where the run counted them.
     """
 
@@ -37,13 +38,18 @@ class Setting:
     images: Dataset
     steps: Steps
     length: RunLength
+    held_out: int = 0
     class_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def numbers_of_images(self) -> dict[str, int]:
-        """Return the keys ``images`` and, with a pool, ``pool_images`` of summaries."""
+        """Return the keys ``images``, ``pool_images`` and ``held_out_images`` of summaries.
+
+        The last two are only there where the run has a pool, or ``data.hold_out``.
+        """
         pool = {"pool_images": self.steps.pool.length} if self.steps.pool else {}
-        return {"images": len(self.dataset)} | pool
+        held_out = {"held_out_images": self.held_out} if self.held_out else {}
+        return {"images": len(self.dataset)} | pool | held_out
 
     @property
     def device(self) -> torch.device:

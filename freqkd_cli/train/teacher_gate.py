@@ -90,7 +90,7 @@ def _images(loop: Loop, *, exact: bool) -> Images | None:
     if val is not None:
         length = loop.evaluation.images
         number = length if exact else _sample_size(val, loop.setting.device)
-        return Images("val", val, tuple(spread(length, number)))
+        return Images(loop.evaluation.split, val, tuple(spread(length, number)))
     if not train.labelled:
         return None
     number = _sample_size(train, loop.setting.device)

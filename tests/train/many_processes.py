@@ -51,14 +51,18 @@ def after_step(number: int, act):
 
 
 def keep_scores() -> None:
-    """Write the integers of every evaluation of the first process to ``matrix.pt``."""
+    """Write the integers of every evaluation of the first process to ``matrix.pt``, and scores."""
     score = scored_split.score
 
     def keeping(*args, **kwargs):
         result = score(*args, **kwargs)
         if RANK == 0:
             torch.save(
-                (result.tally.metrics["iou"].counts.matrix, result.values["boundary_iou"]),
+                (
+                    result.tally.metrics["iou"].counts.matrix,
+                    [counts.table for counts in result.tally.counts],
+                    result.values,
+                ),
                 f"matrix-{launch.processes()}.pt",
             )
         return result
@@ -105,7 +109,8 @@ def main(folder: str) -> None:
         "2",
         "--json",
     )
-    command("eval", "eval", "recipe.yaml", "--teacher", "--masks", f"masks{many}", "--json")
+    words = ("--teacher", "--masks", f"masks{many}", "--metrics", "all", "--json")
+    command("eval", "eval", "recipe.yaml", *words)
     keep_shares()
     command("distill", "distill", "recipe.yaml", "--out", f"run{many}", "--json")
     if launch.processes() == 1:

@@ -130,11 +130,12 @@ def test_curves_and_samples_are_drawn_at_evaluations(here):
         assert panels["prediction"].max() < 12
 
 
-def test_previews_are_left_out_on_request(here):
+def test_without_previews_only_the_curves_are_drawn_at_the_end(here):
     recorder = Recorder()
     recipe = recipes.loads(RECIPE, sets=["train.previews=false", "train.steps=2"])
     distill(recipe, here / "run", Silent(), drawing=recorder)
-    assert not recorder.rows and not recorder.panels
+    assert len(recorder.rows) == 1 and recorder.rows[0][0]["step"] == 2
+    assert not recorder.panels
 
 
 def test_slow_drawing_waits_for_the_last_evaluation(here, monkeypatch):

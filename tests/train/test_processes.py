@@ -38,7 +38,7 @@ losses:
   - {name: logit_kl, weight: 0.5}
   - {id: high, name: band, student: decoder, teacher: decoder, band: high, cutoff: 0.4, weight: 0.5}
 train: {steps: 4, batch_size: 4, lr: 0.02, optimizer: sgd, clip: 5.0, ema: 0.9,
-  freeze_norm: true, precision: float32}
+  freeze_norm: true, precision: float32, metrics: [boundary_f, calibration]}
 """
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -109,7 +109,7 @@ def codes(folder: Path) -> list[dict[str, int]]:
 
 
 def test_eval_counts_the_same_integers(folder, launched):
-    (matrix, boundary), (one, boundary_of_one) = (
+    (matrix, tables, values), (one, tables_of_one, values_of_one) = (
         torch.load(folder / f"matrix-{n}.pt") for n in (2, 1)
     )
     assert (
@@ -118,7 +118,8 @@ def test_eval_counts_the_same_integers(folder, launched):
         and matrix.sum() > 9 * 64 * 64 * 0.9
     )
     assert (matrix.sum(0) > 0).sum() > 5, "the teacher should predict many classes"
-    assert boundary == boundary_of_one > 0.1
+    assert values == values_of_one and values["boundary_iou"] > 0.1
+    assert len(tables) > 5 and all(map(torch.equal, tables, tables_of_one))
     masks = [sorted((folder / f"masks-{n}").glob("*.png")) for n in (1, 2)]
     assert len(masks[0]) == 9 and [path.name for path in masks[0]] == [
         path.name for path in masks[1]
@@ -174,6 +175,17 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on(folder, launched):
     assert (folder / "run-cut/metrics.jsonl").read_bytes() == (
         folder / "run-2/metrics.jsonl"
     ).read_bytes()
+
+
+def test_requested_metrics_of_two_processes_are_those_of_one(folder, launched, freqkd):
+    summary = json.loads((folder / "run-2/summary.json").read_text())
+    words = ("--metrics", "boundary_f,calibration", "--json", "-q")
+    document = json.loads(freqkd("eval", folder / "run-2", *words)[1])
+    # Other batches change the last bits of probabilities, and no label.
+    assert summary["metrics"] == pytest.approx(
+        {name: document[name] for name in summary["metrics"]}, abs=1e-9
+    )
+    assert summary["metrics"]["miou"] == summary["miou"] and 0 < summary["metrics"]["ece"] < 1
 
 
 def test_the_first_process_scores_the_teacher_for_all(folder, launched):

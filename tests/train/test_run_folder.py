@@ -132,6 +132,25 @@ def test_a_run_that_is_written_as_before_is_resumed(here):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_keys_that_losses_got_later_leave_the_digests_of_older_runs():
+    """So a run that was interrupted before them can be resumed. The digest is that of eb7a0bf."""
+    text = """version: 1
+data: {name: scenes, size: [64, 64], length: 8, held_out: 4, views: 1, workers: 0}
+teacher: {name: segformer, weights: embedded, min_iou: 0}
+student: {name: fast_scnn, width: 0.25}
+losses:
+  - {name: cross_entropy}
+  - {name: cwd}
+  - {name: dist}
+  - {name: fam, student: decoder, teacher: decoder}
+train: {steps: 2, batch_size: 4, previews: false}
+"""
+    before = "5350b5e19f14694b69511bbbaa99b088f5e70d05761722f36ec86d512c55b2e3"
+    assert digest(load(text=text)) == before
+    taps = [f"losses.cwd.{side}=decoder" for side in ("student", "teacher")]
+    assert digest(load(*taps, text=text)) != before
+
+
 @pytest.mark.parametrize("name", run_folder.FOLDERS)
 def test_overwrite_removes_a_link_and_never_what_it_points_to(here, name):
     distill(load(text=SCENES), Path("run"), Silent())

@@ -236,7 +236,7 @@ def test_uncovered_classes_are_named_once_and_not_scored(here, caplog):
 
 
 def test_training_images_are_scored_where_no_others_have_labels(here, monkeypatch):
-    monkeypatch.setattr("freqkd_cli.train.preparation._held_out", lambda recipe: None)
+    monkeypatch.setattr("freqkd_cli.train.preparation._validation_split", lambda recipe: None)
     notes = Notes()
     summary = run("a", progress=notes)
     assert summary["teacher_scored_on"] == "8 images of train" and len(notes.teacher) == 1
@@ -305,6 +305,10 @@ def test_a_finished_run_on_labels_alone_is_known(here, scored):
     summary = run("runs/b")
     assert scored == [32, 40] and summary["labels_alone_run"] == "runs/z"
     assert summary["labels_alone_miou"] == alone["miou"] and "gap_closed" in summary
+    Path("st/runs/ce").mkdir(parents=True)  # a study
+    Path("runs/z").rename("st/runs/ce/seed-0")
+    assert run("st/runs/kl/seed-0")["labels_alone_miou"] == alone["miou"]
+    assert "labels_alone_miou" not in run("st/runs/kl/seed-1")
     off = run("runs/c", "losses.kl.weight=0")  # reads no teacher, so it is labels alone itself
     assert "teacher_miou" not in off and off["source"] == "none"
 

@@ -16,7 +16,7 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Name of a shipped recipe.", autocompletion=complete_recipe
+            metavar="NAME", help="Name of a shipped recipe or plan.", autocompletion=complete_recipe
         ),
     ],
     dest: Annotated[
@@ -28,12 +28,13 @@ def run(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a shipped recipe to a file that you can edit.
+    """Copy a shipped recipe or plan to a file that you can edit.
 
     The copy keeps the comments that explain the recipe. It does not keep the results that were
     measured with the shipped one.
 
         freqkd recipe copy fastscnn_basic mine.yaml
+        freqkd recipe copy rivals plan.yaml
     """
     from freqkd_cli.recipe.shipped import copy_text, find
     from freqkd_cli.runtime.files import write_aside
