@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 SINGULAR = {"models": "model", "losses": "loss", "datasets": "data set", "metrics": "metric"}
 
+ALL = "all"
+"""Stands for every name of a drawer, in lists of names."""
+
 # Keywords of build() that the program fills in, so they are no keys of a recipe.
 FILLED_IN: dict[str, frozenset[str]] = {
     "models": frozenset({"classes", "class_names"}),

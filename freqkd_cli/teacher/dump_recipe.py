@@ -33,13 +33,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """Options of ``teacher-dump``; ``verify`` is the number of views to check, 0 = none."""
+    """Options of ``teacher-dump``.
+
+    Attributes:
+        verify: number of views to check; 0 = none.
+        also: other recipes with the same teacher and views; taps that they read are stored too.
+        hint: log the command that trains from the cache.
+    """
 
     form: Form = Form()
     device: str | None = None
     mode: Mode = "new"
     verify: int = 0
     shard_bytes: int = SHARD_BYTES
+    also: tuple[Recipe, ...] = ()
+    hint: bool = True
 
 
 def dump_recipe(
@@ -62,7 +70,7 @@ def dump_recipe(
     )
     if options.verify and processes.first:
         result |= _verified(job, CacheReader(out), options.verify, progress)
-    if options.form.split == "train":
+    if options.form.split == "train" and options.hint:
         log.info("Next: %s", distill_command(recipe, out))
     return result
 
@@ -108,6 +116,9 @@ def _build_job(
         if processes.first and isinstance(dataset, WithPool):
             diagnosis.require(dataset.pool, "the pool", progress)
     lines = assemble.build_lines(checked)
+    for number, other in enumerate(options.also):
+        others = assemble.build_lines(assemble.check(other, fetch=True))
+        lines += tuple(replace(line, id=f"{number}.{line.id}") for line in others)
     if processes.device.type == "cpu":
         keep_freed_memory()
     teacher = assemble.build_teacher(recipe, len(checked.classes))

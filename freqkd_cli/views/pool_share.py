@@ -17,6 +17,7 @@ processes and workers changes no bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -28,10 +29,12 @@ class PoolShare:
     Attributes:
         length: number of images in the pool.
         share: their share of a batch, above 0 and below 1.
+        numbers: of these images in the common numbering; None = those after the labelled ones.
     """
 
     length: int
     share: float
+    numbers: Sequence[int] | None = None
 
     def before(self, batches: int, batch_size: int) -> int:
         """Return the number of pool images in the first ``batches`` batches."""

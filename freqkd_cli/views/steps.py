@@ -5,7 +5,7 @@ The order depends on the seed and the epoch alone, so a run can be resumed at an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -40,15 +40,15 @@ class Steps:
     """Batch sampler of a training: the items of steps ``start`` .. ``stop`` - 1, across epochs.
 
     Attributes:
-        length: number of images, without those of the pool.
+        length: number of images that are trained on, without those of the pool.
         batch_size: images per step, over all processes together.
         seed: ``train.seed``.
         start: first step, above 0 in a resumed run.
         stop: the step after the last one.
         process: number of this process, of ``processes``; each takes every ``processes``-th item
             of a batch.
-        pool: the images from ``length`` on, which are mixed into every batch after its labelled
-            ones; None without a pool.
+        pool: images that are mixed into every batch after its labelled ones; None without a pool.
+        numbers: of the ``length`` images; None = 0 to ``length`` - 1.
 
     Raises:
         UsageError: fewer images than one batch, or a batch that the processes cannot share
@@ -63,6 +63,7 @@ class Steps:
     process: int = 0
     processes: int = 1
     pool: PoolShare | None = None
+    numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.per_epoch < 1:
@@ -122,9 +123,12 @@ class Steps:
                 first = self._labelled_before(epoch * self.per_epoch)
                 order = _permutation(_LABELLED, self.length, self.seed, epoch)
             places = (self._labelled_before(number) - first for number in (step, step + 1))
-            labelled = [(index, epoch) for index in order[slice(*places)]]
+            labelled = [(self._number(index), epoch) for index in order[slice(*places)]]
             items = labelled + list(islice(pooled, self.batch_size - len(labelled)))
             yield items[self.process :: self.processes]
+
+    def _number(self, index: int) -> int:
+        return index if self.numbers is None else self.numbers[index]
 
     def _labelled_before(self, step: int) -> int:
         """Return the number of images in the first ``step`` batches that are not of the pool."""
@@ -136,7 +140,8 @@ class Steps:
         if self.pool is None:
             return
         number, place = divmod(self.pool.before(self.start, self.batch_size), self.pool.length)
+        images = self.pool.numbers or range(self.length, self.length + self.pool.length)
         while True:
             order = _permutation(_POOL, self.pool.length, self.seed, number)
-            yield from ((self.length + index, number) for index in order[place:])
+            yield from ((images[index], number) for index in order[place:])
             number, place = number + 1, 0

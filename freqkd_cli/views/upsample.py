@@ -5,7 +5,7 @@ On a CPU this is the most expensive part of a cross-entropy and of an evaluation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -66,13 +66,28 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     cropped to the image afterwards, ``[:, :height, :width]``. The logits' cells cover the padding
     too, so resizing them straight to the image would shift every edge.
     """
+    return _read(logits, label_size, most_likely)
+
+
+def predict_confidence(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
+    """The largest softmax probability of every pixel, float32 ``[B, H, W]``.
+
+    It is that of the class that :func:`predict_labels` predicts, from the same upsampled logits.
+    """
+    return _read(logits, label_size, _largest_probability)
+
+
+def _read(logits: Tensor, label_size: tuple[int, int], read: Callable[[Tensor], Tensor]) -> Tensor:
+    """``read`` of the upsampled logits, without holding those of the whole batch on a CPU."""
     if logits.device.type != "cpu":
-        return most_likely(upsampled(logits, label_size))
-    return torch.cat([_in_bands(logits[part], label_size) for part in parts(logits)])
+        return read(upsampled(logits, label_size))
+    return torch.cat([_in_bands(logits[part], label_size, read) for part in parts(logits)])
 
 
-def _in_bands(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
-    """Predicted labels of CPU logits, upsampled a band of rows at a time.
+def _in_bands(
+    logits: Tensor, label_size: tuple[int, int], read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``read`` of CPU logits, upsampled a band of rows at a time.
 
     The memory this needs depends on the width of the image, but not on its height.
     """
@@ -80,12 +95,17 @@ def _in_bands(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     size = tuple(logits.shape[-2:])
     step = max(1, BAND // (logits.shape[0] * logits.shape[1] * width))
     if size == label_size or step >= height:
-        return most_likely(upsampled(logits, label_size))
+        return read(upsampled(logits, label_size))
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     rows = _weights(size[0], height, logits.dtype)
     wide = logits.contiguous() @ _weights(size[1], width, logits.dtype).T
     bands = (rows[top : top + step] @ wide for top in range(0, height, step))
-    return torch.cat([most_likely(band) for band in bands], dim=1)
+    return torch.cat([read(band) for band in bands], dim=1)
+
+
+def _largest_probability(logits: Tensor) -> Tensor:
+    """``softmax(1).amax(1)``, without the probabilities of the other classes."""
+    return (logits.amax(1) - logits.logsumexp(1)).exp_()
 
 
 def most_likely(logits: Tensor) -> Tensor:

@@ -303,9 +303,17 @@ def test_zoo_and_losses_print_lists_with_names(invoke):
             for row in rows
             for argument in row["arguments"]
         )
-    assert [line.split()[0] for line in invoke("losses").stdout.splitlines()] == [
-        row["name"] for row in rows
-    ]
+
+
+def test_losses_are_printed_in_groups(invoke):
+    blocks = [block.splitlines() for block in invoke("losses").stdout.split("\n\n")]
+    printed = {heading: [row.split()[0] for row in losses] for heading, *losses in blocks}
+    assert list(printed) == ["class scores", "features", "frequency", "relations", "labels"]
+    rows = json.loads(invoke("losses", "--json").stdout)
+    assert printed == {
+        heading: [row["name"] for row in rows if row["group"] == heading] for heading in printed
+    }
+    assert sorted(sum(printed.values(), [])) == list(app_names("losses"))
 
 
 def app_names(drawer: str) -> tuple[str, ...]:

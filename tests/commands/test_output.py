@@ -63,6 +63,23 @@ def test_tables_wrap_to_the_terminal_and_lose_no_word(monkeypatch, width):
     assert _output.columns(narrow) == "a            1\nlong name  200"
 
 
+def test_a_table_of_many_columns_is_cut_into_tables_that_fit(monkeypatch):
+    """Before, each word was broken into columns of two letters."""
+    rows = [
+        ("class", *(f"number {i}" for i in range(12))),
+        ("road", *(f"{i}.00" for i in range(12))),
+    ]
+    more = [("mIoU", "1.00")]
+    assert _output.blocks(rows, more) == [[*rows, ("",), *more]]  # piped
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    *tables, last = _output.blocks(rows, more)
+    assert last == more and [row[0] for table in tables for row in table] == ["class", "road"] * 3
+    assert [cell for table in tables for cell in table[1][1:]] == list(rows[1][1:])
+    lines = "\n".join(map(_output.columns, tables)).splitlines()
+    assert len(lines) == 6 and max(map(len, lines)) <= 50
+
+
 def test_check_parents_takes_the_root_folder():
     """The root has no parents; looking for the nearest one raised StopIteration."""
     _output.check_parents("--out", Path("/"))

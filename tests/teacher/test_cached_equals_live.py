@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -30,6 +31,13 @@ LOSSES = """
   - {name: octave_kl, attention: mix, high_share: 0.8, mask: butterworth}
   - {name: dist, only_where_right: true}
   - {name: cwd, grid: student}
+  - {id: dist_map, name: dist, student: decoder, teacher: decoder}
+  - {id: cwd_map, name: cwd, student: encoder16, teacher: stage2, grid: student}
+  - {name: skd_pairwise, student: decoder, teacher: decoder}
+  - {name: ifvd, student: encoder16, teacher: stage2}
+  - {name: cirkd, student: encoder16, teacher: stage2, pixel_memory: 50, pixel_samples: 60,
+     region_memory: 20}
+  - {name: af_dcd, student: decoder, teacher: decoder, pool: 1, groups: 4}
   - {name: cross_entropy, attention: high, mask: ideal, cutoff: 0.5}
   - {id: plain, name: feature, student: encoder16, teacher: stage2}
   - {id: edges, name: feature, student: decoder, teacher: decoder, attention: high}
@@ -43,6 +51,14 @@ LOSSES = """
   - {id: relaxed, name: band, student: decoder, teacher: stage1, band: mix, distance: log_mse,
      filter_side: student}
   - {name: fam, student: decoder, teacher: decoder, grid: [9, 5]}
+  - {id: dense, name: fam, student: encoder16, teacher: stage2, form: released, grid: [4, 6],
+     output: norm_relu, normalize: none}
+  - {name: mgd, student: encoder16, teacher: stage2}
+  - {name: freekd, student: decoder, teacher: decoder, bands: all}
+  - {name: spectralkd, student: encoder16, teacher: stage2}
+  - {name: bpkd}
+  - {id: bodies, name: bpkd, grid: student, edges: prediction}
+  - {name: attnfd, student: decoder, teacher: stage2}
   - {id: spectrum, name: graph_spectrum, student: encoder16, teacher: keys4, k: 4}
   - {id: object, name: graph_spectrum, student: encoder16, teacher: keys3, k: 4, heads: object,
      object_heads: 1}
@@ -115,16 +131,13 @@ def sources(weights: Path, content: str, cache: Path) -> tuple:
 
 
 def values(plan, lines, source, student, batch, step: int = 0) -> dict[str, float]:
-    """Every loss of one batch, by id."""
+    """Every loss of one batch, by id, each from its state at the start."""
     targets, losses = source.targets(batch, plan.grids), {}
     with torch.no_grad():
         taps = student(batch.images, taps=["encoder16", "decoder"])
         for line in lines:
-            losses[line.id] = float(
-                line.loss(
-                    {name: taps[name] for name in line.student_taps}, targets[line.id], batch, step
-                )
-            )
+            read = {name: taps[name] for name in line.student_taps}
+            losses[line.id] = float(copy.deepcopy(line.loss)(read, targets[line.id], batch, step))
     return losses
 
 

@@ -9,7 +9,13 @@ from PIL import Image
 
 from freqkd_cli.errors import FreqKDError
 from freqkd_cli.views import upsample
-from freqkd_cli.views.upsample import most_likely, predict_labels, require_finite, upsampled
+from freqkd_cli.views.upsample import (
+    most_likely,
+    predict_confidence,
+    predict_labels,
+    require_finite,
+    upsampled,
+)
 
 
 @pytest.mark.parametrize("size", [(17, 23), (32, 48), (5, 7)])
@@ -97,3 +103,5 @@ def test_bands_of_rows_give_the_labels_of_the_whole_map(monkeypatch, size):
     expected = upsampled(logits, size).argmax(1)
     monkeypatch.setattr(upsample, "BAND", 5 * size[1] * 7)  # 7 rows of one image
     assert torch.equal(predict_labels(logits, size), expected)
+    whole = upsampled(logits, size).softmax(1).amax(1)
+    torch.testing.assert_close(predict_confidence(logits, size), whole)

@@ -10,7 +10,7 @@ An HTML comment on the line before a block decides what is done with it:
   ``<!-- with: FOLDER/NAME.py -->``: train the recipe, or run the shell block, with that copy.
 - ``<!-- skip: REASON -->``: nothing is checked.
 
-YAML blocks are checked as recipes, or as sections of one. JSON blocks must parse.
+YAML blocks are checked as plans, as recipes, or as sections of one. JSON blocks must parse.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from freqkd_cli import app, registry
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.errors import FreqKDError
+from freqkd_cli.lab import plan as plans
 
 KINDS = {*SHELLS, "python", "yaml", "json", "jsonl", "text", ""}
 GROUPS = list(dict.fromkeys(block.group for block in BLOCKS if block.group))
@@ -179,8 +180,11 @@ def check_recipe(text: str) -> str:
 
 
 @pytest.mark.parametrize("block", checked("yaml"))
-def test_every_yaml_block_is_a_recipe_or_a_part_of_one(block):
+def test_every_yaml_block_is_a_plan_or_a_recipe_or_a_part_of_one(block):
     content = yaml.safe_load(block.text)
+    if "recipes" in content:
+        plans.loads(block.text)
+        return
     sections = {*BASE, "student"}
     if not isinstance(content, dict) or not set(content) <= sections:
         assert content is not None
@@ -394,8 +398,8 @@ def test_a_part_of_the_docs_works(target, tmp_path):
 # --- names that docs promise ---
 
 
-@pytest.mark.parametrize("drawer", ["losses"])
-def test_every_loss_has_its_section_in_the_docs(drawer):
+@pytest.mark.parametrize("drawer", ["losses", "metrics"])
+def test_every_loss_and_metric_has_its_section_in_the_docs(drawer):
     page = ROOT / "docs" / f"{drawer}.md"
     headings = set(re.findall(r"(?m)^#+ `?(\w+)`?$", page.read_text(encoding="utf-8")))
     assert set(registry.names(drawer)) <= headings

@@ -26,6 +26,7 @@ MODULE_OF = {
     "pyyaml": "yaml",
     "mamba-ssm": "mamba_ssm",
     "scikit-learn": "sklearn",
+    "scikit-image": "skimage",
     "pywavelets": "pywt",
 }
 
