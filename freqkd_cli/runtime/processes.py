@@ -6,6 +6,7 @@ the processes, and results of the whole batch are joined here. A single process 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,14 @@ def join(name: str | None) -> Processes:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
     return Processes(device, dist.get_rank(), dist.get_world_size())
+
+
+def _leave() -> None:
+    """Close the connections: a thread of theirs that outlives the program may abort it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
