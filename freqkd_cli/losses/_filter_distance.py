@@ -53,6 +53,16 @@ def stored(rows: Tensor, table: Table, level: Tensor | None) -> dict[str, Tensor
     return {"spectrum": kept, "outside": (outside / rows.shape[1]).sqrt()}
 
 
+def _squares(difference: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of ``weight difference^2``, with a gradient of one walk over memory.
+
+    A sum of squares has twice the gradient of a product with one side held fixed.
+    """
+    fixed = (difference.detach() * weight).flatten()
+    product = torch.dot(difference.flatten(), fixed)
+    return 2.0 * product - product.detach()
+
+
 class StudentRows(NamedTuple):
     """The student's spectrum before the adapter and the standardisation.
 
@@ -176,11 +186,9 @@ class FilteredDistance:
         shares = self._shares(teacher) / (len(teacher.rows) * self._denominators(teacher))
         if self.filter_side == "both" and teacher.deviation is None:
             # The filter acts on the difference, so all terms together are one weight of squares.
-            weight = (shares @ self.table.energies).sqrt()[:, None]
-            rows = student.times(weight / self.table.unit)
-            difference = torch.addcmul(rows, teacher.rows, weight, value=-1.0)
-            # Its backward is one walk over memory; that of mse_loss fills and adds as well.
-            return torch.linalg.vector_norm(difference).square()
+            weight = (shares @ self.table.energies / self.table.cells)[:, None]
+            rows = adapted(student.rows, student.adapter)
+            return _squares(torch.sub(rows, teacher.rows, alpha=self.table.unit), weight)
         errors = [self._error(student, teacher, n) for n in range(len(self.table.gains))]
         return (shares * torch.stack(errors, dim=1)).sum()
 
