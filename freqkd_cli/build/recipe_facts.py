@@ -187,12 +187,8 @@ def place(path: str, error: FreqKDError, default: str = "") -> str:
 
 def missing_encoders(recipe: Recipe) -> list[str]:
     """Return a line for each file of pretrained encoder weights that is not on this machine."""
-    places = {"student": recipe.student.arguments}
-    if recipe.teacher is not None:
-        places["teacher"] = recipe.teacher.arguments
-        for number, member in enumerate(recipe.teacher.arguments.get("members", ())):
-            places[f"teacher.members.{number}"] = dict(member)
-    files = {f"{key}.encoder_weights": x.get("encoder_weights") for key, x in places.items()}
+    models = {"student": recipe.student.arguments, **_teachers(recipe)}
+    files = {f"{key}.encoder_weights": x.get("encoder_weights") for key, x in models.items()}
     return [
         f"{key}: {file} does not exist here, and the model cannot be built without it"
         for key, file in files.items()
@@ -202,15 +198,19 @@ def missing_encoders(recipe: Recipe) -> list[str]:
 
 def untrained_teachers(recipe: Recipe) -> Iterator[str]:
     """Yield a warning for each teacher, or member of an ensemble, without weights."""
-    if recipe.teacher is None:
-        return
-    arguments = recipe.teacher.arguments
-    models = {"teacher": arguments | ({"weights": w} if (w := recipe.teacher.weights) else {})}
-    if members := arguments.get("members"):
-        models = {f"teacher.members.{n}": dict(member) for n, member in enumerate(members)}
-    for key, model in models.items():
+    for key, model in _teachers(recipe).items():
         if not model.get("weights"):
             yield f"{key}: no weights, so its class scores are random; add weights: FOLDER"
+
+
+def _teachers(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the arguments of the teacher, or of each member of an ensemble, by recipe key."""
+    if recipe.teacher is None:
+        return {}
+    arguments = recipe.teacher.arguments
+    if members := arguments.get("members"):
+        return {f"teacher.members.{n}": dict(member) for n, member in enumerate(members)}
+    return {"teacher": {"weights": recipe.teacher.weights, **arguments}}
 
 
 def fetch_descriptions(recipe: Recipe) -> None:

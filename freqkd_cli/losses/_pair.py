@@ -10,7 +10,7 @@ from freqkd_cli.errors import RecipeError, ShapeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap, pick
-from freqkd_cli.spectral.fourier import common_grid, widened
+from freqkd_cli.spectral.fourier import common_grid, resample, widened
 from freqkd_cli.views.batch import Batch
 
 
@@ -113,3 +113,18 @@ class PairLoss(TwoTaps):
         if tuple(target.shape) != need:
             raise self.mismatch(f"a target of shape {tuple(target.shape)}", str(need))
         return widened(target).to(rows.dtype)
+
+
+class TeacherMapLoss(PairLoss):
+    """A pair whose target is the teacher's map on the common grid, ``map`` ``[B, C, h * w]``."""
+
+    target_arguments = ("teacher",)
+
+    def __init__(self, student: str, teacher: str) -> None:
+        super().__init__(student, teacher, adapted=False)
+
+    def target(
+        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
+    ) -> dict[str, Tensor]:
+        x = resample(teacher[self.teacher].detach(), self.grid(grids[self.student], batch))
+        return {"map": x.flatten(2)}

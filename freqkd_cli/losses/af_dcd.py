@@ -35,7 +35,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
@@ -43,8 +43,8 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.keyed_noise import keyed_uniform, new_key
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._convolution import convolution, convolved
-from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.losses._convolution import Generation
+from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.views.batch import Batch
@@ -99,10 +99,9 @@ def build(
     )
 
 
-class DenseContrast(PairLoss):
-    """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
+class DenseContrast(TeacherMapLoss):
+    """Made by :func:`build`."""
 
-    target_arguments = ("teacher",)
     key: Tensor
 
     def __init__(
@@ -112,11 +111,10 @@ class DenseContrast(PairLoss):
         mask_ratio: float,
         contrast: Contrast,
     ) -> None:
-        super().__init__(*taps, adapted=False)
+        super().__init__(*taps)
         self.feature_weight, self.contrast_weight = weights
         self.mask_ratio, self.contrast = mask_ratio, contrast
-        self.align: nn.Conv2d | None = None
-        self.generation: nn.Sequential | None = None
+        self.generation: Generation | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
@@ -124,10 +122,7 @@ class DenseContrast(PairLoss):
         own, channels = student[self.student].channels, teacher[self.teacher].channels
         if self.contrast_weight > 0:
             self._check_groups(channels)
-        if own != channels:
-            self.align = convolution(own, channels)
-        layers = convolution(channels, channels, 3), convolution(channels, channels, 3)
-        self.generation = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+        self.generation = Generation(own, channels)
 
     def _check_groups(self, channels: int) -> None:
         divisors = [n for n in range(2, channels + 1) if channels % n == 0]
@@ -155,12 +150,6 @@ class DenseContrast(PairLoss):
                 key="pool",
             )
 
-    def target(
-        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
-    ) -> dict[str, Tensor]:
-        x = resample(teacher[self.teacher].detach(), self.grid(grids[self.student], batch))
-        return {"map": x.flatten(2)}
-
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
     ) -> Tensor:
@@ -179,13 +168,11 @@ class DenseContrast(PairLoss):
     def generated(self, x: Tensor, batch: Batch, step: int) -> Tensor:
         """Return the student's map ``[B, Cs, h, w]`` as ``[B, Ct, h, w]``, from its shown cells."""
         assert self.generation is not None, "start() comes first"
-        x = x if self.align is None else convolved(x, self.align)
+        shown = None
         if self.mask_ratio > 0:
             draws = keyed_uniform(self.key, batch, step, x.shape[-2] * x.shape[-1])
-            shown = draws <= 1.0 - self.mask_ratio
-            x = x * shown.to(x).view(len(x), 1, *x.shape[-2:])
-        first, _, last = self.generation
-        return convolved(F.relu(convolved(x, first)), last)
+            shown = (draws <= 1.0 - self.mask_ratio).to(x).view(len(x), 1, *x.shape[-2:])
+        return self.generation(x, shown)
 
 
 def contrasted(student: Tensor, teacher: Tensor, contrast: Contrast) -> Tensor:

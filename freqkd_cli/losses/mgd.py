@@ -25,14 +25,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from freqkd_cli.features.keyed_noise import keyed_uniform, new_key
-from freqkd_cli.features.loss import Grid, Loss, LossGroup
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._convolution import convolution, convolved
-from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.losses._convolution import Generation
+from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.spectral.fourier import resample
 from freqkd_cli.views.batch import Batch
 
@@ -48,42 +47,30 @@ def build(*, student: str, teacher: str, ratio: Annotated[float, Field(ge=0, lt=
     return MaskedGeneration(student, teacher, ratio)
 
 
-class MaskedGeneration(PairLoss):
-    """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
+class MaskedGeneration(TeacherMapLoss):
+    """Made by :func:`build`."""
 
-    target_arguments = ("teacher",)
     key: Tensor
 
     def __init__(self, student: str, teacher: str, ratio: float) -> None:
-        super().__init__(student, teacher, adapted=False)
+        super().__init__(student, teacher)
         self.ratio = ratio
-        self.align: nn.Conv2d | None = None
-        self.generation: nn.Sequential | None = None
+        self.generation: Generation | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
-        own, channels = student[self.student].channels, teacher[self.teacher].channels
-        self.align = convolution(own, channels) if own != channels else None
-        layers = convolution(channels, channels, 3), convolution(channels, channels, 3)
-        self.generation = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+        channels = student[self.student].channels, teacher[self.teacher].channels
+        self.generation = Generation(*channels)
         self.register_buffer("key", new_key())
-
-    def target(
-        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
-    ) -> dict[str, Tensor]:
-        x = resample(teacher[self.teacher].detach(), self.grid(grids[self.student], batch))
-        return {"map": x.flatten(2)}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
     ) -> Tensor:
         x = student[self.student]
         assert self.generation is not None, "start() comes first"
-        first, _, last = self.generation
         with torch.autocast(x.device.type, enabled=False):
             x = resample(x, self.grid((x.shape[-2], x.shape[-1]), batch))
-            x = x if self.align is None else convolved(x, self.align)
-            x = convolved(F.relu(convolved(x * self.kept(batch, step, x), first)), last).flatten(2)
+            x = self.generation(x, self.kept(batch, step, x)).flatten(2)
             return (x - self.fitted(target["map"], x)).square().sum() / len(x)
 
     def kept(self, batch: Batch, step: int, x: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.loss import Grid, Loss, LossGroup
+from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.spectral.fourier import half_spectrum, resample
 from freqkd_cli.views.batch import Batch
 
@@ -41,13 +41,8 @@ def build(*, student: str, teacher: str) -> Loss:
     return SpectralKD(student, teacher)
 
 
-class SpectralKD(PairLoss):
-    """Made by :func:`build`. Its target is the teacher's map, ``map`` ``[B, C, h * w]``."""
-
-    target_arguments = ("teacher",)
-
-    def __init__(self, student: str, teacher: str) -> None:
-        super().__init__(student, teacher, adapted=False)
+class SpectralKD(TeacherMapLoss):
+    """Made by :func:`build`."""
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
@@ -60,12 +55,6 @@ class SpectralKD(PairLoss):
                 tip="use a wider tap of the teacher, or the loss band, which has an adapter",
                 key="student",
             )
-
-    def target(
-        self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
-    ) -> dict[str, Tensor]:
-        x = resample(teacher[self.teacher].detach(), self.grid(grids[self.student], batch))
-        return {"map": x.flatten(2)}
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int

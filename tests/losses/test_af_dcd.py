@@ -15,7 +15,7 @@ from freqkd_cli.losses.af_dcd import Contrast, contrasted
 def filled(**arguments):
     student, teacher = large_tensors()
     loss = started("af_dcd", student, teacher, groups=4, **arguments)
-    layers = (loss.align, loss.generation[0], loss.generation[2])
+    layers = (loss.generation.align, loss.generation.first, loss.generation.last)
     fill(*(x for layer in layers for x in (layer.weight, layer.bias)))
     return loss
 
@@ -83,8 +83,9 @@ def test_its_gradient_is_right_with_a_mask():
 def test_the_mask_hides_its_share_and_depends_on_the_step():
     student, teacher = torch.ones(2, 4, 100, 100).double(), torch.zeros(2, 4, 100, 100).double()
     loss = started("af_dcd", student, teacher, groups=2)
-    assert loss.align is None  # equal channels need none
-    for layer in loss.generation[::2]:  # passes the map on, since it is not negative
+    assert loss.generation.align is None  # equal channels need none
+    # It passes the map on, since that is not negative.
+    for layer in (loss.generation.first, loss.generation.last):
         torch.nn.init.dirac_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     batch = batch_of(None, (100, 100))

@@ -19,8 +19,7 @@ from freqkd_cli.losses._fam_released import box
 
 def as_copy(loss) -> None:
     """Let the generation of ``mgd`` copy its input, where that is above -9."""
-    first, _, last = loss.generation
-    for layer, bias in ((first, 9.0), (last, -9.0)):
+    for layer, bias in ((loss.generation.first, 9.0), (loss.generation.last, -9.0)):
         nn.init.dirac_(layer.weight)
         nn.init.constant_(layer.bias, bias)
 
