@@ -116,6 +116,7 @@ def build_line(plan: Plan, number: int) -> Line:
         loss=loss,
         weight=spec.weight,
         warmup=spec.warmup,
+        decay=spec.decay or 0.0,
         student_taps=student,
         teacher_taps=teacher,
         compared=compared,

@@ -31,6 +31,11 @@ class Line:
     student_taps: tuple[str, ...]
     teacher_taps: tuple[str, ...]
     compared: tuple[int, ...] | None = None
+    decay: float = 0.0
+
+    def weight_at(self, step: int, total_steps: int) -> float:
+        """Return the weight at ``step`` (0-based)."""
+        return loss_weight(self.weight, self.warmup, self.decay, step, total_steps)
 
     def student(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the student's tensors that the loss reads.
@@ -101,7 +106,7 @@ class Objective(nn.Module):
                 except TrainingFailed as error:
                     raise line.failure(error) from error
                 value = value if share == 1.0 else value * share
-                total = total + value * loss_weight(line.weight, line.warmup, step, total_steps)
+                total = total + value * line.weight_at(step, total_steps)
                 terms[line.id] = value.detach()
         return total, terms
 

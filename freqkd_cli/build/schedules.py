@@ -64,10 +64,13 @@ def run_length(images: int, train: Train, pool_share: float = 0.0) -> RunLength:
     return RunLength(batches, train.accumulate, stages)
 
 
-def loss_weight(weight: float, warmup: float, step: int, total: int) -> float:
+def loss_weight(weight: float, warmup: float, decay: float, step: int, total: int) -> float:
     """Return the weight of a loss line at ``step`` (0-based).
 
-    It is linear from near 0 over the first ``warmup`` share of the steps, as in FAM-KD.
+    It rises linearly from near 0 over the first ``warmup`` share of the steps, as in FAM-KD, and
+    falls linearly to near 0 over the last ``decay`` share of them.
     """
-    rise = warmup * total
-    return weight * min(1.0, (step + 1) / rise) if rise > 0 else weight
+    rise, fall = warmup * total, decay * total
+    up = (step + 1) / rise if rise > 0 else 1.0
+    down = (total - step) / fall if fall > 0 else 1.0
+    return weight * min(1.0, up, down)

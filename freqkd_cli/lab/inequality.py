@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.lab.grouping import Group
 from freqkd_cli.lab.recipe_values import UNSEEN, Values, differing
 from freqkd_cli.lab.run_record import RunRecord
-from freqkd_cli.recipe.data_section import Data
+from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data
 
 EQUAL_TIME = 1.1
 """Times whose ratio is smaller than that are called equal."""
 LENGTH = ("train.epochs", "train.steps", "train.extend")
 BATCH = ("train.batch_size", "train.accumulate")
 NAME = "data.name"
-TRAINING_IMAGES = ("data.length", "data.labelled")
-"""Arguments of data sets that choose among the training images alone."""
 
 
 def inequalities(group: Group, baseline: Group, teacher: Group | None) -> dict[str, str]:
@@ -87,18 +84,11 @@ def _scored_images(run: RunRecord) -> str:
 
 def _held_out(values: Values, run: RunRecord, root: Path | None) -> dict[str, Any]:
     """Return what decides the held-out images of a run."""
-    own = {f"data.{key}" for key in Data.model_fields}
-    arguments = {
-        key: value
-        for key, value in values.items()
-        if key.startswith("data.")
-        and key not in TRAINING_IMAGES
-        and not any(key == name or key.startswith(f"{name}.") for name in own)
+    data = {
+        key.removeprefix("data."): value for key, value in values.items() if key.startswith("data.")
     }
-    folder = root or run.recipe["data"].get("root")
-    size = {} if folder else {"data.size": values.get("data.size")}  # of images that are drawn
-    place = {"data.root": folder and os.path.realpath(folder)}
-    return {NAME: values.get(NAME), **place, **size, **arguments}
+    data["root"] = run.recipe["data"].get("root")
+    return {f"data.{key}": value for key, value in held_out_data(data, root).items()}
 
 
 def _runs(group: Group) -> Iterable[RunRecord]:
@@ -128,7 +118,8 @@ def _views(row: Values, base: Values, group: Group, baseline: Group) -> list[str
 
 def _data(group: Group, baseline: Group) -> str:
     row, base = group.values, baseline.values
-    keys = [key for key in TRAINING_IMAGES if row.get(key) != base.get(key)]
+    keys = [f"data.{key}" for key in TRAINING_IMAGES]
+    keys = [key for key in keys if row.get(key) != base.get(key)]
     pools = [any(key.startswith("data.pool.") for key in values) for values in (row, base)]
     if pools[0] != pools[1]:
         return f"images of data.pool in {'this row' if pools[0] else 'the baseline'} alone"

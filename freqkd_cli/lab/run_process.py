@@ -80,7 +80,10 @@ def _wait(process: subprocess.Popen, stop: Sequence[int], look: Callable[[], Non
 
 
 def _reason(code: int, log: Path) -> str:
-    """Return in one line why a command failed: its error, else its exit code."""
+    """Return in one line why a command failed: its error, else its exit code.
+
+    What to try is left in the log, since it is about that command and not about the study.
+    """
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", usually out of memory" if name == "SIGKILL" else ""
@@ -89,7 +92,8 @@ def _reason(code: int, log: Path) -> str:
     starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
         error = [" ".join(line.split()) for line in lines[starts[-1] :]]
-        return f"exit code {code}: {'; '.join(filter(None, error)).removeprefix('error: ')}"
+        facts = [line for line in error if line and not line.startswith("try ")]
+        return f"exit code {code}: {'; '.join(facts).removeprefix('error: ')}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
     return f"exit code {code}: {last}"
 

@@ -13,9 +13,10 @@ from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.lab import study as studies
 from freqkd_cli.lab.plan_rows import CheckedRow, load_row
 from freqkd_cli.lab.study import PLAN, RUNS, Study
+from freqkd_cli.recipe.data_section import held_out_data
+from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.lock import LOCK
-from freqkd_cli.score.side_by_side import held_out_data
 from freqkd_cli.train.recipe_identity import difference
 
 SHOWN = 8
@@ -41,7 +42,8 @@ def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
 
 
 def _scored_on(row: CheckedRow) -> dict[str, Any]:
-    return held_out_data(row.recipe, None) | {"hold_out": row.recipe.data.hold_out}
+    data = resolved(row.recipe)["data"]
+    return held_out_data(data, None) | {"hold_out": data.get("hold_out")}
 
 
 def check_folder(study: Study) -> Study | None:

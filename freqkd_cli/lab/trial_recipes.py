@@ -29,6 +29,9 @@ EVALUATIONS = 8
 _OF_TUNE = ("data.hold_out", "train.eval_every", "train.eval_limit")
 """Keys that decide how trials are scored."""
 
+_SEEDS = ("train.seed", "data.view_seed")
+"""Keys whose best value is an accident."""
+
 Values = Iterable[tuple[Search, Any]]
 
 
@@ -98,9 +101,16 @@ def check_searches(
 
     Raises:
         RecipeError: a key is unknown, or a value does not fit; all searches are reported at once.
-        UsageError: a key decides how trials are scored, or changes what the cache stores.
+        UsageError: a key is a seed, decides how trials are scored, or changes what the cache
+            stores.
     """
     for search in searches:
+        if search.key in _SEEDS:
+            raise UsageError(
+                f"--search {search.text} searches for a lucky seed",
+                need="a key whose effect is the same with another seed",
+                tip="--seed N for one seed, or seeds: [0, 1, 2] in a plan of freqkd sweep",
+            )
         if search.key in _OF_TUNE:
             raise UsageError(
                 f"--search {search.text} changes how trials are scored",

@@ -31,8 +31,9 @@ class Emphasis:
     """Recipe keys: how much each cell counts, by one band of a map of the teacher.
 
     Attributes:
-        attention: the band; none gives every cell the weight 1.
-        cutoff, mask: of the radial low-pass, in Nyquist units of the map's grid.
+        attention: band of the teacher that gives cells their weight; none weights all alike.
+        cutoff: of the filter, in Nyquist units of the map's grid.
+        mask: shape of the filter.
         high_share: share of the high band in the gain of ``attention: mix``.
         strength: s in the weight (1 + s a / mean a) / (1 + s).
     """

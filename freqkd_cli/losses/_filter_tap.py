@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from freqkd_cli.losses._filter import Filter, Table, Terms
+from freqkd_cli.losses._filter import Filter, Filtered, Table, Terms
 from freqkd_cli.spectral.distances import (
     Distance,
     attention,
@@ -16,6 +19,20 @@ from freqkd_cli.spectral.distances import (
     varies,
 )
 from freqkd_cli.spectral.fourier import Grid, as_rows, half_spectrum, refit, resample, widened
+
+Represent = Literal["feature", "attention", "attention_then_filter"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared, beside the filter; every field is a key of the recipe."""
+
+    filter_side: Filtered
+    distance: Distance
+    represent: Represent
+    cutoff_cycles: float | None
+    standardise: bool
+    adapter: bool
 
 
 def tap_spectrum(

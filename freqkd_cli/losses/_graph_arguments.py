@@ -34,8 +34,9 @@ class Edges:
     """How relations become edges and edges a Laplacian.
 
     Attributes:
-        kernel, tau: see :func:`freqkd_cli.spectral.graph.kernel`.
-        laplacian: see :func:`freqkd_cli.spectral.graph.laplacian`.
+        kernel: exp is exp(cos / tau), relu sets negative relations to 0.
+        tau: temperature of kernel exp.
+        laplacian: normalized is I - D^-1/2 A D^-1/2, combinatorial D - A.
     """
 
     kernel: Kernel = "exp"
@@ -53,7 +54,13 @@ class Edges:
 
 @dataclass(frozen=True)
 class TeacherHeads:
-    """Which of the teacher's heads are compared; their graphs are averaged."""
+    """Which of the teacher's heads are compared; their graphs are averaged.
+
+    Attributes:
+        heads: all, those that separate objects best, or a list of numbers from 0.
+        object_heads: number of heads of each image for heads: object.
+        object_by: how these heads are chosen.
+    """
 
     heads: Literal["mean_graph", "object"] | Numbers = "mean_graph"
     object_heads: Count = 2
@@ -70,6 +77,13 @@ class StudentGraph:
     """How the graphs are made, see :class:`freqkd_cli.features.graphs.GraphSide`.
 
     ``gram`` counts for both sides, the others for the student's.
+
+    Attributes:
+        graph: kind of the student's graph; the default is that of its tap.
+        gram: centred compares cosines of centred features, raw plain products.
+        groups: groups of channels, or heads of query_key, that are heads of the student.
+        width: channels of a head of query_key.
+        projection: one projection for queries and keys, or one each.
     """
 
     graph: Proxy | None = None
@@ -84,8 +98,10 @@ class LowRank:
     """The teacher's strongest modes, scaled.
 
     Attributes:
-        scaling, power: see :func:`freqkd_cli.spectral.modes.scaled`.
-        rank, energy: see :func:`freqkd_cli.spectral.modes.low_rank`.
+        scaling: of the eigenvalues; power amplifies large ones and damps small ones.
+        power: exponent of scaling: power.
+        rank: number of modes, by their energy or always 10.
+        energy: share of the spectrum's magnitude that the kept modes hold.
     """
 
     scaling: Scaling = "cass"

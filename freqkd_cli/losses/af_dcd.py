@@ -45,6 +45,7 @@ from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._convolution import Generation
 from freqkd_cli.losses._pair import TeacherMapLoss
+from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.views.batch import Batch
@@ -93,7 +94,11 @@ def build(
         groups: groups of channels; they have to divide the teacher's channels.
         pool: side of the max pooling before the contrast; 1 = none.
         patch: side of a patch, in pooled cells.
+
+    Raises:
+        RecipeError: both weights are 0.
     """
+    require_a_part("af_dcd", feature_weight=feature_weight, contrast_weight=contrast_weight)
     return DenseContrast(
         (student, teacher), (feature_weight, contrast_weight), mask_ratio, contrast
     )

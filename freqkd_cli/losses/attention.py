@@ -33,7 +33,13 @@ GROUP: LossGroup = "features"
 
 
 def build(*, student: str, teacher: str, reduce: Literal["mean", "sum"] = "mean") -> Loss:
-    """Build attention transfer between two taps; the top of the file explains every key."""
+    """Build attention transfer between two taps; the top of the file explains every key.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+        reduce: how the squares of the cells are added up.
+    """
     return AttentionLoss(student, teacher, reduce)
 
 

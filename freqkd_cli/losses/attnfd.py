@@ -58,6 +58,8 @@ def build(
     """Build AttnFD between two taps.
 
     Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
         reduction: channels over the hidden units of the channel attention.
         norm: maps are divided by the norm of the batch, or each by its own.
         batch_norm: after the spatial attention's and the adapter's convolution.

@@ -46,7 +46,7 @@ distance, because a plain mean square of high bands would vanish beside that of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -59,13 +59,14 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Attention, Emphasis, Strength
 from freqkd_cli.losses._emphasised_distance import EmphasisedDistance, check_combination
 from freqkd_cli.losses._filter import Band, Border, Filter, Filtered, Table, terms_of
-from freqkd_cli.losses._filter_distance import (
-    FilteredDistance,
-    StudentRows,
-    TeacherRows,
-    stored,
+from freqkd_cli.losses._filter_distance import FilteredDistance, StudentRows, TeacherRows, stored
+from freqkd_cli.losses._filter_tap import (
+    Compared,
+    Represent,
+    attention_distance,
+    attention_maps,
+    tap_spectrum,
 )
-from freqkd_cli.losses._filter_tap import attention_distance, attention_maps, tap_spectrum
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.spectral.distances import Distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, resample
@@ -73,8 +74,6 @@ from freqkd_cli.spectral.masks import BandCells, Kind
 from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "frequency"
-
-Represent = Literal["feature", "attention", "attention_then_filter"]
 
 CUTOFF = 0.25
 """Nyquist units; a Gaussian of this keeps about 5 % of white noise."""
@@ -102,6 +101,25 @@ def build(
 ) -> Loss:
     """Build a band loss; the top of the file explains every key.
 
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+        band: which frequencies are compared; mix is a weighted sum of both bands.
+        cutoff: of the filter, in Nyquist units of the common grid; the default is 0.25.
+        cutoff_cycles: the same in cycles per image pixel; give one of the two.
+        mask: shape of the filter.
+        order: of a Butterworth mask.
+        high_share: share of the high band in a mix, from 0 to 1.
+        mix: losses of both bands are mixed, or the gain of one filter.
+        filter_side: side that is filtered; the other one is compared whole.
+        distance: of the compared maps.
+        represent: compare the maps themselves, or attention maps of them.
+        normalize: channel standardises every channel of both sides after the filter.
+        border: what is done at the image border before the transform.
+        adapter: bring the student to the teacher's channels by a trained 1x1 convolution.
+        attention: band of the teacher that gives cells their weight; none weights all alike.
+        strength: of that weighting; 0 = none.
+
     Raises:
         RecipeError: both ``cutoff`` and ``cutoff_cycles`` are given, or what is compared has no
             cells that ``attention`` could weight.
@@ -125,18 +143,6 @@ def build(
     emphasis = Emphasis(attention, cutoff or 0.0, mask, high_share, strength)
     check_combination(emphasis, represent, distance)
     return BandLoss(student, teacher, filter, compared, emphasis)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What is compared, beside the filter; every field is a key of the recipe."""
-
-    filter_side: Filtered
-    distance: Distance
-    represent: Represent
-    cutoff_cycles: float | None
-    standardise: bool
-    adapter: bool
 
 
 class BandLoss(PairLoss):

@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid, resized
 from freqkd_cli.losses._emphasis import Positive
+from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 
@@ -59,10 +60,11 @@ class Parts:
     """Recipe keys: the two parts and the edges.
 
     Attributes:
-        body, edge: weights of the parts.
+        body: weight of the part inside regions.
+        edge: weight of the part at edges.
         alpha: weight of every class at edges.
         radius: of the edges in pixels; 3 is a trimap of 7 pixels.
-        edges: where they are taken from.
+        edges: edges of the labels, or of the teacher's prediction.
     """
 
     body: Weight = 20.0
@@ -74,7 +76,16 @@ class Parts:
 
 @flattened
 def build(*, temperature: Positive = 4.0, grid: ComparedGrid = "teacher", parts: Parts) -> Loss:
-    """Build boundary-privileged distillation; the top of the file explains every key."""
+    """Build boundary-privileged distillation; the top of the file explains every key.
+
+    Args:
+        temperature: of both softmax functions.
+        grid: side whose grid is used.
+
+    Raises:
+        RecipeError: both weights are 0.
+    """
+    require_a_part("bpkd", body=parts.body, edge=parts.edge)
     return BoundaryPrivileged(temperature, grid, parts)
 
 

@@ -53,6 +53,12 @@ def build(
 ) -> Loss:
     """Build channel-wise distillation; the top of the file explains every key.
 
+    Args:
+        student: tap of the student; logits compares class scores.
+        teacher: tap of the teacher, likewise.
+        temperature: of the softmax over cells.
+        grid: side whose grid is used.
+
     Raises:
         RecipeError: the keys do not fit features.
     """

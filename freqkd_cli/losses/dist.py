@@ -39,6 +39,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid
 from freqkd_cli.losses._emphasis import Positive
+from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.losses._tap_scores import TapScores
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import root
@@ -67,9 +68,19 @@ def build(
 ) -> Loss:
     """Build DIST; the top of the file explains every key.
 
+    Args:
+        student: tap of the student; logits compares class scores.
+        teacher: tap of the teacher, likewise.
+        beta: weight of the correlation over classes.
+        gamma: weight of the correlation over cells.
+        over: cells of all images of the batch at once, or of each image.
+        temperature: of the softmax over classes.
+        grid: side whose grid is used.
+
     Raises:
-        RecipeError: the keys do not fit features.
+        RecipeError: the keys do not fit features, or both weights are 0.
     """
+    require_a_part("dist", beta=beta, gamma=gamma)
     compared = ((student, teacher), temperature, grid, weighting)
     return Dist((beta, gamma), over == "batch", compared)
 

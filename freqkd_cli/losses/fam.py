@@ -75,7 +75,19 @@ def build(
     normalize: Literal["channel", "none"] = "channel",
     output: Literal["norm_relu", "linear"] = "linear",
 ) -> Loss:
-    """Build a frequency attention loss between two taps; the top of the file explains every key."""
+    """Build a frequency attention loss between two taps; the top of the file explains every key.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+        form: coarse is this project's, released that of the authors' code.
+        grid: rows and columns on which the filter is stored.
+        band: what the filter starts as.
+        cutoff: of the high-pass in Nyquist units, 0 = none; the default is 0.1, for band: low 0.
+        distance: relative to the teacher's energy, or the plain mean square.
+        normalize: channel standardises every channel of both sides.
+        output: batch norm and ReLU after the module, or neither.
+    """
     if cutoff is None:
         cutoff = 0.0 if band == "low" else 0.1
     shape = Shape((grid[0], grid[1]), cutoff, output, band, form)

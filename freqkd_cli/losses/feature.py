@@ -58,7 +58,15 @@ def build(
     adapter: bool = True,
     emphasis: Emphasis,
 ) -> Loss:
-    """Build a feature loss between two taps; the top of the file explains every key."""
+    """Build a feature loss between two taps; the top of the file explains every key.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+        distance: relative to the teacher's energy, or the plain mean square.
+        normalize: channel standardises every channel of both sides.
+        adapter: bring the student to the teacher's channels by a trained 1x1 convolution.
+    """
     compared = Compared(distance, normalize == "channel", adapter, emphasis)
     return FeatureLoss(student, teacher, compared)
 

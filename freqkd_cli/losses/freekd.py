@@ -59,6 +59,8 @@ def build(
     """Build FreeKD between two taps.
 
     Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
         levels: of the Haar transform.
         bands: high compares the details, all the low band too.
         mse: weight of the mean square of the whole maps.

@@ -76,7 +76,19 @@ def build(
     normalize: Literal["channel", "none"] = "channel",
     adapter: bool = True,
 ) -> Loss:
-    """Build a band loss on the teacher's graph; the top of the file explains every key."""
+    """Build a band loss on the teacher's graph; the top of the file explains every key.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+        basis: tap of the graph whose eigenvectors are used; the default is teacher.
+        band: graph frequencies that are compared.
+        k: number of modes in the low band.
+        high_share: share of the high band in a mix, from 0 to 1.
+        gram: how relations are made from features.
+        normalize: channel standardises every channel over the patches.
+        adapter: bring the student to the teacher's channels by a trained linear map.
+    """
     share = {"low": 0.0, "high": 1.0, "mix": high_share}[band]
     graphs = (k, teacher_heads.choice(), StudentGraph("similarity", gram))
     compared = ComparedBands(teacher, share, edges, normalize == "channel", adapter)

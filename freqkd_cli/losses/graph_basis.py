@@ -50,7 +50,13 @@ def build(
     teacher_heads: TeacherHeads,
     student_graph: StudentGraph,
 ) -> Loss:
-    """Build a loss in the teacher's eigenvectors; see ``graph_lowrank`` for the graphs."""
+    """Build a loss in the teacher's eigenvectors; see ``graph_lowrank`` for the graphs.
+
+    Args:
+        student: tap of the student: features or a graph.
+        teacher: tap of the teacher: features, nodes or a graph.
+        k: number of modes that are compared.
+    """
     graphs = (low_rank.columns(k), teacher_heads.choice(), student_graph)
     return GraphBasis((student, teacher), graphs, low_rank)
 

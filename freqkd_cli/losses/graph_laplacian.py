@@ -70,7 +70,14 @@ def build(
     teacher_heads: TeacherHeads,
     student_graph: StudentGraph,
 ) -> Loss:
-    """Build a loss of Laplacians; ``graph_lowrank`` explains the student's graph."""
+    """Build a loss of Laplacians; ``graph_lowrank`` explains the student's graph.
+
+    Args:
+        student: tap of the student: features or a graph.
+        teacher: tap of the teacher: features, nodes or a graph.
+        compare: what is compared; the top of the file explains each.
+        k: number of modes.
+    """
     graphs = (k, teacher_heads.choice(), student_graph)
     return GraphLaplacian((student, teacher), graphs, compare, edges)
 

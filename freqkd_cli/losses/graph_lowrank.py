@@ -83,7 +83,15 @@ def build(
     teacher_heads: TeacherHeads,
     student_graph: StudentGraph,
 ) -> Loss:
-    """Build a loss of low-rank graphs; the top of the file explains every key."""
+    """Build a loss of low-rank graphs; the top of the file explains every key.
+
+    Args:
+        student: tap of the student: features or a graph.
+        teacher: tap of the teacher: features, nodes or a graph.
+        k: largest number of modes.
+        distance: of the graphs.
+        tau: temperature of row_kl.
+    """
     graphs = (low_rank.columns(k), teacher_heads.choice(), student_graph)
     return GraphLowRank((student, teacher), graphs, low_rank, distance, tau)
 

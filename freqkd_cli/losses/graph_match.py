@@ -54,7 +54,14 @@ def build(
     low_rank: LowRank,
     student_graph: StudentGraph = FOUR_GROUPS,
 ) -> Loss:
-    """Build a loss of matched heads; the top of the file explains every key."""
+    """Build a loss of matched heads; the top of the file explains every key.
+
+    Args:
+        student: tap of the student: features or a graph.
+        teacher: tap of the teacher: features, nodes or a graph.
+        k: largest number of modes.
+        matching: pair each head with the one that differs most, or least.
+    """
     graphs = (k, Heads("mean_spectrum", 1, "rank"), student_graph)
     return GraphMatch((student, teacher), graphs, low_rank, matching)
 

@@ -76,7 +76,15 @@ def build(
     edges: Edges,
     student_graph: StudentGraph,
 ) -> Loss:
-    """Build a loss of eigenvalues; ``graph_lowrank`` explains the student's graph."""
+    """Build a loss of eigenvalues; ``graph_lowrank`` explains the student's graph.
+
+    Args:
+        student: tap of the student: features or a graph.
+        teacher: tap of the teacher: features, nodes or a graph.
+        k: number of eigenvalues.
+        distance: of the sorted spectra.
+        matrix: whose eigenvalues are compared.
+    """
     graphs = (k, teacher_heads.choice(), student_graph)
     return GraphSpectrum((student, teacher), graphs, distance, matrix, edges)
 

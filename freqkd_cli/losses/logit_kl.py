@@ -48,7 +48,12 @@ GROUP: LossGroup = "class scores"
 def build(
     *, temperature: Positive = 1.0, grid: ComparedGrid = "teacher", weighting: CellWeights
 ) -> Loss:
-    """Build logit distillation; the top of the file explains every key."""
+    """Build logit distillation; the top of the file explains every key.
+
+    Args:
+        temperature: of both softmax functions.
+        grid: side whose grid is used.
+    """
     return LogitKL(temperature, grid, weighting)
 
 

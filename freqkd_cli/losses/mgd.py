@@ -42,6 +42,8 @@ def build(*, student: str, teacher: str, ratio: Annotated[float, Field(ge=0, lt=
     """Build masked generative distillation between two taps.
 
     Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
         ratio: share of the student's cells that are set to 0.
     """
     return MaskedGeneration(student, teacher, ratio)

@@ -69,6 +69,13 @@ def build(
 ) -> Loss:
     """Build octave distillation; the top of the file explains every key.
 
+    Args:
+        levels: number of octaves; the default is 4, or as many as fit.
+        power: weight of an octave is its divergence to minus this power.
+        weights: of the octaves, finest first, and of the rest; replaces power.
+        temperature: of both softmax functions.
+        grid: side whose grid is used.
+
     Raises:
         RecipeError: ``weights`` has another length than ``levels`` + 1, or only zeros.
     """

@@ -37,7 +37,12 @@ GROUP: LossGroup = "frequency"
 
 
 def build(*, student: str, teacher: str) -> Loss:
-    """Build SpectralKD between two taps; the top of the file explains it."""
+    """Build SpectralKD between two taps; the top of the file explains it.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher.
+    """
     return SpectralKD(student, teacher)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,3 +80,30 @@ class Data(Section):
         None, description="images without labels, from which only losses with a teacher learn"
     )
     arguments: dict[str, Any] = Field({}, description="arguments of the data set")
+
+
+TRAINING_IMAGES = ("length", "labelled")
+"""Arguments of data sets that choose among the training images alone."""
+
+
+def held_out_data(data: Mapping[str, Any], root: Path | None) -> dict[str, Any]:
+    """Return what decides which images a recipe is scored on, the share ``hold_out`` apart.
+
+    Args:
+        data: resolved values of the section; a key of a section inside it may be ``pool.root``.
+        root: takes the place of ``data.root``.
+    """
+    folder = root or data.get("root")
+    own = Data.model_fields
+    arguments = {
+        key: value
+        for key, value in data.items()
+        if key.partition(".")[0] not in own and key not in TRAINING_IMAGES
+    }
+    size = {} if folder else {"size": data["size"]}  # of images that are drawn
+    return {
+        "name": data["name"],
+        "root": folder and os.path.realpath(folder),
+        **size,
+        **arguments,
+    }

@@ -6,6 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic_core import to_jsonable_python
@@ -76,14 +77,30 @@ def _metadata(note: Any) -> list[Any]:
 
 
 def descriptions(function: Callable[..., Any]) -> dict[str, str]:
-    """Return argument -> its text in the ``Args:`` part of the docstring."""
-    lines = inspect.cleandoc(function.__doc__ or "").splitlines()
-    if "Args:" not in lines:
+    """Return argument -> its text.
+
+    Texts come from ``Args:`` in the docstring, and from ``Attributes:`` in those of dataclasses
+    whose fields are arguments.
+    """
+    groups = filter(is_dataclass, get_type_hints(inspect.unwrap(function)).values())
+    sources = [
+        (kind.__doc__, "Attributes:") for group in groups for kind in reversed(group.__mro__)
+    ]
+    texts: dict[str, str] = {}
+    for docstring, heading in (*sources, (function.__doc__, "Args:")):
+        texts |= _entries(docstring or "", heading)
+    return {registry.key_of(name): text.replace("``", "") for name, text in texts.items()}
+
+
+def _entries(docstring: str, heading: str) -> dict[str, str]:
+    """Return name -> text of the entries below a heading of a docstring."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    if heading not in lines:
         return {}
     texts: dict[str, str] = {}
     names: list[str] = []
     depth = None
-    for line in lines[lines.index("Args:") + 1 :]:
+    for line in lines[lines.index(heading) + 1 :]:
         if line and not line[0].isspace():
             break
         entry = _ENTRY.match(line)
@@ -92,7 +109,7 @@ def descriptions(function: Callable[..., Any]) -> dict[str, str]:
             texts |= dict.fromkeys(names, entry[3].strip())
         elif line.strip():
             texts |= {name: f"{texts[name]} {line.strip()}".strip() for name in names}
-    return {registry.key_of(name): text.replace("``", "") for name, text in texts.items()}
+    return texts
 
 
 def schema() -> dict[str, Any]:

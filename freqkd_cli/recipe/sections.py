@@ -83,6 +83,9 @@ class LossLine(Section):
         1.0, description="factor of this loss in the total; with 0 it is not built"
     )
     warmup: Share = Field(0.0, description="share of all steps in which the weight rises from 0")
+    decay: Share | None = Field(
+        None, description="share of all steps, up to the last, in which the weight falls to 0"
+    )
     arguments: dict[str, Any] = Field({}, description="arguments of the loss")
 
 

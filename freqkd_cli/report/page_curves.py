@@ -73,7 +73,7 @@ def learning_curves(comparison: Comparison, roles: Roles) -> list[Chart]:
     about = "Means over seeds; grey lines are the other recipes. "
     charts = [
         line_chart(
-            f"{number.title} on the validation split",
+            f"{number.title} on the scored images",
             about + "Point at a line to read its name.",
             scores,
             x_label="step",
@@ -113,7 +113,7 @@ def run_curves(comparison: Comparison, roles: Roles) -> list[Chart]:
             logarithmic=True,
         ),
         line_chart(
-            f"{number.title} on the validation split",
+            f"{number.title} on the scored images",
             "The score of the weights that would be kept at that step.",
             [_line(number.title, "best", _scores(record, number))],
             x_label="step",

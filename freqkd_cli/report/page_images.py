@@ -11,7 +11,9 @@ import numpy as np
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import load_model
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import FreqKDError
+from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.report.comparison_image import VOID
 from freqkd_cli.report.page_panels import (
     Panel,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """The panels of one image of the validation split."""
+    """The panels of one image."""
 
     name: str
     panels: list[Panel]
@@ -73,7 +75,7 @@ def page_images(
     data_root: Path | None = None,
     device: str | None = None,
 ) -> PageImages:
-    """Predict ``count`` images of the validation split, spread over it.
+    """Predict ``count`` of the images that the runs were scored on, spread over them.
 
     What is missing here (data, weights, a teacher) becomes a note, since a page is worth having
     without it.
@@ -81,7 +83,7 @@ def page_images(
     notes: list[str] = []
     try:
         recipe = recipes.load(runs[-1].folder / "recipe.yaml")
-        split = ScoredSplit.open(recipe, "val", data_root, 0)
+        split = _scored_split(recipe, data_root)
         models = [_Model(run.name, _loaded(run, split)) for run in runs]
         chosen = _spread(len(split.dataset), count)
         teacher = _teacher([recipes.load(run.folder / "recipe.yaml") for run in runs], split, notes)
@@ -89,6 +91,14 @@ def page_images(
         return _drawn(models, len(runs), split, chosen, progress, pick_device(device), notes)
     except (FreqKDError, OSError) as error:
         return PageImages([], [], [], [*notes, f"No predictions are shown: {in_one_line(error)}."])
+
+
+def _scored_split(recipe: Recipe, root: Path | None) -> ScoredSplit:
+    """Return the validation split, or the held-out training images of ``data.hold_out``."""
+    held_out = training_parts(recipe, root).held_out if recipe.data.hold_out else None
+    if held_out is None:
+        return ScoredSplit.open(recipe, "val", root, 0)
+    return ScoredSplit(recipe, HELD_OUT, held_out)
 
 
 def in_one_line(error: Exception) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import load_model
 from freqkd_cli.errors import UsageError, WeightsMissing
+from freqkd_cli.recipe.data_section import held_out_data
+from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
@@ -173,9 +175,9 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
         UsageError: two runs were trained on different data; the message has what differs.
     """
     (first, recipe), *others = run_recipes.items()
-    wanted = held_out_data(recipe, root)
+    wanted = held_out_data(resolved(recipe)["data"], root)
     for run, other in others:
-        data = held_out_data(other, root)
+        data = held_out_data(resolved(other)["data"], root)
         keys = [key for key in {**wanted, **data} if wanted.get(key) != data.get(key)]
         if keys:
             raise UsageError(
@@ -184,19 +186,6 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
                 need="runs with the same held-out images",
                 tip="--data-root DIR scores them on one folder" if keys == ["root"] else None,
             )
-
-
-def held_out_data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    """What decides the held-out images; length and views of the training split may differ."""
-    folder = root or recipe.data.root
-    training_only = ("length", "labelled")
-    arguments = {k: v for k, v in recipe.data.arguments.items() if k not in training_only}
-    return {
-        "name": recipe.data.name,
-        "root": folder and os.path.realpath(folder),
-        "size": list(recipe.data.size),
-        **arguments,
-    }
 
 
 def _truth(dataset: Dataset, number: int) -> Panels:

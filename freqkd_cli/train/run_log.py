@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from freqkd_cli.build.schedules import loss_weight
-
 if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
 
@@ -30,10 +28,7 @@ def loss_row(
     """
     raw = {name: float(value) for name, value in terms.items()}
     total = raw.pop("total")
-    weighted = {
-        line.id: raw[line.id] * loss_weight(line.weight, line.warmup, step - 1, total_steps)
-        for line in lines
-    }
+    weighted = {line.id: raw[line.id] * line.weight_at(step - 1, total_steps) for line in lines}
     return {"step": step, "lr": rate, "total": total, "raw": raw, "weighted": weighted}
 
 

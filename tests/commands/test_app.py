@@ -419,10 +419,13 @@ def test_recipe_list_and_copy(invoke, tmp_path, monkeypatch):
     (store / "one.yaml").write_text(
         "# yaml-language-server: $schema=x\n" + RECIPE, encoding="utf-8"
     )
+    (store / "plans").mkdir()
+    (store / "plans" / "two.yaml").write_text("# Which one?\nversion: 1\n", encoding="utf-8")
     monkeypatch.setattr(shipped, "folder", lambda: store)
     monkeypatch.chdir(tmp_path)
     assert invoke("recipe", "list").stdout == "one  A question?\n"
     assert json.loads(invoke("recipe", "list", "--json").stdout)[0]["name"] == "one"
+    assert invoke("recipe", "list", "--plan").stdout == "two  Which one?\n"
     assert invoke("recipe", "copy", "one").stdout == "one.yaml\n"
     assert (tmp_path / "one.yaml").read_bytes() == (store / "one.yaml").read_bytes()
     (tmp_path / "one.yaml").write_text("mine", encoding="utf-8")

@@ -99,8 +99,8 @@ def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, ca
     study = opened(tmp_path)
     outcome = study_worker.sweep(study, Silent())
     assert outcome.finished == 2 and outcome.failed == {
-        "scores/seed-0": "exit code 1: the loss is not finite; try a smaller learning rate",
-        "scores/seed-1": "exit code 1: the loss is not finite; try a smaller learning rate",
+        "scores/seed-0": "exit code 1: the loss is not finite",
+        "scores/seed-1": "exit code 1: the loss is not finite",
         "features/seed-0": "killed by SIGKILL, usually out of memory",
         "features/seed-1": "killed by SIGKILL, usually out of memory",
     }

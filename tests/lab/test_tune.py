@@ -323,6 +323,7 @@ def test_a_database_serves_two_folders(tmp_path):
         ("train.lr=0..1", ["--search train.lr=0..1", "need more than 0"]),
         ("losses.high.cutoff=0.0001..0.5", ["--search losses.high.cutoff=0.0001..0.5"]),
         ("data.hold_out=0.1,0.2", ["changes how trials are scored"]),
+        ("train.seed=0,1,2", ["--search train.seed=0,1,2 searches for a lucky seed", "--seed N"]),
         ("data.length=10,20", ["changes the images that are scored"]),
     ],
 )

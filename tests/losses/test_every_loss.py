@@ -23,6 +23,7 @@ from freqkd_cli.errors import BandError, RecipeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import LossGroup
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.recipe import describe
 from freqkd_cli.views.batch import Batch
 
 NAMES = registry.names("losses")
@@ -228,6 +229,10 @@ def test_its_arguments_are_a_schema_and_those_that_shape_the_target_exist(name):
         p.kind is p.KEYWORD_ONLY
         for p in inspect.signature(registry.find("losses", name).build).parameters.values()
     )
+
+
+def test_its_arguments_are_described(name):
+    assert [row["name"] for row in describe.arguments("losses", name) if not row["about"]] == []
 
 
 def _taps(name):

@@ -466,3 +466,19 @@ def test_logit_kl_with_attention_refuses_an_empty_band_and_names_what_its_target
         loss.check_grids({"logits": (6, 8)}, {"logits": (6, 8)})
     assert start("logit_kl").target_arguments == ("grid",)
     assert set(loss.target_arguments) == {"grid", "attention", "cutoff", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("af_dcd", {"feature_weight": 0.0, "contrast_weight": 0.0}),
+        ("bpkd", {"body": 0.0, "edge": 0.0}),
+        ("dist", {"beta": 0.0, "gamma": 0.0}),
+    ],
+)
+def test_a_loss_without_a_part_that_counts_is_refused(name, weights):
+    build = registry.find("losses", name).build
+    taps = {} if name != "af_dcd" else {"student": "s", "teacher": "t"}
+    with pytest.raises(RecipeError, match=f"{name}: no part has a weight"):
+        build(**taps, **weights)
+    build(**taps, **dict(list(weights.items())[:1]) | {list(weights)[1]: 1.0})

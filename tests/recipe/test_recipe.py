@@ -562,3 +562,5 @@ def test_arguments_are_described_from_signature_and_docstring():
     band = {row["name"]: row for row in describe.arguments("losses", "band")}
     assert band["student"]["required"] and "default" not in band["student"]
     assert band["filter_side"]["type"] == "both | teacher | student"
+    basis = {row["name"]: row["about"] for row in describe.arguments("losses", "graph_basis")}
+    assert basis["rank"] == "number of modes, by their energy or always 10."  # of a dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -226,6 +227,20 @@ def test_a_page_shows_predictions_and_spectra(pair, freqkd, tmp_path):
     assert page.wrong == []
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
+
+
+def test_predictions_of_runs_that_held_images_out_are_of_those_images(pair, freqkd, tmp_path):
+    for run in pair:
+        shutil.copytree(run, tmp_path / run.name)
+        text = (run / "recipe.yaml").read_text()
+        text = re.sub(r"(?m)^data:\n", "data:\n  hold_out: 0.5\n", text)
+        (tmp_path / run.name / "recipe.yaml").write_text(text)
+    runs = [tmp_path / run.name for run in pair]
+    code, _, err = freqkd("report", *runs, "--out", tmp_path / "p.html", "--images", "2")
+    assert code == 0, err
+    images = PageReader((tmp_path / "p.html").read_text()).all("img")
+    alts = [image["alt"] for image in images if image["alt"].startswith("Image ")]
+    assert len(alts) == 2 and all(alt.startswith("Image train_") for alt in alts)
 
 
 def test_the_page_of_a_run_is_written_into_it(pair, freqkd):

@@ -50,9 +50,16 @@ def test_warm_up_rises_to_the_peak_and_is_never_zero():
 
 
 def test_a_loss_weight_grows_linearly_over_its_share_of_the_steps():
-    weights = [loss_weight(2.0, 0.5, step, 10) for step in range(10)]
+    weights = [loss_weight(2.0, 0.5, 0.0, step, 10) for step in range(10)]
     assert weights == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0])
-    assert loss_weight(2.0, 0.0, 0, 10) == 2.0
+    assert loss_weight(2.0, 0.0, 0.0, 0, 10) == 2.0
+
+
+def test_a_loss_weight_falls_linearly_over_the_last_share_of_the_steps():
+    weights = [loss_weight(2.0, 0.0, 0.5, step, 10) for step in range(10)]
+    assert weights == pytest.approx([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.6, 1.2, 0.8, 0.4])
+    both = [loss_weight(1.0, 0.5, 1.0, step, 4) for step in range(4)]
+    assert both == pytest.approx([0.5, 0.75, 0.5, 0.25])
 
 
 @pytest.mark.parametrize(
