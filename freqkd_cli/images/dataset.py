@@ -6,6 +6,7 @@ A file of the drawer ``datasets/`` is one data set. It offers ``build(...) -> Da
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 @runtime_checkable
 class Dataset(Protocol):
     """One split: images by number, without augmentation.
+
+    With a method ``origin(index) -> Origin``, too, its images take part in ``data.keep``.
 
     Attributes:
         classes: names in the order of the train ids.
@@ -58,6 +61,30 @@ class Dataset(Protocol):
         Keys: name, split, arguments, number of images, and a hash or a generator's version.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the pixels and labels of one image are made from, for ``data.keep``.
+
+    Attributes:
+        place: files, settings or numbers that name the image, as JSON.
+        state: size and time stamp of its files, as JSON.
+        labelled: it has labels.
+    """
+
+    place: Any
+    state: Any = None
+    labelled: bool = True
+
+
+def origin_of(dataset: Dataset, index: int) -> Origin | None:
+    """Return ``dataset.origin(index)``; None where a data set has no such method, or no file."""
+    origin = getattr(dataset, "origin", None)
+    try:
+        return origin(index) if origin else None
+    except OSError:
+        return None
 
 
 def spread(length: int, number: int) -> list[int]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +18,7 @@ from freqkd_cli.images.deep_pixels import deep_values, keep_fourth_band, stored_
 from freqkd_cli.images.file_kinds import filled
 from freqkd_cli.images.image_header import first_page, refuse_unreadable
 from freqkd_cli.images.unreadable import MOST_PIXELS, RGB8, too_large, unreadable
+from freqkd_cli.runtime import file_hashes
 
 _PNG_ORIENTATION = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 """Header entries of a PNG that may hold an orientation. Without them no pixel needs decoding."""
@@ -119,7 +118,9 @@ def with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         DataBroken: the file is missing, too large, damaged, or not an image.
     """
     try:
-        with Image.open(path) as image:
+        # Cells of a table offer ``open`` too; Pillow opens a file itself, so that it may close it.
+        source = path if isinstance(path, Path) else path.open("rb")
+        with Image.open(source) as image:
             if isinstance(image, ImageFile.StubImageFile):  # such as HDF5: a header without pixels
                 raise unreadable(path, Image.UnidentifiedImageError())
             if image.width * image.height > MOST_PIXELS:
@@ -145,22 +146,18 @@ def file_size(path: Path) -> str:
 
 
 def digest(path: Path) -> tuple[str, str]:
-    """Return size and sha256 of a file. An unchanged file is read once per process.
+    """Return size and sha256 of a file, which is read once and then remembered.
 
     Raises:
         DataBroken: it cannot be read.
     """
     try:
         status = path.stat()
-        return str(status.st_size), _sha256(path, status.st_size, status.st_mtime_ns)
+        if not isinstance(path, Path):
+            return str(status.st_size), file_hashes.sha256_of_cell(path, status.st_mtime_ns)
+        return str(status.st_size), file_hashes.sha256_of(path, status)
     except OSError as error:
         raise DataBroken(f"cannot read {path}", got=error.strerror) from error
-
-
-@lru_cache(maxsize=200_000)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _upright(image: Image.Image, path: Path, conversion: Conversion) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import numpy as np
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.conversion import AS_STORED, Conversion
+from freqkd_cli.images.dataset import Origin
 from freqkd_cli.images.decode import Header, digest, file_size, header_of, read_upright
 from freqkd_cli.images.label_advice import NO_ADVICE, Advice
 from freqkd_cli.images.label_refusal import refusal
 from freqkd_cli.images.label_rules import INVALID, LabelRule
 from freqkd_cli.images.pairs import Pair
 from freqkd_cli.images.stored_labels import NEED, count_values, read_header, read_labels
+from freqkd_cli.runtime import file_hashes
 from freqkd_cli.views.labels import IGNORE
 
 
@@ -95,6 +99,35 @@ class FileDataset:
             return image, None
         return image, self._labels(pair.label, pair.image, image.shape[:2])
 
+    def origin(self, index: int) -> Origin | None:
+        """Return the files of an image with what decides how they are read; None for cells.
+
+        Raises:
+            OSError: a file is missing.
+        """
+        pair = self.pairs[index]
+        if not isinstance(pair.image, Path):
+            return None
+        files = [pair.image] if pair.label is None else [pair.image, pair.label]
+        states = [file.stat() for file in files]
+        place = [self._settings, *(str(file.absolute()) for file in files)]
+        return Origin(
+            place, [[s.st_size, s.st_mtime_ns] for s in states], labelled=pair.label is not None
+        )
+
+    @cached_property
+    def _settings(self) -> str:
+        """A hash of the keys that decide what pixels and labels a file gives."""
+        rule = self.rule
+        levels = rule.levels and [
+            rule.levels.ids.tolist(),
+            rule.levels.threshold,
+            rule.levels.scale,
+        ]
+        colors = rule.colors and sorted(rule.colors.items())
+        keys = [self.conversion.arguments(), colors, levels, rule.void, len(self.classes)]
+        return hashlib.sha256(rule.table.tobytes() + json.dumps(keys).encode()).hexdigest()
+
     def manifest(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the identity with number, classes and a sha256 over all files, or of ``indices``.
 
@@ -106,11 +139,22 @@ class FileDataset:
             label = digest(pair.label) if pair.label else ("none",)
             for part in (pair.stem, *digest(pair.image), *label):
                 total.update(os.fsencode(part) + b"\0")  # a stem need not be UTF-8
+        file_hashes.keep_new()
         return {
             **self.identity,
             "number": len(self),
             "classes": list(self.classes),
             "sha256": total.hexdigest(),
+        }
+
+    def files(self) -> dict[str, tuple[str, str | None]]:
+        """Return the name of each image -> the start of its hash and of that of its label image."""
+        return {
+            pair.stem: (
+                digest(pair.image)[1][:16],
+                digest(pair.label)[1][:16] if pair.label else None,
+            )
+            for pair in self.pairs
         }
 
     def images_alone(self) -> FileDataset:

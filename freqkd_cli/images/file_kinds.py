@@ -89,5 +89,7 @@ def looks_like_image(start: bytes) -> bool:
 
 def filled(way: str, path: Path) -> str:
     """Return a command with the file's name and its stem filled in, quoted for a shell."""
+    if not isinstance(path, Path):  # a cell of a table
+        return "convert it to PNG where the data set is made"
     stem = shlex.quote(str(path.with_suffix("")))
     return way.replace("{file}", shlex.quote(str(path))).replace("{stem}", stem)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from freqkd_cli.images.dataset import Dataset
+from freqkd_cli.images.dataset import Dataset, Origin, origin_of
 from freqkd_cli.images.file_dataset import FileDataset
 
 HELD_OUT = "the held-out part"
@@ -94,6 +94,9 @@ class _Part:
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.dataset.read(self.numbers[index])
+
+    def origin(self, index: int) -> Origin | None:
+        return origin_of(self.dataset, self.numbers[index])
 
     def manifest(self) -> dict[str, Any]:
         return self.dataset.manifest() | {"part": list(self.numbers)}

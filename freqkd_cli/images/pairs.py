@@ -16,7 +16,10 @@ ROOT_TIP = "set data.root in the recipe, or use --data-root DIR"
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label image, or None."""
+    """An image and its label image, or None.
+
+    Instead of files they may be objects that offer ``open`` and ``stat``, such as cells of a table.
+    """
 
     stem: str
     image: Path

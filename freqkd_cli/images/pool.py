@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from freqkd_cli.images.dataset import Dataset
+from freqkd_cli.images.dataset import Dataset, Origin, origin_of
 from freqkd_cli.images.file_dataset import FileDataset
+
+POOL_IMAGE = "pool image "
+"""Start of the names of a pool's images."""
 
 
 class WithPool:
@@ -43,7 +46,7 @@ class WithPool:
     def name(self, index: int) -> str:
         own = index < len(self.dataset)
         dataset, number = self._at(index)
-        return dataset.name(number) if own else f"pool image {dataset.name(number)}"
+        return dataset.name(number) if own else f"{POOL_IMAGE}{dataset.name(number)}"
 
     def image_size(self, index: int) -> tuple[int, int]:
         dataset, number = self._at(index)
@@ -52,6 +55,9 @@ class WithPool:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         dataset, number = self._at(index)
         return dataset.read(number)
+
+    def origin(self, index: int) -> Origin | None:
+        return origin_of(*self._at(index))
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of the data set alone; :func:`manifest_of_pool` is that of the pool.
@@ -81,6 +87,10 @@ class _Unlabelled:
 
     def read(self, index: int) -> tuple[np.ndarray, None]:
         return self.dataset.read(index)[0], None
+
+    def origin(self, index: int) -> Origin | None:
+        origin = origin_of(self.dataset, index)
+        return origin and Origin(["without labels", origin.place], origin.state, labelled=False)
 
 
 def without_labels(dataset: Dataset) -> Dataset:

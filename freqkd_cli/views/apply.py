@@ -8,11 +8,11 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.views.labels import IGNORE
 from freqkd_cli.views.view import View, zoomed
+from freqkd_cli.views.zoom import zoomed_image, zoomed_labels
 
 GREY = 0.5
 """Value of pixels outside the image."""
@@ -58,20 +58,22 @@ def _placed(
     view: View, image: np.ndarray, labels: np.ndarray | None, ignore: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return image, labels and valid mask after zoom and crop, padded to the size of the view."""
-    channels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    pixels = _cut(view, channels, InterpolationMode.BILINEAR)
-    rows, columns = _visible(view, image.shape[:2])
+    size = zoomed((image.shape[0], image.shape[1]), view.scale)
+    (rows, from_rows), (columns, from_columns) = (
+        _shown(view.top, view.height, size[0]),
+        _shown(view.left, view.width, size[1]),
+    )
     valid = torch.zeros(view.height, view.width, dtype=torch.bool)
     valid[rows, columns] = True
     shown = torch.full((3, view.height, view.width), GREY)
-    shown[:, rows, columns] = pixels.to(torch.float32).div_(255)
+    if valid.any():
+        inside = shown[:, rows, columns]
+        inside.copy_(zoomed_image(image, size, from_rows, from_columns)).div_(255)
     if labels is None:
         return shown, None, valid
     targets = torch.full((view.height, view.width), ignore, dtype=torch.int64)
-    if labels.dtype != np.uint8:  # torch has few operations for 16-bit labels
-        labels = labels.astype(np.int32)
-    plane = torch.from_numpy(np.ascontiguousarray(labels))[None]
-    targets[rows, columns] = _cut(view, plane, InterpolationMode.NEAREST_EXACT)[0].long()
+    part = zoomed_labels(labels, size, from_rows, from_columns)
+    targets[rows, columns] = torch.from_numpy(part.astype(np.int64))
     return shown, targets, valid
 
 
@@ -113,24 +115,14 @@ def turn_hue(image: Tensor, turns: float) -> Tensor:
     return (matrix @ image.flatten(1)).reshape(image.shape).clamp_(0, 1)
 
 
-def _visible(view: View, image_size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return the part of the view, before mirroring, that the zoomed image covers."""
-    rows, columns = zoomed((image_size[0], image_size[1]), view.scale)
-    return (
-        slice(max(0, -view.top), max(0, min(view.height, rows - view.top))),
-        slice(max(0, -view.left), max(0, min(view.width, columns - view.left))),
-    )
+def _shown(start: int, length: int, zoomed_length: int) -> tuple[slice, slice]:
+    """Return the part of a view's axis, before mirroring, that the zoomed image covers.
 
-
-def _cut(view: View, pixels: Tensor, mode: InterpolationMode) -> Tensor:
-    """Zoom ``[C, H, W]`` and crop it to the view."""
-    size = zoomed((pixels.shape[-2], pixels.shape[-1]), view.scale)
-    if size != tuple(pixels.shape[-2:]):
-        pixels = F.resize(pixels, list(size), mode, antialias=True)
-    top, left = max(0, view.top), max(0, view.left)
-    return pixels[
-        :, top : max(top, view.top + view.height), left : max(left, view.left + view.width)
-    ]
+    The second slice is the same part in the zoomed image.
+    """
+    first, end = max(0, start), min(zoomed_length, start + length)
+    end = max(first, end)
+    return slice(first - start, end - start), slice(first, end)
 
 
 def _outside(view: View) -> Tensor:

@@ -28,6 +28,8 @@ class Batch:
         ignore: the label of void pixels, 255 with up to 255 classes.
         from_pool: ``[B]`` bool, the images of a pool (``data.pool``): they have no labels, so all
             of their pixels are void. None where the batch has no pool.
+        host_items: ``[B, 2]`` int64, ``indices`` and ``views`` in the host's memory, for a batch on
+            another device; see :attr:`items`.
     """
 
     images: Tensor
@@ -38,6 +40,18 @@ class Batch:
     teacher_images: Tensor | None = None
     ignore: int = IGNORE
     from_pool: Tensor | None = None
+    host_items: Tensor | None = None
+
+    @property
+    def items(self) -> list[tuple[int, int]]:
+        """The number of every image and that of its view; a GPU is not waited for."""
+        return [(index, view) for index, view in self._host_items.tolist()]
+
+    @property
+    def _host_items(self) -> Tensor:
+        if self.host_items is not None:
+            return self.host_items
+        return torch.stack((self.indices, self.views), dim=1)
 
     @property
     def not_void(self) -> Tensor:
@@ -58,17 +72,34 @@ class Batch:
         assert self.labels is not None
         return self.labels != self.ignore
 
+    @property
+    def has_label(self) -> Tensor:
+        """Which images have a pixel with a class, ``[B]`` bool; there must be labels."""
+        return self.labelled.flatten(1).any(1)
+
     def to(self, device: torch.device | str) -> Batch:
-        return self._each(lambda x: x.to(device, non_blocking=True))
+        """Return the batch on a device; from pinned memory, the copy runs beside other work."""
+        if torch.device(device).type == self.images.device.type == "cpu":
+            return self
+        copy = self._each(lambda x: x.to(device, non_blocking=True))
+        return replace(copy, host_items=self._host_items)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory; called by torch's DataLoader."""
+        return self._each(Tensor.pin_memory)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are not None, by name."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
 
     def __getitem__(self, part: slice) -> Batch:
         """Return some of the views, in the same memory."""
         return self._each(lambda x: x[part])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        tensors = {name: x for name, x in values.items() if isinstance(x, Tensor)}
-        return replace(self, **{name: change(x) for name, x in tensors.items()})
+        return replace(self, **{name: change(x) for name, x in self.tensors.items()})
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -20,6 +20,7 @@ from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.labels import void_label
 from freqkd_cli.views.steps import WHOLE, Item
 from freqkd_cli.views.view import View, ViewSpec, draw, whole
+from freqkd_cli.views.worker_count import PREFETCHED, Workers, worker_count
 from freqkd_cli.views.workers import Watched, prepare_worker
 
 Sample = dict[str, Any]
@@ -28,12 +29,14 @@ Sample = dict[str, Any]
 class ImageSource(Protocol):
     """The part of a data set that views use.
 
-    With ``labelled``, single images may still have no labels: those of a pool.
+    With ``labelled``, single images may still have no labels: those of a pool. A source may have an
+    attribute ``kept`` (``images/keep.py``), from which views then read.
     """
 
     labelled: bool
 
     def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
     def image_size(self, index: int) -> tuple[int, int]: ...
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]: ...
 
@@ -86,7 +89,9 @@ class ViewDataset(TorchDataset):
     def sample(self, item: Item) -> Sample:
         index, n = item
         view = self.view(item)
-        image, labels, valid = apply_geometry(view, *self.images.read(index), self.ignore)
+        kept = getattr(self.images, "kept", None)
+        content = kept.read(self.images, index) if kept else self.images.read(index)
+        image, labels, valid = apply_geometry(view, *content, self.ignore)
         sample: Sample = {"labels": labels, "valid": valid, "index": index, "view": self.number(n)}
         sample["ignore"] = self.ignore
         if labels is None and self.images.labelled:
@@ -144,7 +149,9 @@ class Loader:
     Args:
         dataset: the views.
         batches: lists of items; any iterable, such as :class:`Steps` for a training.
-        workers: processes that read and cut images, one torch thread each; 0 = in this process.
+        workers: processes that read and cut images, one torch thread each; 0 = in this process,
+            auto = :func:`worker_count`.
+        device: where the batches are used. For a CUDA GPU they are in pinned memory.
 
     Raises:
         FreqKDError: while iterating: the error of an image that cannot be read, as raised in the
@@ -152,9 +159,16 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: ViewDataset, batches: Iterable[list[Item]], workers: int = 0
+        self,
+        dataset: ViewDataset,
+        batches: Iterable[list[Item]],
+        workers: Workers = 0,
+        *,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.batches = batches
+        self.batches, kind = batches, torch.device(device).type
+        if workers == "auto":
+            workers = worker_count(workers, dataset, next(iter(batches), []), gpu=kind != "cpu")
         self._loader = _QuietDataLoader(
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]
@@ -163,7 +177,8 @@ class Loader:
             worker_init_fn=prepare_worker,
             # An iteration draws a seed, which must not come from the run's random numbers.
             generator=torch.Generator(),
-            prefetch_factor=4 if workers > 0 else None,
+            prefetch_factor=PREFETCHED if workers > 0 else None,
+            pin_memory=kind == "cuda",
         )
 
     def __len__(self) -> int:
@@ -181,11 +196,12 @@ class Loader:
 def whole_batches(
     images: ImageSource,
     batch_size: int | Callable[[int, int], int],
-    workers: int = 0,
+    workers: Workers = 0,
     *,
     indices: Sequence[int] | None = None,
     process: int = 0,
     processes: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Loader:
     """Return a loader of the view ``whole`` of every image of a split, or of ``indices``.
 
@@ -204,4 +220,5 @@ def whole_batches(
         most = batch_size(view.height, view.width) if callable(batch_size) else batch_size
         if len(group) == most:
             batches.append(waiting.pop((view.height, view.width)))
-    return Loader(dataset, [*batches, *waiting.values()][process::processes], workers)
+    batches = [*batches, *waiting.values()][process::processes]
+    return Loader(dataset, batches, workers, device=device)

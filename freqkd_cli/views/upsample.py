@@ -20,6 +20,15 @@ BAND = 2**23
 On 1024x2048 pixels and 19 classes bands took 0.75 of the time of the whole map (one core).
 """
 
+CLASSES = 32
+"""Classes that :func:`predict_labels` upsamples at a time on a CPU."""
+
+PLANES = 2**26
+"""Upsampled logits that it holds at a time on a GPU: 256 MiB of float32.
+
+All of 150 classes at 1024x2048 would be 1.2 GiB for every image.
+"""
+
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """``[B, K, h, w] -> [B, K, H, W]``, bilinear (align_corners False), float32 (float64 stays).
@@ -66,7 +75,9 @@ def predict_labels(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
     cropped to the image afterwards, ``[:, :height, :width]``. The logits' cells cover the padding
     too, so resizing them straight to the image would shift every edge.
     """
-    return _read(logits, label_size, most_likely)
+    if logits.device.type == "cpu":
+        return torch.cat([_labels_in_bands(logits[part], label_size) for part in parts(logits)])
+    return _labels_by_classes(logits, label_size, PLANES)
 
 
 def predict_confidence(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
@@ -103,6 +114,43 @@ def _in_bands(
     return torch.cat([read(band) for band in bands], dim=1)
 
 
+def _labels_in_bands(logits: Tensor, label_size: tuple[int, int]) -> Tensor:
+    """:func:`most_likely` of CPU logits, upsampled a band of rows of some classes at a time."""
+    height, width = label_size
+    size = tuple(logits.shape[-2:])
+    step = max(1, BAND // (logits.shape[0] * logits.shape[1] * width))
+    if size == label_size or step >= height:
+        return most_likely(upsampled(logits, label_size))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rows = _weights(size[0], height, logits.dtype)
+    columns = _weights(size[1], width, logits.dtype).T
+    best, label = _empty_maximum(logits, label_size)
+    for first in range(0, logits.shape[1], CLASSES):
+        wide = logits[:, first : first + CLASSES].contiguous() @ columns
+        for top in range(0, height, step):
+            band = slice(top, top + step)
+            _update_maximum(best[:, band], label[:, band], rows[band] @ wide, first)
+    return label.to(torch.int64)
+
+
+def _labels_by_classes(logits: Tensor, label_size: tuple[int, int], most: int) -> Tensor:
+    """``argmax(1)`` of the upsampled logits, of which it holds about ``most`` at a time."""
+    step = max(1, most // (logits.shape[0] * label_size[0] * label_size[1]))
+    best = label = None
+    for first in range(0, logits.shape[1], step):
+        planes = upsampled(logits[:, first : first + step], label_size)
+        place = planes.argmax(1)
+        value = planes.gather(1, place[:, None])[:, 0]
+        if best is None or label is None:
+            best, label = value, place
+        else:
+            # The first of equal maxima is kept.
+            label = torch.where(value > best, place + first, label)
+            best = torch.maximum(best, value)
+    assert label is not None
+    return label
+
+
 def _largest_probability(logits: Tensor) -> Tensor:
     """``softmax(1).amax(1)``, without the probabilities of the other classes."""
     return (logits.amax(1) - logits.logsumexp(1)).exp_()
@@ -115,16 +163,30 @@ def most_likely(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu":
         return logits.argmax(1)
-    best = logits[:, 0].clone()
-    label = torch.zeros(best.shape, dtype=_label_type(logits.shape[1]))
-    for number in range(1, logits.shape[1]):
-        plane = logits[:, number]
-        higher = (plane > best).view(torch.uint8)
-        # Numbers rise, so the larger number is the later one. A maximum of bytes costs a tenth
-        # of a masked fill.
-        torch.maximum(label, higher.to(label.dtype).mul_(number), out=label)
-        torch.maximum(best, plane, out=best)
+    best, label = _empty_maximum(logits, (logits.shape[-2], logits.shape[-1]))
+    _update_maximum(best, label, logits, 0)
     return label.to(torch.int64)
+
+
+def _empty_maximum(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The largest logit and its class where none was seen yet, ``[B, H, W]``."""
+    best = logits.new_full((len(logits), *size), -torch.inf)
+    return best, torch.zeros(best.shape, dtype=_label_type(logits.shape[1]))
+
+
+def _update_maximum(best: Tensor, label: Tensor, planes: Tensor, first: int) -> None:
+    """Bring the largest logit and its class up to date, in place, with those of further classes.
+
+    Args:
+        planes: ``[B, K, H, W]``, of the classes ``first`` to ``first`` + K - 1.
+    """
+    for number, plane in enumerate(planes.unbind(1), first):
+        if number > 0:
+            higher = (plane > best).view(torch.uint8)
+            # Numbers rise, so the larger number is the later one. A maximum of bytes costs a tenth
+            # of a masked fill.
+            torch.maximum(label, higher.to(label.dtype).mul_(number), out=label)
+        torch.maximum(best, plane, out=best)
 
 
 def _label_type(classes: int) -> torch.dtype:

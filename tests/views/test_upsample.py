@@ -105,3 +105,16 @@ def test_bands_of_rows_give_the_labels_of_the_whole_map(monkeypatch, size):
     assert torch.equal(predict_labels(logits, size), expected)
     whole = upsampled(logits, size).softmax(1).amax(1)
     torch.testing.assert_close(predict_confidence(logits, size), whole)
+
+
+@pytest.mark.parametrize("classes", [3, 7, 150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_labels_of_some_classes_at_a_time_are_those_of_all(monkeypatch, classes, dtype):
+    """Ties too: the first of equal classes is predicted."""
+    torch.manual_seed(0)
+    logits = torch.randint(-3, 3, (2, classes, 5, 7)).to(dtype)
+    true = upsample.upsampled(logits, (40, 56)).argmax(1)
+    assert torch.equal(upsample._labels_by_classes(logits, (40, 56), 2 * 4 * 40 * 56), true)
+    monkeypatch.setattr(upsample, "BAND", classes * 56 * 3)
+    monkeypatch.setattr(upsample, "CLASSES", 4)
+    assert torch.equal(predict_labels(logits, (40, 56)), true)
