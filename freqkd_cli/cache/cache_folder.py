@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
+from freqkd_cli.cache.data_files import FILES
 from freqkd_cli.cache.index_file import INDEX, JOURNAL
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.lock import LOCK, WriteLock
 
 Mode = Literal["new", "resume", "overwrite"]
+
+_SHARD = re.compile(r"shard-\d{5,8}\.safetensors(\.part)?")
 
 
 def check_folder(folder: Path, mode: Mode) -> None:
@@ -28,8 +32,20 @@ def check_folder(folder: Path, mode: Mode) -> None:
         refuse_other_content(folder, mode)
 
 
-def refuse_other_content(folder: Path, mode: Mode) -> None:
-    """Refuse a folder with other files in it, and in mode ``new`` also one with a cache."""
+_DUMP_TIP = (
+    "--resume to complete it, --overwrite to replace it, --verify N to check it, or another --out"
+)
+
+
+def refuse_other_content(folder: Path, mode: Mode, tip: str = _DUMP_TIP) -> None:
+    """Refuse a folder with other files in it, and in mode ``new`` also one with a cache.
+
+    Args:
+        tip: what can be done with a cache.
+
+    Raises:
+        UsageError: it contains such files.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file", need="a folder", tip="give another --out")
     names = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
@@ -44,8 +60,7 @@ def refuse_other_content(folder: Path, mode: Mode) -> None:
         state = "a finished cache" if INDEX in known else "an unfinished cache"
         raise UsageError(
             f"--out {folder} is not empty: it contains {state}",
-            tip="--resume to complete it, --overwrite to replace it, --verify N to check it, "
-            "or another --out",
+            tip=tip,
         )
 
 
@@ -57,8 +72,13 @@ def remove_dump(folder: Path, keep: Collection[str] = ()) -> None:
     for path in sorted(folder.iterdir(), key=lambda path: path.name != INDEX):
         name = path.name.removesuffix(SUFFIX)
         shard = name.startswith("shard-") and name.endswith(".safetensors")
-        if (shard or name in (INDEX, JOURNAL)) and path.name not in keep:
+        if (shard or name in (INDEX, JOURNAL, FILES)) and path.name not in keep:
             path.unlink()
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the shards in a folder by number, finished or not, listed in its index or not."""
+    return sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
 
 
 @contextlib.contextmanager

@@ -23,12 +23,7 @@ if TYPE_CHECKING:  # `cache info` reads fingerprints without torch
     from freqkd_cli.views.view import ViewSpec
 
 LIBRARIES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "segmentation-models-pytorch",
-    "numpy",
-    "pillow",
+    *("torch", "torchvision", "transformers", "segmentation-models-pytorch", "numpy", "pillow"),
 )
 
 # The origin of a model's weights does not matter, because their hash is compared.
@@ -93,6 +88,12 @@ class Fingerprint:
 
     def _compare(self, wanted: Fingerprint) -> Iterator[Difference]:
         cached_fields, wanted_fields = dict(leaves(self.fields)), dict(leaves(wanted.fields))
+        stored = self.fields.get("targets", {})
+        for id, loss in wanted.fields.get("targets", {}).items():
+            if stored and id not in stored:  # one line for a loss, and not one for each argument
+                own = f"targets.{id}."
+                wanted_fields = {k: x for k, x in wanted_fields.items() if not k.startswith(own)}
+                yield Difference(f"targets.{id}", None, loss.get("name"))
         for field in dict.fromkeys([*wanted_fields, *cached_fields]):
             cached = cached_fields.get(field, _MISSING)
             need = wanted_fields.get(field, _MISSING)
@@ -137,8 +138,8 @@ def _serves(field: str, cached: Any, need: Any, wanted: Mapping[str, Any]) -> bo
         return set(need) <= set(cached)
     if field.startswith("pool.") and "pool" not in wanted:
         return True  # its images come after those of the data
-    if field == "images" and isinstance(cached, int) and isinstance(need, int):
-        return need <= cached
+    if field in ("images", "views.stored") and isinstance(cached, int) and isinstance(need, int):
+        return need <= cached  # view v of an image does not depend on the number of views
     parts = field.split(".")
     return (
         parts[0] == "targets"

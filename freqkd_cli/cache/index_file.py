@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from freqkd_cli.cache.checksum import AGAIN_WHOLE
 from freqkd_cli.cache.fingerprint import Fingerprint
+from freqkd_cli.cache.teacher_facts import TeacherFacts
 from freqkd_cli.errors import CacheDamaged, UsageError
 from freqkd_cli.runtime.files import write_synced
 
-FORMAT, VERSION = "freqkd-cache", 1
+FORMAT, VERSION = "freqkd-cache", 2
+"""Version 1 has no 8-bit numbers and all class scores; caches of that kind are still written so."""
+
 INDEX, JOURNAL = "index.json", "journal.jsonl"
 MAX_BYTES = 2**28
 """Largest index that is read. A shard takes about 500 bytes in it, and 10 for each of its items."""
@@ -49,7 +52,8 @@ class FingerprintFields(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
     content: Literal["taps", "targets"]
-    storage: Literal["float16", "bfloat16", "float32"]
+    storage: Literal["float16", "bfloat16", "float32", "int8"]
+    scores: Annotated[int, Field(gt=0)] | None = None
     teacher: dict[str, Any]
     taps: list[str]
     images: Annotated[int, Field(ge=0)]
@@ -74,8 +78,9 @@ class Index(_Strict):
     """The content of ``index.json``, without its checksum."""
 
     format: Literal["freqkd-cache"]
-    version: Literal[1]
+    version: Literal[1, 2]
     fingerprint: FingerprintFields
+    teacher: TeacherFacts | None = None
     tensors: dict[str, StoredTensor]
     shards: tuple[Shard, ...]
 
@@ -93,18 +98,29 @@ def tensor_key(item: Item, name: str) -> str:
     return f"{item[0]}/{'whole' if item[1] < 0 else item[1]}/{name}"
 
 
-def write_index(folder: Path, fingerprint: Fingerprint, shards: Sequence[Shard]) -> None:
+def write_index(
+    folder: Path,
+    fingerprint: Fingerprint,
+    shards: Sequence[Shard],
+    teacher: TeacherFacts | None = None,
+) -> None:
     """Write ``index.json``, the last file of a dump, which makes the cache a finished one."""
     descriptions = merge_descriptions(shards)
     body = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _version_of(fingerprint),
         "fingerprint": fingerprint.fields,
+        **({"teacher": teacher.model_dump(mode="json")} if teacher else {}),
         "tensors": {name: tensor.model_dump() for name, tensor in descriptions.items()},
         "shards": [shard.model_dump() for shard in shards],
     }
     text = json.dumps({**body, "sha256": seal(body)}, separators=(",", ":")) + "\n"
     write_synced(folder / INDEX, lambda file: file.write(text.encode()))
+
+
+def _version_of(fingerprint: Fingerprint) -> int:
+    """Return the oldest version that can express a cache, so that older readers may read it."""
+    return 2 if fingerprint.storage == "int8" or fingerprint.fields.get("scores") else 1
 
 
 def merge_descriptions(shards: Sequence[Shard]) -> dict[str, StoredTensor]:

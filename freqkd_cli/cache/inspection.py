@@ -20,6 +20,7 @@ from freqkd_cli.cache.index_file import (
     read_index,
 )
 from freqkd_cli.cache.journal import Journal
+from freqkd_cli.cache.teacher_facts import TeacherFacts
 from freqkd_cli.errors import CacheDamaged
 
 NOT_AUGMENT = frozenset({"kind", "stored", "size", "view_seed", "teacher_sees"})
@@ -34,7 +35,7 @@ def describe(folder: Path) -> dict[str, Any]:
         CacheDamaged: its index, or the plan of an unfinished cache, cannot be read.
     """
     finished = (folder / INDEX).is_file()
-    fields, shards, planned = _finished(folder) if finished else _unfinished(folder)
+    fields, shards, planned, facts = _finished(folder) if finished else _unfinished(folder)
     items = {item for shard in shards for item in shard.items}
     return {
         "cache": str(folder),
@@ -50,18 +51,23 @@ def describe(folder: Path) -> dict[str, Any]:
         "shards": len(shards),
         "shards_planned": planned,
         "teacher_sha256": fields.teacher.get("weights_sha256"),
+        "teacher_weights": facts.weights if facts else None,
+        "teacher_classes": facts.class_names if facts else None,
         "license": fields.teacher.get("license"),
         "fits": _fits(fields),
         "versions": fields.versions,
     }
 
 
-def _finished(folder: Path) -> tuple[FingerprintFields, list[Shard], int]:
+Parts = tuple[FingerprintFields, list[Shard], int, TeacherFacts | None]
+
+
+def _finished(folder: Path) -> Parts:
     index = read_index(folder)
-    return index.fingerprint, list(index.shards), len(index.shards)
+    return index.fingerprint, list(index.shards), len(index.shards), index.teacher
 
 
-def _unfinished(folder: Path) -> tuple[FingerprintFields, list[Shard], int]:
+def _unfinished(folder: Path) -> Parts:
     if not (folder / JOURNAL).is_file():
         read_index(folder)  # raises: there is no cache
     plan, written = Journal(folder).read()
@@ -70,6 +76,7 @@ def _unfinished(folder: Path) -> tuple[FingerprintFields, list[Shard], int]:
             FingerprintFields.model_validate(plan),
             [written[number] for number in sorted(written)],
             int(plan["layout"]["shards"]),  # type: ignore[index]
+            None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CacheDamaged(

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freqkd_cli.cache.data_files import Listing
 from freqkd_cli.cache.fingerprint import Difference, Fingerprint
 from freqkd_cli.cache.index_file import JOURNAL, Batches, Item, Shard, seal
+from freqkd_cli.cache.teacher_facts import TeacherFacts
 from freqkd_cli.errors import CacheMismatch
 from freqkd_cli.runtime.files import write_synced
 
@@ -19,11 +21,14 @@ from freqkd_cli.runtime.files import write_synced
 class CachePlan:
     """The content of a cache, decided before the first image is read.
 
-    ``shards`` consist of batches of items, so a batch never crosses a shard.
+    ``shards`` consist of batches of items, so a batch never crosses a shard. ``teacher`` and
+    ``files`` describe where the numbers come from, and decide none.
     """
 
     fingerprint: Fingerprint
     shards: tuple[Batches, ...]
+    teacher: TeacherFacts | None = None
+    files: Listing | None = None
 
     def items(self, number: int) -> tuple[Item, ...]:
         """Return the items of one shard, in order."""

@@ -18,9 +18,11 @@ from freqkd_cli.cache.cache_folder import (
     remove_dump,
 )
 from freqkd_cli.cache.checksum import check_file
+from freqkd_cli.cache.data_files import write_files
 from freqkd_cli.cache.index_file import (
     INDEX,
     JOURNAL,
+    Item,
     Shard,
     StoredTensor,
     shard_name,
@@ -191,22 +193,8 @@ class CacheWriter:
     def _write(
         self, number: int, rows: Mapping[str, Sequence[Tensor]], complex_names: frozenset[str]
     ) -> None:
-        items = self.plan.items(number)
-        tensors = {
-            tensor_key(item, name): row
-            for name, column in rows.items()
-            for item, row in zip(items, column, strict=True)
-        }
-        size, checksum = write_tensors(self.folder / shard_name(number), tensors)
-        shard = Shard(
-            file=shard_name(number),
-            bytes=size,
-            sha256=checksum,
-            items=items,
-            tensors={
-                name: _description(column, name in complex_names) for name, column in rows.items()
-            },
-        )
+        items, file = self.plan.items(number), shard_name(number)
+        shard = write_shard(self.folder, file, items, rows, complex_names)
         self.journal.add(number, shard)
         self.shards[number] = shard
 
@@ -214,14 +202,38 @@ class CacheWriter:
         """Write the index, after every shard was put."""
         self.wait()
         assert len(self.shards) == len(self.plan.shards), "a shard is missing"
+        shards = [self.shards[n] for n in range(len(self.shards))]
         with disk_errors(self.folder):
-            index_file.write_index(
-                self.folder,
-                self.plan.fingerprint,
-                [self.shards[n] for n in range(len(self.shards))],
-            )
+            if self.plan.files:
+                write_files(self.folder, self.plan.files)
+            index_file.write_index(self.folder, self.plan.fingerprint, shards, self.plan.teacher)
             self.journal.path.unlink(missing_ok=True)
         self.complete = True
+
+
+def write_shard(
+    folder: Path,
+    file: str,
+    items: Sequence[Item],
+    rows: Mapping[str, Sequence[Tensor]],
+    complex_names: Collection[str],
+) -> Shard:
+    """Write one shard: name -> one stored CPU row per item; return its part of the index."""
+    tensors = {
+        tensor_key(item, name): row
+        for name, column in rows.items()
+        for item, row in zip(items, column, strict=True)
+    }
+    size, checksum = write_tensors(folder / file, tensors)
+    return Shard(
+        file=file,
+        bytes=size,
+        sha256=checksum,
+        items=tuple(items),
+        tensors={
+            name: _description(column, name in complex_names) for name, column in rows.items()
+        },
+    )
 
 
 def _description(column: Sequence[Tensor], is_complex: bool) -> StoredTensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from freqkd_cli.commands._options import (
     DryRun,
     Json,
     Limit,
+    Nproc,
     Overwrite,
     Quiet,
     RecipeArgument,
@@ -22,7 +24,7 @@ from freqkd_cli.commands._options import (
     Sets,
     Verbose,
 )
-from freqkd_cli.commands._output import check_parents, facts, print_result
+from freqkd_cli.commands._output import check_parents, columns, facts, print_result
 from freqkd_cli.runtime.logs import warn
 
 MANY_PROCESSES = True
@@ -32,7 +34,18 @@ Content = Annotated[
     Literal["taps", "targets"],
     typer.Option(help="taps fit many recipes; targets are smaller and fit only these losses."),
 ]
-Dtype = Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Float type on disk.")]
+Dtype = Annotated[
+    Literal["fp16", "bf16", "fp32", "int8"],
+    typer.Option(help="Float type on disk; int8 has a range per channel or row."),
+]
+Scores = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="K",
+        help="Keep the K largest class scores of each cell and the sum of the others.",
+    ),
+]
 Split = Annotated[
     Literal["train", "val", "test"],
     typer.Option(help="train: data.views views per image; val, test: whole images."),
@@ -54,11 +67,13 @@ def run(
     data_root: DataRoot = None,
     content: Content = "taps",
     dtype: Dtype = "fp16",
+    scores: Scores = None,
     split: Split = "train",
     verify: Verify = 0,
     limit: Limit = None,
     seed: Seed = None,
     device: Device = None,
+    nproc: Nproc = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -69,7 +84,9 @@ def run(
     """Cache the teacher's outputs for a recipe.
 
     The teacher runs once on each of the data.views views of every image. Pass the cache to
-    freqkd distill --cache. With --dry-run, print items, size and expected duration.
+    freqkd distill --cache. With --dry-run, print items, size and expected duration, and compare
+    --content, --dtype and --scores: their bytes, and the largest error of a loss and the smallest
+    cosine of its gradient against float32, on a few views and the untrained student.
 
         freqkd teacher-dump fastscnn_basic --out caches/a --verify 16
     """
@@ -91,9 +108,12 @@ def run(
     )
     warn(loaded.warnings)
     mode = "resume" if resume else "overwrite" if overwrite else "new"
-    options = dump_recipe.DumpOptions(Form(content, dtype, split, limit), device, mode, verify)
+    options = dump_recipe.DumpOptions(
+        Form(content, dtype, scores, split, limit), device, mode, verify
+    )
     if dry_run:
-        print_result(dump_recipe.dry_run(loaded, out, options), as_json, _table)
+        compared = dataclasses.replace(options, compare=True)
+        print_result(dump_recipe.dry_run(loaded, out, compared), as_json, _table)
     else:
         print_result(
             dump_recipe.dump_recipe(loaded, out, progress(verbose - quiet), options),
@@ -104,4 +124,27 @@ def run(
 
 def _table(result: dict[str, Any]) -> str:
     size = {"size": f"{result['bytes'] / 2**20:.1f} MiB"} if "bytes" in result else {}
-    return facts({key: value for key, value in (result | size).items() if key != "bytes"})
+    hidden = ("bytes", "choices")
+    text = facts({key: value for key, value in (result | size).items() if key not in hidden})
+    return f"{text}\n\n{_choices(result['choices'])}" if result.get("choices") else text
+
+
+def _choices(rows: list[dict[str, Any]]) -> str:
+    """Return the forms of a cache as a table; of all losses, the one that differs most."""
+    lines: list[tuple[Any, ...]] = [
+        ("content", "dtype", "scores", "size", "KiB a view", "seconds", "error", "cosine", "of")
+    ]
+    for row in rows:
+        losses = row["losses"]
+        worst = min(losses, key=lambda id: losses[id]["gradient_cosine"], default="")
+        error = max((loss["relative_error"] for loss in losses.values()), default=0.0)
+        cosine = losses[worst]["gradient_cosine"] if worst else 1.0
+        shown = (
+            f"{row['bytes'] / 2**20:,.1f} MiB",
+            f"{row['bytes_per_view'] / 1024:,.1f}",
+            f"{row['seconds']:,.1f}",
+            f"{error:.1e}",
+            f"{cosine:.5f}",
+        )
+        lines.append((row["content"], row["dtype"], row["scores"] or "all", *shown, worst))
+    return columns(lines)

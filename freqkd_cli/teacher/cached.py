@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
-from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.cache.index_file import Item
+from freqkd_cli.cache.reader import CacheReader, Parts
 from freqkd_cli.errors import CacheMismatch
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Targets, compute_targets, read_taps, union
 from freqkd_cli.views.batch import Batch
+
+AHEAD = 2
+"""Batches whose rows are read before the step that needs them."""
 
 
 class CachedTeacher:
@@ -32,6 +39,7 @@ class CachedTeacher:
     ) -> None:
         self.cache, self.losses = cache, dict(losses)
         self.name = f"cache {cache.folder}"
+        self._started: dict[int, dict[str, Tensor]] = {}
         self.taps_by_loss = read_taps(self.losses, available)
         self.wanted = union(taps.values() for taps in self.taps_by_loss.values())
         if cache.content == "targets":
@@ -45,16 +53,61 @@ class CachedTeacher:
             raise CacheMismatch(
                 f"the cache {cache.folder} lacks {', '.join(missing)}", got=", ".join(cache.names)
             )
+        taps_are_stored = cache.content == "taps"
+        self.read_names = self.wanted if taps_are_stored else self._target_names()
+        # One thread reads, so the reader needs no lock, and rows come in the order of the steps.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-reader")
+        self._planned: deque[tuple[Item, ...]] = deque()
+        self._ahead: dict[tuple[Item, ...], Future[Parts]] = {}
+
+    def read_ahead(
+        self, batches: Iterable[list[Item]], views: int, device: torch.device
+    ) -> Iterator[list[Item]]:
+        """Yield the items of each batch, whose rows are read in a thread from then on.
+
+        A loader takes the items of a batch before it reads the images, so both overlap. The rows of
+        at most :data:`AHEAD` batches are in memory.
+
+        Args:
+            views: stored views per image; draw n is view n modulo ``views``.
+        """
+        self._planned.clear()
+        self._ahead.clear()
+        for batch in batches:
+            self._planned.append(tuple((image, draw % views) for image, draw in batch))
+            self._read_planned(device)
+            yield batch
+
+    def _read_planned(self, device: torch.device) -> None:
+        while self._planned and len(self._ahead) < AHEAD:
+            self._read(self._planned.popleft(), device)
+
+    def _read(self, items: tuple[Item, ...], device: torch.device) -> None:
+        pinned = device.type == "cuda"
+        self._ahead[items] = self._thread.submit(
+            self.cache.stored, items, self.read_names, pinned=pinned
+        )
+
+    def start(self, batch: Batch) -> list[Tensor]:
+        """Take the rows of a batch, and start their copies to its device."""
+        rows = self._rows(batch)
+        self._started[id(batch)] = rows
+        return list(rows.values())
+
+    def _rows(self, batch: Batch) -> dict[str, Tensor]:
+        items, device = tuple(batch.items), batch.images.device
+        with named_range("cache"):
+            if items not in self._ahead:
+                self._read(items, device)
+            stored = self._ahead.pop(items).result()
+            self._read_planned(device)
+            return self.cache.restored(stored, device)
 
     @torch.no_grad()
     def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         """Return the targets of every loss, as :class:`freqkd_cli.teacher.targets.Source`."""
-        items = list(zip(batch.indices.tolist(), batch.views.tolist(), strict=True))
-        taps_are_stored = self.cache.content == "taps"
-        names = self.wanted if taps_are_stored else self._target_names()
-        with named_range("cache"):
-            rows = self.cache.read(items, names, batch.images.device)
-        if taps_are_stored:
+        rows = self._started.pop(id(batch), None) or self._rows(batch)
+        if self.cache.content == "taps":
             return compute_targets(self.losses, self.taps_by_loss, rows, batch, grids)
         return {
             id: {name: rows[stored] for name, stored in self.stored.get(id, {}).items()}
@@ -63,6 +116,15 @@ class CachedTeacher:
 
     def _target_names(self) -> list[str]:
         return [stored for names in self.stored.values() for stored in names.values()]
+
+
+def read_ahead(
+    source: object, batches: Iterable[list[Item]], views: int, device: torch.device
+) -> Iterable[list[Item]]:
+    """Return ``batches``, whose rows a cached teacher reads ahead; another source does nothing."""
+    if isinstance(source, CachedTeacher):
+        return source.read_ahead(batches, views, device)
+    return batches
 
 
 def _stored_names(id: str, names: Iterable[str]) -> dict[str, str]:

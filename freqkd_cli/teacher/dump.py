@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from freqkd_cli.cache.cache_folder import Mode
 from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.cache.shards import STORAGE_DTYPES, store
+from freqkd_cli.cache.shards import Storage, encode
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import FreqKDError, Interrupted
 from freqkd_cli.runtime.interrupt import asked_to_stop
@@ -54,7 +55,8 @@ def dump(
         if complete:
             progress.note(f"{out} is already finished")
         else:
-            written = _fill(job, writer, progress, todo, processes)
+            form = dataclasses.replace(job.form, small=estimate.floats)
+            written = _fill(job, form, writer, progress, todo, processes)
     return summary(CacheReader(out), written=written, seconds=time.monotonic() - started)
 
 
@@ -72,7 +74,12 @@ def summary(reader: CacheReader, *, written: int, seconds: float) -> dict[str, A
 
 
 def _fill(
-    job: Job, writer: CacheWriter, progress: Progress, todo: list[int], processes: Processes
+    job: Job,
+    form: Storage,
+    writer: CacheWriter,
+    progress: Progress,
+    todo: list[int],
+    processes: Processes,
 ) -> int:
     """Write the shards ``todo``, split over the processes; return the number of stored items.
 
@@ -88,7 +95,7 @@ def _fill(
         )
     with asked_to_stop() as stop:
         own_shards = todo[processes.index :: processes.number]
-        written = _TeacherPass(job, writer, progress, stop, own_shards).run()
+        written = _TeacherPass(job, form, writer, progress, stop, own_shards).run()
         for shards_of_process in processes.gather(writer.shards):
             writer.shards |= shards_of_process
         if writer.todo:
@@ -106,18 +113,27 @@ class _TeacherPass:
     """The teacher's pass over the items of some shards."""
 
     def __init__(
-        self, job: Job, writer: CacheWriter, progress: Progress, stop: list[int], todo: list[int]
+        self,
+        job: Job,
+        form: Storage,
+        writer: CacheWriter,
+        progress: Progress,
+        stop: list[int],
+        todo: list[int],
     ) -> None:
-        self.job, self.writer, self.progress, self.stop = job, writer, progress, stop
+        self.job = job
+        self.form = form
+        self.writer = writer
+        self.progress = progress
+        self.stop = stop
         self.todo, self.shards = todo, writer.plan.shards
         self.total = sum(len(writer.plan.items(number)) for number in todo)
-        self.storage = job.fingerprint.storage
         self.complex_names: set[str] = set()
 
     def run(self) -> int:
         """Return the number of items that were run; a shard in which a stop came is not written."""
         batches = [list(batch) for number in self.todo for batch in self.shards[number]]
-        loaded = iter(Loader(self.job.dataset, batches, self.job.workers))
+        loaded = iter(Loader(self.job.dataset, batches, self.job.workers, device=self.job.device))
         self.started, self.done = time.monotonic(), 0
         self.progress.begin("view", self.total)
         try:
@@ -141,17 +157,18 @@ class _TeacherPass:
                 return None
             batch = next(loaded)
             for name, tensor in rows(self.job, batch.to(self.job.device)).items():
-                columns.setdefault(name, []).extend(self._stored_rows(name, tensor, batch))
+                for part, stored in self._stored_parts(name, tensor, batch).items():
+                    columns.setdefault(part, []).extend(stored.cpu().unbind(0))
             self._report(len(batch))
         return columns
 
-    def _stored_rows(self, name: str, tensor: Tensor, batch: Batch) -> Sequence[Tensor]:
-        stored, is_complex = store(tensor, STORAGE_DTYPES[self.storage])
-        stored = stored.contiguous()
-        check_range(name, stored, tensor, batch, self.storage)
-        if is_complex:
+    def _stored_parts(self, name: str, tensor: Tensor, batch: Batch) -> dict[str, Tensor]:
+        parts = encode(name, tensor, self.form)
+        parts = {part: stored.contiguous() for part, stored in parts.items()}
+        check_range(name, parts, tensor, batch, self.form)
+        if tensor.is_complex():
             self.complex_names.add(name)
-        return stored.cpu().unbind(0)
+        return parts
 
     def _report(self, number: int) -> None:
         self.done += number
@@ -162,29 +179,37 @@ class _TeacherPass:
         self.progress.advance(self.done, f"{speed:.1f} images/s")
 
 
-def check_range(name: str, stored: Tensor, tensor: Tensor, batch: Batch, storage: str) -> None:
-    """Refuse numbers that the storage type cannot represent, and numbers that are not finite.
+def check_range(
+    name: str, parts: Mapping[str, Tensor], tensor: Tensor, batch: Batch, form: Storage
+) -> None:
+    """Refuse numbers that the storage cannot represent, and numbers that are not finite.
 
     Raises:
         FreqKDError: names the tap, the image and the number.
     """
-    if not stored.is_floating_point() or not stored.numel():
-        return
-    low, high = torch.aminmax(stored)  # one pass over half the bytes; NaN is propagated
-    if torch.isfinite(low) and torch.isfinite(high):
-        return
-    row = int((~torch.isfinite(stored).reshape(len(stored), -1).all(1)).nonzero()[0])
-    values = torch.view_as_real(tensor[row]) if tensor.is_complex() else tensor[row]
+    for stored in parts.values():
+        if not stored.is_floating_point() or not stored.numel():
+            continue
+        low, high = torch.aminmax(stored)  # one pass over few bytes; NaN is propagated
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            row = int((~torch.isfinite(stored).reshape(len(stored), -1).all(1)).nonzero()[0])
+            where = f"{name}, image {int(batch.indices[row])}, view {int(batch.views[row])}"
+            raise _out_of_range(tensor[row], form.dtype, where)
+
+
+def _out_of_range(row: Tensor, dtype: str, where: str) -> FreqKDError:
+    """Return the error for a row with a number that cannot be stored."""
+    values = torch.view_as_real(row) if row.is_complex() else row
     largest = float(values.abs().max())
-    where = f"{name}, image {int(batch.indices[row])}, view {int(batch.views[row])}"
     if not math.isfinite(largest):
-        raise FreqKDError(
+        return FreqKDError(
             f"the teacher's output is not finite at {where}",
             tip="--set teacher.dtype=float32, or other weights",
         )
-    raise FreqKDError(
-        f"the teacher's output does not fit {storage} at {where}",
+    limit = torch.finfo(Storage(dtype).floats).max
+    return FreqKDError(
+        f"the teacher's output does not fit {dtype} at {where}",
         got=f"{largest:g}",
-        need=f"at most {torch.finfo(STORAGE_DTYPES[storage]).max:g}",
-        tip="--dtype bf16" if storage == "float16" else "--dtype fp32",
+        need=f"at most {limit / 2 if dtype == 'int8' else limit:g}",
+        tip="--dtype bf16" if dtype == "float16" else "--dtype fp32",
     )

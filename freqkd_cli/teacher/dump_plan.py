@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freqkd_cli.cache.data_files import Listing
 from freqkd_cli.cache.fingerprint import Fingerprint
 from freqkd_cli.cache.index_file import Item
 from freqkd_cli.cache.journal import CachePlan
-from freqkd_cli.cache.shards import STORAGE_DTYPES, store
+from freqkd_cli.cache.shards import Storage, encode
+from freqkd_cli.cache.teacher_facts import TeacherFacts
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.teacher.live import LiveTeacher
@@ -23,6 +25,7 @@ from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import ImageSource, Loader, ViewDataset
 from freqkd_cli.views.steps import WHOLE
 from freqkd_cli.views.view import ViewSpec
+from freqkd_cli.views.worker_count import Workers, worker_count
 
 SHARD_BYTES = 128 * 2**20
 """Largest size of a shard, unless a single batch is larger."""
@@ -41,6 +44,8 @@ class Job:
         student_taps: the student's taps by name; targets are made for their grids.
         fingerprint: the fingerprint of the cache.
         images: number of images, from the first.
+        facts: what the cache records of its teacher.
+        files: the files of the images, where these are files.
         batch_size: items in one teacher pass.
         device: the device of the teacher.
         workers: loader processes.
@@ -54,13 +59,20 @@ class Job:
     student_taps: Mapping[str, Tap]
     fingerprint: Fingerprint
     images: int
+    facts: TeacherFacts | None = None
+    files: Listing | None = None
     batch_size: int = 8
     device: torch.device | str = "cpu"
-    workers: int = 0
+    workers: Workers = 0
 
     @property
     def content(self) -> Content:
         return self.fingerprint.content  # type: ignore[return-value]
+
+    @property
+    def form(self) -> Storage:
+        """Return how numbers are stored."""
+        return Storage(self.fingerprint.storage, self.fingerprint.fields.get("scores"))
 
     @property
     def dataset(self) -> ViewDataset:
@@ -95,12 +107,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Size of a dump, from one item that was run; ``names`` are the tensors of each item."""
+    """Size of a dump, from one item that was run.
+
+    Attributes:
+        names: the tensors of each item.
+        floats: names of their stored parts of a float type.
+    """
 
     items: int
     bytes: int
     shards: int
     names: tuple[str, ...]
+    floats: frozenset[str]
 
     def __str__(self) -> str:
         shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
@@ -133,8 +151,8 @@ def plan(job: Job, shard_bytes: int = SHARD_BYTES) -> tuple[CachePlan, Estimate]
     tensors = rows(job, next(iter(Loader(job.dataset, [[first]]))).to(job.device))
     if not tensors:
         raise UsageError("no loss of this recipe reads the teacher, so there is nothing to store")
-    storage = STORAGE_DTYPES[job.fingerprint.storage]
-    item_bytes = sum(store(tensor, storage)[0].nbytes for tensor in tensors.values())
+    parts = stored_parts(tensors, job.form)
+    item_bytes = sum(part.nbytes for part in parts.values())
     bytes_per_pixel = item_bytes / math.prod(job.size(first))
     shards: list[list[tuple[Item, ...]]] = []
     total, room = 0, 0
@@ -146,9 +164,20 @@ def plan(job: Job, shard_bytes: int = SHARD_BYTES) -> tuple[CachePlan, Estimate]
         shards[-1].append(tuple(batch))
         room -= needed
         total += needed
-    cache_plan = CachePlan(job.fingerprint, tuple(tuple(shard) for shard in shards))
+    parts_of_shards = tuple(tuple(shard) for shard in shards)
+    cache_plan = CachePlan(job.fingerprint, parts_of_shards, job.facts, job.files)
     items = sum(len(batch) for shard in shards for batch in shard)
-    return cache_plan, Estimate(items, total, len(shards), tuple(tensors))
+    floats = frozenset(name for name, part in parts.items() if part.is_floating_point())
+    return cache_plan, Estimate(items, total, len(shards), tuple(tensors), floats)
+
+
+def stored_parts(tensors: Mapping[str, Tensor], form: Storage) -> dict[str, Tensor]:
+    """Return the stored parts of all tensors of a batch, by name."""
+    return {
+        part: stored
+        for name, tensor in tensors.items()
+        for part, stored in encode(name, tensor, form).items()
+    }
 
 
 def estimate_seconds(job: Job, items: int) -> float:
@@ -163,5 +192,7 @@ def estimate_seconds(job: Job, items: int) -> float:
     for tensor in rows(job, batch.to(job.device)).values():
         tensor.cpu()
     loading, teacher = loaded - started, time.monotonic() - loaded
-    per_batch = max(loading / job.workers, teacher) if job.workers else loading + teacher
+    gpu = torch.device(job.device).type != "cpu"
+    workers = worker_count(job.workers, job.dataset, batch_items, gpu=gpu)
+    per_batch = max(loading / workers, teacher) if workers else loading + teacher
     return per_batch * items / len(batch_items)

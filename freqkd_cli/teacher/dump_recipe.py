@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,18 @@ from freqkd_cli.cache.index_file import INDEX
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import RecipeError, UsageError
+from freqkd_cli.features.taps import Tap
 from freqkd_cli.images.pool import WithPool
 from freqkd_cli.runtime.memory import keep_freed_memory
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress, Silent
+from freqkd_cli.teacher.choices import compare
 from freqkd_cli.teacher.dump import dump, summary
 from freqkd_cli.teacher.dump_plan import SHARD_BYTES, Job, estimate_seconds, plan
 from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.teacher.opening import show_views
 from freqkd_cli.teacher.recipe_cache import Form, distill_command, needed_fingerprint, require_fit
+from freqkd_cli.teacher.recorded import listed_files, teacher_facts
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes
 from freqkd_cli.teacher.verification import verify
 
@@ -39,6 +44,7 @@ class DumpOptions:
         verify: number of views to check; 0 = none.
         also: other recipes with the same teacher and views; taps that they read are stored too.
         hint: log the command that trains from the cache.
+        compare: a dry run compares all forms of a cache.
     """
 
     form: Form = Form()
@@ -48,6 +54,7 @@ class DumpOptions:
     shard_bytes: int = SHARD_BYTES
     also: tuple[Recipe, ...] = ()
     hint: bool = True
+    compare: bool = False
 
 
 def dump_recipe(
@@ -78,13 +85,15 @@ def dump_recipe(
 def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
     """Return size and expected duration of a dump, from one batch. Nothing is written.
 
-    It is refused where the dump would be refused.
+    It is refused where the dump would be refused. With ``compare``, ``choices`` has a row for each
+    form of the cache, see :func:`freqkd_cli.teacher.choices.compare`.
     """
     check_folder(out, options.mode)
     job = _build_job(recipe, options, join(options.device), Silent())
     _, estimate = plan(job, options.shard_bytes)
     seconds = estimate_seconds(job, estimate.items)
     shards = f"{estimate.shards} shard{'s' * (estimate.shards != 1)}"
+    choices = compare(recipe, job, estimate.items, seconds) if options.compare else []
     return {
         "cache": str(out),
         "items": estimate.items,
@@ -98,6 +107,7 @@ def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
             f"{shards} of at most {options.shard_bytes / 2**20:.0f} MiB, "
             f"{estimate.bytes / 2**20:.1f} MiB in all",
         ],
+        **({"choices": choices} if choices else {}),
     }
 
 
@@ -123,8 +133,12 @@ def _build_job(
         keep_freed_memory()
     teacher = assemble.build_teacher(recipe, len(checked.classes))
     class_map = check_teacher_classes(checked, teacher)
+    facts = teacher_facts(recipe, teacher, checked.teacher_taps)
     teacher.ready(processes.device)
+    views = recipe.data.views if options.form.split == "train" else None
+    show_views(teacher, checked, dataset, views)
     fingerprint = needed_fingerprint(checked, lines, teacher, dataset, options.form)
+    _check_scores(options.form, fingerprint.fields["taps"], checked.teacher_taps)
     live = LiveTeacher(
         teacher.to(processes.device),
         {line.id: line.loss.to(processes.device).eval() for line in lines},
@@ -141,6 +155,8 @@ def _build_job(
         student_taps=checked.student_taps,
         fingerprint=fingerprint,
         images=fingerprint.fields["images"],
+        facts=facts,
+        files=listed_files(dataset, fingerprint.fields),
         batch_size=recipe.train.batch_size,
         device=processes.device,
         workers=recipe.data.workers,
@@ -163,6 +179,25 @@ def _require_teacher_and_views(recipe: Recipe, form: Form) -> None:
         )
 
 
+def _check_scores(form: Form, stored: Sequence[str], taps: Mapping[str, Tap]) -> None:
+    """Refuse ``--scores`` where no class scores are stored, or all of them."""
+    if not form.scores:
+        return
+    if "logits" not in stored:
+        raise UsageError(
+            "no loss of this recipe reads class scores",
+            got=f"--scores {form.scores}",
+            tip="leave out --scores",
+        )
+    if form.scores >= taps["logits"].channels:
+        raise UsageError(
+            "--scores keeps every class",
+            got=f"--scores {form.scores}",
+            need=f"less than {taps['logits'].channels} classes",
+            tip="a smaller number, or leave out --scores",
+        )
+
+
 def _check_existing(
     recipe: Recipe, out: Path, progress: Progress, options: DumpOptions, processes: Processes
 ) -> dict[str, Any]:
@@ -172,7 +207,7 @@ def _check_existing(
     images = options.form.images
     form = Form.of(reader, options.form.split, images or reader.fingerprint.fields.get("images"))
     job = _build_job(recipe, replace(options, form=form), processes, progress)
-    require_fit(reader, job.fingerprint, recipe, replace(form, images=images))
+    require_fit(reader, job.fingerprint, recipe, replace(form, images=images), job.split)
     verified = _verified(job, reader, options.verify, progress)
     return summary(reader, written=0, seconds=0.0) | verified
 

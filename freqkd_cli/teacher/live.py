@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.cache.shards import STORAGE_DTYPES, restore, store
+from freqkd_cli.cache.shards import STORAGE_DTYPES, Storage, rounded
 from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
@@ -26,7 +26,7 @@ class LiveTeacher:
         losses: id -> started loss.
         available: the teacher's taps by name.
         dtype: precision of its forward pass; autocast never applies to it.
-        round_to: round as a cache of this float type does, so that live equals cached.
+        round_to: round as a cache of this form does, so that live equals cached.
         content: what such a cache contains.
         class_map: maps its logits to the classes of the data, before anything reads them.
     """
@@ -40,14 +40,14 @@ class LiveTeacher:
         available: Mapping[str, Tap],
         *,
         dtype: str = "float32",
-        round_to: str | None = None,
+        round_to: Storage | None = None,
         content: Content = "taps",
         class_map: ClassMap | None = None,
     ) -> None:
         self.model = _frozen(model.to(STORAGE_DTYPES[dtype]))
         self.lanes = Lanes(self.model)
         self.dtype, self.content, self.class_map = dtype, content, class_map
-        self.round_to = STORAGE_DTYPES[round_to] if round_to else None
+        self.round_to = round_to
         self.losses = dict(losses)
         self.taps_by_loss = read_taps(self.losses, available)
         self.wanted = union(taps.values() for taps in self.taps_by_loss.values())
@@ -58,6 +58,9 @@ class LiveTeacher:
             return {}
         parts = self.lanes.each(len(batch), lambda model, part: self._taps(model, batch[part]))
         return _joined(parts)
+
+    def start(self, batch: Batch) -> list[Tensor]:
+        return []
 
     def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         """Return the targets of every loss, as :class:`freqkd_cli.teacher.targets.Source`."""
@@ -74,9 +77,12 @@ class LiveTeacher:
 
     def _taps(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = batch.images if batch.teacher_images is None else batch.teacher_images
+        # A teacher of saved outputs reads which view of which image it is, and no pixels.
+        of_batch = getattr(model, "of_batch", None)
         with torch.autocast(images.device.type, enabled=False):
             # Images stay float32: the model casts them after its own normalization.
-            out = model(images, taps=[name for name in self.wanted if name != "logits"])
+            taps = [name for name in self.wanted if name != "logits"]
+            out = of_batch(batch) if of_batch else model(images, taps=taps)
         taps = {name: out[name].float() for name in self.wanted}
         if self.class_map is not None and "logits" in taps:
             taps["logits"] = self.class_map.merged(taps["logits"])
@@ -84,13 +90,10 @@ class LiveTeacher:
 
     def _targets(self, taps: dict[str, Tensor], batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         if self.round_to and self.content == "taps":
-            taps = {name: _rounded(tap, self.round_to) for name, tap in taps.items()}
+            taps = {name: rounded(name, tap, self.round_to) for name, tap in taps.items()}
         targets = compute_targets(self.losses, self.taps_by_loss, taps, batch, grids)
         if self.round_to and self.content == "targets":
-            targets = {
-                id: {name: _rounded(tensor, self.round_to) for name, tensor in target.items()}
-                for id, target in targets.items()
-            }
+            targets = rounded_targets(targets, self.round_to)
         return targets
 
 
@@ -101,9 +104,12 @@ def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    stored, is_complex = store(tensor, dtype)
-    return restore(stored, is_complex=is_complex)
+def rounded_targets(targets: Targets, form: Storage) -> Targets:
+    """Return targets as they come back from a cache of targets."""
+    return {
+        id: {name: rounded(f"{id}.{name}", tensor, form) for name, tensor in target.items()}
+        for id, target in targets.items()
+    }
 
 
 def _frozen(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.recipe_cache import open_cache
 from freqkd_cli.teacher.targets import NoTeacher, Source
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes
+from freqkd_cli.views.loader import ViewDataset
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -35,6 +36,23 @@ def ready_teacher(
     class_map = check_teacher_classes(plan, teacher)
     teacher.ready(torch.device(device))
     return teacher.to(device), class_map
+
+
+def show_views(
+    teacher: nn.Module, plan: assemble.Plan, dataset: Dataset, views: int | None
+) -> None:
+    """Give a teacher of saved outputs the views of the run; other teachers need none.
+
+    Args:
+        views: stored views per image, 0 = endless, None = the view ``whole``.
+
+    Raises:
+        DataMissing: an image has no saved outputs.
+    """
+    if not hasattr(teacher, "show"):
+        return
+    spec = None if views is None else plan.view_spec
+    teacher.show(ViewDataset(dataset, spec, view_seed=plan.recipe.data.view_seed, views=views or 0))
 
 
 def open_source(
@@ -64,6 +82,7 @@ def open_source(
     if cache is not None:
         return CachedTeacher(open_cache(plan, lines, cache, dataset), losses, plan.teacher_taps)
     teacher, class_map = ready_teacher(plan, device)
+    show_views(teacher, plan, dataset, plan.recipe.data.views)
     return LiveTeacher(
         teacher,
         losses,

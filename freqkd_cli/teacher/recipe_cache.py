@@ -17,6 +17,7 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.build import assemble
 from freqkd_cli.build.objective import Line
+from freqkd_cli.cache.data_files import changed_files
 from freqkd_cli.cache.fingerprint import (
     Fingerprint,
     loss_identity,
@@ -25,10 +26,13 @@ from freqkd_cli.cache.fingerprint import (
     views_identity,
 )
 from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.errors import UsageError
+from freqkd_cli.cache.stored_teacher import StoredTeacher
+from freqkd_cli.errors import CacheMismatch, UsageError
 from freqkd_cli.features.taps import stored_as
+from freqkd_cli.images.pairs import some
 from freqkd_cli.images.pool import manifest_of_pool
 from freqkd_cli.recipe.sections import STDIN
+from freqkd_cli.teacher.recorded import listed_files
 from freqkd_cli.teacher.targets import Content, union
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes, class_map
 
@@ -38,8 +42,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STORAGE = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-"""``--dtype`` -> the float type on disk."""
+STORAGE = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "int8": "int8"}
+"""``--dtype`` -> how floats are stored."""
+
+LISTED = 3
+"""Changed files that a message names."""
+
+_OF_FILES = frozenset({"data.sha256", "data.number", "pool.sha256", "pool.number", "images"})
+"""Fields that differ where files changed."""
 
 OPTIONS = {"data.root": "--data-root", "train.seed": "--seed"}
 """Recipe keys that have an option of their own."""
@@ -47,10 +57,16 @@ OPTIONS = {"data.root": "--data-root", "train.seed": "--seed"}
 
 @dataclass(frozen=True)
 class Form:
-    """The options of a dump beside the recipe; ``images`` limits their number, None = all."""
+    """The options of a dump beside the recipe.
+
+    Attributes:
+        scores: the largest class scores that are kept of each cell; None = all.
+        images: limits their number; None = all.
+    """
 
     content: Content = "taps"
     dtype: str = "fp16"
+    scores: int | None = None
     split: str = "train"
     images: int | None = None
 
@@ -58,7 +74,8 @@ class Form:
     def of(cls, reader: CacheReader, split: str = "train", images: int | None = None) -> Form:
         """Return the form of an existing cache."""
         dtypes = {long: short for short, long in STORAGE.items()}
-        return cls(reader.content, dtypes[reader.storage], split, images)  # type: ignore[arg-type]
+        dtype, content = dtypes[reader.storage], reader.content
+        return cls(content, dtype, reader.form.scores, split, images)  # type: ignore[arg-type]
 
 
 def open_cache(
@@ -79,26 +96,45 @@ def open_cache(
             tip=f"--set data.views={stored}",
             key="data.views",
         )
-    teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
+    teacher = plan.stored or assemble.build_teacher(plan.recipe, len(plan.classes))
     check_teacher_classes(plan, teacher)
     form = Form.of(reader)
-    require_fit(reader, needed_fingerprint(plan, lines, teacher, dataset, form), plan.recipe, form)
+    needed = needed_fingerprint(plan, lines, teacher, dataset, form)
+    require_fit(reader, needed, plan.recipe, form, dataset)
     return reader
 
 
-def require_fit(reader: CacheReader, needed: Fingerprint, recipe: Recipe, form: Form) -> None:
+def require_fit(
+    reader: CacheReader, needed: Fingerprint, recipe: Recipe, form: Form, dataset: Dataset
+) -> None:
     """Check that a cache has the fingerprint that is needed; log other library versions.
 
     Raises:
-        CacheMismatch: names every field that differs and the command that makes the right cache.
+        CacheMismatch: names every field that differs and the command that makes the right cache,
+            or the files that changed.
     """
     command = dump_command(recipe, Path(f"{reader.folder}-new"), form)
+    fields = [difference.field for difference in reader.fingerprint.differences(needed)]
+    if fields and all(field in _OF_FILES for field in fields):
+        listing = listed_files(dataset, needed.fields) or {}
+        changed = changed_files(reader.folder, reader.fingerprint.fields, listing)
+        if changed:
+            raise CacheMismatch(
+                f"the data set changed since the cache {reader.folder} was made",
+                got=some(changed, LISTED),
+                need="the files that the cache was made from",
+                tip=f"restore them, or make a new cache: {command}",
+            )
     for warning in reader.fingerprint.require(needed, where=reader.folder, command=command):
         log.warning("%s: %s", reader.folder, warning)
 
 
 def needed_fingerprint(
-    plan: assemble.Plan, lines: Sequence[Line], teacher: nn.Module, dataset: Dataset, form: Form
+    plan: assemble.Plan,
+    lines: Sequence[Line],
+    teacher: nn.Module | StoredTeacher,
+    dataset: Dataset,
+    form: Form,
 ) -> Fingerprint:
     """Return the fingerprint of a cache for this recipe. ``teacher`` is not cast yet."""
     recipe = plan.recipe
@@ -107,7 +143,8 @@ def needed_fingerprint(
     fields: dict[str, Any] = {
         "content": form.content,
         "storage": STORAGE[form.dtype],
-        "teacher": teacher_identity(teacher, name=recipe.teacher.name, dtype=recipe.teacher.dtype),
+        **({"scores": form.scores} if form.scores else {}),
+        "teacher": _identity(recipe, teacher),
         "taps": list(union(_stored_taps(plan, line) for line in lines)),
         "views": views_identity(plan.view_spec, view_seed=recipe.data.view_seed, stored=stored),
         "data": dataset.manifest(),
@@ -122,6 +159,13 @@ def needed_fingerprint(
     if form.content == "targets":
         fields["targets"] = {line.id: _target(plan, line) for line in lines if line.teacher_taps}
     return Fingerprint(fields)
+
+
+def _identity(recipe: Recipe, teacher: nn.Module | StoredTeacher) -> dict[str, Any]:
+    section = recipe.teacher
+    if isinstance(teacher, StoredTeacher):
+        return teacher.identity_for(section.name, section.dtype, section.arguments)
+    return teacher_identity(teacher, name=section.name, dtype=section.dtype)
 
 
 def _stored_taps(plan: assemble.Plan, line: Line) -> list[str]:
@@ -148,9 +192,9 @@ def dump_command(recipe: Recipe, out: Path, form: Form) -> str:
     words = ["freqkd", "teacher-dump", _source(recipe), "--out", str(out), *_given(recipe)]
     if form.images is not None:
         words += ["--limit", str(form.images)]
-    for option in ("content", "dtype", "split"):
+    for option in ("content", "dtype", "scores", "split"):
         if getattr(form, option) != getattr(Form(), option):
-            words += [f"--{option}", getattr(form, option)]
+            words += [f"--{option}", str(getattr(form, option))]
     return shlex.join(words)
 
 

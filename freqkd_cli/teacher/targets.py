@@ -32,6 +32,10 @@ class Source(Protocol):
 
     name: str
 
+    def start(self, batch: Batch) -> list[Tensor]:
+        """Start copies of what :meth:`targets` of this batch will read; return those tensors."""
+        ...
+
     def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         """Return the targets of every loss: float32, on the batch's device, without gradient."""
         ...
@@ -41,6 +45,9 @@ class NoTeacher:
     """The source of a recipe in which no loss reads a teacher."""
 
     name = "none"
+
+    def start(self, batch: Batch) -> list[Tensor]:
+        return []
 
     def targets(self, batch: Batch, grids: Mapping[str, Grid]) -> Targets:
         return {}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from freqkd_cli import app
 from freqkd_cli.cache import index_file
 from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.cache.shards import Storage
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheDamaged
 from freqkd_cli.features.taps import Tap
@@ -161,7 +162,7 @@ def test_a_shard_with_a_key_twice_is_refused(cache):
 def test_an_alias_is_stored_as_the_tap_that_it_stands_for(tmp_path):
     taps = {**cache_fakes.TEACHER_TAPS, "encoder": Tap("encoder", 8, 10, alias="stage2")}
     parts = {"tap": cache_fakes.Copy("stage2"), "alias": cache_fakes.Copy("encoder")}
-    live = LiveTeacher(cache_fakes.Teacher(), parts, taps, round_to="float16")
+    live = LiveTeacher(cache_fakes.Teacher(), parts, taps, round_to=Storage("float16"))
     assert live.wanted == ("stage2",)
     dump(make_job(), tmp_path / "a", Notes())
     cached = CachedTeacher(CacheReader(tmp_path / "a"), parts, taps)

@@ -15,6 +15,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
+from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, UsageError
 from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
@@ -77,6 +78,7 @@ LOSSES = """
      compare: smoothness}
   - {name: graph_band, student: decoder, teacher: stage4, basis: keys4, band: mix, k: 3}
 """
+HALF = Storage("float16")
 RECIPE = """
 version: 1
 data: {{name: scenes, size: [64, 96], length: 6, views: 2, view_seed: 3, workers: 0,
@@ -116,16 +118,14 @@ def cached(request, weights, tmp_path_factory) -> tuple[str, Path]:
     return request.param, out
 
 
-def sources(weights: Path, content: str, cache: Path) -> tuple:
+def sources(weights: Path, content: str, cache: Path, form: Storage = HALF) -> tuple:
     """Plan, dataset, lines, and three sources of one teacher: cached, live rounded, live."""
     plan = assemble.check(load(weights))
     dataset, lines = assemble.build_dataset(plan.recipe, "train"), assemble.build_lines(plan)
     from_disk = open_source(plan, lines, cache, dataset, "cpu")
     live = open_source(plan, lines, None, dataset, "cpu")
     losses = {line.id: line.loss for line in lines}
-    rounded = LiveTeacher(
-        live.model, losses, plan.teacher_taps, round_to="float16", content=content
-    )
+    rounded = LiveTeacher(live.model, losses, plan.teacher_taps, round_to=form, content=content)
     assert isinstance(from_disk, CachedTeacher) and isinstance(live, LiveTeacher)
     return plan, dataset, lines, (from_disk, rounded, live)
 
@@ -165,6 +165,68 @@ def test_cached_equals_live(weights, cached):
                 scale = max(1.0, abs(value))
                 assert abs(stored[id] - value) <= tolerance * scale, (id, stored[id], value)
                 assert abs(exact[id] - value) <= 1e-3 * scale, (id, exact[id], value)
+
+
+@pytest.mark.parametrize("content, scores", [("taps", None), ("targets", None), ("targets", 4)])
+def test_cached_equals_live_in_8_bits(weights, tmp_path, content, scores):
+    """And 8 bits change each loss by little; few scores of a random teacher change it more."""
+    form = Form(content, "int8", scores)
+    dump_recipe(load(weights), tmp_path / "c", Notes(), DumpOptions(form, verify=6))
+    stored_form = Storage("int8", scores)
+    plan, dataset, lines, (from_disk, rounded, live) = sources(
+        weights, content, tmp_path / "c", stored_form
+    )
+    student = assemble.build_student(plan).eval()
+    views = ViewDataset(dataset, plan.view_spec, view_seed=3, views=2)
+    (batch,) = Loader(views, [[(0, 0), (0, 1), (1, 0), (1, 1)]])
+    stored, expected, exact = (
+        values(plan, lines, source, student, batch) for source in (from_disk, rounded, live)
+    )
+    for id, value in expected.items():
+        scale = max(1.0, abs(value))
+        assert abs(stored[id] - value) <= 1e-6 * scale, (id, stored[id], value)
+        if scores is None:
+            assert abs(exact[id] - value) <= 2e-2 * scale, (id, exact[id], value)
+
+
+@pytest.mark.parametrize(
+    "scores, losses, message",
+    [
+        (4, "\n  - {name: attention, student: decoder, teacher: decoder}", "reads class scores"),
+        (99, LOSSES, "--scores keeps every class"),
+    ],
+)
+def test_class_scores_that_cannot_be_dropped(weights, tmp_path, scores, losses, message):
+    with pytest.raises(UsageError, match=message):
+        dump_recipe(
+            load(weights, losses=losses), tmp_path / "c", Notes(), DumpOptions(Form(scores=scores))
+        )
+
+
+def test_a_dry_run_compares_the_forms(weights, tmp_path):
+    losses = "\n  - {name: cross_entropy}\n  - {name: logit_kl}"
+    losses += "\n  - {id: low, name: band, student: encoder16, teacher: stage2, cutoff: 0.5}"
+    options = DumpOptions(Form("targets"), compare=True)
+    result = dry_run(load(weights, losses=losses), tmp_path / "a", options)
+    rows = {(row["content"], row["dtype"], row["scores"]): row for row in result["choices"]}
+    assert len(rows) == 10 and set(rows["taps", "fp32", None]["losses"]) == {"logit_kl", "low"}
+    assert rows["targets", "fp16", None]["bytes"] == pytest.approx(result["bytes"], rel=1e-3)
+    for content in ("taps", "targets"):
+        sizes = [rows[content, dtype, None]["bytes"] for dtype in ("fp32", "fp16", "bf16", "int8")]
+        assert sizes[1] == sizes[2] == sizes[0] / 2
+        assert sizes[0] / 4 < sizes[3] < sizes[1] / 1.4  # small tensors stay float32
+        exact, half, byte = (rows[content, d, None]["losses"] for d in ("fp32", "fp16", "int8"))
+        for id in exact:
+            assert exact[id] == {"relative_error": 0.0, "gradient_cosine": pytest.approx(1.0)}
+            assert half[id]["relative_error"] <= byte[id]["relative_error"] + 1e-3 < 0.05
+            assert byte[id]["gradient_cosine"] > 0.99
+
+
+def test_a_dry_run_compares_losses_on_auxiliary_logits(weights, tmp_path):
+    losses = "\n  - {name: feature, student: aux1, teacher: stage2}"
+    recipe = load(weights, "student.auxiliary=true", losses=losses)
+    (row, *_) = dry_run(recipe, tmp_path / "a", DumpOptions(compare=True))["choices"]
+    assert set(row["losses"]) == {"feature"}
 
 
 def test_another_view_is_another_value(weights, cached):

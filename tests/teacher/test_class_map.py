@@ -19,7 +19,7 @@ from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.class_map import ClassMap, resolve
 from freqkd_cli.models import segformer
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
+from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 from freqkd_cli.train.distillation import distill
@@ -94,6 +94,16 @@ def test_keys_are_names_or_numbers_and_mistakes_come_all_at_once():
     assert resolve({"3": "sky", "1": "road"}, {0: "3", 1: "a", 2: "b", 3: "c"}, 4, classes)[
         0
     ].groups == ((1,), (0,)), "a name goes first"
+
+
+@pytest.mark.parametrize("length", [4, 1], ids=["views", "view"])
+def test_a_dry_run_compares_the_covered_classes_alone(text, tmp_path, length):
+    """The student had all classes: it was a traceback. So was one view, in a batch norm."""
+    recipe = recipes.loads(text, sets=[f"data.length={length}"])
+    options = DumpOptions(compare=True)
+    rows = dry_run(recipe, tmp_path / "c", options)["choices"]
+    errors = {row["dtype"]: row["losses"]["kl"]["relative_error"] for row in rows}
+    assert errors["fp32"] < 1e-6 < errors["bf16"] < 0.1
 
 
 def test_the_loss_compares_the_covered_classes_alone(text):

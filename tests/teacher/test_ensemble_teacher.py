@@ -13,6 +13,7 @@ from cache_fakes import Notes
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
+from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.export.teacher_weights import networks
 from freqkd_cli.models import fast_scnn, segformer
@@ -97,7 +98,7 @@ def test_cached_equals_live_and_the_fingerprint_has_all_weights(
     live = open_source(plan, lines, None, dataset, "cpu")
     losses = {line.id: line.loss for line in lines}
     rounded = LiveTeacher(
-        live.model, losses, plan.teacher_taps, round_to="float16", content=content
+        live.model, losses, plan.teacher_taps, round_to=Storage("float16"), content=content
     )
     batch = next(iter(Loader(ViewDataset(dataset, plan.view_spec, views=1), [[(0, 0), (3, 0)]])))
     expected = rounded.targets(batch, plan.grids)

@@ -8,6 +8,7 @@ from cache_fakes import SPEC, TEACHER_TAPS, Images, Notes, Teacher, grids, losse
 from torch import nn
 
 from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.dump import dump
@@ -34,7 +35,9 @@ def batches(epochs: int = 3, size: int = 3, spec: ViewSpec = SPEC):
 def test_cached_equals_live(tmp_path, content, storage):
     dump(make_job(content=content, storage=storage), tmp_path / "a", Notes(), shard_bytes=12_000)
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
-    live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS, round_to=storage, content=content)
+    live = LiveTeacher(
+        Teacher(), losses(), TEACHER_TAPS, round_to=Storage(storage), content=content
+    )
     for batch in batches():
         from_cache, from_live = cached.targets(batch, grids()), live.targets(batch, grids())
         assert list(from_cache) == list(from_live) == ["copy", "wave", "labels"]
@@ -60,7 +63,9 @@ def test_cached_equals_live_to_the_bit_at_equal_batches(tmp_path, content, stora
     job = make_job(content=content, storage=storage)
     dump(job, tmp_path / "a", Notes())
     cached = CachedTeacher(CacheReader(tmp_path / "a"), losses(), TEACHER_TAPS)
-    live = LiveTeacher(Teacher(), losses(), TEACHER_TAPS, round_to=storage, content=content)
+    live = LiveTeacher(
+        Teacher(), losses(), TEACHER_TAPS, round_to=Storage(storage), content=content
+    )
     for batch in Loader(job.dataset, list(job.batches())):
         from_cache, from_live = cached.targets(batch, grids()), live.targets(batch, grids())
         for id in from_live:

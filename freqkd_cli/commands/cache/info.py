@@ -41,7 +41,7 @@ def _table(cache: dict[str, Any]) -> str:
         ("size", f"{cache['bytes'] / 2**20:.1f} MiB in {shards}"),
         ("images", _images(cache)),
         ("views", "the whole image" if cache["views"] == "whole" else views),
-        ("weights", f"sha256 {str(cache['teacher_sha256'])[:16]}"),
+        ("weights", _weights(cache)),
     ]
     if cache["license"]:
         rows.append(("license", cache["license"]))
@@ -52,6 +52,11 @@ def _table(cache: dict[str, Any]) -> str:
     ]
     tables = [columns(rows), columns(tensors, "  "), "fits recipes with", columns(fits, "  ")]
     return "\n\n".join(tables[:2]) + "\n\n" + "\n".join(tables[2:])
+
+
+def _weights(cache: dict[str, Any]) -> str:
+    hashed = f"sha256 {str(cache['teacher_sha256'])[:16]}"
+    return f"{cache['teacher_weights']}, {hashed}" if cache["teacher_weights"] else hashed
 
 
 def _images(cache: dict[str, Any]) -> str:

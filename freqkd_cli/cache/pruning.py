@@ -1,0 +1,129 @@
+"""Keep a part of a cache: some tensors, views or images. Stored bytes stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freqkd_cli.cache import index_file
+from freqkd_cli.cache.cache_folder import disk_errors, shard_files
+from freqkd_cli.cache.fingerprint import Fingerprint
+from freqkd_cli.cache.index_file import Item, Shard, shard_name
+from freqkd_cli.cache.reader import CacheReader
+from freqkd_cli.cache.shards import base_name
+from freqkd_cli.cache.stored_rows import complex_names, stored_columns, summary
+from freqkd_cli.cache.writer import write_shard
+from freqkd_cli.errors import UsageError
+from freqkd_cli.registry import did_you_mean
+from freqkd_cli.runtime.lock import locked
+
+
+def prune(
+    folder: Path, keep: Collection[str], views: int | None, images: int | None
+) -> dict[str, Any]:
+    """Keep a part of a cache; return what ``cache prune --json`` prints.
+
+    New shards are written beside the old ones, then the index is replaced, then the old shards are
+    removed. A kill leaves the old cache or the new one.
+
+    Args:
+        keep: taps, or ids of losses; all where it is empty.
+        views: stored views of an image that are kept, from the first; None = all.
+        images: images that are kept, from the first; None = all.
+
+    Raises:
+        UsageError: nothing would be left, nothing would be removed, or a name is not in the cache.
+    """
+    index_file.read_index(folder)  # a folder without a cache gets no lock
+    with disk_errors(folder), locked(folder, f"the cache {folder}"):
+        reader = CacheReader(folder)
+        names = _kept_names(reader, keep)
+        kept = [
+            tuple(item for item in shard.items if _is_kept(item, views, images))
+            for shard in reader.index.shards
+        ]
+        _check(reader, names, sum(map(len, kept)), views, images)
+        old = shard_files(folder)
+        written: list[Shard] = []
+        for number, items in enumerate(filter(None, kept), 1 + _number(old[-1])):
+            columns = stored_columns(reader, items, names)
+            file = shard_name(number)
+            written.append(write_shard(folder, file, items, columns, complex_names(reader)))
+        fingerprint = _pruned(reader, names, views, images)
+        index_file.write_index(folder, fingerprint, written, reader.index.teacher)
+        for path in old:
+            path.unlink()
+    return summary(CacheReader(folder)) | {"bytes_before": reader.bytes}
+
+
+def _number(shard: Path) -> int:
+    return int(shard.name.removeprefix("shard-").partition(".")[0])
+
+
+def _is_kept(item: Item, views: int | None, images: int | None) -> bool:
+    return (views is None or item[1] < views) and (images is None or item[0] < images)
+
+
+def _kept_names(reader: CacheReader, keep: Collection[str]) -> list[str]:
+    """Return the tensors of the kept taps or losses.
+
+    Raises:
+        UsageError: the cache has no such tap or loss.
+    """
+    known = list(dict.fromkeys(map(_subject(reader), reader.names)))
+    for name in keep:
+        if name not in known:
+            raise UsageError(
+                f"the cache {reader.folder} has no {name!r}{did_you_mean(name, known)}",
+                need=f"--keep with some of {', '.join(known)}",
+            )
+    return [name for name in reader.names if not keep or _subject(reader)(name) in keep]
+
+
+def _subject(reader: CacheReader) -> Callable[[str], str]:
+    """Return the function from the name of a tensor to its tap or the id of its loss."""
+    return base_name if reader.content == "taps" else lambda name: name.rpartition(".")[0]
+
+
+def _check(
+    reader: CacheReader, names: Sequence[str], items: int, views: int | None, images: int | None
+) -> None:
+    whole = not reader.fingerprint.fields["views"].get("stored")
+    if views is not None and whole:
+        raise UsageError("--views is for drawn views", got="a cache of whole images")
+    if not items or not names:
+        raise UsageError(
+            "this would remove everything from the cache",
+            got=f"--views {views}" if views is not None else f"--images {images}",
+            need="at least one view of one image",
+        )
+    if items == len(reader) and len(names) == len(reader.names):
+        raise UsageError(
+            f"nothing of the cache {reader.folder} would be removed",
+            got=f"{len(reader)} views of {', '.join(reader.names)}",
+            tip="--keep NAME, --views N or --images N",
+        )
+
+
+def _pruned(
+    reader: CacheReader, names: Sequence[str], views: int | None, images: int | None
+) -> Fingerprint:
+    """Return the fingerprint of what is kept."""
+    fields: dict[str, Any] = dict(reader.fingerprint.fields)
+    kept = {_subject(reader)(name) for name in names}
+    if reader.content == "targets":
+        targets: Mapping[str, Any] = fields["targets"]
+        fields["targets"] = {id: target for id, target in targets.items() if id in kept}
+        kept = {tap for target in fields["targets"].values() for tap in target["taps"]}
+    fields["taps"] = [tap for tap in fields["taps"] if tap in kept]
+    if "logits" not in fields["taps"]:
+        fields.pop("class_map", None)
+    if views is not None:
+        stored = min(views, fields["views"]["stored"])
+        fields["views"] = {**fields["views"], "stored": stored}
+    if images is not None:
+        fields["images"] = min(images, fields["images"])
+        if fields["images"] <= fields["data"].get("number", 0):
+            fields.pop("pool", None)
+    return Fingerprint(fields)
