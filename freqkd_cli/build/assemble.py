@@ -41,6 +41,7 @@ from freqkd_cli.views.view import MULTIPLE, ViewSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from freqkd_cli.cache.stored_teacher import StoredTeacher
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
 
@@ -55,6 +56,7 @@ class Plan:
         compared: numbers of the classes that losses on logits compare, where
             ``teacher.class_map`` does not cover them all.
         bands: id of a loss line -> the effective cells of its frequency bands.
+        stored: the teacher of a cache, where the recipe's own is not on this machine.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class Plan:
     teacher_taps: Mapping[str, Tap]
     compared: tuple[int, ...] | None = None
     bands: Mapping[str, tuple[BandCells, ...]] = field(default_factory=dict)
+    stored: StoredTeacher | None = None
 
     @property
     def grids(self) -> dict[str, tuple[int, int]]:
@@ -71,7 +74,13 @@ class Plan:
         return {name: tap.grid(*self.view_spec.size) for name, tap in self.student_taps.items()}
 
 
-def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
+def check(
+    recipe: Recipe,
+    *,
+    fetch: bool = False,
+    data: bool = True,
+    stored: StoredTeacher | None = None,
+) -> Plan:
     """Check names, taps, bands and classes against each other.
 
     Args:
@@ -80,6 +89,7 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
             that the recipe names.
         data: without it, classes that only the data set's folder can name are replaced by the
             teacher's, or by two.
+        stored: the teacher of a cache, where the recipe's own is not on this machine.
 
     Raises:
         RecipeError: with every problem of the recipe that no section shows alone.
@@ -88,13 +98,13 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
         WeightsMissing: with ``fetch``, weights that are nowhere.
     """
     if fetch:
-        fetch_descriptions(recipe)
+        fetch_descriptions(recipe, teacher=stored is None)
     classes = classes_of(recipe, data)
     if len(classes) == 1:
         with suppress(Missing, DataBroken):
             build_dataset(recipe, "train")  # its error fits the values of the masks
         raise single_class(recipe, classes[0])
-    plan, problems = _plan(recipe, classes)
+    plan, problems = _plan(recipe, classes, stored)
     problems += training_images.problems(recipe, plan.teacher_taps)
     if plan.student_taps["logits"].channels != len(plan.classes):
         given, need = plan.student_taps["logits"].channels, len(plan.classes)
@@ -118,16 +128,21 @@ def check(recipe: Recipe, *, fetch: bool = False, data: bool = True) -> Plan:
     unequal = tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps)
     for text in (*unequal, *few_cells(bands), *untrained_teachers(recipe)):
         log.warning("%s: %s", recipe.source, text)
-    return replace(plan, bands=bands)
+    return replace(plan, bands=bands, stored=stored)
 
 
-def _plan(recipe: Recipe, classes: tuple[str, ...]) -> tuple[Plan, list[tuple[str, str]]]:
+def _plan(
+    recipe: Recipe, classes: tuple[str, ...], stored: StoredTeacher | None
+) -> tuple[Plan, list[tuple[str, str]]]:
     """Return the taps and classes of a recipe, and the problems of its class map.
 
     Args:
         classes: those of the data; none where it names none.
     """
-    teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
+    if stored is not None:
+        teacher = dict(stored.taps)
+    else:
+        teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
     if not classes:
         classes = classes_of_teacher(recipe, teacher)
     student = taps_of(recipe, "student", len(classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from freqkd_cli.build.schedules import loss_weight
 from freqkd_cli.errors import TrainingFailed
 from freqkd_cli.features.loss import Loss
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.views.batch import Batch
 
 
@@ -44,7 +45,8 @@ class Line:
         """
         tensors = {name: taps[name] for name in self.student_taps if name in taps}
         if self.compared is not None:
-            tensors["logits"] = tensors["logits"][:, list(self.compared)]
+            logits = tensors["logits"]
+            tensors["logits"] = logits[:, constant(self.compared, torch.int64, logits.device)]
         return tensors
 
     def failure(self, error: TrainingFailed) -> TrainingFailed:
@@ -80,13 +82,13 @@ class Objective(nn.Module):
         targets: Mapping[str, Mapping[str, Tensor]],
         step: int,
         total_steps: int,
-        shares: Sequence[float] | None = None,
+        shares: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum, and every term raw under its id.
 
         Args:
-            shares: what each line's value is multiplied by where this batch is a part of a larger
-                one, see ``whole_batch.shares``.
+            shares: ``[lines]``, what each line's value is multiplied by where this batch is a part
+                of a larger one, see ``whole_batch.shares``.
 
         Raises:
             TrainingFailed: a loss cannot be computed; its line and taps are named.
@@ -100,12 +102,12 @@ class Objective(nn.Module):
         total = taps["logits"].new_zeros((), dtype=torch.float32)
         # Losses decide their own precision (spectra need float32), so autocast is off for them.
         with torch.autocast(batch.images.device.type, enabled=False):
-            for line, share in zip(self.lines, shares or [1.0] * len(self.lines), strict=True):
+            for number, line in enumerate(self.lines):
                 try:
                     value = line.loss(line.student(taps), targets.get(line.id, {}), batch, step)
                 except TrainingFailed as error:
                     raise line.failure(error) from error
-                value = value if share == 1.0 else value * share
+                value = value if shares is None else value * shares[number].to(value.dtype)
                 total = total + value * line.weight_at(step, total_steps)
                 terms[line.id] = value.detach()
         return total, terms

@@ -198,7 +198,8 @@ def missing_encoders(recipe: Recipe) -> list[str]:
 
 def untrained_teachers(recipe: Recipe) -> Iterator[str]:
     """Yield a warning for each teacher, or member of an ensemble, without weights."""
-    for key, model in _teachers(recipe).items():
+    reads_images = recipe.teacher is None or registry.reads_images(recipe.teacher.name)
+    for key, model in _teachers(recipe).items() if reads_images else ():
         if not model.get("weights"):
             yield f"{key}: no weights, so its class scores are random; add weights: FOLDER"
 
@@ -213,9 +214,18 @@ def _teachers(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return {"teacher": {"weights": recipe.teacher.weights, **arguments}}
 
 
-def fetch_descriptions(recipe: Recipe) -> None:
-    """Get the descriptions of both models' weights onto this machine."""
-    for role, section in (("student", recipe.student), ("teacher", recipe.teacher)):
+def weights_of_teacher(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield recipe key and value of all weights, or saved outputs, that the teacher names."""
+    for key, model in _teachers(recipe).items():
+        for argument in ("weights", "encoder_weights", "root"):
+            if isinstance(name := model.get(argument), str):
+                yield f"{key}.{argument}", name
+
+
+def fetch_descriptions(recipe: Recipe, *, teacher: bool = True) -> None:
+    """Get the descriptions of both models' weights onto this machine, or of the student's alone."""
+    roles = (("student", recipe.student), ("teacher", recipe.teacher if teacher else None))
+    for role, section in roles:
         fetching = section and getattr(registry.find("models", section.name), "fetch", None)
         with tips_of(role):
             if fetching:

@@ -16,14 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli import registry
-from freqkd_cli.errors import UnknownName, WeightsMissing
+from freqkd_cli.errors import UnknownName, UsageError, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.trained_weights import require_folder
 from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.weights.checked_safetensors import safetensors_bytes
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
 from freqkd_cli.weights.folder_kinds import model_folder
+from freqkd_cli.weights.hub import hub_folder, is_hub_id
 from freqkd_cli.weights.state_dict import read_state
+
+HUB_FILES = ("*.json", "*.safetensors")
+"""Files of a repository that are downloaded. Pickles are not."""
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
@@ -91,7 +95,30 @@ def load_model(folder: str | Path) -> nn.Module:
             got=", ".join(f"{key} {config.content.get(key)!r}" for key in keys),
             need="a folder that freqkd wrote, a SegFormer of transformers, or a network of smp",
         )
+    model.quantization = section.quantization
     return model.eval()
+
+
+def load_pretrained(name: str | Path, revision: str | None = None) -> nn.Module:
+    """Return the model of a folder, or of a repository of the hub, as :func:`load_model`.
+
+    Args:
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        WeightsMissing: there is no such model, or its files do not fit each other.
+        UsageError: a revision of a folder.
+    """
+    is_folder = Path(name).expanduser().exists() or not is_hub_id(str(name))
+    if is_folder and revision is not None:
+        raise UsageError(
+            f"{name} is a folder, which has no revisions",
+            got=f"revision {revision}",
+            tip="leave out the revision, or name a repository OWNER/NAME",
+        )
+    if is_folder:
+        return load_model(Path(name).expanduser())
+    return load_model(hub_folder(str(name), HUB_FILES, revision))
 
 
 def _config(folder: Path) -> ModelConfig:
@@ -122,6 +149,8 @@ def _build(name: str, arguments: Mapping[str, Any], config: ModelConfig) -> Segm
 def _section(model: Segmenter, model_name: str) -> dict[str, Any]:
     """Return freqkd's fields of ``config.json``."""
     names = model.id2label
+    simulated = getattr(model, "simulated", None)  # in training: the ranges change
+    ranges = simulated[0].ranges() if simulated else model.quantization
     return {
         "model": model_name,
         "arguments": model.recipe_arguments,
@@ -129,6 +158,7 @@ def _section(model: Segmenter, model_name: str) -> dict[str, Any]:
         "mean": _three(model.mean),
         "std": _three(model.std),
         "license": model.license.model_dump() if model.license else None,
+        **({"quantization": ranges.model_dump(mode="json")} if ranges else {}),
         "format": FORMAT,
     }
 

@@ -14,6 +14,7 @@ from freqkd_cli.commands._options import (
     Device,
     Json,
     Limit,
+    Nproc,
     Overwrite,
     Quiet,
     Sets,
@@ -41,8 +42,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A run, a model's folder (with --recipe), or a recipe (with --teacher or "
-        "--predictions).",
+        help="A run, an exported .onnx or .pt2 file, a model's folder (with --recipe), or a recipe "
+        "(with --teacher or --predictions).",
     ),
 ]
 Recipe = Annotated[
@@ -102,6 +103,7 @@ def run(
     data_root: DataRoot = None,
     sets: Sets = None,
     device: Device = None,
+    nproc: Nproc = None,
     as_json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = 0,
@@ -114,6 +116,8 @@ def run(
 
     The default is one pass over the whole image. With --flip, --scales or --slide, softmax
     probabilities are averaged, and the result lists what was averaged (test_time).
+
+    An exported file is scored on the data of the recipe.yaml beside it, or of --recipe.
 
         freqkd eval runs/basic --split test --metrics boundary_f,object_size
     """
@@ -168,16 +172,22 @@ def _table(result: dict[str, Any]) -> str:
         whole.append(("coding", result["coding"]))
     if result["test_time"]:
         whole.append(("test time", result["test_time"]["text"]))
-    whole += _cost(result) if result["parameters"] is not None else []
+    whole += _cost(result) if result["latency_size"] is not None else []
     return "\n\n".join(map(columns, blocks(rows, whole)))
 
 
 def _cost(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What only a model has."""
+    """What only a model has, or an exported file."""
+    from freqkd_cli.report.tables import size
+
     height, width = result["latency_size"]
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     where = f"{height}x{width}, {result['device']}, {threads}"
+    if result["parameters"] is None:
+        first = ("file", size(result["bytes"]))
+    else:
+        first = ("parameters", f"{result['parameters']:,}")
     return [
-        ("parameters", f"{result['parameters']:,}"),
+        first,
         (f"ms per image, {where}", f"{result['latency_ms']:.1f}"),
     ]

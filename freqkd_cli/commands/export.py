@@ -3,72 +3,73 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from freqkd_cli.commands._early import check_exist
-from freqkd_cli.commands._options import Json, Out, Overwrite, Quiet, Verbose
+from freqkd_cli.commands._early import check_exist, check_recipe
+from freqkd_cli.commands._export_table import export_table
+from freqkd_cli.commands._exporting import (
+    Argmax,
+    Calibration,
+    CalibrationImages,
+    Format,
+    Head,
+    Int8,
+    LatencyRuns,
+    LatencySizes,
+    MaxDrop,
+    Mixed,
+    ModelFolder,
+    NoLatency,
+    Opset,
+    Public,
+    Push,
+    RecipeOption,
+    Size,
+    Threads,
+    Upsample,
+    parse_head,
+    parse_size,
+    parse_threads,
+)
+from freqkd_cli.commands._options import DataRoot, Json, Limit, Out, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import print_result
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from freqkd_cli.export.graph_file import ExportOptions
+    from freqkd_cli.export.int8_images import Int8Images
+    from freqkd_cli.export.int8_trial import Int8Options
+    from freqkd_cli.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
-
-ModelFolder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN", help="A run folder, or a folder with config.json and model.safetensors."
-    ),
-]
-Format = Annotated[
-    Literal["onnx", "pt2", "safetensors"], typer.Option("--format", help="Format to write.")
-]
-Upsample = Annotated[bool, typer.Option("--upsample", help="Give logits at the image's size.")]
-Argmax = Annotated[bool, typer.Option("--argmax", help="Give class numbers instead of logits.")]
-Opset = Annotated[
-    int | None,
-    typer.Option(
-        "--opset",
-        min=13,
-        metavar="N",
-        help="ONNX operator set, from 13 on; the exporter's own by default.",
-    ),
-]
-Size = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="H,W",
-        help="The only image size in pixels that the graph accepts, such as 192,256; "
-        "any size by default.",
-    ),
-]
-LatencyRuns = Annotated[
-    int,
-    typer.Option(
-        "--latency",
-        min=0,
-        metavar="N",
-        help="Number of timed runs per size, whose median is reported; 0 measures no times.",
-    ),
-]
 
 
 def run(
     source: ModelFolder,
     kind: Format = "onnx",
     out: Out = None,
+    head: Head = "logits",
     upsample: Upsample = False,
     argmax: Argmax = False,
     opset: Opset = None,
     size: Size = None,
     latency: LatencyRuns = 5,
-    no_latency: Annotated[bool, typer.Option("--no-latency", hidden=True)] = False,
+    latency_size: LatencySizes = None,
+    threads: Threads = None,
+    int8: Int8 = False,
+    calibration: Calibration = None,
+    calibration_images: CalibrationImages = None,
+    max_drop: MaxDrop = None,
+    mixed: Mixed = False,
+    recipe: RecipeOption = None,
+    data_root: DataRoot = None,
+    limit: Limit = None,
+    push: Push = None,
+    public: Public = False,
+    no_latency: NoLatency = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = 0,
@@ -86,71 +87,112 @@ def run(
     torch writes ONNX operator sets from 18 on. For --opset 13 to 17 the graph is rewritten, and the
     rewritten file is checked. All students have been exported down to 13.
 
-    By default the export is written beside the run's weights: model.onnx, model.pt2, or the folder
-    export.
+    With --int8 the ONNX file has int8 weights and activations. It and the float32 file are scored
+    on the validation split of the recipe. It is written only if it loses at most --max-drop points
+    of mIoU. A run that was trained with train.quantize brings its own ranges.
+
+    By default the export is written beside the run's weights: model.onnx, model.int8.onnx,
+    model.pt2, or the folder export. A file gets a model card beside it, NAME.md. freqkd eval and
+    freqkd predict run these files.
 
         freqkd export runs/a --format onnx --upsample
+        freqkd export runs/a --format safetensors --push me/street-student
     """
     check_exist([source], "a run folder or a model folder")
-    from freqkd_cli.build.saved import load_model
-    from freqkd_cli.export.deploy import export_folder, latency_sizes, model_name
-    from freqkd_cli.export.graph_file import ExportOptions, export_file
+    check_recipe(recipe)
+    from freqkd_cli.export.card import card_path
+    from freqkd_cli.export.deploy import latency_sizes
+    from freqkd_cli.export.graph_file import ExportOptions
+    from freqkd_cli.export.hub_upload import check_push, upload
+    from freqkd_cli.export.int8_images import open_images
+    from freqkd_cli.export.int8_trial import Int8Options
     from freqkd_cli.export.target import DEFAULT, check_target
+    from freqkd_cli.report.progress_bars import progress
 
     options = ExportOptions(
-        upsample=upsample,
-        argmax=argmax,
+        **parse_head(head, upsample, argmax),
         opset=opset,
-        latency_sizes=latency_sizes(source),
+        latency_sizes=tuple(map(parse_size, latency_size or ())) or latency_sizes(source),
         latency_runs=0 if no_latency else latency,
+        latency_threads=parse_threads(threads),
     )
-    options = options.at(_size(size)) if size else options
-    _refuse_changes(kind, options)
-    target = out or source / DEFAULT[kind]
+    options = options.at(parse_size(size)) if size else options
+    outputs = {"head": head != "logits", "upsample": upsample, "argmax": argmax}
+    _refuse_changes(kind, {"int8": int8, **outputs, "size": size, "opset": opset})
+    of_int8 = {"calibration": calibration, "calibration-images": calibration_images}
+    of_int8 |= {"max-drop": max_drop, "mixed": mixed or None, "recipe": recipe}
+    _refuse_without_int8(int8, of_int8 | {"data-root": data_root, "limit": limit})
+    target = out or source / DEFAULT["int8" if int8 else kind]
     check_target(target, kind, source, overwrite=overwrite)
-    model = load_model(source)
-    log.info("writing %s and checking it", target)
-    if kind == "safetensors":
-        result = export_folder(model, model_name(source), target, run=source, options=options)
-    else:
-        result = export_file(model, target, kind, options)
-    print_result(result, as_json, _table)
+    check_push(push, public)
+    if kind != "safetensors":
+        check_target(card_path(target), kind, source, overwrite=overwrite)
+    images = open_images(source, recipe, data_root, limit or 0) if int8 else None
+    drop = 1.0 if max_drop is None else max_drop
+    how = Int8Options(calibration or "minmax", calibration_images or 32, drop, mixed)
+    result = _exported(source, target, kind, options, how, images, progress(verbose - quiet))
+    if push:
+        result |= {"pushed": upload(target, push, public=public)}
+    print_result(result, as_json, export_table)
     log.info("Next: %s", _next(kind, target))
 
 
-def _size(text: str) -> tuple[int, int]:
-    """Return (height, width) of ``H,W``, ``HxW`` or ``"H W"``.
+def _exported(
+    source: Path,
+    target: Path,
+    kind: str,
+    options: ExportOptions,
+    how: Int8Options,
+    images: Int8Images | None,
+    shown: Progress,
+) -> dict[str, Any]:
+    """Write the export, in int8 where there are ``images``, and return the result's JSON."""
+    from freqkd_cli.build.saved import load_model
+    from freqkd_cli.export.card import write_card
+    from freqkd_cli.export.deploy import export_folder, model_name
+    from freqkd_cli.export.graph_file import export_file
+    from freqkd_cli.export.int8_file import export_int8
+    from freqkd_cli.score.predict_images import class_colors
 
-    Raises:
-        UsageError: the text is not two whole numbers.
-    """
-    match = re.fullmatch(r"\s*(-?\d{1,6})\s*[,x ]\s*(-?\d{1,6})\s*", text)
-    if not match:
-        raise UsageError(
-            "--size is not a height and a width",
-            got=f"--size {text}",
-            need="H,W in pixels, such as 192,256",
-            key="size",
-        )
-    return int(match[1]), int(match[2])
+    model = load_model(source)
+    log.info("writing %s and checking it", target)
+    if kind == "safetensors":
+        return export_folder(model, model_name(source), target, run=source, options=options)
+    options = replace(options, colors=class_colors(source, model))
+    if images:
+        result = export_int8(model, target, options, how, images, shown)
+    else:
+        result = export_file(model, target, kind, options)
+    return result | {"card": str(write_card(model, source, target, result))}
 
 
-def _refuse_changes(kind: str, options: ExportOptions) -> None:
+def _refuse_changes(kind: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the format cannot hold.
 
+    Args:
+        options: those of a graph by name; one that was not given is false.
+
     Raises:
-        UsageError: upsample, argmax, size or opset without a graph, or opset without ONNX.
+        UsageError: a head, size, opset or int8 without a graph, or opset or int8 without ONNX.
     """
-    changes = {
-        "upsample": options.upsample,
-        "argmax": options.argmax,
-        "size": options.fixed,
-        "opset": options.opset,
-    }
-    given = [name for name, value in changes.items() if value]
-    if given and kind == "safetensors" or options.opset and kind == "pt2":
+    given = [name for name, value in options.items() if value]
+    if given and kind == "safetensors" or {"opset", "int8"} & {*given} and kind == "pt2":
+        name = "int8" if options["int8"] else given[-1]
         raise UsageError(
-            f"--{given[-1]} has no effect on --format {kind}", tip="--format onnx", key=given[-1]
+            f"--{name} has no effect on --format {kind}", tip="--format onnx", key=name
+        )
+
+
+def _refuse_without_int8(int8: bool, values: dict[str, Any]) -> None:
+    """Refuse options that only ``--int8`` reads.
+
+    Raises:
+        UsageError: one of them was given without it.
+    """
+    given = [name for name, value in values.items() if value is not None]
+    if given and not int8:
+        raise UsageError(
+            f"--{given[0]} has no effect without --int8", tip="add --int8", key=given[0]
         )
 
 
@@ -160,31 +202,3 @@ def _next(kind: str, target: Path) -> str:
     if kind == "pt2":
         return f"torch.export.load({str(target)!r}).module() in Python"
     return f"onnxruntime.InferenceSession({str(target)!r}) in Python"
-
-
-def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import render, size
-
-    relative = result["relative_difference"]
-    difference = "labels only"
-    if relative is not None:
-        difference = f"{result['max_abs_difference']:.1e}, {relative:.1e} of the largest logit"
-    accepted = "any size"
-    if result.get("size") is not None:
-        accepted = f"{'x'.join(map(str, result['size']))} only; --size H,W sets another"
-    opset = result.get("opset")
-    rows = [
-        ["written", f"{result['file']} ({size(result['bytes'])})"],
-        *([["operator set", str(opset)]] if opset is not None else []),
-        ["image size", accepted],
-        ["largest difference", difference],
-        ["same class", f"{100 * result['argmax_agreement']:.4f} % of the pixels"],
-        ["checked at", ", ".join("x".join(map(str, checked)) for checked in result["sizes"])],
-    ]
-    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
-    for row in result["latency_ms"]:
-        height, width = row["size"][1:]
-        times = ", ".join(f"{name} {ms:.1f}" for name, ms in row.items() if name != "size")
-        where = f"{result['device']}, {threads}, median of {result['latency_runs']}"
-        rows.append([f"ms per image of {height}x{width}", f"{times} ({where})"])
-    return render(["", ""], rows).lstrip()

@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 Source = Annotated[
     Path,
-    typer.Argument(metavar="SOURCE", help="A run, or the folder of a model or a SegFormer."),
+    typer.Argument(
+        metavar="SOURCE",
+        help="A run, the folder of a model or a SegFormer, or an exported .onnx or .pt2 file.",
+    ),
 ]
 Images = Annotated[
     list[Path],
@@ -108,7 +111,7 @@ def run(
 
         freqkd predict runs/basic photos/ --out out/photos
     """
-    check_exist([source], "a run folder or a model folder")
+    check_exist([source], "a run folder, a model folder, or an exported .onnx or .pt2 file")
     import functools
 
     from freqkd_cli.report.overlay_image import overlay
@@ -132,7 +135,8 @@ def run(
     print_result(result, as_json, _table)
     if result["unreadable"]:
         raise _not_labelled(result)
-    log.info("Next: freqkd export %s --format onnx (for use outside Python)", source)
+    if source.is_dir():
+        log.info("Next: freqkd export %s --format onnx (for use outside Python)", source)
 
 
 def _not_labelled(result: dict[str, Any]) -> Exception:

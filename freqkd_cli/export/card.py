@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, how to run it, and what was measured.
+"""The model card of an export: what the model is, how to run it, and what was measured.
 
 All facts come from the model and from the records of its run. Missing records are named as such.
 """
@@ -15,10 +15,15 @@ from torch import nn
 
 from freqkd_cli import __version__, registry
 from freqkd_cli import recipe as recipes
+from freqkd_cli.build.saved import CONFIG
+from freqkd_cli.export.card_measured import measured
+from freqkd_cli.export.card_use import output_text, use
 from freqkd_cli.export.teacher_weights import license_of_weights, networks, teacher_license
+from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.runtime.operations import parameters
-from freqkd_cli.weights.config import License, ModelConfig, any_number, whole_number
+from freqkd_cli.weights.config import License, ModelConfig, any_number, read_config, whole_number
+from freqkd_cli.weights.folder_kinds import model_folder
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -44,7 +49,7 @@ class RunRecord(BaseModel):
 
 
 def card(model: nn.Module, config: ModelConfig, run: Path | None, checks: dict[str, Any]) -> str:
-    """Return the text of ``README.md``.
+    """Return the text of a folder's ``README.md``, or of the card beside an exported file.
 
     Args:
         config: the model's ``config.json``.
@@ -59,20 +64,44 @@ def card(model: nn.Module, config: ModelConfig, run: Path | None, checks: dict[s
     millions = f"{parameters(model) / 1e6:.2f} M parameters"
     parts = [
         _front_matter(config, _licenses(model, recipe)),
-        f"# {config.section.model}, {millions}, semantic segmentation",
-        f"Made with freqkd {__version__}. Input: `image` float32 [B, 3, H, W], RGB in [0, 1], any "
-        "batch and size; normalised inside.\nOutput: `logits` at the model's own stride.",
-        "## Use\n\n" + _use(config, model),
+        f"# {config.section.model or model.model_name}, {millions}, semantic segmentation",
+        f"Made with freqkd {__version__}. Input: `image` float32 [B, 3, H, W], RGB in [0, 1], "
+        f"{_accepted(checks)}; normalised inside.\nOutput: {output_text(checks)}.",
+        "## Use\n\n" + use(config, model, checks),
         "## Classes\n\n" + _classes(model),
         "## Data\n\n" + _data(recipe),
         "## Results\n\n" + _results(recipe, summary),
         "## Training\n\n" + _training(summary, environment),
         "## Teacher\n\n" + _teacher(recipe),
         "## License\n\n" + _license(model, recipe),
-        "## Measured\n\n" + _measured(checks),
+        "## Measured\n\n" + measured(checks),
         "## Recipe\n\n" + (f"```yaml\n{recipes.dump(recipe).strip()}\n```" if recipe else MISSING),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def write_card(model: nn.Module, source: Path, target: Path, checks: dict[str, Any]) -> Path:
+    """Write the card of an exported file beside it, as ``NAME.md``, and return its path.
+
+    Args:
+        source: folder of the model, with the records of its training.
+        checks: the result of the export.
+    """
+    path = card_path(target)
+    folder = source if (source / CONFIG).is_file() else model_folder(source)
+    text = card(model, read_config(folder / CONFIG), source, checks)
+    write_synced(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def card_path(target: Path) -> Path:
+    """Return the path of the card of an exported file."""
+    return target.with_name(f"{target.name}.md")
+
+
+def _accepted(checks: dict[str, Any]) -> str:
+    size = checks.get("size")
+    return "any batch, images of {}x{}".format(*size) if size else "any batch and size"
 
 
 def _recorded(run: Path | None, name: str) -> RunRecord:
@@ -100,39 +129,6 @@ def _front_matter(config: ModelConfig, licenses: Iterable[License]) -> str:
     if restricted:
         lines += ["license: other", f"license_name: {restricted[0].name}"]
     return "\n".join(["---", *lines, "---"])
-
-
-def _use(config: ModelConfig, model: nn.Module) -> str:
-    in_torch = [
-        "import freqkd_cli, torch",
-        'model = freqkd_cli.load("this/folder")',
-        'logits = model(torch.rand(1, 3, 192, 256))["logits"]',
-    ]
-    parts = ["In torch:", _python(in_torch)]
-    if config.of_segformer:
-        mean, std = (
-            ", ".join(f"{value:.4g}" for value in getattr(model, side).flatten().tolist())
-            for side in ("mean", "std")
-        )
-        read = 'model = SegformerForSemanticSegmentation.from_pretrained("this/folder")'
-        parts += [
-            f"In transformers, with images normalised by mean ({mean}) and std ({std}):",
-            _python(["from transformers import SegformerForSemanticSegmentation", read]),
-        ]
-    in_onnx = [
-        "import numpy, onnxruntime",
-        'session = onnxruntime.InferenceSession("model.onnx")',
-        '(logits,) = session.run(None, {"image": numpy.zeros((1, 3, 192, 256), numpy.float32)})',
-    ]
-    parts += [
-        "Without torch, after `freqkd export this/folder --format onnx --out model.onnx`:",
-        _python(in_onnx),
-    ]
-    return "\n\n".join(parts)
-
-
-def _python(lines: list[str]) -> str:
-    return "\n".join(["```python", *lines, "```"])
 
 
 def _classes(model: nn.Module) -> str:
@@ -210,24 +206,3 @@ def _license(model: nn.Module, recipe: Recipe | None) -> str:
             f"{published.note if published else ''}".strip()
         )
     return "\n\n".join(texts) or f"{MISSING} It depends on the data and weights of the training."
-
-
-def _measured(checks: dict[str, Any]) -> str:
-    sizes = ", ".join("x".join(map(str, size)) for size in checks["sizes"])
-    lines = [
-        f"- Read back by {' and '.join(checks['checked_by'])} at {sizes}: the largest difference "
-        f"from the trained model is {checks['relative_difference']:.1e} of the largest logit, and "
-        f"{100 * checks['argmax_agreement']:.4f} % of the cells have the same class."
-    ]
-    threads = f"{checks['threads']} thread{'s' * (checks['threads'] != 1)}"
-    lines += [
-        f"- torch, one image of {row['size'][1]} x {row['size'][2]}: {row['torch']:.1f} ms "
-        f"({checks['device']}, {threads}, median of {checks['latency_runs']}, on the machine that "
-        "exported it)."
-        for row in checks["latency_ms"]
-    ]
-    missing = (
-        f"{'' if checks['latency_ms'] else 'latency, '}accuracy on the test split, on other data "
-        "and at other sizes; noise and bad light; calibration; half-precision or quantised forms"
-    )
-    return "\n".join([*lines, f"- Not measured: {missing}."])

@@ -19,12 +19,12 @@ from freqkd_cli.build.saved import CONFIG, load_model, save_model
 from freqkd_cli.errors import CheckFailed
 from freqkd_cli.export.card import card
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, result
+from freqkd_cli.export.latency_rows import Form, bfloat16_form, latency_rows
 from freqkd_cli.export.parity import Parity, compare, require_finite
 from freqkd_cli.export.quiet import quiet_exporter
 from freqkd_cli.export.target import folder_beside
 from freqkd_cli.export.teacher_weights import teacher_license
 from freqkd_cli.runtime.json_file import object_or_none
-from freqkd_cli.runtime.latency import latency_table
 from freqkd_cli.weights.config import read_config
 
 OTHERWISE = "--format onnx"
@@ -72,8 +72,12 @@ def export_folder(
             _copy_records(run, folder)
         document = result(out, "safetensors", 0, parity)
         document |= {"output": "logits", "checked_by": checked_by}
-        document |= latency_table(
-            {"torch": ExportForm(model)}, options.latency_sizes, options.latency_runs
+        form = ExportForm(model)
+        forms: dict[str, Form] = {"torch": lambda count: form}
+        if options.latency_threads:
+            forms |= bfloat16_form(form)
+        document |= latency_rows(
+            forms, options.latency_sizes, options.latency_runs, options.latency_threads
         )
         text = card(model, config, run, document)
         (folder / "README.md").write_text(text, encoding="utf-8")

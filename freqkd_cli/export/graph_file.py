@@ -2,33 +2,35 @@
 
 Input ``image`` float32 ``[B, 3, H, W]``, RGB in [0, 1], any batch and any size, or one fixed size;
 the normalisation is inside. Output ``logits`` at the model's own stride, at the image's size with
-``upsample``; ``labels`` (int64 classes) with ``argmax``. The file is checked before it gets its
-name.
+``upsample``; ``labels`` (int64 classes) with ``argmax``; ``probabilities`` with the head of that
+name. Class names and colors are metadata of the file. It is checked before it gets its name.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from freqkd_cli.build.exported_model import onnx_call, onnx_session
+from freqkd_cli.build.file_facts import FACTS_IN_PT2
 from freqkd_cli.errors import UsageError
-from freqkd_cli.export.onnx_graph import onnx_session, require_opset, write_onnx
+from freqkd_cli.export.export_form import ExportForm, file_metadata, form_of
+from freqkd_cli.export.latency_rows import Form, bfloat16_form, latency_rows
+from freqkd_cli.export.onnx_graph import require_opset, write_onnx
 from freqkd_cli.export.parity import SIZES, Parity, compare, probe_image, require_finite
 from freqkd_cli.export.quiet import quiet_exporter
 from freqkd_cli.export.target import folder_beside
 from freqkd_cli.runtime.files import naming
-from freqkd_cli.runtime.latency import latency_table
+from freqkd_cli.runtime.latency import threads
 
-RUNTIME = {"onnx": "onnxruntime", "pt2": "pt2"}
-"""Name of the program that runs a file of that kind, in the check and in the latency table."""
 OTHERWISE = {"onnx": "--format pt2, or another --opset", "pt2": "--format onnx or safetensors"}
 """What to try where one kind is impossible."""
 
@@ -40,11 +42,15 @@ class ExportOptions:
     Attributes:
         upsample: logits at the image's size (bilinear, align_corners False, as in the evaluation).
         argmax: class numbers instead of logits.
+        probabilities: softmax over the classes instead of logits.
+        colors: RGB of each class in 0..255, for the file's metadata.
         opset: ONNX operator set; the exporter's default where it is None.
         fixed: the only (height, width) that the graph accepts; None = any.
         sizes: (batch, height, width) of each check.
         latency_sizes: (height, width) of the rows of the latency table.
         latency_runs: timed runs per row, whose median is reported; 0 = no table.
+        latency_threads: numbers of threads of the table, which then has bfloat16 where the CPU has
+            it; none = torch's own number.
 
     Raises:
         UsageError: an operator set that does not exist, or a fixed size without pixels.
@@ -52,11 +58,14 @@ class ExportOptions:
 
     upsample: bool = False
     argmax: bool = False
+    probabilities: bool = False
+    colors: Sequence[Sequence[int]] = ()
     opset: int | None = None
     fixed: tuple[int, int] | None = None
     sizes: Sequence[tuple[int, int, int]] = SIZES
     latency_sizes: Sequence[tuple[int, int]] = ((192, 256),)
     latency_runs: int = 0
+    latency_threads: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.fixed and min(self.fixed) < 1:
@@ -70,34 +79,19 @@ class ExportOptions:
         if self.opset is not None:
             require_opset(self.opset)
 
+    @property
+    def head(self) -> str:
+        """The name of the output's form; ``labels`` are those at the model's own stride."""
+        if self.argmax:
+            return "argmax" if self.upsample else "labels"
+        if self.probabilities:
+            return "probabilities"
+        return "upsampled" if self.upsample else "logits"
+
     def at(self, size: tuple[int, int]) -> ExportOptions:
         """Return the options of a graph of one (height, width), checked and timed at that size."""
         sizes = [(batch, *size) for batch in (1, 2, 3)]
         return replace(self, fixed=size, sizes=sizes, latency_sizes=(size,))
-
-
-class ExportForm(nn.Module):
-    """The model as a function of one tensor ``[B, 3, H, W]``.
-
-    It returns logits ``[B, K, h, w]``, or labels ``[B, h, w]`` int64 with ``argmax``.
-    """
-
-    def __init__(self, model: nn.Module, *, upsample: bool = False, argmax: bool = False) -> None:
-        super().__init__()
-        self.model, self.upsample, self.argmax = model, upsample, argmax
-        self.eval()
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits = self.model(image)["logits"]
-        if self.upsample:
-            size = image.shape[-2:]
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits.argmax(1) if self.argmax else logits
-
-    @property
-    def output_name(self) -> str:
-        """The name of the file's output."""
-        return "labels" if self.argmax else "logits"
 
 
 def export_file(
@@ -109,7 +103,7 @@ def export_file(
 
     Returns:
         The result's JSON: file, format, bytes, max_abs_difference, relative_difference,
-        argmax_agreement, sizes, output, opset (None: not ONNX), size (None: any), latency_ms,
+        argmax_agreement, sizes, output, head, opset (None: not ONNX), size (None: any), latency_ms,
         device, threads.
 
     Raises:
@@ -121,7 +115,8 @@ def export_file(
     if options.fixed is None and getattr(model, "one_size", False):
         options = options.at(options.latency_sizes[0])
     require_finite(model)
-    form = ExportForm(model.float().cpu(), upsample=options.upsample, argmax=options.argmax)
+    form = form_of(model.float().cpu(), options)
+    metadata = file_metadata(form, options.colors)
     with folder_beside(out) as folder, naming(out), torch.inference_mode(False):
         unchecked = folder / out.name
         program, opset = _program(form, kind, options.fixed), None
@@ -130,26 +125,40 @@ def export_file(
             with quiet_exporter(
                 "torch can make a graph of this model, but not write it as onnx", OTHERWISE["onnx"]
             ):
-                names = getattr(model, "id2label", None)
-                opset = write_onnx(program, unchecked, form.output_name, names, options.opset)
-                calls["onnxruntime"] = onnx_session(unchecked)
+                opset = write_onnx(program, unchecked, form.output_name, metadata, options.opset)
+                read = calls["onnxruntime"] = onnx_call(onnx_session(unchecked, threads()))
             calls["pt2"] = program.module()
         else:
-            _write_pt2(program, unchecked)
-            calls["pt2"] = torch.export.load(unchecked).module()
-        parity = compare(form, calls[RUNTIME[kind]], options.sizes, OTHERWISE[kind])
+            _write_pt2(program, unchecked, metadata)
+            read = calls["pt2"] = torch.export.load(unchecked).module()
+        parity = compare(form, read, options.sizes, OTHERWISE[kind])
         parity.require(f"the {kind} file")
-        size = _synced(unchecked)
+        size = synced(unchecked)
         os.replace(unchecked, out)
     return (
         result(out, kind, size, parity)
-        | {"output": form.output_name, "opset": opset}
+        | {"output": form.output_name, "head": options.head, "opset": opset}
         | {"size": options.fixed and list(options.fixed)}
-        | latency_table(calls, options.latency_sizes, options.latency_runs)
+        | _latency(form, calls, out, options)
     )
 
 
-def _synced(path: Path) -> int:
+def _latency(
+    form: ExportForm,
+    calls: Mapping[str, Callable[[Tensor], Tensor]],
+    out: Path,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Return the latency table; a session of onnxruntime is made for each number of threads."""
+    forms: dict[str, Form] = {name: lambda count, call=call: call for name, call in calls.items()}
+    if options.latency_threads:
+        forms |= bfloat16_form(form)
+        if "onnxruntime" in forms:
+            forms["onnxruntime"] = lambda count: onnx_call(onnx_session(out, count))
+    return latency_rows(forms, options.latency_sizes, options.latency_runs, options.latency_threads)
+
+
+def synced(path: Path) -> int:
     """Flush a file to the disk and return its bytes."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -183,9 +192,11 @@ def _program(
         return torch.export.export(form, (image,), dynamic_shapes={"image": free}, strict=False)
 
 
-def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+def _write_pt2(
+    program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str]
+) -> None:
     # Through memory, because on a full disk torch raises a RuntimeError or ends the process.
     content = io.BytesIO()
     with quiet_exporter("torch cannot write this model as pt2", OTHERWISE["pt2"]):
-        torch.export.save(program, content)
+        torch.export.save(program, content, extra_files={FACTS_IN_PT2: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())

@@ -1,19 +1,16 @@
-"""Writing an exported program as one ONNX file with its classes, and running such a file."""
+"""Writing an exported program as one ONNX file with its classes."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.export.lower_opset import BASE, OLDEST, lowered
-from freqkd_cli.runtime.latency import threads
 
 
 def require_opset(opset: int) -> None:
@@ -39,10 +36,10 @@ def write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
     output_name: str,
-    class_names: Mapping[int, str] | None,
+    metadata: Mapping[str, str],
     opset: int | None,
 ) -> int:
-    """Write a program as ONNX, with the class names in the file's metadata.
+    """Write a program as ONNX, with ``metadata``, see ``file_metadata``.
 
     Returns:
         The operator set of the file.
@@ -77,21 +74,11 @@ def write_onnx(
     if opset is not None and opset < BASE:
         graph, written = lowered(graph, opset), opset
     _name_axes(graph.graph)
-    for key, value in _facts(class_names or {}).items():
+    for key, value in metadata.items():
         graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     onnx.checker.check_model(graph, full_check=written < BASE)
     onnx.save(graph, path)
     return written
-
-
-def _facts(names: Mapping[int, str]) -> dict[str, str]:
-    """Return the metadata that a user of the file needs."""
-    listed = [str(names[number]) for number in sorted(names, key=int)]
-    return {
-        "producer": "freqkd",
-        "input": "RGB in [0, 1], float32 [B, 3, H, W]",
-        "classes": json.dumps(listed, ensure_ascii=False),
-    }
 
 
 def _name_axes(graph: Any) -> None:
@@ -104,16 +91,3 @@ def _name_axes(graph: Any) -> None:
                 axis.dim_param = re.sub(
                     r"\w+", lambda word: names.get(word[0], word[0]), axis.dim_param
                 )
-
-
-def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return the ONNX file as a function of an image, run by onnxruntime on the CPU."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads()
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), settings, providers=["CPUExecutionProvider"]
-    )
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])

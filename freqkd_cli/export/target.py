@@ -13,7 +13,12 @@ from typing import Any
 from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import FreqKDError, UsageError
 
-DEFAULT = {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "export"}
+DEFAULT = {
+    "onnx": "model.onnx",
+    "int8": "model.int8.onnx",
+    "pt2": "model.pt2",
+    "safetensors": "export",
+}
 """Name of an export beside the weights, for each format."""
 FOLDER_FILES = (
     "config.json",
@@ -25,7 +30,8 @@ FOLDER_FILES = (
 )
 """Files of an exported folder."""
 
-_MADE_FROM_RUN = (".onnx", ".pt2")
+_MADE_FROM_RUN = (".onnx", ".pt2", ".onnx.md", ".pt2.md")
+"""Ends of the names of exported files and their cards."""
 _RUN_FOLDERS = ("last", "state", "tensorboard")
 
 
@@ -114,7 +120,7 @@ def source_paths(source: Path) -> list[Path]:
         with contextlib.suppress(OSError):  # a text of the recipe that is no path
             paths += [place] if place.exists() else []
             paths += [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
-    return [path for path in paths if path.is_dir() or path.suffix not in _MADE_FROM_RUN]
+    return [path for path in paths if path.is_dir() or not path.name.endswith(_MADE_FROM_RUN)]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd_cli.registry import did_you_mean
+from freqkd_cli.runtime.constants import constant
 
 NEVER = -1e4
 """Logit of a class that is never predicted: probability 0, yet finite, to be interpolated."""
@@ -40,7 +41,8 @@ class ClassMap:
 
     def merged(self, logits: Tensor) -> Tensor:
         """Map the teacher's ``[B, K_T, h, w]`` to ``[B, number of covered classes, h, w]``."""
-        parts = [logits[:, list(group)] for group in self.groups]
+        groups = (constant(group, torch.int64, logits.device) for group in self.groups)
+        parts = [logits[:, group] for group in groups]
         return torch.cat(
             [part if part.shape[1] == 1 else part.logsumexp(1, keepdim=True) for part in parts],
             dim=1,

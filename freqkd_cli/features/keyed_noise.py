@@ -6,6 +6,8 @@ numbers, and the parts of a batch get the numbers that the whole batch would get
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from freqkd_cli.views.batch import Batch
 
 WORD = 0xFFFFFFFF
 """The largest value of a hash: all arithmetic is modulo 2^32, in int64."""
+
+
+Words = TypeVar("Words", Tensor, int)
 
 
 def new_key() -> Tensor:
@@ -41,16 +46,16 @@ def keyed_uniform(key: Tensor, batch: Batch, step: int, cells: int) -> Tensor:
     return (words >> 8).float() / (1 << 24)
 
 
-def keyed_generator(key: Tensor, step: int) -> torch.Generator:
+def keyed_generator(key: int, step: int) -> torch.Generator:
     """Return a generator of numbers that belong to no sample, on the CPU.
 
     Args:
-        key: int64 scalar, from :func:`new_key`.
+        key: the number of :func:`new_key`, so that a GPU is not waited for.
     """
-    return torch.Generator().manual_seed(int(_mixed(_mixed(key) ^ step)))
+    return torch.Generator().manual_seed(_mixed(_mixed(key) ^ step))
 
 
-def _mixed(words: Tensor) -> Tensor:
+def _mixed(words: Words) -> Words:
     """Return a bijective hash of 32-bit words; each input bit changes about half of the bits.
 
     The steps are those of the integer hash "lowbias32" of Chris Wellons.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqkd_cli.features.loss import Grid
+from freqkd_cli.runtime.precision import has_float64
 from freqkd_cli.spectral.fourier import widened
 
 
@@ -31,10 +32,11 @@ def area_matrix(cells: int, bins: int, like: Tensor) -> Tensor:
 
     Rows sum to 1.
     """
-    edge = torch.arange(bins + 1, dtype=torch.float64, device=like.device) * cells / bins
-    cell = torch.arange(cells, dtype=torch.float64, device=like.device)
+    device = like.device if has_float64(like.device) else "cpu"
+    edge = torch.arange(bins + 1, dtype=torch.float64, device=device) * cells / bins
+    cell = torch.arange(cells, dtype=torch.float64, device=device)
     overlap = torch.minimum(edge[1:, None], cell + 1) - torch.maximum(edge[:-1, None], cell)
-    return (overlap.clamp(min=0.0) * bins / cells).to(like.dtype)
+    return (overlap.clamp(min=0.0) * bins / cells).to(like)
 
 
 def node_matrix(size: Grid, grid: Grid, like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from freqkd_cli.registry import did_you_mean
 
 if TYPE_CHECKING:
     from freqkd_cli.weights.config import License, ModelSection
+    from freqkd_cli.weights.quantization import Quantization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,6 +33,7 @@ class Segmenter(nn.Module, ABC):
             name no weights.
         id2label: class number -> name, or None where the names are unknown.
         license: the license of the weights, or None where it is not known.
+        quantization: the ranges of weights that were trained in simulated int8, or None.
         model_name: its name in recipes, which is that of its file.
         mean, std: ``[1, 3, 1, 1]``, applied inside; not in the state dict.
     """
@@ -46,6 +48,7 @@ class Segmenter(nn.Module, ABC):
         self.recipe_arguments: dict[str, Any] = {"classes": classes, **arguments}
         self.id2label: dict[int, str] | None = None
         self.license: License | None = None
+        self.quantization: Quantization | None = None
         self.tap_names = tuple(tap_names)
         self.model_name = type(self).__module__.rpartition(".")[2]
         self.set_normalisation(IMAGENET_MEAN, IMAGENET_STD)

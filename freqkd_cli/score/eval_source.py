@@ -1,4 +1,4 @@
-"""What ``freqkd eval`` scores: a run, a recipe's teacher, a model's folder, or label PNGs."""
+"""What ``freqkd eval`` scores: a run, a teacher, a model's folder, an exported file, or PNGs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble, recipe_facts
-from freqkd_cli.build.saved import CONFIG, load_model
+from freqkd_cli.build.exported_model import is_exported_file, load_file_or_folder
+from freqkd_cli.build.saved import CONFIG
 from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing
 from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.precision import for_scores
@@ -21,6 +22,7 @@ from freqkd_cli.score.label_files import check_masks, mask_writer
 from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding
 from freqkd_cli.score.score_files import score_files
 from freqkd_cli.score.scored_split import ScoredSplit
+from freqkd_cli.score.source_recipe import recipe_of
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 from freqkd_cli.weights.folder_kinds import model_folder
 
@@ -103,7 +105,7 @@ def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[
     split.check_classes(model, name, _OTHER_CLASSES)
     if options.masks:
         check_masks(options.masks, split.dataset, recipe, options.data_root, options.overwrite)
-    processes = join(options.device)
+    processes = join(options.device or getattr(model, "runs_on", None))
     _prepare(split, model, name, options, processes, progress)
     averaging = options.averaging
     scored = model if averaging.plain else Averaged(model, averaging)
@@ -158,7 +160,7 @@ def _score_predictions(source: str, options: EvalOptions, progress: Progress) ->
         )
     assert options.predictions is not None
     coding = options.coding or TRAIN_IDS
-    recipe = _load(options.recipe or _recipe_of(source), options)
+    recipe = _load(options.recipe or recipe_of(source), options)
     dataset = assemble.build_dataset(recipe, options.split, options.data_root)
     total = min(options.limit or len(dataset), len(dataset))
     data = f"{total} images of {recipe.data.name}, split {options.split}"
@@ -186,29 +188,14 @@ def _document(
     return {"source": source, "model": name, "split": options.split, **scores}
 
 
-def _recipe_of(source: str) -> str:
-    """A recipe's own name, or the file in a run's folder.
-
-    Raises:
-        UsageError: a folder without a recipe.
-    """
-    if not Path(source).is_dir():
-        return source
-    if not (Path(source) / "recipe.yaml").is_file():
-        raise UsageError(
-            f"{source} has no recipe.yaml that names the data to score it on",
-            need="--recipe RECIPE",
-            tip=f"freqkd eval {source} --recipe scenes_teacher",
-            key="recipe",
-        )
-    return str(Path(source) / "recipe.yaml")
-
-
 def _subject(source: str, options: EvalOptions) -> tuple[Recipe, nn.Module, str]:
     """The recipe whose data is used, the model, and its name in messages."""
     path = Path(source)
     if path.is_dir():
         return _in_folder(path, options)
+    if is_exported_file(path):
+        recipe = _load(options.recipe or recipe_of(source), options)
+        return recipe, load_file_or_folder(path), source
     if not options.teacher and not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise WeightsMissing(
             f"there is no run at {source}",
@@ -229,11 +216,11 @@ def _in_folder(folder: Path, options: EvalOptions) -> tuple[Recipe, nn.Module, s
     files = ("recipe.yaml", CONFIG)
     if not options.teacher and not any((folder / name).is_file() for name in files):
         model_folder(folder)
-    name = options.recipe or _recipe_of(str(folder))
+    name = options.recipe or recipe_of(str(folder))
     recipe = _load(name, options)
     if options.teacher:
         return recipe, _teacher(recipe), f"the teacher of {name}"
-    return recipe, load_model(folder), str(folder)
+    return recipe, load_file_or_folder(folder), str(folder)
 
 
 def _load(recipe: str, options: EvalOptions) -> Recipe:

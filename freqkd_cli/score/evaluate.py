@@ -19,6 +19,7 @@ from freqkd_cli.score.tally import Tally
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import whole_batches
 from freqkd_cli.views.upsample import predict_confidence, predict_labels, require_finite
+from freqkd_cli.views.worker_count import Workers
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -64,7 +65,7 @@ class Pass:
     """
 
     batch_size: int | None = None
-    workers: int = 0
+    workers: Workers = 0
     limit: int = 0
     indices: Sequence[int] | None = None
     cheap: bool = False
@@ -86,7 +87,8 @@ def score(
     """Run ``model``, in eval mode, over the view ``whole`` of a split and count.
 
     Args:
-        each: called with an image's number and its predicted labels ``[H, W]``, without padding.
+        each: called with an image's number and its predicted labels ``[H, W]``, without padding,
+            on ``device``.
         progress: called with the number of images that are done.
         processes: those that share the images; the result is that of all.
 
@@ -95,14 +97,19 @@ def score(
         FreqKDError: logits that are not finite.
     """
     check_labelled(dataset)
-    total = Tally(len(dataset.classes), cheap=settings.cheap, requested=settings.metrics)
+    total = Tally(
+        len(dataset.classes),
+        cheap=settings.cheap,
+        requested=settings.metrics,
+        device="cpu" if device.type == "mps" else device,  # which counts few types of numbers
+    )
     lanes = Lanes(model)
     empty = total.empty()
     indices = settings.indices
     if indices is None:
         indices = range(min(settings.limit or len(dataset), len(dataset)))
     done, started = 0, time.monotonic()
-    for batch in _batches(dataset, settings, indices, processes):
+    for batch in _batches(dataset, settings, indices, processes, device):
         counted = lanes.each(len(batch), _Count(batch, dataset, compute, device, empty))
         for _, tally in counted:
             total.join(tally)
@@ -118,7 +125,11 @@ def score(
 
 
 def _batches(
-    dataset: Dataset, settings: Pass, indices: Sequence[int], processes: Processes
+    dataset: Dataset,
+    settings: Pass,
+    indices: Sequence[int],
+    processes: Processes,
+    device: torch.device,
 ) -> Iterable[Batch]:
     """The batches of this process."""
     return whole_batches(
@@ -128,6 +139,7 @@ def _batches(
         indices=indices,
         process=processes.index,
         processes=processes.number,
+        device=device,
     )
 
 
@@ -135,7 +147,8 @@ def _batches(
 class _Count:
     """The work of a lane: predict its part of a batch and count it.
 
-    Returns the predicted labels without padding, ``[H, W]`` per image, and their tally.
+    Returns the predicted labels without padding, ``[H, W]`` per image on the device, and their
+    tally.
     """
 
     batch: Batch
@@ -145,18 +158,19 @@ class _Count:
     empty: Tally
 
     def __call__(self, model: nn.Module, part: slice) -> tuple[list[Tensor], Tally]:
-        images, truth = self.batch.images[part], self.batch.labels
-        numbers = self.batch.indices[part].tolist()
+        batch = self.batch[part].to(self.device)
+        images, truth = batch.images, batch.labels
+        numbers = [number for number, _ in batch.items]
         assert truth is not None
         with self.compute.autocast(self.device):
-            logits = model(self.compute.layout(images.to(self.device)))["logits"]
+            logits = model(self.compute.layout(images))["logits"]
         size, tally = (images.shape[-2], images.shape[-1]), self.empty.empty()
-        padded = [predict_labels(logits, size).cpu()]
+        padded = [predict_labels(logits, size)]
         if tally.needs_confidence:
-            padded.append(predict_confidence(logits, size).cpu())
+            padded.append(predict_confidence(logits, size))
         require_finite(logits, [self.dataset.name(number) for number in numbers])
         predictions = []
-        for number, labels, *maps in zip(numbers, truth[part], *padded, strict=True):
+        for number, labels, *maps in zip(numbers, truth, *padded, strict=True):
             height, width = self.dataset.image_size(number)
             prediction, *confidence = (values[:height, :width] for values in maps)
             tally.add(prediction, labels[:height, :width], *confidence)

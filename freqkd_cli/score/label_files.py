@@ -100,7 +100,7 @@ def mask_writer(folder: Path, dataset: Dataset) -> Callable[[int, Tensor], None]
 
     def write(index: int, labels: Tensor) -> None:
         path = folder / f"{dataset.name(index)}.png"
-        write_labels(written, path, labels.numpy(), len(dataset.classes))
+        write_labels(written, path, labels.cpu().numpy(), len(dataset.classes))
 
     return write
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
-from freqkd_cli.build.saved import load_model
+from freqkd_cli.build.exported_model import folder_of, load_file_or_folder
 from freqkd_cli.errors import UsageError
 from freqkd_cli.images.palette import palette as distinct_colors
 from freqkd_cli.images.video_files import require_library
@@ -76,16 +76,16 @@ def predict(
         UsageError: two images have one name, or ``out`` holds files that must not be replaced.
         FreqKDError: the model's logits of an image are not finite.
     """
-    conversion = conversion_of(source, options.conversion)
+    conversion = conversion_of(folder_of(source), options.conversion)
     inputs = gather(images, options.out)[: options.limit or None]
     if any(entry.video for entry in inputs):
         require_library()
     written = WrittenFiles(options.out)
     _check_targets(inputs, options, written)
-    model = load_model(source)
+    model = load_file_or_folder(source)
     check_class_count(model.classes)
     legend = legend_of(source, model)
-    device = pick_device(options.device)
+    device = pick_device(options.device or getattr(model, "runs_on", None))
     model.ready(device)
     started = time.monotonic()
     text = (json.dumps(legend, indent=2) + "\n").encode()
@@ -146,13 +146,23 @@ def _targets(entry: Input, options: PredictOptions) -> list[Path]:
     return [*labels, overlay_path(name, entry.video)] if options.draw else labels
 
 
+def class_colors(source: Path, model: nn.Module) -> list[list[int]]:
+    """Return the color of every class, RGB in 0..255, see :func:`legend_of`."""
+    return [row["color"] for row in legend_of(source, model)]
+
+
 def legend_of(source: Path, model: nn.Module) -> list[dict[str, Any]]:
     """Number, name and color of every class.
 
-    The colors are those of the run's data set where it has some, else distinct hues.
+    The colors are those in an exported file, else those of the run's data set where it has some,
+    else distinct hues.
     """
     names = getattr(model, "id2label", None) or {}
-    palette = _palette(source, [names.get(k, f"class {k}") for k in range(model.classes)])
+    facts = getattr(model, "facts", None)
+    stored = facts.colors if facts else None
+    palette = stored or _palette(
+        folder_of(source), [names.get(k, f"class {k}") for k in range(model.classes)]
+    )
     if palette is None or len(palette) != model.classes:
         palette = distinct_colors(model.classes)
     colors = [[int(value) for value in row] for row in palette]

@@ -31,7 +31,7 @@ class Predictor:
         self.averaging = averaging
         as_it_is = averaging.plain or averaging.only_windows
         self.lanes = Lanes(model if as_it_is else Averaged(model, averaging))
-        self.device = next(model.parameters()).device
+        self.device = next(model.parameters(), torch.empty(0)).device  # a file has no parameters
         self.compute = for_scores(self.device)
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.exported_model import ExportedModel
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.class_names import same_classes
@@ -137,21 +138,23 @@ class ScoredSplit:
     def cost(
         self, model: nn.Module, processes: Processes, timed: nn.Module | None = None
     ) -> dict[str, Any]:
-        """The parameters of a model and the time of one image.
+        """The parameters of a model, or the bytes of an exported file, and the time of one image.
 
         The first process measures the time, after the others have finished.
 
         Args:
             timed: the model that is timed instead, such as one with averaging around it.
         """
-        size = tuple(self.recipe.data.size)
+        file = model if isinstance(model, ExportedModel) else None
+        size = (file and file.facts.size) or tuple(self.recipe.data.size)
         latency = None
         if processes.first:
             latency = round(measure_latency(timed or model, size, processes.device), 3)
         return {
-            "parameters": parameters(model),
+            "parameters": None if file else parameters(model),
             "latency_ms": latency,
             "latency_size": list(size),
             "threads": threads(),
             "device": str(processes.device),
+            **({"bytes": file.file_bytes} if file else {}),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.build.saved import load_model
+from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.errors import UsageError, WeightsMissing
 from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.recipe.resolved import resolved
@@ -97,7 +97,7 @@ def compare(
     processes = Processes(pick_device(device))
     models: list[ComparedModel] = []
     for run, name in zip(runs, names or _names(runs), strict=True):
-        model = load_model(run)
+        model = load_file_or_folder(run)
         scored.check_classes(model, str(run), "use data with the model's classes")
         models.append(ComparedModel(name, model, supervision(run_recipes[run], data_root)))
     models += _teacher(run_recipes.values(), scored)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from freqkd_cli import registry
@@ -29,6 +30,8 @@ class Tally:
         classes: K.
         cheap: only the metrics that are cheap enough for every validation during training.
         requested: metrics to compute as well, or :data:`registry.ALL`.
+        device: where the counts that can be are kept until :meth:`sum_over`, such as the confusion
+            matrix on a GPU, which then need not be waited for after every image.
 
     Attributes:
         needs_confidence: a metric reads the largest probability of every pixel.
@@ -37,32 +40,46 @@ class Tally:
         UnknownName: there is no metric of a requested name.
     """
 
-    def __init__(self, classes: int, *, cheap: bool = False, requested: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        classes: int,
+        *,
+        cheap: bool = False,
+        requested: Sequence[str] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.classes = classes
         self.metrics: dict[str, Metric] = {
             name: registry.find("metrics", name).build(classes=classes)
             for name in metric_names(cheap=cheap, requested=requested)
         }
         self.counts = _share(self.metrics.values())
+        for counts in self.counts:
+            if counts.on_any_device:
+                counts.to(device)
         self.needs_confidence = any(counts.needs_confidence for counts in self.counts)
 
     def add(self, prediction: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tally:
         """Count images of one size, without padding, and return the tally.
 
         Args:
-            prediction: whole numbers ``[..., H, W]`` on the CPU, 0 .. K - 1 at counted pixels.
+            prediction: whole numbers ``[..., H, W]``, 0 .. K - 1 at counted pixels.
             labels: whole numbers of the same shape; 255 is left out, whatever is predicted there.
             confidence: the largest probability of every pixel, where ``needs_confidence``.
 
         Raises:
-            ShapeError: the shapes differ, or a counted number is outside the classes.
+            ShapeError: the shapes differ, or a counted number is outside the classes. Where a GPU
+                counts, :meth:`sum_over` raises the latter.
         """
         for counts in self.counts:
-            if counts.needs_confidence:
-                assert confidence is not None
-                counts.add(prediction, labels, confidence)
-            else:
-                counts.add(prediction, labels)
+            maps = (
+                (prediction, labels, confidence)
+                if counts.needs_confidence
+                else (prediction, labels)
+            )
+            # A copy to a CPU must have arrived before it is counted.
+            device = counts.table.device
+            counts.add(*(x.to(device, non_blocking=device.type != "cpu") for x in maps))
         return self
 
     def empty(self) -> Tally:
@@ -75,11 +92,12 @@ class Tally:
     def join(self, other: Tally) -> None:
         """Add the counts of another tally of the same metrics."""
         for counts, more in zip(self.counts, other.counts, strict=True):
-            counts.table += more.table
+            counts.join(more)
 
     def sum_over(self, processes: Processes) -> None:
         """Put the counts of all processes together, in each of them."""
         for counts in self.counts:
+            counts.to("cpu")
             counts.table = processes.sum(counts.table)
 
     def values(self) -> dict[str, float | None]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import freqkd_cli
 from freqkd_cli.build.saved import save_model
-from freqkd_cli.commands import export
+from freqkd_cli.commands._exporting import parse_size
 from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
 from freqkd_cli.export import deploy, graph_file
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, export_file
@@ -248,8 +248,8 @@ def test_pt2_is_read_back_by_torch_alone(tmp_path, make):
 def test_an_export_with_other_results_is_not_written(tmp_path, monkeypatch):
     write = graph_file._write_pt2
 
-    def damaged(program, path: Path) -> None:
-        write(graph_file._program(ExportForm(tiny(seed=1)), "pt2", None), path)
+    def damaged(program, path: Path, metadata) -> None:
+        write(graph_file._program(ExportForm(tiny(seed=1)), "pt2", None), path, metadata)
 
     monkeypatch.setattr(graph_file, "_write_pt2", damaged)
     with pytest.raises(CheckFailed, match="gives other results than") as caught:
@@ -610,6 +610,7 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
     "words, code, text",
     [
         (("--format", "safetensors", "--argmax"), 2, "--argmax has no effect"),
+        (("--format", "safetensors", "--head", "argmax"), 2, "--head has no effect"),
         (("--format", "pt2", "--opset", "20"), 2, "--opset"),
         (("--format", "onnx", "--out", "{run}"), 2, "is a folder"),
         (("--format", "tflite"), 2, "tflite"),
@@ -694,7 +695,7 @@ def test_an_exported_folder_never_replaces_a_run_or_its_teacher(taught_run, tmp_
 def test_an_earlier_export_beside_the_weights_is_replaced(taught_run, monkeypatch):
     from freqkd_cli.export.target import check_target
 
-    for name, kind in (("model.onnx", "onnx"), ("small.pt2", "pt2")):
+    for name, kind in (("model.onnx", "onnx"), ("small.pt2", "pt2"), ("model.onnx.md", "onnx")):
         (taught_run / name).write_text("an earlier export")
         with pytest.raises(UsageError, match="already exists"):
             check_target(taught_run / name, kind, taught_run, overwrite=False)
@@ -795,7 +796,7 @@ def test_the_license_comes_from_the_teachers_folder_or_is_not_recorded(taught_ru
 
 
 def test_a_size_may_be_written_in_three_ways():
-    assert {export._size(text) for text in ("192,256", "192x256", "192 256", " 192, 256")} == {
+    assert {parse_size(text) for text in ("192,256", "192x256", "192 256", " 192, 256")} == {
         (192, 256)
     }
 

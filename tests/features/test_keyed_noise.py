@@ -58,7 +58,7 @@ def test_the_key_follows_the_seed():
 
 def test_numbers_of_no_sample_depend_on_key_and_step():
     def numbers(key, step):
-        return torch.rand(4, generator=keyed_generator(key, step))
+        return torch.rand(4, generator=keyed_generator(int(key), step))
 
     assert torch.equal(numbers(KEY, 5), numbers(KEY.clone(), 5))
     assert not torch.equal(numbers(KEY, 5), numbers(KEY, 6))

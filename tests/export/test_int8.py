@@ -1,0 +1,297 @@
+"""Int8 files: made from training images, scored, refused where they are worse, and trained ones."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.build import assemble
+from freqkd_cli.build.exported_model import load_exported
+from freqkd_cli.commands._exporting import parse_head, parse_threads
+from freqkd_cli.errors import CheckFailed, DataMissing, FreqKDError, UsageError
+from freqkd_cli.export.activation_ranges import calibrated_ranges, calibration_images
+from freqkd_cli.export.graph_file import ExportOptions, export_file
+from freqkd_cli.export.int8_file import export_int8
+from freqkd_cli.export.int8_images import Int8Images, open_images
+from freqkd_cli.export.int8_trial import Int8Options
+from freqkd_cli.export.quantized_graph import layers, with_trained_ranges, write_int8
+from freqkd_cli.features.segmenter import Segmenter
+from freqkd_cli.features.simulated_int8 import SimulatedInt8, rounded, rounded_weight
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.scored_split import ScoredSplit
+from freqkd_cli.views.upsample import predict_labels
+from tests.helpers.small_recipe import SMALL
+
+SIZES = ExportOptions(sizes=((1, 64, 64),))
+
+
+class Small(Segmenter):
+    """Three convolutions; ``outlier`` enlarges two of the 16 channels between the last two.
+
+    The function stays the same in float32. One scale for all channels then leaves few steps for
+    the other 14.
+    """
+
+    def __init__(self, classes: int, outlier: float = 1.0) -> None:
+        super().__init__(classes=classes, arguments={}, tap_names=["logits"])
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+            nn.ReLU(),
+            nn.Conv2d(16, classes, 1),
+        )
+        images = smooth(8)
+        for _ in range(50):
+            self.train()(images)
+        with torch.no_grad():
+            self.net[3].weight[:2] *= outlier
+            self.net[3].bias[:2] *= outlier
+            self.net[5].weight[:, :2] /= outlier
+            # Logits around 0, so that all classes occur.
+            self.net[5].bias -= self.eval()(images)["logits"].mean((0, 2, 3))
+
+    def run(self, images, taps):
+        return {"logits": self.net(images)}
+
+
+def smooth(number: int) -> torch.Tensor:
+    coarse = torch.rand(number, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
+
+
+def small(classes: int, outlier: float = 1.0) -> Small:
+    torch.manual_seed(0)
+    return Small(classes, outlier)
+
+
+class Agreeing:
+    """A data set whose ground truth is what a model predicts: its mIoU is 1."""
+
+    def __init__(self, images, model: nn.Module) -> None:
+        self.images, self.model, self.labelled = images, model, True
+
+    def __getattr__(self, name: str):
+        return getattr(self.images, name)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @torch.no_grad()
+    def read(self, index: int):
+        image, _ = self.images.read(index)
+        batch = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None]
+        return image, predict_labels(self.model(batch)["logits"], (64, 64))[0].numpy()
+
+
+def trial_of(tmp_path: Path, outlier: float) -> tuple[Small, Int8Images]:
+    (tmp_path / "recipe.yaml").write_text(SMALL)
+    recipe = recipes.load(str(tmp_path / "recipe.yaml"))
+    images = open_images(tmp_path, None, None, 0)
+    model = small(len(images.train.classes), outlier)
+    scored = Agreeing(images.scored.dataset, copy.deepcopy(model))
+    return model, Int8Images(images.train, ScoredSplit(recipe, "val", scored))
+
+
+def test_an_int8_file_is_scored_beside_its_float_file(tmp_path):
+    model, images = trial_of(tmp_path, 1.0)
+    out = tmp_path / "a.int8.onnx"
+    options = replace(SIZES, latency_runs=1, latency_sizes=((32, 32),), latency_threads=(1, 2))
+    how = Int8Options(images=3, max_drop=50, calibration="minmax")
+    result = export_int8(model, out, options, how, images, Silent())
+    facts = result["int8"]
+    assert facts["float_miou"] == pytest.approx(1, abs=1e-3) and facts["images"] == 4
+    assert facts["drop"] == pytest.approx(100 * (facts["float_miou"] - facts["miou"]))
+    assert 0.8 < facts["agreement"] <= 1 and facts["layers"] == 3 and facts["float_layers"] == []
+    assert facts["calibration_images"] == 3 and not facts["trained_ranges"]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".onnx"] == [out.name]
+    assert result["bytes"] == out.stat().st_size and result["format"] == "onnx"
+    assert [(row["threads"], row["size"]) for row in result["latency_ms"]] == [
+        (1, [1, 32, 32]),
+        (2, [1, 32, 32]),
+    ]
+    assert {"torch", "onnxruntime", "onnxruntime int8"} <= set(result["latency_ms"][0])
+    graph = onnx.load(out)
+    weights = {t.name: t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    assert sum(len(tensor.dims) == 4 for tensor in weights.values()) == 3
+    assert any(entry.key == "classes" for entry in graph.metadata_props)
+
+
+def test_a_file_that_drops_too_much_is_refused_with_figures_and_layers(tmp_path):
+    model, images = trial_of(tmp_path, 3000.0)
+    out = tmp_path / "a.int8.onnx"
+    out.write_text("a good file")
+    how = Int8Options(images=3, max_drop=1.0, calibration="minmax")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckFailed) as caught:
+        export_int8(model, out, SIZES, how, images, Silent())
+    error = caught.value
+    assert error.exit_code == 3 and "at most 1 points" in str(error.need)
+    assert "points (" in str(error.got) and "net." in str(error.got)
+    assert "--mixed" in error.tip and "train.quantize=int8" in error.tip
+    assert out.read_text() == "a good file" and sorted(tmp_path.iterdir()) == before
+
+
+def test_mixed_keeps_the_layers_that_hurt_in_float32(tmp_path):
+    model, images = trial_of(tmp_path, 3000.0)
+    how = Int8Options(images=3, max_drop=5.0, calibration="minmax", mixed=True)
+    result = export_int8(model, tmp_path / "a.int8.onnx", SIZES, how, images, Silent())
+    facts = result["int8"]
+    assert facts["drop"] <= 5 and 0 < len(facts["float_layers"]) < 3
+    assert {"net.3", "net.5"} & set(facts["float_layers"])
+    assert facts["layers"] + len(facts["float_layers"]) == 3
+
+
+def test_int8_without_images_is_one_message(tmp_path):
+    with pytest.raises(UsageError, match="needs images to calibrate") as caught:
+        open_images(tmp_path, None, None, 0)
+    assert caught.value.need == "--recipe RECIPE"
+    camvid = SMALL.replace("{name: scenes, size: [64, 64], length: 8, held_out: 4", "{name: camvid")
+    (tmp_path / "recipe.yaml").write_text(
+        camvid.replace("{name: camvid", "{name: camvid, size: [64, 64]")
+    )
+    with pytest.raises(DataMissing, match="needs training images to calibrate on") as caught:
+        open_images(tmp_path, None, tmp_path / "nowhere", 0)
+    assert caught.value.exit_code == 4 and "--data-root" in caught.value.tip
+    with pytest.raises(DataMissing, match="training split is empty") as caught:
+        next(calibration_images([], 2, None))
+    assert caught.value.key == "data.root"
+
+
+def test_a_lost_process_is_one_message_also_while_ranges_are_joined(monkeypatch):
+    def lost(*given):
+        raise RuntimeError("Connection closed by peer")
+
+    model = small(3)
+    SimulatedInt8.of(model, (64, 64))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lost)
+    with pytest.raises(FreqKDError, match="another process of this job has ended"):
+        model.train()(smooth(2))
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy", "minmax"])
+def test_ranges_hold_the_values_of_the_images(tmp_path, method):
+    path = tmp_path / "a.onnx"
+    export_file(small(4), path, "onnx", SIZES)
+    images = list(smooth(2).split(1))
+    ranges = calibrated_ranges(path, [i.numpy() for i in images], method, tmp_path)
+    graph = onnx.load(path)
+    assert [layer.name for layer in layers(graph)] == ["net.0", "net.3", "net.5"]
+    low, high = ranges[layers(graph)[-1].returned]
+    with torch.no_grad():
+        logits = small(4)(torch.cat(images))["logits"]
+    if method == "minmax":
+        assert (low, high) == pytest.approx((float(logits.min()), float(logits.max())), rel=1e-4)
+    assert low >= float(logits.min()) - 0.1 and high <= float(logits.max()) + 0.1 and low < high
+
+
+# Trained in simulated int8
+
+
+def test_values_are_rounded_as_by_a_float64_reference():
+    values = torch.linspace(-3, 4, 1001)
+    bounds = torch.tensor([-1.5, 3.25])
+    scale = (np.float64(3.25) + 1.5) / 255
+    zero = np.round(1.5 / scale)
+    steps = np.clip(np.round(values.double().numpy() / scale) + zero, 0, 255)
+    expected = (steps - zero) * scale
+    error = np.abs(rounded(values, bounds).double().numpy() - expected)
+    assert np.quantile(error, 0.99) <= 1e-6 and error.max() <= scale * 1.001  # ties by float32
+
+
+def test_a_weight_has_one_scale_for_each_output_channel():
+    torch.manual_seed(0)
+    for layer in (nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 3), nn.Linear(7, 5)):
+        weight = layer.weight.detach().double()
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        scale = weight.abs().amax([i for i in range(weight.dim()) if i != axis], keepdim=True) / 127
+        expected = (weight / scale).round() * scale
+        torch.testing.assert_close(rounded_weight(layer).double(), expected, rtol=0, atol=1e-6)
+
+
+def int8_of(model: nn.Module, images: torch.Tensor, folder: Path, trained=None):
+    export_file(copy.deepcopy(model), folder / "float.onnx", "onnx", SIZES)
+    each = [image.numpy() for image in images.split(1)]
+    ranges = calibrated_ranges(folder / "float.onnx", each, "minmax", folder)
+    if trained:
+        ranges = with_trained_ranges(onnx.load(folder / "float.onnx"), ranges, trained)
+    write_int8(folder / "float.onnx", folder / "int8.onnx", ranges)
+    return load_exported(folder / "int8.onnx")
+
+
+def test_training_in_simulated_int8_loses_less_than_quantizing_afterwards(tmp_path):
+    model, images = small(4, outlier=100.0), smooth(8)
+    with torch.no_grad():
+        teacher = model(images)["logits"].clone()
+
+    def error(logits: torch.Tensor) -> float:
+        return float(((logits.detach() - teacher) ** 2).mean() / (teacher**2).mean())
+
+    afterwards = error(int8_of(model, images, tmp_path).raw(images))
+    names = list(model.state_dict())
+    simulated = SimulatedInt8.of(model, (64, 64))
+    optimizer = torch.optim.Adam(model.parameters(), 0.005)
+    for _ in range(60):
+        model.train().net[1].eval()
+        ((model(images)["logits"] - teacher) ** 2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert list(model.state_dict()) == names
+    with torch.no_grad():
+        in_training = model.eval()(images)["logits"]
+    trained = small(4)
+    trained.load_state_dict(model.state_dict())
+    file = int8_of(trained, images, tmp_path, simulated.ranges())
+    assert error(file.raw(images)) < 0.5 * afterwards
+    # The file computes what the training computed, up to a rounding step here and there.
+    assert error(in_training) == pytest.approx(error(file.raw(images)), rel=0.2)
+    low, high = simulated.ranges().inputs["net.0"]
+    scales = {t.name: numpy_helper.to_array(t) for t in onnx.load(file.path).graph.initializer}
+    given = layers(onnx.load(tmp_path / "float.onnx"))[0].given
+    step = (max(high, 0) - min(low, 0)) / 255
+    assert float(scales[f"{given}_scale"]) == pytest.approx(step, rel=1e-5)
+
+
+# Options
+
+
+def test_a_head_is_named_once():
+    labels = {"upsample": True, "argmax": True, "probabilities": False}
+    assert parse_head("argmax", False, False) == labels == parse_head("logits", True, True)
+    assert ExportOptions(**labels).head == "argmax" and ExportOptions(argmax=True).head == "labels"
+    assert ExportOptions(**parse_head("probabilities", False, False)).head == "probabilities"
+    with pytest.raises(UsageError, match="two options name the output"):
+        parse_head("probabilities", False, True)
+
+
+def test_threads_are_numbers():
+    assert parse_threads("1, 2,2") == (1, 2) and parse_threads(None) == ()
+    for text in ("", "0", "a", "1,,2"):
+        with pytest.raises(UsageError, match="--threads cannot be read"):
+            parse_threads(text)
+
+
+def test_a_recipe_may_quantize(tmp_path):
+    (tmp_path / "a.yaml").write_text(SMALL)
+    recipe = recipes.load(str(tmp_path / "a.yaml"), ["train.quantize=int8"])
+    assert recipe.train.quantize == "int8" and assemble.check(recipe)
+
+
+@pytest.mark.parametrize(
+    "option", ["--calibration minmax", "--calibration-images 4", "--max-drop 2"]
+)
+def test_options_of_int8_need_it(option, tmp_path, freqkd):
+    code, _, err = freqkd("export", tmp_path, *option.split())
+    assert code == 2 and f"{option.split()[0]} has no effect without --int8" in err

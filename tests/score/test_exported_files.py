@@ -1,0 +1,263 @@
+"""Exported files are scored and label images as the run that they were made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from freqkd_cli.build.exported_model import CERTAIN, is_exported_file, load_exported
+from freqkd_cli.build.pt2_check import is_expression_of_sizes, is_harmless
+from freqkd_cli.build.saved import load_model, save_model
+from freqkd_cli.datasets import scenes
+from freqkd_cli.errors import FreqKDError, UsageError, WeightsMissing
+from freqkd_cli.export.graph_file import ExportOptions, export_file
+from freqkd_cli.models import fast_scnn
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.averaging import Averaging
+from freqkd_cli.score.eval_source import EvalOptions, evaluate
+from freqkd_cli.score.predict_images import PredictOptions, class_colors, predict
+from tests.helpers.small_recipe import SMALL
+
+SIZES = ((1, 64, 64), (2, 65, 97))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run on scenes with its exports: ONNX with logits and with labels, and pt2."""
+    torch.manual_seed(0)
+    model = fast_scnn.build(classes=len(scenes.CLASSES), width=0.25)
+    with torch.no_grad():
+        for _ in range(20):
+            model.train()(torch.rand(4, 3, 64, 64))
+    folder = tmp_path_factory.mktemp("run")
+    save_model(folder, model.eval(), "fast_scnn", dict(enumerate(scenes.CLASSES)))
+    (folder / "recipe.yaml").write_text(SMALL)
+    colors = class_colors(folder, model)
+    for name, kind, head in (
+        ("model.onnx", "onnx", {}),
+        ("labels.onnx", "onnx", {"upsample": True, "argmax": True}),
+        ("probabilities.pt2", "pt2", {"upsample": True, "probabilities": True}),
+    ):
+        options = ExportOptions(sizes=SIZES, colors=colors, **head)
+        export_file(load_model(folder), folder / name, kind, options)
+    return folder
+
+
+FILES = ("model.onnx", "labels.onnx", "probabilities.pt2")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_the_score_of_its_run(run, name):
+    expected = evaluate(str(run), EvalOptions(), Silent())
+    actual = evaluate(str(run / name), EvalOptions(), Silent())
+    assert actual["miou"] == pytest.approx(expected["miou"], abs=1e-4)
+    assert actual["pixel_accuracy"] == pytest.approx(expected["pixel_accuracy"], abs=1e-3)
+    assert actual.keys() - expected.keys() == {"bytes"} and not expected.keys() - actual.keys()
+    assert actual["parameters"] is None and actual["bytes"] == (run / name).stat().st_size
+    assert actual["latency_ms"] > 0 and actual["device"] == "cpu"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_its_classes_and_their_colors(run, name):
+    facts = load_exported(run / name).facts
+    assert facts.names == scenes.CLASSES and facts.classes == len(scenes.CLASSES)
+    assert [list(color) for color in facts.colors] == [list(map(int, c)) for c in scenes.PALETTE]
+    assert facts.size is None
+
+
+def test_probabilities_become_class_scores_with_the_same_softmax(run):
+    image = torch.rand(1, 3, 64, 96)
+    model = load_exported(run / "probabilities.pt2")
+    probabilities = model.raw(image)
+    torch.testing.assert_close(model(image)["logits"].softmax(1), probabilities)
+    labels = load_exported(run / "labels.onnx")
+    scores = labels(image)["logits"]
+    assert scores.max() == CERTAIN and bool((scores.argmax(1) == labels.raw(image)).all())
+
+
+def test_a_file_labels_images_as_its_run(run, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    Image.fromarray(image).resize((130, 90), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+
+    def labels(source: Path, out: str, **options) -> tuple[np.ndarray, list]:
+        how = PredictOptions(out=tmp_path / out, **options)
+        predict(source, [tmp_path / "a.png"], how, Silent())
+        legend = json.loads((tmp_path / out / "legend.json").read_text())
+        return np.asarray(Image.open(tmp_path / out / "a.png")), legend
+
+    expected, legend = labels(run, "run")
+    actual, of_file = labels(run / "model.onnx", "file")
+    assert (actual == expected).mean() > 0.999 and of_file == legend
+    windows = Averaging(window=(64, 64), stride=(32, 32))
+    assert labels(run / "model.onnx", "windows", averaging=windows)[0].shape == expected.shape
+
+
+def test_a_file_of_one_size_names_the_size_of_the_images(run, tmp_path):
+    options = ExportOptions(sizes=((1, 32, 64),)).at((32, 64))
+    export_file(load_model(run), tmp_path / "a.pt2", "pt2", options)
+    with pytest.raises(UsageError, match="takes images of one size only") as caught:
+        evaluate(str(tmp_path / "a.pt2"), EvalOptions(recipe=str(run / "recipe.yaml")), Silent())
+    assert caught.value.need == "32x64" and "--size 64,64" in caught.value.tip
+
+
+def test_a_file_that_cannot_be_scored_is_one_message(run, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(SMALL)
+    for name in ("a.onnx", "a.pt2"):
+        (tmp_path / name).write_bytes(b"no graph")
+        with pytest.raises(WeightsMissing, match=f"{name} cannot be read"):
+            evaluate(str(tmp_path / name), EvalOptions(), Silent())
+    with pytest.raises(WeightsMissing, match="there is no file"):
+        evaluate(str(tmp_path / "missing.onnx"), EvalOptions(), Silent())
+    (tmp_path / "recipe.yaml").unlink()
+    with pytest.raises(UsageError, match="no recipe.yaml beside") as caught:
+        evaluate(str(tmp_path / "a.onnx"), EvalOptions(), Silent())
+    assert caught.value.need == "--recipe RECIPE"
+    with pytest.raises(FreqKDError, match="exported files run on the CPU"):
+        load_exported(run / "model.onnx").ready(torch.device("meta"))
+    assert not is_exported_file(tmp_path) and is_exported_file("model.ONNX")
+
+
+def test_another_programs_file_is_refused(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Relu", ["image"], ["logits"])
+    shape = ["b", 3, "h", "w"]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("image", "logits")
+    ]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        tmp_path / "a.onnx",
+    )
+    with pytest.raises(WeightsMissing, match="was not written by freqkd"):
+        load_exported(tmp_path / "a.onnx")
+
+
+class Harmful:
+    """A pickle that makes a folder where it is loaded."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.made),)
+
+
+def changed(source: Path, out: Path, edit: Callable[[str, bytes], bytes], **added: bytes) -> Path:
+    """Write a copy of a pt2 file with other contents; ``edit`` gets an entry's name."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(out, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        for name in old.namelist():
+            new.writestr(name, edit(name.removeprefix(f"{root}/"), old.read(name)))
+        for name, content in added.items():
+            new.writestr(f"{root}/{name}", content)
+    return out
+
+
+def test_a_pt2_file_with_pickled_code_is_refused_before_it_runs(run, tmp_path):
+    made = tmp_path / "made"
+    torch.save((Harmful(made),), tmp_path / "inputs")
+    own, harmful = run / "probabilities.pt2", (tmp_path / "inputs").read_bytes()
+
+    def with_inputs(name: str, content: bytes) -> bytes:
+        return harmful if name == "data/sample_inputs/model.pt" else content
+
+    def pickled_weights(name: str, content: bytes) -> bytes:
+        if name == "data/weights/model_weights_config.json":
+            return content.replace(b'"use_pickle": false', b'"use_pickle": true')
+        return harmful if name.startswith("data/weights/weight_") else content
+
+    def with_expression(key: str) -> Callable[[str, bytes], bytes]:
+        code = f"__import__('os').mkdir('{made}')"
+
+        def edit(name: str, content: bytes) -> bytes:
+            if name != "models/model.json":
+                return content
+            graph = json.loads(content)
+            nodes = graph["graph_module"]["graph"]["nodes"]
+            if key == "guards_code":
+                graph[key] = [code]
+            elif key == "target":
+                nodes[0]["target"] = "torch.os.mkdir"
+                text = {"name": "", "arg": {"as_string": str(made)}, "kind": 1}
+                nodes[0]["inputs"] = [text]
+            elif key == "name":
+                graph["graph_module"]["graph"]["inputs"][0]["as_tensor"]["name"] = f"x={code}"
+            else:
+                entry = next(iter(graph["graph_module"]["graph"]["tensor_values"].values()))
+                entry["sizes"][0] = {"as_expr": {"expr_str": code, "hint": None}}
+            return json.dumps(graph).encode()
+
+        return edit
+
+    def same(name: str, content: bytes) -> bytes:
+        return content
+
+    before = dict(os.environ)
+    objects = {
+        f"data/constants/{name}_0": pickle.dumps(Harmful(made))
+        for name in ("custom_obj", "opaque_obj", "OPAQUE_obj")
+    }
+    files = [
+        changed(own, tmp_path / "inputs.pt2", with_inputs),
+        changed(own, tmp_path / "weights.pt2", pickled_weights),
+        changed(own, tmp_path / "guards.pt2", with_expression("guards_code")),
+        changed(own, tmp_path / "sizes.pt2", with_expression("expr_str")),
+        changed(own, tmp_path / "target.pt2", with_expression("target")),
+        changed(own, tmp_path / "name.pt2", with_expression("name")),
+        changed(own, tmp_path / "library.pt2", same, **{"data/aotinductor/model/a.so": b""}),
+    ]
+    for number, (name, content) in enumerate(objects.items()):
+        files.append(changed(own, tmp_path / f"object{number}.pt2", same, **{name: content}))
+    for file in files:
+        with pytest.raises(WeightsMissing, match="could run code|cannot be read"):
+            load_exported(file)
+        assert not made.exists(), file
+    assert dict(os.environ) == before
+    assert load_exported(changed(own, tmp_path / "same.pt2", same)).classes == len(scenes.CLASSES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eval('1')",
+        "Max(1, 'x.mkdir')",
+        "L['image'].size().__class__",
+        "torch.load('a')",
+        "[f for f in L]",
+        "1 #",
+        "getattr",
+        "1\n2",
+        "(lambda: 1)()",
+        "\uff45val(1)",
+        "math.Trunc",
+    ],
+)
+def test_only_arithmetic_on_sizes_is_evaluated(text):
+    assert not is_expression_of_sizes(text)
+    assert not is_harmless("expr_str", text)
+    own = "math.trunc(0.5*torch.sym_float(1 + (((-1) + L['image'].size()[3]) // 2))) != 1e3"
+    assert is_expression_of_sizes(own)
+    assert is_expression_of_sizes("Add(Symbol('s6', positive=True, integer=True), Integer(-1))")
+
+
+def test_only_operators_of_torch_are_called():
+    for target in ("torch.os.system", "_operator.call", "_operator.attrgetter", "math.__loader__"):
+        assert not is_harmless("target", target) and not is_harmless("as_operator", target)
+    for target in ("torch.ops.aten.from_file.default", "torch.ops.aten.add.__class__", "#a", ""):
+        assert not is_harmless("target", target)
+    for target in ("torch.ops.aten.__and__.Tensor", "torch.sym_max", "_operator.floordiv"):
+        assert is_harmless("target", target)
+    assert not is_harmless("name", "x=eval(1)") and is_harmless("name", "conv2d_1")
+    assert not is_harmless("in_spec", '[1, {"type": "a.B", "context": "[]", "children_spec": []}]')
