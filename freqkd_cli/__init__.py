@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "from_pretrained", "load"]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,3 +46,22 @@ def load(folder: str | Path) -> nn.Module:
     from freqkd_cli.build.saved import load_model
 
     return load_model(folder)
+
+
+def from_pretrained(name: str | Path, revision: str | None = None) -> nn.Module:
+    """Load a trained model from a folder, or from a repository of the Hugging Face hub.
+
+    Of a repository only ``*.json`` and ``*.safetensors`` are downloaded, never a pickle. A download
+    is kept in the hub's cache, which is used without a connection too. The module is that of
+    :func:`load`.
+
+    Args:
+        name: a folder, or OWNER/NAME.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        WeightsMissing: there is no such model, or the hub cannot be reached and nothing is cached.
+    """
+    from freqkd_cli.build.saved import load_pretrained
+
+    return load_pretrained(name, revision)

@@ -156,6 +156,11 @@ def teacher_only(name: str) -> bool:
     return getattr(find("models", name), "TEACHER_ONLY", False)
 
 
+def reads_images(name: str) -> bool:
+    """Return whether a model has outputs for any image; else its file has ``READS_IMAGES``."""
+    return getattr(find("models", name), "READS_IMAGES", True)
+
+
 def takes(drawer: str, name: str) -> Collection[str]:
     """Return the keywords of ``build``, including those that the program fills in."""
     return tuple(inspect.signature(find(drawer, name).build).parameters)

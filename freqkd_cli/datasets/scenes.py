@@ -22,7 +22,7 @@ from freqkd_cli.datasets._scenes_facades import paint_facades
 from freqkd_cli.datasets._scenes_street import CLASSES, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
-from freqkd_cli.images.dataset import SPLITS, Split
+from freqkd_cli.images.dataset import SPLITS, Origin, Split
 from freqkd_cli.views.labels import IGNORE
 
 VERSION = 1
@@ -115,6 +115,9 @@ class Scenes:
         if self.first_labelled is not None and index >= self.first_labelled:
             labels = np.full_like(labels, IGNORE)
         return image, labels
+
+    def origin(self, index: int) -> Origin:
+        return Origin([{**self.manifest(), "number": None}, index])
 
     def manifest(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {"size": list(self.size), "seed": self.seed}

@@ -24,6 +24,9 @@ from freqkd_cli.features.trained_weights import build_trained, class_names_of
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+NO_MEMBERS = ("ensemble", "saved_scores")
+"""Models that cannot be members: one is made of others, one has outputs for its own images."""
+
 
 class Member(BaseModel):
     """The keys of every member. All further keys are arguments of its model."""
@@ -63,7 +66,7 @@ class Member(BaseModel):
         return {key: value for key, value in fields(self).items() if value is not None}
 
     def _problems(self) -> list[InitErrorDetails]:
-        known = [name for name in registry.names("models") if name != "ensemble"]
+        known = [name for name in registry.names("models") if name not in NO_MEMBERS]
         if self.name not in known:
             hint = registry.did_you_mean(self.name, known)
             text = f"one of {', '.join(known)}{hint}"

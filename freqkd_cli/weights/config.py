@@ -28,6 +28,7 @@ from pydantic import (
 
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.runtime.json_file import read_object
+from freqkd_cli.weights.quantization import Quantization
 
 FORMAT = 1
 
@@ -139,13 +140,13 @@ class ModelSection(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
-
     model: StrictStr | None = None
     arguments: dict[str, Any] | None = None
     id2label: ClassNames = None
     mean: Mean | None = None  # type: ignore[valid-type]
     std: Deviation | None = None  # type: ignore[valid-type]
     license: License | None = None
+    quantization: Quantization | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -205,8 +206,7 @@ def read_config(path: Path, name: str | None = None) -> ModelConfig:
             raise not_a_model(name, {"freqkd": fields}, "freqkd: an object")
     elif not isinstance(content.get("model"), str):  # another program's file of this name
         fields = {}
-    version = fields.get("format", FORMAT)
-    if version != FORMAT:
+    if (version := fields.get("format", FORMAT)) != FORMAT:
         raise WeightsMissing(
             f"{name} has another format", got=version, need=FORMAT, tip="install a newer freqkd"
         )
@@ -241,8 +241,8 @@ def _text(problem: Any) -> str:
 
 def not_a_model(path: str, got: Mapping[str, Any], need: str) -> WeightsMissing:
     """Return the error for a file whose fields do not describe a model."""
-    shown = "; ".join(f"{field} {_short(value)}" for field, value in got.items())
-    return WeightsMissing(f"{path} does not describe a model", got=shown or None, need=need)
+    shown = "; ".join(f"{field} {_short(value)}" for field, value in got.items()) or None
+    return WeightsMissing(f"{path} does not describe a model", got=shown, need=need)
 
 
 def _short(value: Any) -> str:

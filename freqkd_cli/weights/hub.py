@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from freqkd_cli.errors import WeightsMissing, quoted
 
@@ -37,10 +38,46 @@ def quiet_hub() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def hub_file(repository: str, names: Collection[str], *, offline: bool = False) -> Path:
+def hub_folder(repository: str, patterns: Sequence[str], revision: str | None) -> Path:
+    """Return the folder with those files of a hub repository that match one of the patterns.
+
+    They are downloaded, or taken from the local hub cache.
+
+    Raises:
+        WeightsMissing: there is no such repository or revision, or it cannot be reached and nothing
+            is cached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet_hub():
+            return Path(
+                snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
+            )
+    except Exception as error:  # of the connection as well, whose library may change
+        raise WeightsMissing(
+            f"{repository} is not a folder here and could not be fetched from the hub",
+            got=quoted(error),
+            need="such a repository and revision, and a connection or a filled hub cache",
+            tip="download it on a machine with a connection and use the folder",
+        ) from error
+
+
+def hub_file(
+    repository: str,
+    names: Collection[str],
+    *,
+    offline: bool = False,
+    revision: str | None = None,
+    kind: Literal["model", "dataset"] = "model",
+) -> Path:
     """Return the first of ``names`` that the hub repository has.
 
     It is downloaded (unless ``offline``) or taken from the local hub cache.
+
+    Args:
+        revision: branch, tag or commit; the main branch by default.
+        kind: of the repository.
 
     Raises:
         WeightsMissing: the hub has none of them, or cannot be reached and nothing is cached.
@@ -57,7 +94,15 @@ def hub_file(repository: str, names: Collection[str], *, offline: bool = False) 
     for name in names:
         try:
             with quiet_hub():
-                return Path(hf_hub_download(repository, name, local_files_only=offline))
+                return Path(
+                    hf_hub_download(
+                        repository,
+                        name,
+                        repo_type=kind,
+                        revision=revision,
+                        local_files_only=offline,
+                    )
+                )
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError that means: no connection
             trouble = error
         except EntryNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -22,6 +23,7 @@ def test_all_data_sets_are_listed(freqkd):
         "camvid": 11,
         "cityscapes": 19,
         "folder": None,
+        "hf": None,
         "scenes": 12,
         "voc": 21,
     }
@@ -41,3 +43,10 @@ def test_one_data_set_is_shown_with_layout_and_arguments(freqkd, name):
 def test_an_unknown_name_suggests_the_nearest(freqkd):
     code, out, err = freqkd("datasets", "camvit")
     assert (code, out) == (2, "") and "did you mean 'camvid'" in err
+
+
+def test_hf_without_its_library_is_one_message(freqkd, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    words = ("--set", "data={name: hf, size: [64, 64]}", "--data-root", tmp_path)
+    code, out, err = freqkd("data", "quickstart", *words)
+    assert (code, out) == (2, "") and "pip install 'freqkd[hf]'" in err and "Traceback" not in err

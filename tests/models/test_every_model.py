@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
 CASES = [
     pytest.param(name, arguments, id=f"{name}-{number}")
     for name in registry.names("models")
-    if name != "ensemble"  # made of other models; tests/models/test_ensemble.py
+    if not registry.teacher_only(name)  # those have tests of their own
     for number, arguments in enumerate(ARGUMENTS.get(name, [{}]))
 ]
 

@@ -1,0 +1,139 @@
+"""A folder of saved arrays, one for each image."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
+from freqkd_cli.images.dataset import spread
+from freqkd_cli.images.pairs import some
+from freqkd_cli.images.pool import POOL_IMAGE
+from freqkd_cli.views.loader import ViewDataset
+from freqkd_cli.views.view import View
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+SAMPLED = 16
+"""Files whose content is in the hash of a folder; of all others it has names and sizes."""
+
+
+class SavedFiles:
+    """The arrays of a folder by stem. Copies of a model share it.
+
+    Attributes:
+        classes: C of the first file.
+
+    Raises:
+        WeightsMissing: there is no such folder, or no file in it.
+        DataBroken: the first file is no array of three axes.
+    """
+
+    def __init__(self, root: str, layout: Literal["chw", "hwc"]) -> None:
+        self.root, self.layout = Path(root).expanduser(), layout
+        self.views: ViewDataset | None = None
+        if not self.root.is_dir():
+            raise WeightsMissing(
+                f"there is no folder {self.root}", need="saved outputs of a teacher", key="root"
+            )
+        files = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
+        self.paths = {path.stem: path for path in files}
+        if not files:
+            raise WeightsMissing(
+                f"no saved outputs in {self.root}",
+                need=f"files ending in {' '.join(SUFFIXES)}, named like the images",
+                key="root",
+            )
+        self.classes = 0
+        self.classes = self.read(files[0].stem).shape[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SavedFiles:
+        return self
+
+    def show(self, views: ViewDataset) -> None:
+        """Keep the views of the images, after a check that each image has a file.
+
+        Raises:
+            DataMissing: some have none.
+        """
+        self.views = views
+        missing = [
+            stem for index in range(len(views)) if (stem := self._stem(index)) not in self.paths
+        ]
+        if missing:
+            raise DataMissing(
+                f"{len(missing)} of {len(views)} images have no saved outputs in {self.root}",
+                got=f"none for {some(missing)}",
+                need=f"a file with the stem of the image, ending in {' '.join(SUFFIXES)}",
+                key="root",
+            )
+
+    def view(self, index: int, number: int) -> tuple[str, tuple[int, int], View]:
+        """Return the stem of an image, its size, and one of its views."""
+        assert self.views is not None
+        size = self.views.images.image_size(index)
+        return self._stem(index), size, self.views.view((index, number))
+
+    def read(self, stem: str) -> np.ndarray:
+        """Return the array of an image, ``[C, h, w]``; that of a ``.npy`` is a memory map.
+
+        Raises:
+            DataBroken: it cannot be read, or has another shape.
+        """
+        path = self.paths[stem]
+        try:
+            values = _stored(path)
+        except Exception as error:  # damaged files let the libraries raise errors of many types
+            raise DataBroken(f"cannot read {path}", got=quoted(error)) from error
+        if values.ndim == 3 and self.layout == "hwc":
+            values = values.transpose(2, 0, 1)
+        fits = values.ndim == 3 and values.dtype.kind in "uif" and values.shape[0] > 1
+        if not fits or self.classes not in (0, values.shape[0]):
+            raise DataBroken(
+                f"{path} is not an array of class scores",
+                got=f"{values.dtype} {list(values.shape)}",
+                need=f"an array [{self.classes or 'C'}, h, w]",
+                tip="--set 'teacher.layout=hwc' if the classes are the last axis",
+            )
+        return values
+
+    def sha256(self) -> bytes:
+        """Return a hash of all names and sizes, and of the content of some files."""
+        total = hashlib.sha256(self.layout.encode())
+        paths = list(self.paths.values())
+        for path in paths:
+            total.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+        for number in spread(len(paths), SAMPLED):
+            with paths[number].open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.digest()
+
+    def _stem(self, index: int) -> str:
+        assert self.views is not None
+        return self.views.images.name(index).removeprefix(POOL_IMAGE)
+
+
+def _stored(path: Path) -> np.ndarray:
+    """Return the only array of a file, or the one called probabilities or logits."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[_name(list(arrays.files))]
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as tensors:
+        tensor = tensors.get_tensor(_name(list(tensors.keys())))
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _name(names: list[str]) -> str:
+    for name in ("probabilities", "logits"):
+        if name in names:
+            return name
+    if len(names) != 1:
+        raise ValueError(f"{len(names)} arrays, need one, or one called probabilities or logits")
+    return names[0]
