@@ -14,7 +14,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     try:
         with _output_of_first_process():
-            build_app()(args=["--debug", *words] if debug else words, prog_name="freqkd")
+            words = ["--debug", *words] if debug else words
+            build_app(words=words)(args=words, prog_name="freqkd")
     except OSError as error:  # of the help and the version, which run outside of any command
         if exit_code(error) is None:
             raise
@@ -76,8 +77,14 @@ def _output_of_first_process() -> Iterator[None]:
         yield
 
 
-def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> typer.Typer:
-    """Return the app with every command of ``folder``."""
+def build_app(
+    folder: Path = COMMANDS, package: str = "freqkd_cli.commands", words: Sequence[str] = ()
+) -> typer.Typer:
+    """Return the app with every command of ``folder``.
+
+    Args:
+        words: the command line, for the processes that ``--nproc`` starts.
+    """
     app = typer.Typer(
         name="freqkd",
         no_args_is_help=True,
@@ -85,7 +92,7 @@ def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> 
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    settings = {"debug": False}
+    settings: dict[str, Any] = {"debug": False, "words": words}
 
     @app.callback(help=ABOUT)
     def start(
@@ -108,7 +115,7 @@ def build_app(folder: Path = COMMANDS, package: str = "freqkd_cli.commands") -> 
     return app
 
 
-def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[str, bool]) -> None:
+def _add_commands(app: typer.Typer, folder: Path, package: str, settings: dict[str, Any]) -> None:
     for path in sorted(folder.iterdir(), key=lambda p: p.stem):
         name = path.stem.replace("_", "-")
         if path.name.startswith(("_", ".")):
@@ -157,14 +164,17 @@ def _in_first_process(run: Callable[..., Any]) -> Callable[..., Any]:
     return first_only
 
 
-def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[..., None]:
+def _guarded(run: Callable[..., Any], settings: dict[str, Any]) -> Callable[..., None]:
     """Return ``run`` with every error that is not a bug as one message and its exit code."""
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> None:
         verbosity = kwargs.get("verbose", 0) - kwargs.get("quiet", 0)
         log_to_stderr(verbosity if launch.rank() == 0 else -2)
+        number = kwargs.pop("nproc", None)
         try:
+            if number is not None and number != launch.processes():
+                raise typer.Exit(_in_processes(number, settings["words"], kwargs["device"]))
             run(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -186,8 +196,22 @@ def _guarded(run: Callable[..., Any], settings: dict[str, bool]) -> Callable[...
     return guarded
 
 
+def _in_processes(number: int, words: Sequence[str], device: str | None) -> int:
+    """Run the command in several processes; return its exit code."""
+    from freqkd_cli.runtime import launcher
+
+    launcher.check(number, device)
+    return launcher.start(number, words)
+
+
 def _report(text: str) -> None:
-    """Write an error to stderr; one of several processes puts its rank before it."""
+    """Write an error to stderr; one of several processes puts its rank before it.
+
+    Of the processes of ``--nproc``, the one that started them shows one error for all.
+    """
+    if (file := launch.error_file()) is not None:
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        return
     if launch.processes() == 1:
         streams.print_error(text)
         return

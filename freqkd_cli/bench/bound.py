@@ -47,7 +47,9 @@ def _advice(name: str, share: float, data: Data) -> str:
     if share < LARGE_SHARE:
         return ""
     if name == GROUPS["data"]:
-        return f", try data.workers={data.workers + 1}"
+        if data.workers != "auto":
+            return f", try data.workers={data.workers + 1}"
+        return ", try data.keep=memory" if data.keep == "none" else ""
     if name == GROUPS["teacher"]:
         return ", a cache would save it" + ("" if data.views else " (with data.views above 0)")
     return ""

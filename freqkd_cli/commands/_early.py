@@ -46,7 +46,8 @@ def check_source(source: str, *, as_recipe: bool) -> None:
             )
         raise WeightsMissing(
             f"there is no run at {source}",
-            need="a run folder, a model folder with --recipe, or RECIPE --teacher",
+            need="a run folder, an exported .onnx or .pt2 file, a model folder with --recipe, or "
+            "RECIPE --teacher",
         )
 
 

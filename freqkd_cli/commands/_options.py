@@ -67,7 +67,16 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="cpu, cuda, cuda:1 or mps; the default is the first CUDA GPU, else cpu.",
+        help="cpu, cuda, cuda:1 or mps; the default is the first CUDA GPU, else mps, else cpu.",
+    ),
+]
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Share the work among N processes of this machine, one for each GPU or CPU core.",
     ),
 ]
 Split = Annotated[

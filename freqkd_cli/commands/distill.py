@@ -15,6 +15,7 @@ from freqkd_cli.commands._options import (
     Device,
     DryRun,
     Json,
+    Nproc,
     Overwrite,
     Quiet,
     RecipeArgument,
@@ -38,6 +39,13 @@ log = logging.getLogger(__name__)
 Cache = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Read the teacher's outputs from a cache."),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="With --cache, hash every image again, instead of comparing size and time stamps.",
+    ),
 ]
 Baseline = Annotated[
     bool,
@@ -69,11 +77,13 @@ def run(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
     cache: Cache = None,
+    verify: Verify = False,
     baseline: Baseline = False,
     sets: Sets = None,
     data_root: DataRoot = None,
     seed: Seed = None,
     device: Device = None,
+    nproc: Nproc = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     extend: Extend = None,
@@ -109,6 +119,10 @@ def run(
             got="--overwrite" if overwrite else "--baseline",
             tip="leave that out" if overwrite else "extend either run by a command of its own",
         )
+    if verify and cache is None:
+        raise UsageError(
+            "--verify checks the images of a cache", tip="give --cache, or leave it out"
+        )
     check_parents("--out", out)
     loaded = recipes.load(
         recipe, sets or (), {"data.root": data_root and str(data_root), "train.seed": seed}
@@ -123,10 +137,12 @@ def run(
         "drawing": RunPreviews(),
     }
     listener, beside = progress(verbose - quiet), out.with_name(f"{out.name}-baseline")
-    plain = labels_alone(loaded) if baseline else None
+    plain = labels_alone(loaded, cache) if baseline else None
     if plain is not None:  # refused now, and not after the first run
         run_folder.check(beside, plain, resume=resume, overwrite=overwrite)
-    result = distill(loaded, out, listener, cache=cache, compared=baseline, **options)
+    result = distill(
+        loaded, out, listener, cache=cache, compared=baseline, verify=verify, **options
+    )
     if plain is not None:
         log.info("Baseline: labels alone, into %s", beside)
         alone = distill(plain, beside, listener, **options)

@@ -145,6 +145,8 @@ def _alpha(dataset: FileDataset, indices: Sequence[int]) -> Finding | None:
 
 def _alpha_command(image: Path) -> str:
     """Return the command that writes the alpha channels of a folder's images to files."""
+    if not isinstance(image, Path):  # a cell of a table
+        return "save the alpha channels as a column of label images"
     folder = image.parent
     masks = folder.with_name(f"{folder.name}_alpha")
     script = (

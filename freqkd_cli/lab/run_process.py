@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.lab.plan import StudyPlan, sets_of
 from freqkd_cli.lab.study import FAILED, Run
+from freqkd_cli.runtime.launcher import child_command
 
 POLL = 0.5
 """Seconds between two looks at a run."""
@@ -60,11 +59,6 @@ def execute(
     with open(run.log, "a", encoding="utf-8") as log:
         log.write(f"\n{FAILED}{reason}\n")
     return reason
-
-
-def child_command(words: Sequence[str]) -> list[str]:
-    """Return the command line of a ``freqkd`` command that ends with this process."""
-    return [sys.executable, "-m", "freqkd_cli.lab.child_process", str(os.getpid()), *words]
 
 
 def _wait(process: subprocess.Popen, stop: Sequence[int], look: Callable[[], None]) -> int:

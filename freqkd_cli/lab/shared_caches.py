@@ -83,7 +83,8 @@ def _identity(recipe: Recipe, content: str) -> str:
     """Return a text that is equal for recipes that can share a cache."""
     values = resolved(recipe)
     values["teacher"].pop("min_iou")
-    values["data"].pop("workers")
+    for key in ("workers", "keep"):
+        values["data"].pop(key)
     parts = [values["teacher"], values["data"]]
     if content == "targets":
         free = {"weight", "warmup"}

@@ -14,6 +14,7 @@ from freqkd_cli.build.training_images import training_images
 from freqkd_cli.build.training_parts import TrainingParts, training_parts
 from freqkd_cli.errors import CacheMismatch, RecipeError, UsageError
 from freqkd_cli.lab.search_space import Search
+from freqkd_cli.teacher.absent_weights import teacher_of_cache
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.train.recipe_identity import with_absolute_paths
 
@@ -71,11 +72,14 @@ class TrialRecipes:
         return recipes.loads(text, sets=[search.setting(value) for search, value in values])
 
 
-def trial_recipes(recipe: Recipe, hold_out: float | None) -> TrialRecipes:
+def trial_recipes(
+    recipe: Recipe, hold_out: float | None, cache: Path | None = None
+) -> TrialRecipes:
     """Return the recipes of the trials of a tune.
 
     Args:
         hold_out: share of the training images that is scored; None = as in the recipe, else 0.2.
+        cache: describes the teacher where its weights are not on this machine.
 
     Raises:
         RecipeError, DataMissing: the recipe cannot be trained, or no image can be held out.
@@ -83,7 +87,8 @@ def trial_recipes(recipe: Recipe, hold_out: float | None) -> TrialRecipes:
     share = hold_out or recipe.data.hold_out or SHARE
     data = recipe.data.model_copy(update={"hold_out": share})
     base = dataclasses.replace(recipe, data=data)
-    plan, parts = assemble.check(base, fetch=True), training_parts(base)
+    plan = assemble.check(base, fetch=True, stored=teacher_of_cache(base, cache))
+    parts = training_parts(base)
     pool = parts.pool_share(base, training_images(plan, parts.whole))
     length = run_length(len(parts.trained), base.train, pool.share if pool else 0.0)
     if not base.train.eval_every:
@@ -117,7 +122,7 @@ def check_searches(
                 need="a key that only changes the training",
                 tip="--hold-out or --set for a fixed value" if "hold" in search.key else None,
             )
-    problems = [line for search in searches for line in _problems(trials, search)]
+    problems = [line for search in searches for line in _problems(trials, search, cache)]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError(f"{count} in --search", problems=problems)
@@ -130,11 +135,12 @@ def check_searches(
             _check_probe(trials, search, value, cache, device)
 
 
-def _problems(trials: TrialRecipes, search: Search) -> list[str]:
+def _problems(trials: TrialRecipes, search: Search, cache: Path | None) -> list[str]:
     """Return what is wrong with the first value of a search that cannot be used."""
     for value in search.probes:
         try:
-            assemble.check(trials.of([(search, value)]))
+            recipe = trials.of([(search, value)])
+            assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
         except RecipeError as error:
             place, lines = f"--set {search.setting(value)}", error.problems or [error.line]
             lines = [line.replace(place, f"--search {search.text}") for line in lines]
@@ -172,6 +178,6 @@ def _check_probe(
 
 
 def _check_source(recipe: Recipe, parts: TrainingParts, cache: Path, device: str) -> None:
-    plan = assemble.check(recipe)
+    plan = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
     lines = assemble.build_lines(plan)
     open_source(plan, lines, cache, training_images(plan, parts.whole), device)

@@ -48,7 +48,7 @@ def tune(
             tip="start the same command several times, each without torchrun",
         )
     searches = read_searches(options.searches)
-    trials = trial_recipes(recipe, options.hold_out)
+    trials = trial_recipes(recipe, options.hold_out, options.cache)
     identity = Identity(trials.text, searches)
     check_folder(folder, identity, journal=options.storage is None)
     check_searches(trials, searches, options.cache, options.device or "cpu")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.fourier import (
     Grid,
     as_rows,
@@ -103,7 +104,7 @@ class Filter:
         if self.border == "reflect":
             return mirrored(x)
         if self.border == "hann":
-            return x * torch.as_tensor(hann(*x.shape[-2:]), dtype=x.dtype, device=x.device)
+            return x * constant(hann(*x.shape[-2:]), x.dtype, x.device)
         return x
 
 
@@ -171,7 +172,7 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
     chosen = kept if sparse else np.arange(len(rho))
 
     def both_parts(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.repeat(values, 2), dtype=dtype, device=device)
+        return constant(np.repeat(values, 2), dtype, device)
 
     cells = size[0] * size[1]
     kept_count = both_parts(count[chosen] / cells)
@@ -180,8 +181,8 @@ def _table(filter: Filter, grid: Grid, dtype: torch.dtype, device: torch.device)
         size,
         whole=both_parts(count / cells),
         count=kept_count,
-        shares=torch.tensor([share for share, _ in gains], dtype=dtype, device=device),
+        shares=constant([share for share, _ in gains], dtype, device),
         gains=stacked,
         energies=kept_count * stacked.square(),
-        kept=torch.as_tensor(kept, device=device) if sparse else None,
+        kept=constant(kept, torch.int64, device) if sparse else None,
     )

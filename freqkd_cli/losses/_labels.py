@@ -13,6 +13,7 @@ from torch import Tensor
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.views.batch import Batch
 
 ClassWeights = (
@@ -63,7 +64,7 @@ class LabelLoss(Loss):
         """Return the number of images with a label."""
         if batch.labels is None:
             return 0.0
-        return float(batch.labelled.flatten(1).any(1).sum())
+        return float(batch.has_label.sum())
 
     def forward(
         self, student: Mapping[str, Tensor], target: Mapping[str, Tensor], batch: Batch, step: int
@@ -133,7 +134,7 @@ class PixelLoss(LabelLoss):
         counted = (labels != ignore).to(dtype)
         if self.weights is None:
             return counted
-        weights = torch.tensor(self.weights, device=labels.device, dtype=dtype)
+        weights = constant(self.weights, dtype, labels.device)
         return counted * weights[labels.masked_fill(labels == ignore, 0)]
 
 
@@ -165,6 +166,6 @@ def _with_labels(batch: Batch) -> Tensor | slice:
     """
     if batch.images.device.type != "cpu":
         return slice(None)
-    labelled = batch.labelled.flatten(1).any(1)
+    labelled = batch.has_label
     labelled[0] = True
     return slice(None) if labelled.all() else labelled

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def selects(x: Tensor) -> bool:
+    """Return whether rows are selected by a mask.
+
+    A GPU would have to be waited for, to find out how many there are.
+    """
+    return x.device.type == "cpu"
 
 
 class Memory(nn.Module):
@@ -24,16 +33,30 @@ class Memory(nn.Module):
         self.register_buffer("place", torch.zeros(classes, dtype=torch.long))
 
     @torch.no_grad()
-    def add(self, vectors: Tensor, classes: Tensor) -> None:
-        """Store vectors ``[n, C]`` under their classes ``[n]``, the last ones over the oldest."""
-        size = self.vectors.shape[1]
+    def add(self, vectors: Tensor, classes: Tensor, taken: Tensor) -> None:
+        """Store vectors under their classes, the last ones over the oldest.
+
+        Args:
+            vectors: ``[n, C]``.
+            classes: ``[n]``, 0 .. K - 1 where ``taken``.
+            taken: ``[n]`` bool, which are stored.
+        """
+        if selects(vectors):
+            vectors, classes, taken = vectors[taken], classes[taken], taken[taken]
+        classes, size = classes.where(taken, 0), self.vectors.shape[1]
         of_class = classes.new_zeros(len(classes), len(self.place))
-        of_class.scatter_(1, classes[:, None], 1)
+        of_class.scatter_(1, classes[:, None], taken[:, None].to(classes.dtype))
         number = of_class.sum(0)
         rank = of_class.cumsum(0).gather(1, classes[:, None])[:, 0] - 1
-        last = rank >= number[classes] - size
+        last = taken & (rank >= number[classes] - size)
         places = (self.place[classes] + rank) % size
-        self.vectors[classes[last], places[last]] = vectors[last].to(self.vectors.dtype)
+        vectors = vectors.to(self.vectors.dtype)
+        if selects(vectors):
+            self.vectors[classes[last], places[last]] = vectors[last]
+        else:  # the others go to a row behind the memory
+            stored = F.pad(self.vectors.flatten(0, 1), (0, 0, 0, 1))
+            stored[(classes * size + places).where(last, len(stored) - 1)] = vectors
+            self.vectors.copy_(stored[:-1].view_as(self.vectors))
         self.place.copy_((self.place + number) % size)
 
     def sample(self, number: int, generator: torch.Generator) -> Tensor:
@@ -42,7 +65,7 @@ class Memory(nn.Module):
         All of them where there are fewer.
         """
         places = torch.randperm(self.vectors.shape[1], generator=generator)[:number]
-        return self.vectors[:, places.to(self.vectors.device)].flatten(0, 1)
+        return self.vectors[:, places.to(self.vectors.device, non_blocking=True)].flatten(0, 1)
 
 
 def few_of_each(labels: Tensor, classes: int, number: int, draws: Tensor) -> Tensor:
@@ -56,3 +79,18 @@ def few_of_each(labels: Tensor, classes: int, number: int, draws: Tensor) -> Ten
     shuffled = labels.gather(1, order)[:, :, None] == torch.arange(classes, device=labels.device)
     taken = (shuffled & (shuffled.cumsum(1) <= number)).any(2)
     return torch.zeros_like(taken).scatter_(1, order, taken)
+
+
+def labelled_rows(own: Tensor, teacher: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of labelled cells of ``[B, n, C]`` on either side, ``[N, C]``.
+
+    On a GPU those of all cells, and 0 where there is no label, which adds no divergence: the number
+    of labelled cells would have to be waited for.
+    """
+    if selects(own):
+        return own[known], teacher[known]
+    return _blanked(own, known), _blanked(teacher, known)
+
+
+def _blanked(rows: Tensor, known: Tensor) -> Tensor:
+    return (rows * known[..., None]).flatten(0, 1)

@@ -51,7 +51,7 @@ from freqkd_cli.features.keyed_noise import keyed_generator, keyed_uniform, new_
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._cells import cell_labels, one_hot
-from freqkd_cli.losses._memory import Memory, few_of_each
+from freqkd_cli.losses._memory import Memory, few_of_each, labelled_rows
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._relations import averaged, between_images, divergence, is_large
 from freqkd_cli.registry import flattened
@@ -143,6 +143,8 @@ class CrossImage(PairLoss):
         own, channels = student[self.student].channels, teacher[self.teacher].channels
         if self.needs_labels:
             self.register_buffer("key", new_key())
+            self._keep_key_number()
+            self.register_load_state_dict_post_hook(CrossImage._keep_key_number)
             norm = nn.BatchNorm2d(channels, track_running_stats=False)
             self.head = nn.Sequential(
                 Adapter(own, channels), norm, nn.ReLU(), Adapter(channels, channels)
@@ -151,6 +153,10 @@ class CrossImage(PairLoss):
             if getattr(self.terms, kind) > 0:
                 size = getattr(self.sizes, f"{kind}_memory")
                 self.memories[kind] = Memory(classes, size, channels)
+
+    def _keep_key_number(self, *_: object) -> None:
+        """Keep the key as a number, so that a step need not read it from a GPU."""
+        self.key_number = 0 if self.key.is_meta else int(self.key)
 
     def check_grids(self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]) -> None:
         grid = common_grid(student[self.student], teacher[self.teacher])
@@ -204,27 +210,30 @@ class CrossImage(PairLoss):
         labels = cell_labels(batch, (x.shape[-2], x.shape[-1]), "cirkd")
         if self.training:
             self._store(teacher, labels, keyed_uniform(self.key, batch, step, labels.shape[1]))
-        generator = keyed_generator(self.key, step)
+        generator = keyed_generator(self.key_number, step)
         assert self.head is not None, "start() comes first"
         projected = self.head(x.to(self.head[1].weight.dtype)).to(x.dtype)
         known = (labels >= 0) & (labels < self.classes)
-        own, teacher = unit(projected.flatten(2)).mT[known], teacher.mT[known]
+        own, teacher = labelled_rows(unit(projected.flatten(2)).mT, teacher.mT, known)
+        number_of_cells = known.sum().clamp(min=1)
         total = x.new_zeros(())
         for kind, memory in self.memories.items():
             number = getattr(self.sizes, f"{kind}_samples") // self.classes + 1
             vectors = memory.sample(number, generator).to(own.dtype)
             scale = self.terms.temperature * self.terms.kd_temperature
             distance = divergence(own @ vectors.T / scale, teacher @ vectors.T / scale)
-            mean = distance / max(1, len(own)) * self.terms.kd_temperature**2
+            mean = distance / number_of_cells * self.terms.kd_temperature**2
             total = total + getattr(self.terms, kind) * mean
         return total
 
     def _store(self, teacher: Tensor, labels: Tensor, draws: Tensor) -> None:
         if "pixel" in self.memories:
             taken = few_of_each(labels, self.classes, self.sizes.stored_pixels, draws)
-            self.memories["pixel"].add(teacher.mT[taken], labels[taken])
+            rows = teacher.mT.flatten(0, 1), labels.flatten(), taken.flatten()
+            self.memories["pixel"].add(*rows)
         if "region" in self.memories:
             cells = one_hot(labels, self.classes, teacher.dtype)
             regions, present = unit(teacher @ cells.mT).mT, cells.sum(2) > 0
             numbers = torch.arange(self.classes, device=labels.device).expand_as(present)
-            self.memories["region"].add(regions[present], numbers[present])
+            rows = regions.flatten(0, 1), numbers.flatten(), present.flatten()
+            self.memories["region"].add(*rows)

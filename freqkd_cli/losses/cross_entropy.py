@@ -49,6 +49,8 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._emphasis import Emphasis, Share
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
 from freqkd_cli.registry import flattened
+from freqkd_cli.runtime.constants import constant
+from freqkd_cli.runtime.precision import widest
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.spectral.fourier import widened
 from freqkd_cli.spectral.masks import BandCells
@@ -177,7 +179,7 @@ class CrossEntropy(PixelLoss):
         weight = None
         if self.weights is not None and not plain:
             dtype = torch.promote_types(logits.dtype, torch.float32)
-            weight = torch.tensor(self.weights, device=logits.device, dtype=dtype)
+            weight = constant(self.weights, dtype, logits.device)
         smoothing = 0.0 if plain else self.label_smoothing
         size = (labels.shape[-2], labels.shape[-1])
         options = {
@@ -199,13 +201,28 @@ class CrossEntropy(PixelLoss):
         Pixels as hard as the last one kept stay too.
         """
         labelled = labels != ignore
-        number = int(labelled.sum())
-        if number == 0:
+        if labels.device.type == "cpu" and not labelled.any():
             return labelled.to(losses.dtype)
         plain = self.weights is None and not self.label_smoothing
         scores = losses if plain else self._each(logits, labels, ignore, plain=True)
-        place = max(1, math.ceil(self.ohem * number))
-        limit = torch.topk(scores[labelled], place, sorted=True).values[-1]
+        limit = least_kept(scores, labelled, self.ohem)
         if self.threshold > 0:
             limit = limit.clamp(max=-math.log(self.threshold))
         return (labelled & (scores >= limit)).to(losses.dtype)
+
+
+def least_kept(scores: Tensor, labelled: Tensor, share: float) -> Tensor:
+    """Return the smallest of the highest ``share`` of the labelled scores, at least one of them.
+
+    On a GPU all scores are sorted: their number is known there alone, and is not waited for.
+    """
+    if scores.device.type == "cpu":
+        number = int(labelled.sum())
+        return torch.topk(scores[labelled], max(1, math.ceil(share * number))).values[-1]
+    return _least_of_sorted(scores, labelled, share)
+
+
+def _least_of_sorted(scores: Tensor, labelled: Tensor, share: float) -> Tensor:
+    ordered = torch.where(labelled, scores, -torch.inf).flatten().sort(descending=True).values
+    place = torch.ceil(share * widest(labelled.sum())).long().clamp(min=1) - 1
+    return ordered.gather(0, place[None])[0]

@@ -48,6 +48,7 @@ from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._fam_released import ReleasedAttention
 from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import Distance, distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, from_half, half_spectrum, radial, resample
 from freqkd_cli.spectral.masks import low_pass
@@ -159,7 +160,7 @@ class FrequencyAttention(nn.Module):
         ).unbind(0)
         if self.shape.cutoff > 0:
             above = radial(height, width) > self.shape.cutoff
-            keep = torch.as_tensor(above, dtype=like.dtype, device=like.device)
+            keep = constant(above, like.dtype, like.device)
             real, imaginary = real * keep, imaginary * keep
         return torch.complex(*_hermitian(real, imaginary, width))
 

@@ -84,8 +84,8 @@ class ClassVariation(PairLoss):
         own = self.variation(x, self.grid((x.shape[-2], x.shape[-1]), batch), batch)
         squares = F.mse_loss(own, self.fitted(target["variation"], own), reduction="none")
         # Images without labels have no variation on either side.
-        return squares.mean((1, 2)).sum() / max(1.0, self.count(batch, {}))
+        return squares.mean((1, 2)).sum() / batch.has_label.sum().clamp(min=1)
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         """Return the number of images with a label."""
-        return 0.0 if batch.labels is None else float(batch.labelled.flatten(1).any(1).sum())
+        return 0.0 if batch.labels is None else float(batch.has_label.sum())

@@ -23,13 +23,14 @@ in closed form, so that they keep their accuracy in float32 on large batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from freqkd_cli.features.loss import Loss, LossGroup
-from freqkd_cli.losses._labels import Auxiliary, LabelLoss
+from freqkd_cli.losses._labels import Auxiliary, LabelLoss, weighted_mean
 from freqkd_cli.views.upsample import parts, upsampled
 
 GROUP: LossGroup = "labels"
@@ -64,6 +65,10 @@ class Lovasz(LabelLoss):
         groups = (
             zip(shares, labels, strict=True) if self.per_image else [(shares.movedim(1, 0), labels)]
         )
+        if logits.device.type != "cpu":
+            return self._of_all(
+                [(share.flatten(1), label.flatten()) for share, label in groups], ignore
+            )
         values = [
             self._of_group(share.flatten(1)[:, labelled], label.flatten()[labelled])
             for share, label in groups
@@ -76,22 +81,44 @@ class Lovasz(LabelLoss):
         classes = labels.unique().tolist() if self.present else range(len(shares))
         return torch.stack([extension(shares[c], labels == c) for c in classes]).mean()
 
+    def _of_all(self, groups: Sequence[tuple[Tensor, Tensor]], ignore: int) -> Tensor:
+        """Return the mean over groups with labels, with all classes of all of them computed.
 
-def extension(shares: Tensor, truth: Tensor) -> Tensor:
-    """Return the Lovász extension of the Jaccard loss of one class.
+        For a GPU, which alone has the classes that occur and the number of labelled pixels, and is
+        not waited for. Void pixels come last and count nothing.
+        """
+        values, groups_with_labels = [], []
+        for shares, labels in groups:
+            known = labels != ignore
+            truth = labels == torch.arange(len(shares), device=labels.device)[:, None]
+            each = extension(shares, truth, known)
+            counted = truth.any(1) if self.present else known.any().expand(len(shares))
+            values.append(weighted_mean(each * counted, counted.to(each.dtype)))
+            groups_with_labels.append(known.any())
+        return weighted_mean(torch.stack(values), torch.stack(groups_with_labels).to(shares.dtype))
+
+
+def extension(shares: Tensor, truth: Tensor, known: Tensor | None = None) -> Tensor:
+    """Return the Lovász extension of the Jaccard loss of each class, ``[...]``.
 
     Args:
-        shares: ``[N]``, the probability of the class.
-        truth: ``[N]`` bool, whether a pixel is of the class.
+        shares: ``[..., N]``, the probability of the class.
+        truth: ``[..., N]`` bool, whether a pixel is of the class.
+        known: ``[N]`` bool, which pixels are labelled; all of them by default.
     """
     errors = torch.where(truth, 1 - shares, shares)
+    if known is not None:
+        errors = torch.where(known, errors, -1.0)
     order = errors.detach().argsort(descending=True, stable=True)
-    truth = truth[order]
-    both = truth.sum() - truth.cumsum(0)
-    union = truth.sum() + (~truth).cumsum(0)
+    truth = truth.gather(-1, order)
+    both = truth.sum(-1, keepdim=True) - truth.cumsum(-1)
+    union = truth.sum(-1, keepdim=True) + (~truth).cumsum(-1)
     # J_i - J_(i-1): a pixel of the class leaves the intersection, another one joins the union. The
     # first pixel of an empty union is all of it.
     joined = both.to(shares.dtype) / union / (union - 1).clamp(min=1)
     joined = torch.where(union == 1, 1.0, joined)
     # A sum and no dot product, whose rounding grows with the number of pixels.
-    return (errors.gather(0, order) * torch.where(truth, 1 / union.to(shares.dtype), joined)).sum()
+    errors = (
+        errors.gather(-1, order).clamp(min=0.0) if known is not None else errors.gather(-1, order)
+    )
+    return (errors * torch.where(truth, 1 / union.to(shares.dtype), joined)).sum(-1)

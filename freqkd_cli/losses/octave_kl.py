@@ -42,6 +42,7 @@ from freqkd_cli.losses._class_scores import (
 )
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.registry import flattened
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
 
@@ -134,7 +135,7 @@ class OctaveKL(ClassScores):
     def _weights(self, octaves: Tensor) -> Tensor:
         """Return the weight of each octave, ``[B, levels + 1]`` or ``[levels + 1]``."""
         if self.octave_weights is not None:
-            return torch.tensor(self.octave_weights, dtype=octaves.dtype, device=octaves.device)
+            return constant(self.octave_weights, octaves.dtype, octaves.device)
         whole = octaves.sum(1, keepdim=True)
         share = ratio(octaves.clamp(min=0.0), whole)
         raw = share.clamp(min=SMALLEST) ** -self.power

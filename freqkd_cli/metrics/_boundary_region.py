@@ -36,6 +36,8 @@ def boundary_region(labels: Tensor, pixels: int) -> Tensor:
         labels: whole numbers 0 .. 65535, ``[..., H, W]``; the outside is a class of its own.
         pixels: d, the number of erosions, at least 1.
     """
-    kind = torch.int16 if labels.max() < 2**15 else torch.int32
+    # A GPU is not waited for, to find out whether the labels fit into 16 bits.
+    small = labels.device.type == "cpu" and labels.max() < 2**15
+    kind = torch.int16 if small else torch.int32
     framed = F.pad(labels.to(kind), (pixels, pixels, pixels, pixels), value=_OUTSIDE)
     return any_of(mixed_blocks(framed), 2 * pixels).view(torch.bool)

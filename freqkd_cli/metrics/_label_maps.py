@@ -22,15 +22,21 @@ def checked_maps(prediction: Tensor, labels: Tensor, classes: int) -> tuple[Tens
         what = "prediction and labels are not images of one size"
         raise ShapeError(what, got=got, need="[..., H, W] twice")
     void = void_label(classes)
-    known = labels != void
-    truth, guess = (
-        torch.where(known, values.to(torch.int64), 0) for values in (labels, prediction)
-    )
+    known, truth, guess = known_pixels(prediction, labels, void)
     for what, values in (("labels", truth), ("predictions", guess)):
         low, high = map(int, torch.aminmax(values)) if values.numel() else (0, 0)
         if low < 0 or high >= classes:
             need = f"0 .. {classes - 1}, or {void}"
             raise ShapeError(f"{what} outside the classes", got=f"{low} .. {high}", need=need)
+    return known, truth, guess
+
+
+def known_pixels(prediction: Tensor, labels: Tensor, void: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pixels are not void, then labels and prediction as int64 with 0 elsewhere."""
+    known = labels != void
+    truth, guess = (
+        torch.where(known, values.to(torch.int64), 0) for values in (labels, prediction)
+    )
     return known, truth, guess
 
 

@@ -45,9 +45,12 @@ class Counts:
     Attributes:
         table: int64 tensor. The counts of two sets of images are the sum of their tables.
         needs_confidence: whether ``add`` also takes the largest probability of every pixel.
+        on_any_device: whether ``table`` may be on a GPU, which ``add`` then does not wait for. The
+            maps of other counts are on the CPU.
     """
 
     needs_confidence = False
+    on_any_device = False
 
     def __init__(self, *shape: int) -> None:
         self.table = torch.zeros(shape, dtype=torch.int64)
@@ -56,7 +59,7 @@ class Counts:
         """Count images of one size, without padding.
 
         Args:
-            prediction: whole numbers ``[..., H, W]`` on the CPU.
+            prediction: whole numbers ``[..., H, W]``, on the device of ``table``.
             labels: whole numbers of the same shape; 255 is left out.
             confidence: the largest probability of every pixel, only with ``needs_confidence``.
 
@@ -64,6 +67,14 @@ class Counts:
             ShapeError: the shapes differ, or a counted number is outside the classes.
         """
         raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> None:
+        """Put the table on a device."""
+        self.table = self.table.to(device)
+
+    def join(self, other: Counts) -> None:
+        """Add the counts of other images."""
+        self.table += other.table
 
     def covers(self, other: Counts) -> bool:
         """Whether a metric that reads ``other`` may read this one, so that pixels are counted once.

@@ -67,8 +67,15 @@ class Data(Section):
     teacher_sees: Literal["same", "clean"] = Field(
         "same", description="whether the teacher sees color changes (same) or not (clean)"
     )
-    workers: CountOrZero = Field(
-        1, description="processes that read and crop images; 0 = the main process does it"
+    workers: Literal["auto"] | CountOrZero = Field(
+        "auto",
+        description="processes that read and crop images; 0 = the main process does it; auto = by "
+        "cores, memory and the time of one view",
+    )
+    keep: Literal["none", "memory", "disk"] = Field(
+        "none",
+        description="where decoded images are kept between epochs: nowhere, in shared memory, or "
+        "as files in the user's cache folder ($FREQKD_KEEP)",
     )
     augment: Augment = Field(Augment(), description="random changes of a view")
     hold_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(

@@ -119,7 +119,17 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="number format of the student's forward pass"
     )
+    compile: bool = Field(
+        False,
+        description="compile student and live teacher with torch.compile; "
+        "a warning gives the reason where that fails",
+    )
     channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")
+    quantize: Literal["int8"] | None = Field(
+        None,
+        description="round weights and activations as freqkd export --int8 does, and train their "
+        "ranges; start from student.weights",
+    )
     seed: CountOrZero = Field(
         0, description="seed of initialization, image order, dropout and loss noise"
     )
@@ -139,6 +149,11 @@ class Train(Section):
     eval_limit: CountOrZero = Field(0, description="images per evaluation during training; 0 = all")
     metrics: tuple[Literal[registry.ALL, *registry.names("metrics")], ...] = Field(
         (), description="metrics of the final score, beside those of every evaluation"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        ("tensorboard",),
+        description="experiment trackers that get the numbers of metrics.jsonl, offline unless "
+        "the tracker's environment variables name a server",
     )
     freeze_norm: bool = Field(
         False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.build.saved import load_model
+from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import FreqKDError
 from freqkd_cli.images.held_out import HELD_OUT
@@ -108,7 +108,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def _loaded(run: ShownRun, split: ScoredSplit) -> nn.Module:
-    model = load_model(run.folder)
+    model = load_file_or_folder(run.folder)
     split.check_classes(model, str(run.folder), "use runs on the same data")
     return model
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,20 @@ from filelock import FileLock, Timeout
 from freqkd_cli.errors import UsageError
 
 LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Raises:
+        UsageError: as :class:`WriteLock`.
+    """
+    lock = WriteLock(folder, what)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class WriteLock:

@@ -1,4 +1,4 @@
-"""Memory on a CPU: keep freed blocks for the next tensors, and recognize that it ran out."""
+"""Memory on a CPU: how much is free, keep freed blocks, and recognize that it ran out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import ctypes
 import errno
 import os
 from functools import cache
+from pathlib import Path
 
 MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX = -4, -1, -8
 """Numbers of glibc's ``mallopt``."""
 
 _MESSAGES = ("allocate memory", "not enough memory", "out of memory", "bad alloc", "bad_alloc")
 """Parts of the messages of plain RuntimeErrors about memory, of torch and onnxruntime."""
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Files with the memory of this container, where there is one."""
 
 
 @cache
@@ -53,3 +57,23 @@ def out_of_memory(error: BaseException) -> bool:
             return True
         current = current.__cause__
     return False
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this machine, or this container, has left.
+
+    Where the system does not count them (macOS), half of its memory is taken as free. Pages of
+    files that were read are free: the system drops them when memory is needed.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit, used = (int((CONTAINER / f"memory.{x}").read_text()) for x in ("max", "current"))
+        lines = (CONTAINER / "memory.stat").read_text().splitlines()
+        used -= sum(int(x.split()[1]) for x in lines if x.startswith("inactive_file "))
+    except (OSError, ValueError):  # no limit is the word max
+        return free
+    return min(free, max(0, limit - used))

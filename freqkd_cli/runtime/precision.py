@@ -100,16 +100,31 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """Return the device that ``--device`` names, else the first CUDA GPU, else the CPU.
-
-    MPS is used only when it is named. Graph losses and mIoU need float64, which it lacks.
+    """Return the device that ``--device`` names, else the best one: CUDA, then MPS, then the CPU.
 
     Raises:
         UsageError: this machine has no such device.
     """
-    if name:
-        return _named_device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _named_device(name) if name else torch.device(_best_kind())
+    if device.type == "mps":
+        log.warning("mps is untested; use --device cpu where it fails")
+    return device
+
+
+def _best_kind() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; MPS does not."""
+    return device.type != "mps"
+
+
+def widest(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the most exact float type of its device."""
+    return x.to(torch.float64 if has_float64(x.device) else torch.float32)
 
 
 def _named_device(name: str) -> torch.device:
@@ -134,6 +149,4 @@ def _named_device(name: str) -> torch.device:
             need=" or ".join(listed),
             key="device",
         )
-    if device.type == "mps":
-        log.warning("--device mps is untested: it has no float64, which graph losses need")
     return device

@@ -47,7 +47,7 @@ class Processes:
         if self.number == 1:
             return tensor
         total = tensor.to(self.device, copy=True)
-        with _peer_errors():
+        with peer_errors():
             dist.all_reduce(total)
         return total.to(tensor.device)
 
@@ -65,7 +65,7 @@ class Processes:
         if self.number == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-        with _peer_errors():
+        with peer_errors():
             dist.all_reduce(flat)
         for tensor, mean in zip(
             tensors, (flat / self.number).split([tensor.numel() for tensor in tensors]), strict=True
@@ -77,7 +77,7 @@ class Processes:
         if self.number == 1:
             return value
         box = [value if self.first else None]
-        with _peer_errors():
+        with peer_errors():
             dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
@@ -86,7 +86,7 @@ class Processes:
         if self.number == 1:
             return [value]
         values: list[Any] = [None] * self.number
-        with _peer_errors():
+        with peer_errors():
             dist.all_gather_object(values, value)
         return values
 
@@ -100,9 +100,10 @@ def join(name: str | None) -> Processes:
     Raises:
         UsageError: the device is missing, or there are fewer GPUs than processes.
     """
-    device = pick_device(name)
     if launch.processes() == 1:
-        return Processes(device)
+        return Processes(pick_device(name))
+    # Several processes cannot share an MPS device.
+    device = pick_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.index is not None or device.type not in ("cpu", "cuda"):
         raise UsageError(
             "each process needs its own device",
@@ -131,11 +132,9 @@ def _leave() -> None:
 
 
 @contextmanager
-def _peer_errors() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
     """Turn an error of the connection into one message."""
     try:
         yield
     except RuntimeError as error:
-        raise FreqKDError(
-            "another process of this job has ended", tip="read the error of that process"
-        ) from error
+        raise FreqKDError(launch.PEER_ENDED, tip="read the error of that process") from error

@@ -1,4 +1,4 @@
-"""Run work in several threads on a CPU, where torch would run one piece after the other."""
+"""Cores of a CPU, and work in several threads where torch runs one piece after the other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def side_by_side(number: int, work: Callable[[int], T]) -> list[T]:

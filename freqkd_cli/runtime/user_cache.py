@@ -42,11 +42,16 @@ def keep(kind: str, key: str, result: dict[str, Any]) -> None:
         log.debug("%s is not kept: %s", path, error)
 
 
-def _path(kind: str, key: str) -> Path | None:
-    """Return the file of a result; None where the user has no home folder."""
+def folder(kind: str) -> Path | None:
+    """Return the folder of a kind of results; None where the user has no home folder."""
     try:
         parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = os.environ.get("FREQKD_CACHE") or Path(parent) / "freqkd"
+        return Path(os.environ.get("FREQKD_CACHE") or Path(parent) / "freqkd") / kind
     except RuntimeError:
         return None
-    return Path(folder) / kind / f"{key}.json"
+
+
+def _path(kind: str, key: str) -> Path | None:
+    """Return the file of a result; None where the user has no home folder."""
+    parent = folder(kind)
+    return parent / f"{key}.json" if parent else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from freqkd_cli.runtime.precision import widest
 from freqkd_cli.scan.cross import cross_scan
 from freqkd_cli.scan.selective import selective_scan
 
@@ -31,7 +32,7 @@ def scan_matrix(step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         step: ``[..., L]``; A: ``[..., N]``; B, C: ``[..., N, L]``.
     """
     length = step.shape[-1]
-    sums = step.double().cumsum(-1)
+    sums = widest(step).cumsum(-1)
     past = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(min=0).to(step.dtype)
     total = torch.zeros((), dtype=step.dtype, device=step.device)
     for n in range(A.shape[-1]):

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.graph import pairs
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import effective_rank
@@ -36,6 +37,10 @@ class Heads:
     count: int = 2
     by: By = "labels"
 
+    @property
+    def reads_labels(self) -> bool:
+        return self.choice == "object" and self.by == "labels"
+
     def of(self, graph: Graph, labels: Tensor | None = None, k: int = 20) -> Graph:
         """Return the graph with these heads alone.
 
@@ -53,7 +58,7 @@ class Heads:
         if self.choice == "object":
             scores = self._scores(graph, labels, k)
             return graph.pick(scores.topk(min(self.count, graph.heads), dim=1).indices)
-        numbers = torch.tensor(self.choice, device=graph.valid.device)
+        numbers = constant(self.choice, torch.int64, graph.valid.device)
         return graph.pick(numbers.expand(graph.valid.shape[0], -1))
 
     def _scores(self, graph: Graph, labels: Tensor | None, k: int) -> Tensor:
@@ -125,7 +130,7 @@ def match_heads(distance: Tensor, matching: Matching = "closest") -> tuple[Tenso
 
     matched = [
         linear_sum_assignment(cost, maximize=matching == "complementary")
-        for cost in distance.double().cpu().numpy()
+        for cost in distance.cpu().double().numpy()
     ]
     of_teacher, of_student = (
         torch.stack([torch.as_tensor(pair[i]) for pair in matched]).to(distance.device)

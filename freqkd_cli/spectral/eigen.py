@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli.errors import TrainingFailed
+from freqkd_cli.runtime.precision import has_float64
 
 End = Literal["largest", "smallest"]
 
@@ -21,12 +22,15 @@ def outermost(matrix: Tensor, k: int, end: End = "largest") -> Tensor:
     Raises:
         TrainingFailed: a matrix is not finite.
     """
-    require_finite(matrix)
+    device = matrix.device
+    matrix = matrix.to(exact_device(device))
+    _require_finite_on_cpu(matrix)
     try:
         values = torch.linalg.eigvalsh(matrix)
     except torch.linalg.LinAlgError:  # some do not converge in float32
+        require_finite(matrix)
         values = torch.linalg.eigvalsh(matrix.double()).to(matrix.dtype)
-    return from_end(values, k, end)
+    return from_end(values, k, end).to(device)
 
 
 @torch.no_grad()
@@ -38,12 +42,26 @@ def every_mode(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TrainingFailed: a matrix is not finite.
     """
-    require_finite(matrix)
+    _require_finite_on_cpu(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:
+        require_finite(matrix)
         values, vectors = (x.to(matrix.dtype) for x in torch.linalg.eigh(matrix.double()))
     return values, vectors
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where spectra of a device's tensors are computed: there, or on the CPU.
+
+    MPS has neither float64 nor a solver.
+    """
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def exact(x: Tensor) -> Tensor:
+    """Return a tensor in float64, where spectra are computed."""
+    return x.to(exact_device(x.device)).double()
 
 
 def smaller_gram(rows: Tensor) -> Tensor:
@@ -57,6 +75,12 @@ def smaller_gram(rows: Tensor) -> Tensor:
 def from_end(x: Tensor, k: int, end: End) -> Tensor:
     """Return k entries from one end of the last axis, which is in ascending order."""
     return x[..., :k] if end == "smallest" else x[..., max(x.shape[-1] - k, 0) :].flip(-1)
+
+
+def _require_finite_on_cpu(matrix: Tensor) -> None:
+    """Check before a CPU's solver; that of a GPU fails, or returns NaN, without another wait."""
+    if matrix.device.type == "cpu":
+        require_finite(matrix)
 
 
 def require_finite(matrix: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import ENERGY_EPS, ratio
 from freqkd_cli.spectral.fourier import Grid, from_half, half_spectrum, radial
 from freqkd_cli.spectral.masks import Kind, low_pass
@@ -24,7 +25,7 @@ def band_strength(
         mask, order: form of the low-pass; the order is that of a Butterworth mask.
     """
     grid: Grid = (x.shape[-2], x.shape[-1])
-    low = torch.as_tensor(low_pass(radial(*grid), mask, cutoff, order)).to(x)
+    low = constant(low_pass(radial(*grid), mask, cutoff, order), x.dtype, x.device)
     gain = (1.0 - high_share) * low + high_share * (1.0 - low)
     return from_half(half_spectrum(x) * gain, grid).square().sum(1).sqrt()
 

@@ -174,9 +174,13 @@ def laplacian(graph: Tensor, kind: LaplacianKind = "normalized") -> Tensor:
     The normalized one has its spectrum in [0, 2]; void and isolated nodes are 0 (Chung 1997, 1.2).
 
     Raises:
-        RecipeError: the graph has negative edges, so degrees have no meaning.
+        RecipeError: the graph has negative edges, so degrees have no meaning. Not on a GPU, which
+            would have to be waited for: there the Laplacian is NaN.
     """
-    if bool((graph < -1e-6).any()):
+    negative = (graph < -1e-6).any()
+    if graph.device.type != "cpu":
+        graph = graph.masked_fill(negative, torch.nan)
+    elif bool(negative):
         raise RecipeError(
             "a graph with negative edges has no Laplacian",
             got=f"edges from {float(graph.min()):.3g}",

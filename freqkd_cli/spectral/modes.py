@@ -15,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqkd_cli.runtime.constants import constant
+from freqkd_cli.runtime.precision import widest
 from freqkd_cli.spectral.eigen import (
     End,
     every_mode,
+    exact,
+    exact_device,
     from_end,
     outermost,
     smaller_gram,
@@ -52,6 +56,11 @@ class Modes:
         return Modes(
             self.values[..., start:stop], self.vectors[..., start:stop], self.kept[..., start:stop]
         )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Modes:
+        """Return the modes on a device, their numbers in a float type."""
+        numbers = (x.to(device, dtype) for x in (self.values, self.vectors))
+        return Modes(*numbers, self.kept.to(device))
 
     def padded(self, k: int) -> Modes:
         """Return exactly k modes, with empty ones at the end where there are fewer."""
@@ -96,13 +105,13 @@ def eigenpairs(
     They are computed in float64 and returned in the graph's type.
     """
     k = graph.shape[-1] if k is None else k
-    values, vectors = every_mode(_parted(graph.double(), valid, end))
+    dtype, device = graph.dtype, graph.device
+    graph, valid = exact(graph), valid.to(exact_device(device))
+    values, vectors = every_mode(_parted(graph, valid, end))
     have = kept(valid, min(k, values.shape[-1])).expand(values.shape[:2] + (-1,))
-    values = (from_end(values, k, end) * have).to(graph.dtype)
-    vectors = (from_end(vectors, k, end) * valid[:, None, :, None] * have[..., None, :]).to(
-        graph.dtype
-    )
-    return Modes(values, vectors, have).padded(k)
+    values = from_end(values, k, end) * have
+    vectors = from_end(vectors, k, end) * valid[:, None, :, None] * have[..., None, :]
+    return Modes(values, vectors, have).to(device, dtype).padded(k)
 
 
 @torch.no_grad()
@@ -112,7 +121,7 @@ def gram_eigenpairs(rows: Tensor, k: int | None = None) -> Modes:
 
     They are computed in float64 and returned in the type of the rows.
     """
-    wide = rows.double()
+    wide = exact(rows)
     values, vectors = every_mode(smaller_gram(wide))
     values, vectors = (from_end(x, values.shape[-1], "largest") for x in (values, vectors))
     have = values > ZERO_MODE * values[..., :1].clamp(min=ZERO_MODE)
@@ -120,9 +129,7 @@ def gram_eigenpairs(rows: Tensor, k: int | None = None) -> Modes:
         vectors = wide @ (vectors * torch.where(have, values, 1.0).rsqrt()[..., None, :])
     else:
         vectors = vectors * wide.any(-1, keepdim=True)
-    modes = Modes(
-        (values * have).to(rows.dtype), (vectors * have[..., None, :]).to(rows.dtype), have
-    )
+    modes = Modes(values * have, vectors * have[..., None, :], have).to(rows.device, rows.dtype)
     return modes if k is None else modes.padded(k)
 
 
@@ -140,7 +147,7 @@ def low_rank(modes: Modes, k: int = 20, *, rank: Rank = "energy", energy: float 
     ordered = Modes(modes.values.gather(-1, order), vectors, modes.kept.gather(-1, order))
     if rank == "cass_fixed_10":
         return ordered.padded(10)
-    held = ordered.values.abs().double().cumsum(-1)
+    held = widest(ordered.values.abs()).cumsum(-1)
     needed = energy * held[..., -1:] * (1.0 - 1e-12)
     # A mode is needed where those before it hold too little.
     have = ordered.kept & (F.pad(held, (1, 0))[..., :-1] < needed)
@@ -209,7 +216,7 @@ def effective_rank(values: Tensor) -> Tensor:
 
 def heat_trace(values: Tensor, kept: Tensor, times: Sequence[float] = (0.1, 1.0, 10.0)) -> Tensor:
     """Return the sum of exp(-t l) over a Laplacian's eigenvalues, for every t."""
-    t = torch.tensor(tuple(times), dtype=values.dtype, device=values.device)
+    t = constant(tuple(times), values.dtype, values.device)
     return (torch.exp(-values[..., None] * t) * kept[..., None]).sum(-2)
 
 

@@ -53,8 +53,11 @@ class Interval:
 
     def due(self, step: int) -> bool:
         """Return whether the interval since the last checkpoint is over."""
-        by_steps = self.steps > 0 and step % self.steps == 0
-        return by_steps or 0 < self.seconds <= time.monotonic() - self.at
+        return self.by_steps(step) or 0 < self.seconds <= time.monotonic() - self.at
+
+    def by_steps(self, step: int) -> bool:
+        """Return whether a checkpoint is due by the number of steps, as it is in every process."""
+        return self.steps > 0 and step % self.steps == 0
 
     def saved(self) -> None:
         """Start the interval again."""

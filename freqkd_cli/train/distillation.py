@@ -16,12 +16,15 @@ from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.training_images import may_have_pool, training_images
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import UsageError
+from freqkd_cli.runtime import file_hashes
 from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.teacher.absent_weights import teacher_of_cache
 from freqkd_cli.train import baseline_run, environment, extension, run_folder, teacher_gate
 from freqkd_cli.train.evaluation import Drawing
 from freqkd_cli.train.loop import Loop, OnScore
 from freqkd_cli.train.preparation import make_loop
+from freqkd_cli.train.trackers import require
 
 if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
@@ -44,6 +47,7 @@ def distill(
     dry_run: bool = False,
     drawing: Drawing | None = None,
     compared: bool = False,
+    verify: bool = False,
     on_score: OnScore | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into the run folder ``out`` and return the content of ``summary.json``.
@@ -54,6 +58,7 @@ def distill(
         drawing: draws the previews of the run; None for none.
         compared: labels alone are trained too, so the teacher is scored on all images that the
             student is scored on.
+        verify: hash every image again, instead of relying on sizes and time stamps.
         on_score: called after each evaluation; it may raise an error to end the run.
 
     Raises:
@@ -61,7 +66,10 @@ def distill(
         TrainingFailed: a loss is not finite; the term is named.
         Interrupted: SIGINT or SIGTERM; the state is saved and ``resume=True`` continues.
     """
+    require(recipe.train.trackers)
     processes = join(device)
+    if verify:
+        file_hashes.hash_again()
     start = processes.share(
         extension.start(out, recipe, resume=resume, overwrite=overwrite, extend=extend)
         if processes.first
@@ -139,7 +147,7 @@ def _notes(setting: Setting) -> list[str]:
     return notes
 
 
-def labels_alone(recipe: Recipe) -> Recipe:
+def labels_alone(recipe: Recipe, cache: Path | None = None) -> Recipe:
     """Return the recipe without its teacher and every loss that compares with one: the baseline.
 
     A loss of labels that weights its pixels by the teacher stays, without ``attention``. Steps,
@@ -148,7 +156,7 @@ def labels_alone(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: no loss reads a teacher, or none is left without one.
     """
-    plan = assemble.check(recipe)
+    plan = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
     lines = assemble.build_lines(plan)
     plain = _plain(recipe, lines, _pooled_steps(plan))
     if not any(line.teacher_taps for line in lines):

@@ -20,6 +20,7 @@ from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.score.evaluate import Pass, score
+from freqkd_cli.train.compilation import uncompiled
 from freqkd_cli.train.run_folder import CURVES, SAMPLES, writing
 from freqkd_cli.train.training_state import Training
 
@@ -79,7 +80,7 @@ class Evaluation:
         Writes the best model into the run folder ``out``, and the ``last`` one into ``out/last``.
         """
         student, best = training.objective.student, training.best
-        with training.averaged():
+        with training.averaged(), uncompiled(student):
             student.eval()
             scores = self._score(student)
             miou = scores["miou"] if scores else None
@@ -101,7 +102,7 @@ class Evaluation:
 
         def keep(number: int, labels: Tensor) -> None:
             if number in self.shown:
-                kept[number] = labels.numpy().astype(np.int32)
+                kept[number] = labels.cpu().numpy().astype(np.int32)
 
         how = Pass(workers=self.workers, limit=self.limit, cheap=True)
         result = score(

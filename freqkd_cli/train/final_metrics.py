@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqkd_cli.build.saved import load_model
+from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.score.evaluate import Pass, score
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def final_metrics(
     """Score the best weights once more, on the images of the evaluations.
 
     Args:
-        student: a model of the same form; it stays as it is.
+        student: a model of the same form. Its weights stay; with ``train.quantize`` its ranges
+            become the best ones, except in the first process.
         out: the run folder with the best weights.
         metrics: names of the requested metrics; none for an empty result.
 
@@ -51,8 +52,11 @@ def final_metrics(
 
 def _best(student: nn.Module, out: Path, processes: Processes) -> nn.Module:
     """Return the model in the run folder, which other machines need not see."""
-    best = load_model(out) if processes.first else copy.deepcopy(student).eval()
+    best = load_file_or_folder(out) if processes.first else copy.deepcopy(student).eval()
     if processes.number > 1:
-        state = processes.share(best.state_dict() if processes.first else None)
+        own = (best.state_dict(), best.quantization) if processes.first else None
+        state, ranges = processes.share(own)
         best.load_state_dict(state, strict=False)  # a saved model has no training-only heads
+        if ranges and not processes.first:
+            student.simulated[0].take(ranges)  # the hooks of the copy read these
     return best

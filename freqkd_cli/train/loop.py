@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,25 +13,26 @@ from torch import Tensor, nn
 
 from freqkd_cli.errors import Interrupted
 from freqkd_cli.runtime.interrupt import asked_to_stop
-from freqkd_cli.runtime.precision import Compute
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Source
 from freqkd_cli.train import checkpoint, run_folder, whole_batch
+from freqkd_cli.train.copies import Copies
 from freqkd_cli.train.evaluation import Evaluation
-from freqkd_cli.train.final_metrics import final_metrics
-from freqkd_cli.train.non_finite import not_finite
+from freqkd_cli.train.non_finite import FirstBroken, not_finite
 from freqkd_cli.train.recipe_identity import digests
 from freqkd_cli.train.run_log import RunLog, Unwritten, loss_row
 from freqkd_cli.train.setting import Setting
+from freqkd_cli.train.step_views import laid_out, step_views
+from freqkd_cli.train.stop_or_save import stop_or_save
+from freqkd_cli.train.summary import summary
 from freqkd_cli.train.training_state import Training
-from freqkd_cli.views.loader import Loader, ViewDataset
 
 if TYPE_CHECKING:
     from freqkd_cli.views.batch import Batch
 
 LOG_EVERY = 10
-"""Steps between two rows of metrics.jsonl."""
+"""Steps between two rows of metrics.jsonl. In between, nothing waits for a GPU."""
 
 OnScore = Callable[[int, int, float], None]
 """Called with step, steps of the run, and mIoU in [0, 1]; it may raise an error to end the run."""
@@ -59,6 +60,9 @@ class Loop:
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
         self.log: RunLog | Unwritten = Unwritten()
         self.on_score: OnScore = lambda step, steps, miou: None
+        self.copies = Copies(setting.device, source)
+        every = 1 if setting.device.type == "cpu" else LOG_EVERY
+        self.first_broken, self.shown_loss = FirstBroken(training, setting.device, every), math.nan
 
     def run(self, resume: bool) -> dict[str, Any]:
         """Train to the last step and return the summary; ``resume`` starts at the last checkpoint.
@@ -72,14 +76,16 @@ class Loop:
         interval = checkpoint.Interval(self.train.save_every)
         try:
             self.progress.begin("step", length.steps, training.step)
-            with asked_to_stop() as signals, closing(self.batches()) as batches:
+            views = self.copies.ahead(self.batches())
+            with asked_to_stop() as signals, closing(views) as batches:
                 while training.step < length.steps:
                     self.step(batches)
                     done, epoch_ends = training.step == length.steps, length.ends_an_epoch
                     stage_ends = training.step in length.stages
                     if stage_ends or (epochs and epoch_ends(training.step, epochs)):
                         self._evaluate()
-                    stop, due = self._anywhere(bool(signals), interval.due(training.step))
+                    every, step = self.first_broken.every, training.step
+                    stop, due = stop_or_save(step, signals, interval, every, self.processes)
                     if stage_ends or stop or due or epoch_ends(training.step):
                         self._save()
                         interval.saved()
@@ -107,20 +113,21 @@ class Loop:
         means: dict[str, Tensor] = {}
         shares = whole_batch.shares(objective, views, self.grids, self.processes)
         for batch, share in zip(views, shares, strict=True):
-            batch = batch.to(self.setting.device)
+            batch = self.copies.of(batch)
             targets = self.source.targets(batch, self.grids)
-            batch = _laid_out(batch, self.setting.compute)
+            batch = laid_out(batch, self.setting.compute)
             # The student's forward pass, every loss, and their weighted sum.
             total, terms = objective(batch, targets, step, total_steps, share)
-            if not torch.isfinite(total):
-                at, images = (step, total_steps), self.setting.images
-                raise not_finite(objective, terms, batch, targets, images, at)
             with named_range("backward"):
                 (total / train.accumulate).backward()
             for name, value in (terms | {"total": total.detach()}).items():
                 means[name] = means.get(name, 0) + value / train.accumulate
+        own = torch.stack(list(means.values()))
         with named_range("optimizer"):
             whole_batch.average_(objective, means.values(), self.processes)
+            self.first_broken.add(step, own, means["total"])
+            if self.first_broken.is_due(step + 1, total_steps):
+                self._require_finite()
             if train.clip:
                 nn.utils.clip_grad_norm_(objective.parameters(), train.clip)
             training.optimizer.step()
@@ -133,12 +140,7 @@ class Loop:
 
     def batches(self) -> Generator[Batch, None, None]:
         """Return the views of the steps that are left, one batch per forward pass."""
-        plan, data = self.setting.plan, self.setting.plan.recipe.data
-        views = ViewDataset(
-            self.setting.images, plan.view_spec, view_seed=data.view_seed, views=data.views
-        )
-        steps = replace(self.setting.steps, start=self.training.step * self.train.accumulate)
-        return iter(Loader(views, steps, data.workers))
+        return iter(step_views(self.setting, self.training.step, source=self.source))
 
     def _next(self, batches: Iterator[Batch]) -> list[Batch]:
         """Return the batches of one step; the time until they are there is added up."""
@@ -147,9 +149,17 @@ class Loop:
         self.waited += time.monotonic() - started
         return views
 
-    def _anywhere(self, *flags: bool) -> list[bool]:
-        """Return, for each flag, whether it is set in any of the processes."""
-        return self.processes.sum(torch.tensor(flags, dtype=torch.int64)).bool().tolist()
+    def _require_finite(self) -> None:
+        """
+        Raises:
+            TrainingFailed: the loss of a step since the last look was not finite.
+            FreqKDError: that of another process was not, which has ended.
+        """
+        broken = self.first_broken.look()
+        if broken is not None:
+            if math.isfinite(broken[1][-1]):
+                self.processes.wait()  # until the process that has the error has ended with it
+            raise not_finite(broken, self.training.objective, self.setting, self.source)
 
     def _restore(self) -> int:
         """Load the last checkpoint, if there is one; return the bytes of metrics.jsonl at it."""
@@ -163,10 +173,11 @@ class Loop:
         return loaded[1]["metrics_bytes"]
 
     def _open_log(self, length: int) -> None:
-        with run_folder.writing(self.setting.out):
+        setting, step = self.setting, self.training.step
+        with run_folder.writing(setting.out):
             if self.processes.first:
-                self.log = RunLog(self.setting.out, self.training.step, length)
-        self.started_at, self.first_step = time.monotonic(), self.training.step
+                self.log = RunLog(setting.out, step, length, setting.plan.recipe)
+        self.started_at, self.first_step = time.monotonic(), step
 
     def _log(self, rate: float, terms: dict[str, Tensor]) -> None:
         training, step = self.training, self.training.step
@@ -177,10 +188,12 @@ class Loop:
             row = loss_row(step, rate, terms, training.objective.lines, total_steps)
             with run_folder.writing(self.setting.out):
                 self.log.trained(row, speed)
+        if self.first_broken.is_due(step, total_steps):
+            self.shown_loss = float(terms["total"])
         miou = training.best["miou"] if training.best else None
         best = f"  best {100 * miou:.1f} mIoU" if miou else ""
         waiting = f"waiting for data {self.waited / seconds:.0%}"
-        text = f"loss {float(terms['total']):.3f}  {speed:.1f} images/s  {waiting}{best}"
+        text = f"loss {self.shown_loss:.3f}  {speed:.1f} images/s  {waiting}{best}"
         self.progress.advance(step, text)
 
     def _images(self) -> int:
@@ -190,6 +203,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Score the weights that would be deployed, keep the best, and log the score."""
+        self._require_finite()
         out, step = self.setting.out, self.training.step
         last = step == self.setting.length.steps
         scores = self.evaluation.run(self.training, out, last=last)
@@ -206,6 +220,7 @@ class Loop:
             self.on_score(step, self.setting.length.steps, miou)
 
     def _save(self) -> None:
+        self._require_finite()
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 facts = {"recipe": self.digests[0], "metrics_bytes": self.log.length()}
@@ -216,31 +231,11 @@ class Loop:
     def _finish(self) -> dict[str, Any]:
         training = self.training
         seconds, images = time.monotonic() - self.started_at, self._images()
-        assert training.best is not None and training.last is not None
-        student, out = training.objective.student, self.setting.out
-        metrics = final_metrics(self.evaluation, student, out, self.train.metrics)
-        summary = {
-            "run": str(self.setting.out),
-            "steps": training.step,
-            "miou": training.best["miou"],
-            "best_step": training.best["step"],
-            "last_miou": training.last["miou"],
-            "val_images": self.evaluation.images,
-            **self.setting.numbers_of_images,
-            "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 2) if images else None,
-            "source": self.source.name,
-            **metrics,
-        }
-        if len(self.setting.length.stages) > 1:
-            summary["extended"] = list(self.setting.length.stages[:-1])
+        source = self.source.name
+        result = summary(self.setting, training, self.evaluation, (seconds, images, source))
         self.evaluation.draw_curves(self.setting.out)
         if self.processes.first:
             with run_folder.writing(self.setting.out):
                 checkpoint.prune(self.setting.out / "state", training.step)
-                run_folder.finish(self.setting.out, summary)
-        return summary
-
-
-def _laid_out(batch: Batch, compute: Compute) -> Batch:
-    return replace(batch, images=compute.layout(batch.images)) if compute.channels_last else batch
+                run_folder.finish(self.setting.out, result)
+        return result

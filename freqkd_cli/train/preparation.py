@@ -16,12 +16,15 @@ from freqkd_cli.build.single_values import check_norms
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import DataMissing, UsageError
+from freqkd_cli.features.simulated_int8 import SimulatedInt8
 from freqkd_cli.images.pool import WithPool
 from freqkd_cli.runtime.precision import choose
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.teacher.absent_weights import teacher_of_cache, warn_of_absent_weights
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.train import environment, whole_batch
+from freqkd_cli.train.compilation import compile_models
 from freqkd_cli.train.evaluation import Drawing, Evaluation
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.train.setting import Setting
@@ -56,7 +59,10 @@ def make_loop(
         RecipeError, DataMissing, WeightsMissing, CacheMismatch, UsageError: reasons to refuse a
             run.
     """
-    plan, train = assemble.check(recipe, fetch=True), recipe.train
+    stored, train = teacher_of_cache(recipe, cache), recipe.train
+    if stored and processes.first:
+        warn_of_absent_weights(recipe, stored)
+    plan = assemble.check(recipe, fetch=True, stored=stored)
     parts = training_parts(recipe)
     dataset, scored = parts.trained, parts.held_out or _validation_split(recipe)
     images = training_images.training_images(plan, parts.whole)
@@ -83,9 +89,15 @@ def make_loop(
         look_at_labels(parts.whole, None if parts.held else scored, progress)
         if pool:
             look_at_pool(images, len(dataset), pool, progress)
+    if recipe.data.keep != "none":
+        from freqkd_cli.images.keep import keep_decoded  # not for Windows
+
+        keep_decoded([images] + [scored] * (scored is not None), recipe.data.keep, progress)
     if class_weights.rules(recipe):
         setting, lines = _with_class_weights(setting, out if resume else None, progress)
     training = _training(setting, lines)
+    if train.compile:
+        compile_models(setting, training, source)
     evaluation = Evaluation(scored, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)
 
@@ -155,6 +167,12 @@ def _validation_split(recipe: Recipe) -> Dataset | None:
 def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
     plan, processes, compute = setting.plan, setting.processes, setting.compute
     train, device = plan.recipe.train, processes.device
+    if train.quantize and train.freeze_student:
+        raise UsageError(
+            "train.quantize has no effect on a frozen student",
+            tip="--set train.freeze_student=false, or --set train.quantize=null",
+            key="train.quantize",
+        )
     student = assemble.build_student(plan)
     student.ready(device)
     student = student.to(device).train().requires_grad_(not train.freeze_student)
@@ -176,5 +194,7 @@ def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
         images=len(setting.dataset),
     )
     whole_batch.convert(objective, processes)
+    if train.quantize:  # its ranges are saved with the losses
+        objective.quantization = SimulatedInt8.of(student, plan.view_spec.size)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)

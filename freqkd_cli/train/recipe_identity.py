@@ -26,15 +26,19 @@ log = logging.getLogger(__name__)
 
 FREE = (
     ("data", "workers"),
+    ("data", "keep"),
     ("teacher", "min_iou"),
+    ("train", "compile"),
     ("train", "save_every"),
     ("train", "previews"),
     ("train", "metrics"),
+    ("train", "trackers"),
 )
-"""Keys that change no result, so a resumed run may have other values."""
+"""Keys that change no result but by rounding, so a resumed run may have other values."""
 PATHS = (
     ("data", "root"),
     ("teacher", "weights"),
+    ("teacher", "root"),
     ("teacher", "encoder_weights"),
     ("student", "weights"),
     ("student", "encoder_weights"),

@@ -25,11 +25,13 @@ CURVES, SAMPLES, REPORT = "curves.png", "samples.png", "report.html"
 FILES = (
     *("recipe.yaml", "model.safetensors", "config.json", "preprocessor_config.json"),
     *("metrics.jsonl", "summary.json", "environment.json", CURVES, SAMPLES),
+    *("trackers.json", "mlflow.db"),
     # Made from the run by other commands, so they must not stay beside a new one.
-    *("model.onnx", "model.pt2", "spectrum.png", "comparison.png"),
+    *("model.onnx", "model.onnx.md", "model.int8.onnx", "model.int8.onnx.md"),
+    *("model.pt2", "model.pt2.md", "spectrum.png", "comparison.png"),
     *("graph_spectrum.png", "graph_spectrum_maps.png", REPORT),
 )
-FOLDERS = ("state", "last", "tensorboard", "export")
+FOLDERS = ("state", "last", "tensorboard", "export", "wandb", "mlflow")
 """What a run leaves in its folder, and what other commands add."""
 
 

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: ``metrics.jsonl``, and the same for TensorBoard."""
+"""What a run writes while it trains: ``metrics.jsonl``, and the same for trackers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from freqkd_cli.train.trackers import OWN, Trackers
+
 if TYPE_CHECKING:
     from freqkd_cli.build.objective import Line
+    from freqkd_cli.recipe.sections import Recipe
 
 
 def loss_row(
@@ -33,19 +36,23 @@ def loss_row(
 
 
 class RunLog:
-    """Both files, open from a run's start or resumption to its end.
+    """The file and the trackers, open from a run's start or resumption to its end.
 
     Args:
         out: the run's folder.
         step: the step that the run starts at.
         length: bytes of ``metrics.jsonl`` at that step.
+        recipe: names the trackers.
+
+    Raises:
+        FreqKDError: a tracker cannot be started.
     """
 
-    def __init__(self, out: Path, step: int, length: int) -> None:
-        self._metrics, self._board = (
-            _Metrics(out / "metrics.jsonl", length),
-            _Board(out / "tensorboard", step),
-        )
+    def __init__(self, out: Path, step: int, length: int, recipe: Recipe) -> None:
+        names = recipe.train.trackers
+        self._trackers = Trackers(names, out, recipe)
+        self._metrics = _Metrics(out / "metrics.jsonl", length)
+        self._board = _Board(out / "tensorboard", step) if OWN in names else None
 
     def trained(self, row: dict[str, Any], images_per_second: float) -> None:
         """Write a row of losses: ``step``, ``lr``, ``total``, ``raw`` and ``weighted``.
@@ -57,27 +64,32 @@ class RunLog:
         for name in row["raw"]:
             scalars |= {f"raw/{name}": row["raw"][name], f"weighted/{name}": row["weighted"][name]}
         self._show(row["step"], scalars | {"speed/images_per_second": images_per_second})
+        self._trackers.log(row["step"], {"lr": row["lr"], **scalars})
 
     def scored(self, row: dict[str, Any]) -> None:
         """A row of scores: ``step``, and ``val`` with the numbers of all cheap metrics.
 
-        ``per_class`` has their numbers per class; they are not shown in TensorBoard.
+        ``per_class`` has their numbers per class; trackers do not get them.
         """
         self._metrics.write(row)
-        scores = row["val"].items()
-        self._show(row["step"], {f"val/{name}": x for name, x in scores if x is not None})
+        scores = {f"val/{name}": x for name, x in row["val"].items() if x is not None}
+        self._show(row["step"], scores)
+        self._trackers.log(row["step"], scores)
 
     def length(self) -> int:
         """Return the bytes of ``metrics.jsonl``, after all of them are on the disk."""
-        self._board.flush()
+        if self._board:
+            self._board.flush()
         return self._metrics.length()
 
     def close(self) -> None:
         self._metrics.close()
-        self._board.close()
+        if self._board:
+            self._board.close()
+        self._trackers.close()
 
     def _show(self, step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
+        for name, value in scalars.items() if self._board else ():
             self._board.add_scalar(name, value, step)
 
 

@@ -55,6 +55,9 @@ def check(loop: Loop, plain: Recipe, *, exact: bool = False, keep: bool = True) 
     compares = any(_reads(line) for line in loop.training.objective.lines)
     if recipe.teacher is None or not recipe.teacher.min_iou or not compares:
         return {}
+    if not registry.reads_images(recipe.teacher.name):
+        loop.progress.note("the teacher's outputs were saved, so it is not scored")
+        return {}
     return processes.share(_checked(loop, plain, exact, keep) if processes.first else None)
 
 
@@ -69,6 +72,9 @@ def _checked(loop: Loop, plain: Recipe, exact: bool, keep: bool) -> dict[str, An
     if images is None:
         return {}
     score = teacher_score(loop.setting, loop.source, images, loop.progress, keep=keep)
+    if score is None:
+        loop.progress.note("the teacher is not scored, because it is not on this machine")
+        return {}
     loop.progress.note(_line(score, loop.setting.plan.classes))
     _warn_of_low_classes(loop, score)
     facts = {

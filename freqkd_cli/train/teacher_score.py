@@ -67,8 +67,10 @@ class TeacherScore:
 
 def teacher_score(
     setting: Setting, teacher: Teacher, images: Images, progress: Progress, *, keep: bool
-) -> TeacherScore:
+) -> TeacherScore | None:
     """Return the score of a run's teacher; the kept one where there is one.
+
+    None where there is none and the teacher is not on this machine.
 
     Args:
         keep: keep a new score for later runs.
@@ -79,6 +81,8 @@ def teacher_score(
     """
     key = _key(setting.plan, teacher, images)
     classes = _kept(key)
+    if classes is None and setting.plan.stored:
+        return None
     if classes is None:
         classes = _scored(setting, teacher, images, progress)
         if keep:

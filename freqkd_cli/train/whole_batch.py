@@ -42,8 +42,11 @@ def average_(objective: Objective, terms: Iterable[Tensor], processes: Processes
 
 def shares(
     objective: Objective, parts: Sequence[Batch], grids: dict[str, Grid], processes: Processes
-) -> list[list[float] | None]:
+) -> list[Tensor | None]:
     """Return, for each part and loss, the factor of its mean in the mean over the whole batch.
+
+    Tensors ``[lines]`` on the device of the process, which is not waited for. The parts are in the
+    host's memory.
 
     The whole batch is all parts of all processes; None where it is a single part. A loss that is a
     mean over labelled pixels must be divided by their number in the whole batch, not by that of a
@@ -55,5 +58,8 @@ def shares(
         [[line.loss.count(part, grids) for line in objective.lines] for part in parts],
         dtype=torch.float64,
     )
+    if processes.number > 1:
+        counts = counts.to(processes.device, non_blocking=True)
     mean = processes.sum(counts.sum(0)) / (len(parts) * processes.number)
-    return torch.where(mean > 0, counts / torch.where(mean > 0, mean, 1.0), 1.0).tolist()
+    factors = torch.where(mean > 0, counts / torch.where(mean > 0, mean, 1.0), 1.0)
+    return list(factors.to(torch.float32).to(processes.device, non_blocking=True))

@@ -91,7 +91,7 @@ def test_a_child_is_asked_to_stop_when_its_parent_is_killed(tmp_path):
     """A sweep that is killed with SIGKILL leaves no training behind that runs to its end."""
     child = (
         "import os, pathlib, signal, sys, time\n"
-        "from freqkd_cli.lab.child_process import follow\n"
+        "from freqkd_cli.runtime.child_process import follow\n"
         "out = pathlib.Path(sys.argv[2])\n"
         "def stopped(*_):\n    (out / 'stopped').touch()\n    raise SystemExit\n"
         "signal.signal(signal.SIGTERM, stopped)\n"

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cache_fakes import Notes
 from PIL import Image
 
 from freqkd_cli import recipe as recipes
+from freqkd_cli import registry
+from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import (
     CacheMismatch,
     FreqKDError,
@@ -452,3 +455,18 @@ def test_a_real_study_never_reads_val_and_its_best_recipe_trains(tmp_path, monke
     write(tmp_path / "mine", "val", 3)
     assert freqkd("distill", "st/best.yaml", "--out", "run", "--overwrite")[0] == 0
     assert json.loads(Path("run/summary.json").read_text())["images"] == 10
+
+
+def test_a_cache_tunes_without_the_weights_of_its_teacher(tmp_path):
+    """The weights were needed for the taps and the classes."""
+    torch.manual_seed(0)
+    sizes = {"channels": [8, 16, 16, 16], "depths": [1] * 4, "heads": [1, 1, 2, 2], "decoder": 16}
+    names = registry.find("datasets", "scenes").classes()
+    model = registry.find("models", "segformer").build(classes=len(names), **sizes)
+    model.id2label = dict(enumerate(names))
+    save_model(tmp_path / "t", model)
+    recipe = load(f"teacher.weights={tmp_path / 't'}", "data.hold_out=0.2")
+    dump_recipe(recipe, tmp_path / "c", Notes(), DumpOptions())
+    shutil.rmtree(tmp_path / "t")
+    result = run(tmp_path / "st", recipe=recipe, trials=1, cache=tmp_path / "c")
+    assert result["trials"] == 1

@@ -11,7 +11,9 @@ import torch
 from rival_tensors import CLASSES, batch_of, fill, fill_memory, started, tensors, value
 
 from freqkd_cli.errors import RecipeError
+from freqkd_cli.losses import _memory
 from freqkd_cli.losses._memory import Memory, few_of_each
+from tests.losses import test_every_loss as contract
 
 # A memory that two steps do not fill, of which everything is drawn.
 WHOLE = {
@@ -122,16 +124,20 @@ def test_the_gradient_of_the_memories_is_right():
 # The memory
 
 
-def test_the_memory_is_a_ring_with_a_place_for_each_class():
+@pytest.mark.parametrize("selects", [True, False])
+def test_the_memory_is_a_ring_with_a_place_for_each_class(monkeypatch, selects):
+    """A GPU selects no rows."""
+    monkeypatch.setattr(_memory, "selects", lambda x: selects)
     memory, expected = Memory(2, 3, 1), [[None] * 3, [None] * 3]
     places, number = [0, 0], 0
     rng = np.random.default_rng(0)
     for length in (1, 2, 0, 9, 3, 5):
         classes = rng.integers(0, 2, length)
+        taken = torch.from_numpy(rng.random(length) < 0.8)
         vectors = torch.arange(number, number + length, dtype=torch.float32)
         number += length
-        memory.add(vectors[:, None], torch.from_numpy(classes))
-        for vector, k in zip(vectors.tolist(), classes, strict=True):
+        memory.add(vectors[:, None], torch.from_numpy(classes), taken)
+        for vector, k in zip(vectors[taken].tolist(), classes[taken.numpy()], strict=True):
             expected[k][places[k]] = vector
             places[k] = (places[k] + 1) % 3
     assert memory.vectors[..., 0].tolist() == expected and memory.place.tolist() == places
@@ -184,3 +190,28 @@ def test_bad_input_is_refused():
         started("cirkd", student, teacher, minibatch=0.0, pixel=0.0, region=0.0)
     with pytest.raises(RecipeError, match="cirkd needs labels"):
         value(started("cirkd", student, teacher, **WHOLE), student, teacher, batch_of(None))
+
+
+def test_a_gpu_which_selects_no_rows_gets_the_same_loss_and_memories(monkeypatch):
+    results = []
+    for selects in (True, False):
+        monkeypatch.setattr(_memory, "selects", lambda x, selects=selects: selects)
+        loss, (of_student, of_teacher) = contract.started("cirkd")
+        batch = contract.batch_of(3)
+        batch.labels[2] = 255
+        student = contract.taps_of(of_student, 3, (6, 8))
+        student = {n: x.requires_grad_() for n, x in student.items()}
+        teacher = contract.taps_of(of_teacher, 3, (6, 8), seed=1)
+        target = loss.target(teacher, batch, contract.grids_of(student))
+        value = loss(student, target, batch, 3)
+        (gradient,) = torch.autograd.grad(value, list(student.values()))
+        results.append((value.detach(), gradient, *loss.buffers()))
+    for selected, masked in zip(*results, strict=True):
+        torch.testing.assert_close(masked, selected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_key_of_a_checkpoint_is_the_one_that_is_used():
+    first, other = (contract.started("cirkd")[0] for _ in range(2))
+    first.key.fill_(77)
+    other.load_state_dict(first.state_dict())
+    assert other.key_number == 77

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from freqkd_cli import registry
-from freqkd_cli.cache.shards import restore, store
+from freqkd_cli.cache.shards import Storage, rounded
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses.feature import build as feature
@@ -667,11 +667,8 @@ def test_a_cache_of_half_floats_changes_no_loss(tap, scale):
             loss = begun(form, teacher=tap)
             teacher = teacher_of(tap, 2, 12).float() * (1.0 if tap.kind == "graph" else scale)
             target = loss.target({"t": teacher}, batch, {})
-            rounded = {
-                name: restore(store(x, torch.float16)[0], is_complex=False)
-                for name, x in target.items()
-            }
-            a, b = (loss({"s": student}, t, batch, 0).item() for t in (target, rounded))
+            halves = {name: rounded(name, x, Storage("float16")) for name, x in target.items()}
+            a, b = (loss({"s": student}, t, batch, 0).item() for t in (target, halves))
             assert abs(a - b) < 1e-3 * max(1.0, abs(a)), form
             full = loss.target({"t": teacher}, batch_of(2), {})
             assert {n: x.shape for n, x in full.items()} == {n: x.shape for n, x in target.items()}

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 from freqkd_cli.errors import ShapeError
 from freqkd_cli.metrics._boundary_region import boundary_region, distance
+from freqkd_cli.metrics._confusion import BoundaryConfusion, Confusion
 from freqkd_cli.score.tally import Tally
 
 
@@ -233,3 +234,20 @@ def test_boundary_iou_equals_the_code_of_its_authors():
     expected = [i / u for i, u in zip(inside, union, strict=True)]
     mean, per_class = boundary_of(tally)
     assert per_class == [*expected, None] and mean == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("kind", [Confusion, BoundaryConfusion])
+def test_a_gpus_way_of_counting_gives_the_same_matrix_and_finds_wrong_labels_at_the_end(kind):
+    torch.manual_seed(0)
+    labels, prediction = torch.randint(0, 5, (2, 2, 30, 40))
+    labels[0, :5] = 255
+    true, counts = kind(5), kind(5)
+    true.add(prediction, labels)
+    counts._add_there(prediction, labels)
+    counts.to("cpu")
+    assert torch.equal(counts.table, true.table)
+    counts._add_there(prediction, torch.full_like(labels, 7))
+    more = kind(5)
+    more.join(counts)
+    with pytest.raises(ShapeError, match="outside the classes"):
+        more.to("cpu")

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from freqkd_cli.runtime.memory import out_of_memory
+from freqkd_cli.runtime import memory
+from freqkd_cli.runtime.memory import free_memory, out_of_memory
 
 FAULTS = """
 import resource, sys
@@ -48,6 +49,21 @@ def test_large_blocks_are_mapped_once():
 
 def test_the_users_own_setting_wins():
     assert run("keep", MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+@pytest.mark.parametrize("limit, free", [("6000000", 3_500_000), ("1000000", 0)])
+def test_pages_of_files_are_free_memory_of_a_container(tmp_path, monkeypatch, limit, free):
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    contents = {"max": limit, "current": "5500000", "stat": "file 4000000\ninactive_file 3000000\n"}
+    for name, content in contents.items():
+        (tmp_path / f"memory.{name}").write_text(content)
+    assert free_memory() == free
+
+
+def test_a_container_without_a_limit_has_the_memory_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() > 2**20
 
 
 def test_memory_that_runs_out_on_a_cpu_is_recognized():

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from freqkd_cli.commands._options import Device
 from freqkd_cli.errors import UsageError
+from freqkd_cli.runtime import launch, processes
 from freqkd_cli.runtime.precision import choose, pick_device
+from freqkd_cli.runtime.processes import join
 
 CPU = torch.device("cpu")
 
@@ -50,11 +53,27 @@ def test_weight_gradients_of_dilated_depthwise_convolutions_are_right(precision,
         assert error < 2e-2
 
 
-def test_mps_is_used_only_when_it_is_named(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_is_the_default_as_the_help_describes(monkeypatch, caplog, cuda, mps, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device(None).type == best
+    assert ("mps is untested" in caplog.text) == (best == "mps")
+    (option,) = Device.__metadata__
+    assert option.help.endswith("the default is the first CUDA GPU, else mps, else cpu.")
+
+
+def test_several_processes_never_share_mps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device(None) == CPU
-    assert pick_device("mps").type == "mps" and "untested" in caplog.text
+    monkeypatch.setattr(launch, "processes", lambda: 2)
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(processes.dist, "get_world_size", lambda: 2)
+    assert join(None).device == CPU
 
 
 def test_a_device_that_is_missing_is_refused():

@@ -76,7 +76,7 @@ def keep_shares() -> None:
 
     def keeping(*args):
         parts = shares(*args)
-        seen.extend(part[0] for part in parts if part is not None)
+        seen.extend(float(part[0]) for part in parts if part is not None)
         return parts
 
     whole_batch.shares = keeping
@@ -113,7 +113,8 @@ def main(folder: str) -> None:
     command("eval", "eval", "recipe.yaml", *words)
     keep_shares()
     command("distill", "distill", "recipe.yaml", "--out", f"run{many}", "--json")
-    if launch.processes() == 1:
+    if launch.processes() != 2:
+        Path(f"codes{many}-{RANK}.json").write_text(json.dumps(codes))
         return
     Path(f"shares-{RANK}.json").write_text(json.dumps(seen))
     command(
@@ -142,7 +143,8 @@ def main(folder: str) -> None:
     command("zoo", "zoo", "--json")
     Path(f"codes-{RANK}.json").write_text(json.dumps(codes))
     if RANK == 1:
-        whole_batch.shares = lambda *_: [[float("nan")] * 3]
+        shares = whole_batch.shares  # which all processes call
+        whole_batch.shares = lambda *parts: [share * torch.nan for share in shares(*parts)]
     command("nan", "distill", "recipe.yaml", "--out", "run-nan")
 
 

@@ -62,7 +62,7 @@ def two_processes(
 ) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", *launcher]
     return subprocess.run(
-        [*start, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+        [*start, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=1800
     )
 
 
@@ -74,15 +74,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(folder):
-    """One process, then two, on the same recipe; one process starts a dump and two resume it."""
+def alone(folder):
+    """One process."""
     subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
         env=ENVIRONMENT,
         check=True,
         capture_output=True,
-        timeout=600,
+        timeout=1800,
     )
+
+
+@pytest.fixture(scope="module")
+def launched(folder, alone):
+    """Two processes on the same recipe; one process starts a dump and two resume it."""
     with pytest.MonkeyPatch.context() as patch:
         report = _TeacherPass._report
 
@@ -280,6 +285,22 @@ def test_two_processes_print_one_table(folder, launcher):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("parameters") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_four_processes_come_to_the_results_of_one(folder, alone):
+    words = (*TORCHRUN[:-1], "4")
+    done = two_processes(str(SCRIPT), str(folder), cwd=folder, launcher=words)
+    assert done.returncode == 0, done.stderr
+    four, one = (torch.load(folder / f"matrix-{n}.pt") for n in (4, 1))
+    assert torch.equal(four[0], one[0]) and four[2] == one[2]
+    whole, shared = bytes_of(folder / "cache-1"), bytes_of(folder / "cache-4")
+    assert whole.keys() == shared.keys()
+    for name in (name for name in whole if name.startswith("shard-")):
+        many, single = (load_file(folder / f"cache-{n}" / name) for n in (4, 1))
+        assert all((many[k] - single[k]).abs().max() <= 1e-5 * single[k].std() for k in single)
+    many, single = (load_file(folder / f"run-{n}/state/step-00000004.safetensors") for n in (4, 1))
+    assert max((many[k].double() - single[k].double()).abs().max() for k in single) < 1e-5
 
 
 def test_passes_of_one_step_are_one_batch(folder, tmp_path):

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import UsageError
+from freqkd_cli.export.card import card_path
+from freqkd_cli.export.target import DEFAULT
 from freqkd_cli.models import segformer
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.progress import Silent
@@ -208,3 +210,13 @@ def test_a_recipe_that_names_a_folder_in_vain_still_runs(here):
     text = SCENES.replace("name: scenes,", "name: scenes, root: nowhere,")
     assert resolved(load(text=text))["data"]["root"] == "nowhere"
     assert distill(load(text=text), Path("run"), Silent())["steps"] == 2
+
+
+def test_no_export_of_a_replaced_run_stays_beside_the_new_one(tmp_path):
+    names = {name for name in DEFAULT.values() if name not in run_folder.FOLDERS}
+    names |= {card_path(Path(name)).name for name in names}
+    assert names <= {*run_folder.FILES}
+    for name in names:
+        (tmp_path / name).write_text("old")
+    run_folder.clear(tmp_path)
+    assert not any(tmp_path.iterdir())

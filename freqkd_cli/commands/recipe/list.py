@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
 from freqkd_cli.commands._options import Json
 from freqkd_cli.commands._output import columns, print_result
-
-log = logging.getLogger(__name__)
 
 
 def run(
@@ -22,6 +19,7 @@ def run(
     """List the shipped recipes and the question of each.
 
     freqkd recipe list
+    freqkd recipe list --plan
     """
     from freqkd_cli.recipe.shipped import paths, plan_paths, question
 
@@ -32,5 +30,3 @@ def run(
     print_result(
         rows, as_json, lambda rows: columns([(row["name"], row["question"]) for row in rows])
     )
-    if not plan:
-        log.info("Plans of freqkd sweep: freqkd recipe list --plan")

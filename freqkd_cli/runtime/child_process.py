@@ -1,6 +1,6 @@
 """A ``freqkd`` command in a process that ends, resumable, when the process that started it ends.
 
-``python -m freqkd_cli.lab.child_process PARENT distill ...``, where PARENT is a process id.
+``python -m freqkd_cli.runtime.child_process PARENT distill ...``, where PARENT is a process id.
 """
 
 from __future__ import annotations

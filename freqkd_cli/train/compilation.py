@@ -1,0 +1,71 @@
+"""``train.compile``: torch.compile of the student and of a live teacher, where it works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from freqkd_cli.errors import quoted
+from freqkd_cli.teacher.live import LiveTeacher
+
+if TYPE_CHECKING:
+    from freqkd_cli.teacher.targets import Source
+    from freqkd_cli.train.setting import Setting
+    from freqkd_cli.train.training_state import Training
+
+log = logging.getLogger(__name__)
+
+
+def compile_models(setting: Setting, training: Training, source: Source) -> None:
+    """Compile the forward pass of the student and of a live teacher, in place.
+
+    Names of tensors stay the same. Each pass is tried on a batch of black images. One that cannot
+    be compiled runs as it is, with a warning that gives the reason. With ``train.quantize`` nothing
+    is compiled, since black images would change the ranges.
+    """
+    if setting.plan.recipe.train.quantize:
+        log.warning("train.compile has no effect together with train.quantize")
+        return
+    objective, number = training.objective, setting.processes.number
+    size = (setting.plan.recipe.train.batch_size // number, 3, *setting.plan.view_spec.size)
+    images = torch.zeros(size, device=setting.device)
+
+    def train_student() -> None:
+        with objective.autocast:
+            taps = objective.student(setting.compute.layout(images), taps=objective.wanted)
+        outputs = [tap.float().mean() for tap in taps.values() if tap.requires_grad]
+        if outputs:
+            torch.stack(outputs).sum().backward()
+
+    _compile(objective.student, "the student", train_student)
+    if isinstance(source, LiveTeacher) and source.wanted:
+        names = [name for name in source.wanted if name != "logits"]
+        _compile(source.model, "the teacher", lambda: source.model(images, taps=names))
+
+
+def _compile(model: nn.Module, name: str, run: Callable[[], object]) -> None:
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model.compile()
+    try:
+        run()
+    except Exception as error:  # of the compiler, or of a part of torch that it uses
+        model._compiled_call_impl = None
+        log.warning("train.compile: %s runs without it: %s", name, quoted(error))
+    finally:
+        model.load_state_dict(state)
+        model.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run a model as it was written for a while: scores do not depend on ``train.compile``."""
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = compiled

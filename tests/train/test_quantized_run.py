@@ -1,0 +1,127 @@
+"""``train.quantize``: a run from another one's weights keeps its ranges and resumes exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from freqkd_cli import recipe as recipes
+from freqkd_cli.build.exported_model import load_file_or_folder
+from freqkd_cli.build.saved import load_model
+from freqkd_cli.errors import UsageError
+from freqkd_cli.features.simulated_int8 import SimulatedInt8
+from freqkd_cli.report import page_images
+from freqkd_cli.report.page_roles import ShownRun
+from freqkd_cli.runtime.processes import Processes
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.eval_source import EvalOptions, evaluate
+from freqkd_cli.score.scored_split import ScoredSplit
+from freqkd_cli.score.side_by_side import compare
+from freqkd_cli.train import final_metrics
+from freqkd_cli.train.distillation import distill
+
+RECIPE = """
+version: 1
+data: {name: scenes, size: [64, 64], length: 8, held_out: 2, workers: 0}
+student: {name: fast_scnn, width: 0.25, auxiliary: true}
+losses: [{name: cross_entropy, auxiliary: 0.4}]
+train: {epochs: 2, batch_size: 4, lr: 1.0e-3, eval_every: 1, ema: 0.9}
+"""
+
+
+class Stopped(Silent):
+    """Ends the run in its third step, after the checkpoint of the second one."""
+
+    def advance(self, done: int, text: str = "") -> None:
+        if text and done == 3:
+            raise RuntimeError("stopped")
+
+
+def quantized(out: Path, start: Path, progress: Silent, *sets: str, resume: bool = False) -> None:
+    words = ["train.quantize=int8", f"student.weights={start}", *sets]
+    distill(recipes.loads(RECIPE, sets=words), out, progress, resume=resume)
+
+
+def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path):
+    start, whole, cut = (tmp_path / name for name in ("start", "whole", "cut"))
+    distill(recipes.loads(RECIPE), start, Silent())
+    quantized(whole, start, Silent())
+    with pytest.raises(RuntimeError, match="stopped"):
+        quantized(cut, start, Stopped())
+    quantized(cut, start, Silent(), resume=True)
+    for name in ("model.safetensors", "config.json", "last/config.json"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    state = load_file(sorted((whole / "state").glob("*.safetensors"))[-1])
+    assert {"objective.quantization.inputs", "objective.quantization.outputs"} <= set(state)
+
+    assert (
+        load_file(whole / "model.safetensors").keys()
+        == load_file(start / "model.safetensors").keys()
+    )
+    ranges = json.loads((whole / "config.json").read_text())["quantization"]
+    assert "quantization" not in json.loads((start / "config.json").read_text())
+    assert set(ranges["outputs"]) <= set(ranges["layers"]) and len(ranges["outputs"]) > 20
+    assert not any(name.startswith("auxiliary") for name in ranges["layers"])
+    assert all(low < high for low, high in ranges["inputs"].values())
+
+    # The score of the run is that of the simulated int8 model, also afterwards.
+    miou = json.loads((whole / "summary.json").read_text())["miou"]
+    assert evaluate(str(whole), EvalOptions(), Silent())["miou"] == pytest.approx(miou, abs=1e-4)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        plain = load_model(whole)(image)["logits"]
+        simulated = load_file_or_folder(whole)(image)["logits"]
+    difference = float((plain - simulated).abs().max() / plain.abs().max())
+    assert 0 < difference < 0.5
+    _check_comparison_and_page(whole, miou)
+    _check_another_process(whole, image, simulated)
+
+
+def _check_comparison_and_page(run: Path, miou: float) -> None:
+    """A comparison has the score in int8, and the page of a run draws that model."""
+    rows = compare([run], Silent(), images=1, device="cpu").rows
+    assert rows[0]["miou"] == pytest.approx(miou, abs=1e-4)
+    recipe = recipes.load(run / "recipe.yaml")
+    drawn = page_images._loaded(
+        ShownRun("a", "best", run), ScoredSplit.open(recipe, "val", None, 0)
+    )
+    assert any(module._forward_pre_hooks for module in drawn.modules())
+
+
+class SecondOfTwo(Processes):
+    """Gets what the first process shares."""
+
+    shared: tuple
+
+    def share(self, value):
+        assert value is None
+        return self.shared
+
+
+def _check_another_process(run: Path, image: torch.Tensor, expected: torch.Tensor) -> None:
+    """The second process scores with the best weights and ranges, and not with its last ones."""
+    student = load_model(run)
+    SimulatedInt8.of(student, (64, 64))
+    for table in (student.simulated[0].inputs, student.simulated[0].outputs):
+        table.copy_(torch.tensor([-0.1, 0.1]).expand_as(table))
+    second = SecondOfTwo(torch.device("cpu"), 1, 2)
+    best = load_model(run)
+    object.__setattr__(second, "shared", (best.state_dict(), best.quantization))
+    with torch.no_grad():
+        actual = final_metrics._best(student, run, second)(image)["logits"]
+    assert torch.equal(actual, expected)
+
+
+def test_a_frozen_student_is_not_quantized(tmp_path):
+    sets = ["train.freeze_student=true", "train.quantize=int8"]
+    with pytest.raises(UsageError, match="no effect on a frozen student"):
+        distill(recipes.loads(RECIPE, sets=sets), tmp_path / "a", Silent())
+
+
+def test_the_cost_of_a_quantized_run_is_estimated(tmp_path):
+    sets = ["train.quantize=int8"]
+    distill(recipes.loads(RECIPE, sets=sets), tmp_path / "run", Silent(), dry_run=True)
