@@ -47,6 +47,7 @@ class OnnxFile:
         axes = (1, 2) if layout == "nhwc" else (2, 3)
         self.size = tuple(shape[axis] if isinstance(shape[axis], int) else None for axis in axes)
         self.batch = shape[0] if isinstance(shape[0], int) else None
+        self._black: dict[str, np.ndarray] = {}
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxFile:
@@ -115,8 +116,12 @@ class OnnxFile:
         return bool(values.min() >= 0 and np.allclose(values.sum(1), 1, atol=1e-3))
 
     def _of_black(self, names: Collection[str]) -> dict[str, np.ndarray]:
-        height, width = (side or _PROBE for side in self.size)
-        return self.run(np.zeros((self.batch or 1, 3, height, width), np.float32), names)
+        """Return outputs of a black image; the graph runs once for each output."""
+        if missing := [name for name in names if name not in self._black]:
+            height, width = (side or _PROBE for side in self.size)
+            black = np.zeros((self.batch or 1, 3, height, width), np.float32)
+            self._black |= self.run(black, missing)
+        return {name: self._black[name] for name in names}
 
     def class_names(self) -> dict[int, str] | None:
         """Return the class names in the file's metadata, None where there are none.

@@ -15,6 +15,7 @@ of the file, or from the recipe. No gradient reaches it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired
 
@@ -30,6 +31,7 @@ from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._log_scores import log_of_probabilities
 from freqkd_cli.models._onnx_file import Layout, OnnxFile, output_of, require_file
+from freqkd_cli.registry import flattened
 
 TEACHER_ONLY = True
 """A recipe cannot name it as a student."""
@@ -51,28 +53,11 @@ class Output(TypedDict):
 Outputs = dict[str, str | Output]
 
 
-def build(
-    *,
-    classes: int,
-    weights: str,
-    outputs: Outputs | None = None,
-    input: str | None = None,
-    layout: Layout = "nchw",
-    channels: Literal["rgb", "bgr"] = "rgb",
-    range: Positive = 1.0,
-    mean: Mean | None = None,
-    std: Std | None = None,
-    scores: Literal["logits", "probabilities"] = "logits",
-    fit: Literal["refuse", "resize"] = "refuse",
-) -> OnnxTeacher:
-    """Open an ONNX file.
+@dataclass(frozen=True)
+class Form:
+    """Recipe keys: what the graph takes and gives.
 
-    Args:
-        classes: not used; the file decides it.
-        weights: the file.
-        outputs: tap -> output of the file, such as {logits: out, decoder: features}, or {name:
-            features, stride: 8, channels: 256}. The only output, or the one called logits, needs
-            no entry.
+    Attributes:
         input: name of the image input where there are several.
         layout: order of the axes of images and outputs.
         channels: order of the colors.
@@ -81,15 +66,43 @@ def build(
         std: what each channel is divided by after that; 1 by default.
         scores: what the output logits holds.
         fit: what is done with images of another size than that of a graph of one size.
+    """
+
+    input: str | None = None
+    layout: Layout = "nchw"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    range: Positive = 1.0
+    mean: Mean | None = None
+    std: Std | None = None
+    scores: Literal["logits", "probabilities"] = "logits"
+    fit: Literal["refuse", "resize"] = "refuse"
+
+
+@flattened
+def build(
+    *,
+    classes: int,
+    weights: str,
+    outputs: Outputs | None = None,
+    form: Form,
+) -> Segmenter:
+    """Open an ONNX file.
+
+    Args:
+        classes: not used; the file decides it.
+        weights: the file.
+        outputs: tap -> output of the file, such as {logits: out, decoder: features}, or {name:
+            features, stride: 8, channels: 256}. The only output, or the one called logits, needs
+            no entry.
 
     Raises:
         WeightsMissing: the file is missing or onnxruntime cannot read it.
         RecipeError: it has no such input or output, or ``scores`` is not what the output holds.
     """
-    file = OnnxFile(weights, layout, input)
+    file = OnnxFile(weights, form.layout, form.input)
     listed = _taps(file, outputs or {}, classes)
     name = listed["logits"][0]
-    if scores == "logits" and file.holds_probabilities(name):
+    if form.scores == "logits" and file.holds_probabilities(name):
         raise RecipeError(
             f"the output {name} of {file.path} holds probabilities",
             got="scores: logits",
@@ -100,31 +113,19 @@ def build(
     arguments = {
         "weights": weights,
         "outputs": {tap: name for tap, (name, _) in listed.items()},
+        **asdict(form),
         "input": file.input.name,
-        "layout": layout,
-        "channels": channels,
-        "range": range,
-        "mean": mean,
-        "std": std,
-        "scores": scores,
-        "fit": fit,
     }
     return OnnxTeacher(file, listed, arguments)
 
 
+@flattened
 def taps(
     *,
     classes: int,
     weights: str,
     outputs: Outputs | None = None,
-    input: str | None = None,
-    layout: Layout = "nchw",
-    channels: Literal["rgb", "bgr"] = "rgb",
-    range: Positive = 1.0,
-    mean: Mean | None = None,
-    std: Std | None = None,
-    scores: Literal["logits", "probabilities"] = "logits",
-    fit: Literal["refuse", "resize"] = "refuse",
+    form: Form,
 ) -> tuple[Tap, ...]:
     """Return the taps: from the recipe where it gives them all, else from one run of the file.
 
@@ -133,7 +134,7 @@ def taps(
     """
     outputs = {"logits": None, **(outputs or {})}
     if not _complete(outputs) and Path(weights).expanduser().is_file():
-        listed = _taps(OnnxFile(weights, layout, input), outputs, classes)
+        listed = _taps(OnnxFile(weights, form.layout, form.input), outputs, classes)
         return tuple(tap for _, tap in listed.values())
     listed_taps = []
     for tap, entry in outputs.items():
