@@ -14,7 +14,7 @@
     |- DataBroken        1   an unreadable image or mask, labels outside the classes
     |- TrainingFailed    1   a loss that is not finite
     |- CheckFailed       3   parity, --verify, --min-miou
-    |- Missing           4
+    |- Missing           4   a cache that is not in its folder
     |  |- DataMissing    4   a data set that is not in its folder
     |  `- WeightsMissing 4   weights that are missing or do not fit the model
     `- Interrupted      75   stopped on request; --resume continues

@@ -77,6 +77,16 @@ class ExportedModel(nn.Module):
         """The program that runs the file."""
         return RUNTIME[self.path.suffix.lower().removeprefix(".")]
 
+    @property
+    def precision(self) -> str:
+        """``int8`` for a file with layers in int8, else ``float32``."""
+        if self.runtime == "torch":
+            return "float32"
+        import onnx
+
+        nodes = onnx.load(self.path, load_external_data=False).graph.node
+        return "int8" if any(node.op_type == "QuantizeLinear" for node in nodes) else "float32"
+
     def raw(self, images: Tensor) -> Tensor:
         """Return the file's own output for images ``[B, 3, H, W]``.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export.pt2_archive import constants
+from torch.export.pt2_archive import _package, constants
 
 from freqkd_cli.errors import WeightsMissing
 
@@ -55,19 +55,30 @@ _ALLOWED = {"target": _OPERATOR, "as_operator": _OPERATOR, "in_spec": _SPEC, "ou
 
 
 def load_pt2(path: Path, extra_files: dict[str, Any]) -> torch.export.ExportedProgram:
-    """Return the program of a pt2 file; ``extra_files`` as in ``torch.export.load``.
+    """Return the program of a pt2 file; texts beside it are added to ``extra_files`` by name.
 
     Raises:
-        WeightsMissing: the file has objects or expressions that could run code.
-        Exception: torch's own, for a damaged file or for pickles of other things than tensors.
+        WeightsMissing: the file is damaged, or has objects or expressions that could run code.
+        Exception: torch's own, for a file that is not complete, or for pickles of other things
+            than tensors.
     """
     _require_harmless(path)
     with _weights_only():
-        return torch.export.load(path, extra_files=extra_files)
+        # torch.export.load prints the traceback of an error here, and raises another one.
+        contents = _package.load_pt2(str(path))
+    extra_files |= contents.extra_files
+    return contents.exported_programs["model"]
 
 
 def _require_harmless(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():  # torch does not compare checksums
+            raise WeightsMissing(
+                f"{path} is damaged",
+                got=f"a wrong checksum of {damaged}",
+                need="the file that freqkd export wrote",
+                tip="copy it again, or freqkd export RUN again",
+            )
         if "version" in archive.namelist():
             raise _refused(path, "the format of torch 2.7 and older")
     reader = torch._C.PyTorchFileReader(str(path))  # torch.export.load reads by it, too

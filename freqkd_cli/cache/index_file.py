@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from freqkd_cli.cache.checksum import AGAIN_WHOLE
 from freqkd_cli.cache.fingerprint import Fingerprint
 from freqkd_cli.cache.teacher_facts import TeacherFacts
-from freqkd_cli.errors import CacheDamaged, UsageError
+from freqkd_cli.errors import CacheDamaged, Missing, UsageError
+from freqkd_cli.recipe.value_problems import need_of
 from freqkd_cli.runtime.files import write_synced
 
 FORMAT, VERSION = "freqkd-cache", 2
@@ -157,7 +158,8 @@ def read_index(folder: Path) -> Index:
     """Return the index of a finished cache.
 
     Raises:
-        UsageError: there is no cache, it is unfinished, or its format is newer.
+        Missing: there is no cache.
+        UsageError: it is unfinished, or its format is newer.
         CacheDamaged: the index is not readable, was edited, or names an item twice.
     """
     path = folder / INDEX
@@ -167,7 +169,7 @@ def read_index(folder: Path) -> Index:
                 f"the cache {folder} is unfinished",
                 tip="rerun its `freqkd teacher-dump` command with --resume",
             )
-        raise UsageError(
+        raise Missing(
             f"there is no cache in {folder}",
             need=f"a folder with {INDEX}",
             tip="make one with `freqkd teacher-dump`",
@@ -184,8 +186,8 @@ def read_index(folder: Path) -> Index:
         index = Index.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{place}: {first['msg']}", got=str(first["input"])[:100]) from error
+        place, got = ".".join(map(str, first["loc"])), str(first["input"])[:100]
+        raise _damaged(path, place, got=got, need=need_of(first)) from error
     items = [item for shard in index.shards for item in shard.items]
     files = [shard.file for shard in index.shards]
     if len(set(items)) != len(items) or len(set(files)) != len(files):

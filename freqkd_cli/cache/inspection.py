@@ -31,7 +31,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """Return what ``cache info --json`` prints, of an unfinished cache what is written so far.
 
     Raises:
-        UsageError: there is no cache.
+        Missing: there is no cache.
         CacheDamaged: its index, or the plan of an unfinished cache, cannot be read.
     """
     finished = (folder / INDEX).is_file()
@@ -120,7 +120,8 @@ def verify(folder: Path) -> dict[str, Any]:
     ``damaged`` lists files and what is wrong with each.
 
     Raises:
-        UsageError: there is no cache, or it is unfinished.
+        Missing: there is no cache.
+        UsageError: it is unfinished.
     """
     from freqkd_cli.cache.reader import CacheReader
 

@@ -11,6 +11,7 @@ from freqkd_cli.cache.cache_folder import Mode, refuse_other_content
 from freqkd_cli.cache.data_files import FILES
 from freqkd_cli.cache.fingerprint import Difference, Fingerprint, leaves
 from freqkd_cli.cache.journal import CachePlan
+from freqkd_cli.cache.pruning import subject
 from freqkd_cli.cache.reader import CacheReader, item_text
 from freqkd_cli.cache.stored_rows import Columns, complex_names, stored_columns, summary
 from freqkd_cli.cache.writer import CacheWriter
@@ -28,7 +29,7 @@ def merge(first: Path, second: Path, out: Path, mode: Mode = "new") -> dict[str,
     Raises:
         CacheMismatch: they are of other teachers, views, data or storage, or both have a tensor of
             an item.
-        UsageError, CacheDamaged: a cache cannot be used, or ``out`` is not empty.
+        Missing, UsageError, CacheDamaged: a cache cannot be used, or ``out`` is not empty.
     """
     if out.resolve() in (first.resolve(), second.resolve()):
         raise UsageError(f"--out {out} is one of the merged caches", tip="give another --out")
@@ -66,7 +67,8 @@ def _check(first: CacheReader, second: CacheReader) -> bool:
     if lines:
         raise CacheMismatch(
             "\n  ".join([f"{first.folder} and {second.folder} differ in these fields:", *lines]),
-            tip="make both with the same teacher, data, views, --dtype and arguments of each loss",
+            tip="make both with the same teacher, data, views, --content, --dtype, --scores and "
+            "arguments of each loss",
         )
     for difference in differences:
         log.warning("%s and %s: %s", first.folder, second.folder, difference.line("other"))
@@ -76,7 +78,7 @@ def _check(first: CacheReader, second: CacheReader) -> bool:
             "both caches have the same tensor of the same view",
             got=f"{min(names)} of {item_text(min(items))}",
             need="other tensors of the same views, or the same tensors of other views",
-            tip="remove it from one of them: freqkd cache prune CACHE --keep NAME",
+            tip=_without_overlap(first, second),
         )
     same_items, same_names = first.items.keys() == second.items.keys(), first.names == second.names
     if not same_items and set(first.names) != set(second.names):
@@ -87,6 +89,18 @@ def _check(first: CacheReader, second: CacheReader) -> bool:
             tip="freqkd cache prune CACHE --views N --images N",
         )
     return same_items and not same_names
+
+
+def _without_overlap(first: CacheReader, second: CacheReader) -> str:
+    """Return what to do with two caches that have the same tensor of the same view."""
+    for one, other in ((second, first), (first, second)):
+        if {*one.names} <= {*other.names} and one.items.keys() <= other.items.keys():
+            return f"use {other.folder} alone, which has all of {one.folder}"
+    rest = {*map(subject(second), second.names)} - {*map(subject(first), first.names)}
+    if not rest:
+        return "make the second cache of other images or views"
+    kept = " ".join(f"--keep {name}" for name in sorted(rest))
+    return f"freqkd cache prune {second.folder} {kept}, then merge again"
 
 
 def _differences(first: Fingerprint, second: Fingerprint) -> Iterator[Difference]:

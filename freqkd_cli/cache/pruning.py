@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.lock import locked
 
+log = logging.getLogger(__name__)
+
 
 def prune(
     folder: Path, keep: Collection[str], views: int | None, images: int | None
@@ -33,6 +36,7 @@ def prune(
         images: images that are kept, from the first; None = all.
 
     Raises:
+        Missing: there is no cache.
         UsageError: nothing would be left, nothing would be removed, or a name is not in the cache.
     """
     index_file.read_index(folder)  # a folder without a cache gets no lock
@@ -54,6 +58,14 @@ def prune(
         index_file.write_index(folder, fingerprint, written, reader.index.teacher)
         for path in old:
             path.unlink()
+    before, after = (cache.fields["images"] for cache in (reader.fingerprint, fingerprint))
+    if after < before:
+        log.warning(
+            "%s now has %d of %d images: it no longer fits a recipe that trains on more",
+            folder,
+            after,
+            before,
+        )
     return summary(CacheReader(folder)) | {"bytes_before": reader.bytes}
 
 
@@ -71,17 +83,17 @@ def _kept_names(reader: CacheReader, keep: Collection[str]) -> list[str]:
     Raises:
         UsageError: the cache has no such tap or loss.
     """
-    known = list(dict.fromkeys(map(_subject(reader), reader.names)))
+    known = list(dict.fromkeys(map(subject(reader), reader.names)))
     for name in keep:
         if name not in known:
             raise UsageError(
                 f"the cache {reader.folder} has no {name!r}{did_you_mean(name, known)}",
                 need=f"--keep with some of {', '.join(known)}",
             )
-    return [name for name in reader.names if not keep or _subject(reader)(name) in keep]
+    return [name for name in reader.names if not keep or subject(reader)(name) in keep]
 
 
-def _subject(reader: CacheReader) -> Callable[[str], str]:
+def subject(reader: CacheReader) -> Callable[[str], str]:
     """Return the function from the name of a tensor to its tap or the id of its loss."""
     return base_name if reader.content == "taps" else lambda name: name.rpartition(".")[0]
 
@@ -111,7 +123,7 @@ def _pruned(
 ) -> Fingerprint:
     """Return the fingerprint of what is kept."""
     fields: dict[str, Any] = dict(reader.fingerprint.fields)
-    kept = {_subject(reader)(name) for name in names}
+    kept = {subject(reader)(name) for name in names}
     if reader.content == "targets":
         targets: Mapping[str, Any] = fields["targets"]
         fields["targets"] = {id: target for id, target in targets.items() if id in kept}

@@ -44,7 +44,8 @@ class CacheReader:
         items: (index, view) -> number of the shard; view -1 is the view ``whole``.
 
     Raises:
-        UsageError: there is no cache, or it is unfinished.
+        Missing: there is no cache.
+        UsageError: it is unfinished.
         CacheDamaged: a file differs from the one that was written.
     """
 

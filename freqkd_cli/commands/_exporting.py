@@ -138,6 +138,14 @@ RecipeOption = Annotated[
 ]
 
 
+def export_command(folder: Path) -> str:
+    """Return the command that exports a model; in int8 where ``train.quantize`` trained it so."""
+    from freqkd_cli.runtime.json_file import object_or_none
+
+    config = object_or_none(folder / "config.json") or {}
+    return f"freqkd export {folder} {'--int8' if 'quantization' in config else '--format onnx'}"
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return (height, width) of ``H,W``, ``HxW`` or ``"H W"``.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from freqkd_cli.commands._early import check_recipe
+from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -155,7 +156,8 @@ def run(
         _write_page(folders, listener, data_root, device)
     print_result(result, as_json, _facts if dry_run or not baseline else verdict)
     if not dry_run:
-        log.info("Next: freqkd eval %s", out)
+        int8 = f", or {export_command(out)}" if loaded.train.quantize else ""
+        log.info("Next: freqkd eval %s%s", out, int8)
 
 
 def _write_page(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from freqkd_cli.commands._early import check_recipe, check_source
+from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.commands._options import (
     DataRoot,
     Device,
@@ -148,9 +149,9 @@ def run(
     print_result(evaluate(source, options, progress(verbose - quiet)), as_json, _table)
     if Path(source).is_dir() and not teacher and not predictions:
         log.info(
-            "Next: freqkd predict %s PHOTOS --out out/photos, or freqkd export %s --format onnx",
+            "Next: freqkd predict %s PHOTOS --out out/photos, or %s",
             source,
-            source,
+            export_command(Path(source)),
         )
 
 

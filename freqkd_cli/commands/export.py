@@ -201,4 +201,5 @@ def _next(kind: str, target: Path) -> str:
         return f"freqkd_cli.load({str(target)!r}) in Python; {target / 'README.md'} has examples"
     if kind == "pt2":
         return f"torch.export.load({str(target)!r}).module() in Python"
-    return f"onnxruntime.InferenceSession({str(target)!r}) in Python"
+    python = f"onnxruntime.InferenceSession({str(target)!r}) in Python"
+    return f"freqkd predict {target} PHOTOS --out out/photos, or {python}"

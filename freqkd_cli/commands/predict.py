@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from freqkd_cli.commands._early import check_exist
+from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.commands._options import Device, Json, Limit, Overwrite, Quiet, Verbose
 from freqkd_cli.commands._output import columns, print_result
 from freqkd_cli.commands._scoring import BatchSize, Flip, Scales, Slide, Stride
@@ -136,7 +137,7 @@ def run(
     if result["unreadable"]:
         raise _not_labelled(result)
     if source.is_dir():
-        log.info("Next: freqkd export %s --format onnx (for use outside Python)", source)
+        log.info("Next: %s (for use outside Python)", export_command(source))
 
 
 def _not_labelled(result: dict[str, Any]) -> Exception:

@@ -131,8 +131,9 @@ def _table(result: dict[str, Any]) -> str:
 
 def _choices(rows: list[dict[str, Any]]) -> str:
     """Return the forms of a cache as a table; of all losses, the one that differs most."""
+    differences = ("largest loss error", "lowest gradient cosine", "of loss")
     lines: list[tuple[Any, ...]] = [
-        ("content", "dtype", "scores", "size", "KiB a view", "seconds", "error", "cosine", "of")
+        ("content", "dtype", "scores", "size", "KiB a view", "seconds", *differences)
     ]
     for row in rows:
         losses = row["losses"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from freqkd_cli.datasets._hf_source import LOOSE_FILES
 from freqkd_cli.errors import DataBroken
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Column:
                 f"the column {name!r} of {where} has no images",
                 got=str(kind)[:200],
                 need="images (the feature Image), or arrays [H, W] of class numbers",
+                tip=LOOSE_FILES,
                 key=key,
             )
         files = [Path(file["filename"]) for file in rows.cache_files]

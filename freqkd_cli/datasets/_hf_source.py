@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ LAYOUT = (
     "a folder that save_to_disk of Hugging Face datasets wrote, or parquet files; "
     "or a data set of the hub: data.repo: OWNER/NAME"
 )
+LOOSE_FILES = "for loose files of images and masks, use the data set folder (data.name: folder)"
 USUAL: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "dev"),
@@ -70,7 +72,9 @@ class Source:
                 key="root",
             )
         if self.root is not None and not self.root.exists():
-            raise DataMissing(f"there is no {self.root}", need=LAYOUT, tip=ROOT_TIP, key="root")
+            absent = find_spec("datasets") is None
+            tip = f"{ROOT_TIP}; pip install 'freqkd[hf]' as well" if absent else ROOT_TIP
+            raise DataMissing(f"there is no {self.root}", need=LAYOUT, tip=tip, key="root")
         return self.root
 
     @property
@@ -111,6 +115,7 @@ def open_splits(source: Source) -> Mapping[str, datasets.Dataset]:
     """Return every split of a data set by its own name.
 
     Raises:
+        UsageError: the library is not installed.
         DataMissing: it is not there, or the hub cannot be reached.
         DataBroken: the library cannot read it.
     """
@@ -140,12 +145,17 @@ def _unreadable(source: Source, error: Exception) -> DataMissing | DataBroken:
         return DataMissing(
             f"the data set {source.repo} could not be fetched from the hub",
             got=quoted(error),
-            need="such a data set, and a connection or a filled hub cache",
-            tip="download it on a machine with a connection, and use --data-root DIR",
+            need="a data set with columns of images, such as parquet files, and a connection or a "
+            "filled hub cache",
+            tip="download it on a machine with a connection, and use --data-root DIR; "
+            f"{LOOSE_FILES}",
             key="repo",
         )
     return DataBroken(
-        f"{source} cannot be read as a Hugging Face data set", got=quoted(error), need=LAYOUT
+        f"{source} cannot be read as a Hugging Face data set",
+        got=quoted(error),
+        need=LAYOUT,
+        tip=LOOSE_FILES,
     )
 
 

@@ -31,6 +31,7 @@ from freqkd_cli.datasets._hf_cells import Cell, Column, class_label_names
 from freqkd_cli.datasets._hf_source import (
     ID2LABEL,
     LAYOUT,
+    LOOSE_FILES,
     Source,
     id2label_file,
     name_of_split,
@@ -215,7 +216,7 @@ def _pairs(rows: Any, where: str, image: str, label: str | None, source: Source)
     """
     for key, column in (("image", image), ("label", label)):
         if column is not None and column not in rows.features:
-            other = " (null for images without labels)" if key == "label" else ""
+            other = f" (null for images without labels); {LOOSE_FILES}" if key == "label" else ""
             raise DataMissing(
                 f"{where} has no column {column!r}",
                 got=f"the columns {some(rows.features, 8)}",

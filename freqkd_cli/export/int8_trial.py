@@ -94,9 +94,11 @@ class Int8Trial:
             kept = labels.numpy().astype(np.int16)
             np.savez_compressed(self.folder / f"{number}.npz", labels=kept)
 
+        self.progress.note(f"scoring the float32 file on {self.split.images} images of val")
         result = self.split.score(model, "float32", self.progress, ALONE, each=keep)
         self.baseline = Scored(result.values["miou"] or 0.0)
         count = min(self.options.images, len(train))
+        self.progress.note(f"calibrating the ranges of activations on {count} training images")
         self.progress.begin("calibration", count)
         try:
             images = self._watched(calibration_images(train, count, model.facts.size))
@@ -116,6 +118,8 @@ class Int8Trial:
 
     def score(self, in_float: Sequence[Layer] = ()) -> Scored:
         """Write and score the int8 file with some layers in float32."""
+        in_words = f", {len(in_float)} layers in float32" if in_float else ""
+        self.progress.note(f"writing the int8 file{in_words}")
         write_int8(self.float_file, self.int8_file, self.ranges, [layer.node for layer in in_float])
         same, pixels = 0, 0
 
@@ -125,9 +129,9 @@ class Int8Trial:
             same += int((labels.numpy() == expected).sum())
             pixels += expected.size
 
-        name = f"int8, {len(in_float)} layers in float32" if in_float else "int8"
         model = load_exported(self.int8_file)
-        result = self.split.score(model, name, self.progress, ALONE, each=count)
+        self.progress.note(f"scoring the int8 file on {self.split.images} images of val")
+        result = self.split.score(model, f"int8{in_words}", self.progress, ALONE, each=count)
         return Scored(result.values["miou"] or 0.0, same / max(pixels, 1), tuple(in_float))
 
     def drop(self, scored: Scored) -> float:
@@ -154,7 +158,9 @@ class Int8Trial:
         raise self._refusal(first, ranked)
 
     def _ranked(self) -> list[tuple[Layer, float]]:
-        self.progress.begin("layer", len(layers(onnx.load(self.float_file))))
+        number = len(layers(onnx.load(self.float_file)))
+        self.progress.note(f"comparing the errors of {number} layers, each alone in int8")
+        self.progress.begin("layer", number)
         try:
             return most_harmful(
                 self.float_file, self.ranges, self.images, self.folder, self.progress.advance

@@ -212,12 +212,17 @@ def require_file(path: str) -> Path:
     """Return the path of an existing file.
 
     Raises:
-        WeightsMissing: there is none.
+        WeightsMissing: there is none, or it is a folder or a pt2 file.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise WeightsMissing(f"there is no file {file}", need="an ONNX file", key="weights")
-    return file
+    if file.is_file() and file.suffix.lower() != ".pt2":
+        return file
+    what, tip = f"there is no file {file}", None
+    if file.exists():
+        what = f"{file} is a {'folder' if file.is_dir() else 'pt2 file'}"
+        inside = sorted(file.glob("*.onnx")) if file.is_dir() else []
+        tip = f"--set 'weights={inside[0]}'" if inside else "freqkd export RUN --format onnx"
+    raise WeightsMissing(what, need="an ONNX file", tip=tip, key="weights")
 
 
 def output_of(tap: str, outputs: Mapping[str, Any], names: Collection[str]) -> str:

@@ -34,6 +34,8 @@ _NEEDS = {
     "literal_error": "{expected}",
     "too_short": "at least {min_length} items",
     "too_long": "at most {max_length} items",
+    "string_too_long": "at most {max_length} characters",
+    "missing": "this key",
     "value_error": "{error}",
 }
 """Pydantic's type of an error -> what a recipe needs; the fields are those of its context."""
@@ -82,7 +84,7 @@ def value_problems(
             is_key = entry["loc"][-1] == _KEY  # a key of a mapping, not its value
             got, place = (steps.pop(), here.key_at) if is_key else (here.plain(), None)
             problems.setdefault((".".join(steps), place or here.place), []).append(
-                (shown(got), _need(entry))
+                (shown(got), need_of(entry))
             )
     return problems
 
@@ -119,7 +121,7 @@ def _parent(model: Any, loc: tuple[str | int, ...]) -> Iterable[str] | None:
     return model.model_fields if model is not None else None
 
 
-def _need(error: Mapping[str, Any]) -> str:
+def need_of(error: Mapping[str, Any]) -> str:
     """Return what a value has to be, in the words of a recipe."""
     if error["type"] == "string_pattern_mismatch":
         return PATTERNS.get(error["ctx"]["pattern"], "a text of another form")

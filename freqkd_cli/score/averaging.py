@@ -112,6 +112,21 @@ def parse(flip: bool, scales: str | None, window: str | None, stride: str | None
     return Averaging(flip, factors, sides, steps)
 
 
+def require_class_scores(model: nn.Module, averaging: Averaging) -> None:
+    """Refuse to average an exported file whose output is labels, except over windows.
+
+    Raises:
+        UsageError: ``--flip`` or ``--scales`` was given for such a file.
+    """
+    output = getattr(getattr(model, "facts", None), "output", None)
+    if output == "labels" and not (averaging.plain or averaging.only_windows):
+        raise UsageError(
+            f"{model.path} returns labels, which --flip and --scales cannot average",
+            need="a file that returns class scores",
+            tip="leave them out, or freqkd export RUN --head logits",
+        )
+
+
 def _numbers(option: str, text: str, kind: type, count: int, need: str) -> list[Any]:
     try:
         numbers = [kind(part) for part in text.split(",")]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble, recipe_facts
-from freqkd_cli.build.exported_model import is_exported_file, load_file_or_folder
+from freqkd_cli.build.exported_model import ExportedModel, is_exported_file, load_file_or_folder
 from freqkd_cli.build.saved import CONFIG
 from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing
 from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.score.averaging import Averaged, Averaging
+from freqkd_cli.score.averaging import Averaged, Averaging, require_class_scores
 from freqkd_cli.score.evaluate import as_json
 from freqkd_cli.score.label_files import check_masks, mask_writer
 from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding
@@ -100,6 +100,7 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
 
 def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     recipe, model, name = _subject(source, options)
+    require_class_scores(model, options.averaging)
     how = (options.limit, options.batch_size, options.metrics)
     split = ScoredSplit.open(recipe, options.split, options.data_root, *how)
     split.check_classes(model, name, _OTHER_CLASSES)
@@ -138,6 +139,10 @@ def _prepare(
     if options.masks:
         processes.wait()  # no process writes before all have checked the folder
     computing = for_scores(processes.device).reason
+    if isinstance(model, ExportedModel):
+        computing = f"{model.precision} by {model.runtime} on {model.runs_on}"
+    elif not options.teacher and getattr(model, "quantization", None):
+        computing = f"simulated int8 ({computing})"
     data = f"{split.images} images of {split.recipe.data.name}, split {options.split}"
     progress.note(f"{name} on {data}, computing in {computing}")
 
@@ -194,8 +199,16 @@ def _subject(source: str, options: EvalOptions) -> tuple[Recipe, nn.Module, str]
     if path.is_dir():
         return _in_folder(path, options)
     if is_exported_file(path):
-        recipe = _load(options.recipe or recipe_of(source), options)
-        return recipe, load_file_or_folder(path), source
+        if options.teacher:
+            raise UsageError(
+                f"--teacher scores the teacher of a recipe, and {source} is an exported file",
+                need="a recipe or a run",
+                tip="leave out --teacher, or freqkd eval RUN --teacher",
+            )
+        name = options.recipe or recipe_of(source)
+        if options.recipe is None and path.is_file():
+            log.info("the data is that of %s; --recipe RECIPE names another", name)
+        return _load(name, options), load_file_or_folder(path), source
     if not options.teacher and not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise WeightsMissing(
             f"there is no run at {source}",

@@ -23,7 +23,7 @@ from freqkd_cli.images.video_files import require_library
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.runtime.written_files import WrittenFiles
-from freqkd_cli.score.averaging import Averaging
+from freqkd_cli.score.averaging import Averaging, require_class_scores
 from freqkd_cli.score.input_conversion import ConversionOptions, conversion_of
 from freqkd_cli.score.input_images import Input, gather, large_last
 from freqkd_cli.score.label_files import check_class_count, protect
@@ -83,6 +83,7 @@ def predict(
     written = WrittenFiles(options.out)
     _check_targets(inputs, options, written)
     model = load_file_or_folder(source)
+    require_class_scores(model, options.averaging)
     check_class_count(model.classes)
     legend = legend_of(source, model)
     device = pick_device(options.device or getattr(model, "runs_on", None))

@@ -72,6 +72,10 @@ class Subject:
     taps: Mapping[str, Tap]
     model: nn.Module | None = None
 
+    def __str__(self) -> str:
+        int8 = " in simulated int8" if getattr(self.model, "quantization", None) else ""
+        return f"{self.role} {self.name}{int8}"
+
     def is_map(self, tap: str) -> bool:
         """Whether ``tap`` exists and is a map ``[B, C, h, w]``, not a graph or a training head."""
         return tap in self.taps and self.taps[tap].kind in ("features", "logits")
@@ -106,7 +110,7 @@ def open_networks(
     recipe, subjects = _networks(source, options)
     dataset = assemble.build_dataset(recipe, options.split, options.data_root)
     total = min(options.limit, len(dataset))
-    names = " and ".join(f"{subject.role} {subject.name}" for subject in subjects)
+    names = " and ".join(map(str, subjects))
     images = f"{total} image{'s' * (total != 1)} of {recipe.data.name}"
     log.info("%s on %s, split %s", names, images, options.split)
     return subjects, dataset
@@ -114,7 +118,7 @@ def open_networks(
 
 def _networks(source: SpectrumSource, options: SpectrumOptions) -> tuple[Recipe, list[Subject]]:
     """Return the recipe that names the images, and the networks, student before teacher."""
-    from freqkd_cli.build.saved import load_model
+    from freqkd_cli.build.exported_model import load_file_or_folder
     from freqkd_cli.export.deploy import model_name
 
     if source.kind == "recipe":
@@ -125,7 +129,7 @@ def _networks(source: SpectrumSource, options: SpectrumOptions) -> tuple[Recipe,
         recipe = _load(source.path / "recipe.yaml", options)
         if options.teacher:
             return recipe, [_teacher(recipe)]
-        student = _subject("student", load_model(source.path), recipe.student.name)
+        student = _subject("student", load_file_or_folder(source.path), recipe.student.name)
         return recipe, [student, *_teacher_of_run(recipe)]
     if options.recipe:
         recipe = _load(options.recipe, options)
@@ -135,7 +139,7 @@ def _networks(source: SpectrumSource, options: SpectrumOptions) -> tuple[Recipe,
         return recipe, [_teacher(recipes.loads(SCENES))]
     name = model_name(source.path)
     role = "teacher" if name == "segformer" else "student"
-    return recipe, [_subject(role, load_model(source.path), name)]
+    return recipe, [_subject(role, load_file_or_folder(source.path), name)]
 
 
 def _load(recipe: str | Path | None, options: SpectrumOptions) -> Recipe:

@@ -28,7 +28,8 @@ def teacher_of_cache(recipe: Recipe, cache: Path | None) -> StoredTeacher | None
     its teacher.
 
     Raises:
-        UsageError, CacheDamaged: there is no finished cache, or its index cannot be used.
+        Missing: there is no cache.
+        UsageError, CacheDamaged: it is unfinished, or its index cannot be used.
     """
     if cache is None or recipe.teacher is None or not any(absent_weights(recipe)):
         return None

@@ -66,8 +66,8 @@ def open_source(
 
     Raises:
         CacheMismatch: the cache does not fit; every field and the right command are named.
-        UsageError: there is no finished cache, or the recipe draws endless views, or it reads no
-            teacher.
+        Missing: there is no cache.
+        UsageError: it is unfinished, or the recipe draws endless views, or it reads no teacher.
         WeightsMissing, RecipeError: the teacher cannot be built.
     """
     losses = {line.id: line.loss for line in lines}

@@ -84,7 +84,7 @@ def open_cache(
     """Return the open cache, after its fingerprint was compared with the one the recipe needs.
 
     Raises:
-        CacheMismatch, UsageError, CacheDamaged: the cache cannot be used.
+        Missing, CacheMismatch, UsageError, CacheDamaged: the cache cannot be used.
     """
     reader = CacheReader(folder)
     stored = reader.fingerprint.fields.get("views", {}).get("stored")

@@ -92,7 +92,7 @@ def distill(
 
         return cost(loop, done=start.extended_at or 0) | teacher
     with _run_folder(loop, overwrite=overwrite):
-        for line in _notes(loop.setting):
+        for line in (*_notes(loop.setting), *_note_of_int8(loop)):
             progress.note(line)
         summary = loop.run(resume) | teacher
         if processes.first and teacher:
@@ -145,6 +145,17 @@ def _notes(setting: Setting) -> list[str]:
             "its running statistics are averaged over the processes"
         )
     return notes
+
+
+def _note_of_int8(loop: Loop) -> list[str]:
+    """Return the log line about ``train.quantize``, where the recipe has it."""
+    if not loop.setting.plan.recipe.train.quantize:
+        return []
+    layers = len(loop.training.objective.quantization.layers)
+    return [
+        "train.quantize int8: the student computes in simulated int8; weights and activations of "
+        f"{layers} layers are rounded to 8 bits"
+    ]
 
 
 def labels_alone(recipe: Recipe, cache: Path | None = None) -> Recipe:

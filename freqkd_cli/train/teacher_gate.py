@@ -114,7 +114,8 @@ def _line(score: TeacherScore, classes: Sequence[str]) -> str:
     """Return the scores of a teacher as one line, the lowest class first."""
     ordered = sorted((c for c in score.classes if c.iou is not None), key=lambda c: c.iou)
     miou = "no class" if score.miou is None else f"{100 * score.miou:.1f} mIoU"
-    text = f"teacher on {score.images}: {miou}; {some(map(_item, ordered), LISTED)}"
+    kept = ", score kept from an earlier run" if score.kept else ""
+    text = f"teacher on {score.images}{kept}: {miou}; {some(map(_item, ordered), LISTED)}"
     covered = {item.name for item in score.classes}
     if uncovered := [name for name in classes if name not in covered]:
         text += f"; not covered by teacher.class_map: {some(uncovered, LISTED)}"

@@ -54,10 +54,15 @@ class ClassIoU:
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """The IoU of every class of the data that the teacher can predict."""
+    """The IoU of every class of the data that the teacher can predict.
+
+    Attributes:
+        kept: whether it was computed by an earlier run.
+    """
 
     images: Images
     classes: tuple[ClassIoU, ...]
+    kept: bool
 
     @property
     def miou(self) -> float | None:
@@ -80,14 +85,14 @@ def teacher_score(
         DataBroken: an image or its labels cannot be read.
     """
     key = _key(setting.plan, teacher, images)
-    classes = _kept(key)
-    if classes is None and setting.plan.stored:
+    if classes := _kept(key):
+        return TeacherScore(images, classes, kept=True)
+    if setting.plan.stored:
         return None
-    if classes is None:
-        classes = _scored(setting, teacher, images, progress)
-        if keep:
-            user_cache.keep(KIND, key, {"classes": [asdict(item) for item in classes]})
-    return TeacherScore(images, classes)
+    classes = _scored(setting, teacher, images, progress)
+    if keep:
+        user_cache.keep(KIND, key, {"classes": [asdict(item) for item in classes]})
+    return TeacherScore(images, classes, kept=False)
 
 
 def _kept(key: str) -> tuple[ClassIoU, ...] | None:

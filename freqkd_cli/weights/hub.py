@@ -6,10 +6,13 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from freqkd_cli.errors import WeightsMissing, quoted
+
+log = logging.getLogger(__name__)
 
 
 def is_hub_id(name: str) -> bool:
@@ -63,6 +66,12 @@ def hub_folder(repository: str, patterns: Sequence[str], revision: str | None) -
         ) from error
 
 
+@cache
+def _announce(repository: str) -> None:
+    """Log once that the hub is asked: without a connection this takes half a minute."""
+    log.info("looking for %s on the Hugging Face hub (not with HF_HUB_OFFLINE=1)", repository)
+
+
 def hub_file(
     repository: str,
     names: Collection[str],
@@ -82,7 +91,7 @@ def hub_file(
     Raises:
         WeightsMissing: the hub has none of them, or cannot be reached and nothing is cached.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -94,6 +103,9 @@ def hub_file(
     for name in names:
         try:
             with quiet_hub():
+                cached = try_to_load_from_cache(repository, name, revision=revision, repo_type=kind)
+                if not (offline or constants.HF_HUB_OFFLINE or isinstance(cached, str)):
+                    _announce(repository)
                 return Path(
                     hf_hub_download(
                         repository,
@@ -104,7 +116,7 @@ def hub_file(
                     )
                 )
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError that means: no connection
-            trouble = error
+            trouble, offline = error, True  # the hub is not asked for the next name
         except EntryNotFoundError as error:
             trouble = trouble or error
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:

@@ -28,7 +28,7 @@ from freqkd_cli.cache.fingerprint import (
 from freqkd_cli.cache.journal import Journal
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.writer import CacheWriter
-from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, UsageError
+from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, Missing, UsageError
 from freqkd_cli.runtime.files import sha256
 from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.dump import dump
@@ -240,6 +240,13 @@ def test_an_index_that_lies_is_refused(cache, lie, sealed):
     assert len(str(caught.value)) < 1000
 
 
+def test_a_number_of_the_index_is_refused_in_plain_words(cache):
+    """It was "Input should be greater than 0"."""
+    edit_index(cache, LIES["negative size"])
+    with pytest.raises(CacheDamaged, match=r"shards\.0\.bytes\n  got  -1\n  need more than 0\n"):
+        CacheReader(cache)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_index_and_shards_that_lie_together_about_the_dtype_are_refused(cache, dtype):
     """The shard itself is of another type than the fingerprint says, every checksum right."""
@@ -370,7 +377,7 @@ def test_an_index_or_a_folder_behind_a_link(cache, tmp_path):
 
 
 def test_no_cache_and_unfinished_cache(tmp_path):
-    with pytest.raises(UsageError, match="no cache in"):
+    with pytest.raises(Missing, match="no cache in"):
         CacheReader(tmp_path)
     (tmp_path / "journal.jsonl").write_text("")
     with pytest.raises(UsageError, match="unfinished.*\n.*--resume"):

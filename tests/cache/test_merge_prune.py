@@ -20,7 +20,7 @@ from freqkd_cli.cache.pruning import prune
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.stored_rows import complex_names, stored_columns
 from freqkd_cli.cache.writer import CacheWriter
-from freqkd_cli.errors import CacheMismatch, UsageError
+from freqkd_cli.errors import CacheMismatch, Missing, UsageError
 from freqkd_cli.teacher.dump import dump
 
 SMALL = 3_000  # a shard per batch
@@ -164,19 +164,38 @@ def test_caches_of_other_teachers_are_refused_with_all_fields(cache, tmp_path):
         merge(cache, tmp_path / "other", tmp_path / "x")
     listed = {line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]}
     assert listed == {"teacher.weights_sha256", "teacher.dtype", "storage", "data.number"}
+    assert "--content, --dtype, --scores" in caught.value.tip
     assert not (tmp_path / "x").exists()
 
 
+def test_fewer_images_are_warned_of(cache, caplog):
+    """A recipe that trains on all of them is refused with the cache from now on."""
+    prune(cache, [], 1, None)
+    assert not caplog.records
+    prune(cache, [], None, 4)
+    assert f"{cache} now has 4 of 6 images: it no longer fits" in caplog.text
+
+
 def test_refusals_of_merge(cache, tmp_path):
-    with pytest.raises(CacheMismatch, match="same tensor of the same view\n.*image 0, view 0"):
+    with pytest.raises(CacheMismatch, match="same tensor of the same view\n.*image 0, view 0") as e:
         merge(cache, copy_of(cache, "copy"), tmp_path / "x")
+    assert e.value.tip == f"use {cache} alone, which has all of {tmp_path / 'copy'}"
+    parts = [copy_of(cache, f"part{i}", keep=[subject(cache, i)]) for i in (0, 1)]
+    with pytest.raises(CacheMismatch, match="same tensor of the same view") as e:
+        merge(parts[0], cache, tmp_path / "x")
+    assert e.value.tip == f"use {cache} alone, which has all of {parts[0]}"
+    prune(parts[0], [], None, 4)
+    fewer = copy_of(cache, "fewer", images=3)
+    with pytest.raises(CacheMismatch, match="same tensor of the same view") as e:
+        merge(parts[0], fewer, tmp_path / "x")
+    assert e.value.tip == f"freqkd cache prune {fewer} --keep {subject(cache, 1)}, then merge again"
     half = copy_of(cache, "half", keep=[subject(cache, 0)], images=4)
     other = copy_of(cache, "otherhalf", keep=[subject(cache, 1)])
     with pytest.raises(CacheMismatch, match="not the same views\n.*8 and 12 views"):
         merge(half, other, tmp_path / "x")
     with pytest.raises(UsageError, match="one of the merged caches"):
         merge(half, other, half, "overwrite")
-    with pytest.raises(UsageError, match="no cache in"):
+    with pytest.raises(Missing, match="no cache in"):
         merge(half, tmp_path, tmp_path / "x")
     with pytest.raises(UsageError, match="not empty"):
         merge(half, copy_of(cache, "third", keep=[subject(cache, 1)], images=4), cache)
@@ -217,7 +236,7 @@ def test_refusals_of_prune(cache, tmp_path):
     wrong = subject(cache, 0)[:-1]
     with pytest.raises(UsageError, match=f"no '{wrong}', did you mean|no '{wrong}'"):
         prune(cache, [wrong], None, None)
-    with pytest.raises(UsageError, match="no cache in"):
+    with pytest.raises(Missing, match="no cache in"):
         prune(tmp_path, [], 1, None)
     assert bytes_of(cache) == before
     dump(make_job(views=0), tmp_path / "whole", Notes())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from freqkd_cli.commands import _output
+from freqkd_cli.commands.teacher_dump import _choices
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.logs import log_to_stderr
 
@@ -34,6 +35,16 @@ def test_results_are_valid_json_whatever_they_contain(capsys):
 def test_columns_align_and_cut_nothing():
     assert _output.columns([("a", 1), ("long name", 200)]) == "a            1\nlong name  200"
     assert _output.columns([]) == "" and "x" * 500 in _output.columns([("x" * 500,)])
+
+
+def test_the_forms_of_a_cache_have_headings_that_name_what_is_compared():
+    """They were error, cosine and of."""
+    loss = {"relative_error": 0.25, "gradient_cosine": 0.5}
+    row = {"content": "taps", "dtype": "int8", "scores": None, "bytes": 2**20}
+    row |= {"bytes_per_view": 1024, "seconds": 1.0, "losses": {"kl": loss}}
+    heading, line = _choices([row]).splitlines()
+    assert heading.split("  ")[-3:] == ["largest loss error", "lowest gradient cosine", "of loss"]
+    assert line.split()[-3:] == ["2.5e-01", "0.50000", "kl"]
 
 
 def test_columns_take_a_generator():

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from freqkd_cli import registry
+from freqkd_cli.datasets import hf
+from freqkd_cli.errors import DataMissing
 
 
 def test_all_data_sets_are_listed(freqkd):
@@ -50,3 +52,11 @@ def test_hf_without_its_library_is_one_message(freqkd, tmp_path, monkeypatch):
     words = ("--set", "data={name: hf, size: [64, 64]}", "--data-root", tmp_path)
     code, out, err = freqkd("data", "quickstart", *words)
     assert (code, out) == (2, "") and "pip install 'freqkd[hf]'" in err and "Traceback" not in err
+
+
+def test_a_missing_folder_of_hf_names_its_missing_library_too(tmp_path, monkeypatch):
+    """The library was named only after the folder was there."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataMissing, match="there is no .*gone") as caught:
+        hf.build(split="train", root=tmp_path / "gone", size=(32, 32))
+    assert caught.value.tip.endswith("; pip install 'freqkd[hf]' as well")

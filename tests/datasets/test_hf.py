@@ -100,7 +100,9 @@ def test_the_hub_is_asked_without_running_code(saved, tmp_path, monkeypatch):
 
 def test_a_hub_that_cannot_be_reached_is_one_message():
     with pytest.raises(
-        DataMissing, match="nobody-here/nothing could not be fetched(.|\n)*--data-root DIR"
+        DataMissing,
+        match="nobody-here/nothing could not be fetched(.|\n)*need a data set with columns of "
+        "images(.|\n)*--data-root DIR; for loose files of images and masks, use the data set f",
     ):
         open_split(None, repo="nobody-here/nothing")  # offline in tests
 
@@ -184,7 +186,8 @@ def test_what_is_no_data_set(tmp_path):
     with pytest.raises(DataMissing, match="there is no"):
         open_split(tmp_path / "gone")
     (tmp_path / "x.parquet").write_bytes(b"no table")
-    with pytest.raises(DataBroken, match="x.parquet cannot be read as a Hugging Face data set"):
+    match = "x.parquet cannot be read as a Hugging Face data set(.|\n)*data.name: folder"
+    with pytest.raises(DataBroken, match=match):
         open_split(tmp_path / "x.parquet")
 
 
@@ -272,3 +275,14 @@ def test_a_table_of_the_hub_names_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "load_dataset", lambda *_, **__: hub.DatasetDict(train=table))
     with pytest.raises(DataBroken, match="(?s)photo.png, without the bytes.*a local data.root"):
         open_split(None, repo="a/b", label=None).read(0)
+
+
+def test_the_class_of_a_loose_file_is_no_label_image(monkeypatch):
+    """The library gives the number of its folder as the label of an image file of a repository."""
+    hub = library()
+    kinds = hub.Features(image=hub.Image(), label=hub.ClassLabel(names=["images", "masks"]))
+    cells = {"image": [cell(arrays(1)[0][0], "a.png")], "label": [0]}
+    table = hub.Dataset.from_dict(cells, features=kinds)
+    monkeypatch.setattr(hub, "load_dataset", lambda *_, **__: hub.DatasetDict(train=table))
+    with pytest.raises(DataBroken, match="(?s)'label' of a/b:train has no images.*data.name: fol"):
+        open_split(None, repo="a/b")

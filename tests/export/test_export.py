@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import freqkd_cli
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.commands._exporting import parse_size
+from freqkd_cli.commands.export import _next
 from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
 from freqkd_cli.export import deploy, graph_file
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, export_file
@@ -810,6 +811,7 @@ def test_the_next_step_is_logged(run_folder):
     words = ("--format", "safetensors", "--latency", "0")
     assert "Next: freqkd_cli.load(" in run_command(str(run_folder), *words)[2]
     assert "Next" not in run_command(str(run_folder), *words, "--overwrite", "-q")[2]
+    assert _next("onnx", Path("a.int8.onnx")).startswith("freqkd predict a.int8.onnx PHOTOS")
 
 
 # Latency

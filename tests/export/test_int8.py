@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cache_fakes import Notes
 from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
@@ -109,7 +110,15 @@ def test_an_int8_file_is_scored_beside_its_float_file(tmp_path):
     out = tmp_path / "a.int8.onnx"
     options = replace(SIZES, latency_runs=1, latency_sizes=((32, 32),), latency_threads=(1, 2))
     how = Int8Options(images=3, max_drop=50, calibration="minmax")
-    result = export_int8(model, out, options, how, images, Silent())
+    notes = Notes()
+    result = export_int8(model, out, options, how, images, notes)
+    assert notes.said == [
+        "scoring the float32 file on 4 images of val",
+        "calibrating the ranges of activations on 3 training images",
+        "writing the int8 file",
+        "scoring the int8 file on 4 images of val",
+    ]
+    assert load_exported(out).precision == "int8"
     facts = result["int8"]
     assert facts["float_miou"] == pytest.approx(1, abs=1e-3) and facts["images"] == 4
     assert facts["drop"] == pytest.approx(100 * (facts["float_miou"] - facts["miou"]))

@@ -78,6 +78,8 @@ def test_two_rows_with_the_same_name_are_refused():
 def test_names_of_rows_are_names_of_folders():
     assert "need letters, digits" in problems("version: 1\nrecipes: [{recipe: a, name: a/b}]\n")
     assert "need letters, digits" in problems("version: 1\nrecipes: [{recipe: a, name: ..}]\n")
+    long = f"version: 1\nrecipes: [{{recipe: a, name: {'a' * 200}}}]\n"
+    assert "..., need at most 120 characters" in problems(long)
     text = problems("version: 1\nrecipes: ['my recipe.yaml']\n")
     assert "recipes.0: got 'my recipe', need letters, digits" in text and "give a name" in text
 

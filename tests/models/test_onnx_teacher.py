@@ -212,6 +212,14 @@ def test_what_is_no_onnx_file(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(WeightsMissing, match="onnxruntime cannot read(.|\n)*got  "):
         teacher_file.build(classes=9, weights=str(tmp_path / "x.onnx"))
+    with pytest.raises(WeightsMissing, match=f"{tmp_path} is a folder") as caught:
+        teacher_file.fetch(weights=str(tmp_path))
+    assert caught.value.tip == f"--set 'weights={tmp_path / 'x.onnx'}'"
+    (tmp_path / "x.onnx").rename(tmp_path / "x.pt2")
+    for path, kind in ((tmp_path, "folder"), (tmp_path / "x.pt2", "pt2 file")):
+        with pytest.raises(WeightsMissing, match=f"{path} is a {kind}") as caught:
+            teacher_file.build(classes=9, weights=str(path))
+        assert caught.value.tip == "freqkd export RUN --format onnx"
 
 
 def test_a_recipe_with_an_onnx_teacher_is_checked_as_a_whole(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache_fakes import Notes
 from PIL import Image
 
 from freqkd_cli.build.exported_model import CERTAIN, is_exported_file, load_exported
@@ -124,6 +125,55 @@ def test_a_file_that_cannot_be_scored_is_one_message(run, tmp_path):
     with pytest.raises(FreqKDError, match="exported files run on the CPU"):
         load_exported(run / "model.onnx").ready(torch.device("meta"))
     assert not is_exported_file(tmp_path) and is_exported_file("model.ONNX")
+
+
+def test_a_damaged_pt2_file_prints_no_traceback_of_torch(run, tmp_path, capfd, caplog):
+    """torch printed one, and the message was of its fallback: "check the warnings above"."""
+    content = bytearray((run / "probabilities.pt2").read_bytes())
+    with zipfile.ZipFile(run / "probabilities.pt2") as archive:
+        weights = [entry for entry in archive.infolist() if "/weights/weight_" in entry.filename]
+        largest = max(weights, key=lambda entry: entry.file_size)
+        with zipfile.ZipFile(tmp_path / "b.pt2", "w") as without:
+            for entry in archive.infolist():
+                if entry.filename != largest.filename:
+                    without.writestr(entry.filename, archive.read(entry))
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    (tmp_path / "a.pt2").write_bytes(content)
+    with pytest.raises(WeightsMissing, match=r"a\.pt2 is damaged(.|\n)*checksum of .*weight_"):
+        load_exported(tmp_path / "a.pt2")
+    with pytest.raises(WeightsMissing, match=r"b\.pt2 cannot be read") as caught:
+        load_exported(tmp_path / "b.pt2")
+    assert "warnings above" not in caught.value.got
+    assert not caplog.records and capfd.readouterr() == ("", "")
+
+
+def test_the_log_names_what_runs_and_the_data(run, caplog):
+    """It was "computing in float32 on cpu" for every file, and the recipe was not named."""
+    caplog.set_level("INFO", "freqkd_cli")
+    for name, computing in (("model.onnx", "onnxruntime"), ("probabilities.pt2", "torch")):
+        notes = Notes()
+        evaluate(str(run / name), EvalOptions(limit=1), notes)
+        assert notes.said[-1].endswith(f"computing in float32 by {computing} on cpu")
+        assert f"the data is that of {run / 'recipe.yaml'}; --recipe" in caplog.text
+    caplog.clear()
+    evaluate(str(run / name), EvalOptions(limit=1, recipe=str(run / "recipe.yaml")), Notes())
+    assert "the data is that of" not in caplog.text
+
+
+def test_options_that_a_file_ignored_are_refused(run, tmp_path):
+    with pytest.raises(UsageError, match="model.onnx is an exported file") as caught:
+        evaluate(str(run / "model.onnx"), EvalOptions(teacher=True), Silent())
+    assert "--teacher" in caught.value.what and caught.value.exit_code == 2
+    flip = Averaging(flip=True)
+    with pytest.raises(UsageError, match="labels.onnx returns labels, which --flip"):
+        evaluate(str(run / "labels.onnx"), EvalOptions(averaging=flip), Silent())
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    how = PredictOptions(out=tmp_path / "out", averaging=flip)
+    with pytest.raises(UsageError, match="labels.onnx returns labels"):
+        predict(run / "labels.onnx", [tmp_path / "a.png"], how, Silent())
+    assert not (tmp_path / "out").exists()
+    windows = Averaging(window=(64, 64), stride=(32, 32))
+    assert evaluate(str(run / "labels.onnx"), EvalOptions(averaging=windows, limit=1), Silent())
 
 
 def test_another_programs_file_is_refused(tmp_path):

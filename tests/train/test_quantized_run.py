@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from cache_fakes import Notes
 from safetensors.torch import load_file
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.build.saved import load_model
+from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.simulated_int8 import SimulatedInt8
 from freqkd_cli.report import page_images
@@ -21,6 +23,8 @@ from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.eval_source import EvalOptions, evaluate
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.score.side_by_side import compare
+from freqkd_cli.spectrum.locate import identify
+from freqkd_cli.spectrum.subjects import SpectrumOptions, open_networks
 from freqkd_cli.train import final_metrics
 from freqkd_cli.train.distillation import distill
 
@@ -48,8 +52,9 @@ def quantized(out: Path, start: Path, progress: Silent, *sets: str, resume: bool
 
 def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path):
     start, whole, cut = (tmp_path / name for name in ("start", "whole", "cut"))
-    distill(recipes.loads(RECIPE), start, Silent())
-    quantized(whole, start, Silent())
+    notes, plain = Notes(), Notes()
+    distill(recipes.loads(RECIPE), start, plain)
+    quantized(whole, start, notes)
     with pytest.raises(RuntimeError, match="stopped"):
         quantized(cut, start, Stopped())
     quantized(cut, start, Silent(), resume=True)
@@ -68,9 +73,16 @@ def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path)
     assert not any(name.startswith("auxiliary") for name in ranges["layers"])
     assert all(low < high for low, high in ranges["inputs"].values())
 
+    (line,) = [line for line in notes.said if line.startswith("train.quantize")]
+    assert f"simulated int8; weights and activations of {len(ranges['layers'])} layers" in line
+    assert not any(line.startswith("train.quantize") for line in plain.said)
+    assert export_command(whole) == f"freqkd export {whole} --int8"
+    assert export_command(start) == f"freqkd export {start} --format onnx"
+
     # The score of the run is that of the simulated int8 model, also afterwards.
     miou = json.loads((whole / "summary.json").read_text())["miou"]
-    assert evaluate(str(whole), EvalOptions(), Silent())["miou"] == pytest.approx(miou, abs=1e-4)
+    assert evaluate(str(whole), EvalOptions(), notes)["miou"] == pytest.approx(miou, abs=1e-4)
+    assert notes.said[-1].endswith("computing in simulated int8 (float32 on cpu)")
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         plain = load_model(whole)(image)["logits"]
@@ -79,6 +91,7 @@ def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path)
     assert 0 < difference < 0.5
     _check_comparison_and_page(whole, miou)
     _check_another_process(whole, image, simulated)
+    _check_spectrum(whole, image, simulated)
 
 
 def _check_comparison_and_page(run: Path, miou: float) -> None:
@@ -90,6 +103,15 @@ def _check_comparison_and_page(run: Path, miou: float) -> None:
         ShownRun("a", "best", run), ScoredSplit.open(recipe, "val", None, 0)
     )
     assert any(module._forward_pre_hooks for module in drawn.modules())
+
+
+def _check_spectrum(run: Path, image: torch.Tensor, expected: torch.Tensor) -> None:
+    """``freqkd spectrum`` measures the model as it was trained; it was the float32 one."""
+    options = SpectrumOptions((), (), 0.5, "val", 1)
+    (student,), _ = open_networks(identify(run), options)
+    assert str(student) == "student fast_scnn in simulated int8"
+    with torch.no_grad():
+        assert torch.equal(student.model(image)["logits"], expected)
 
 
 class SecondOfTwo(Processes):

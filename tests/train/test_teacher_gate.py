@@ -156,9 +156,14 @@ def test_a_loss_without_class_scores_needs_no_score(here, scored):
 
 
 def test_the_next_run_does_not_run_the_teacher_again(here, scored, monkeypatch):
-    first = run("a", "train.seed=1")
+    notes = Notes()
+    first = run("a", "train.seed=1", progress=notes)
     assert scored == [32]
-    assert run("b", "train.seed=2")["teacher_miou"] == first["teacher_miou"] and scored == [32]
+    second = run("b", "train.seed=2", progress=notes)
+    assert second["teacher_miou"] == first["teacher_miou"] and scored == [32]
+    before, after = (line.partition(": ") for line in notes.teacher)
+    assert before[0] == "teacher on 32 of 40 images of val" and before[2] == after[2]
+    assert after[0] == f"{before[0]}, score kept from an earlier run"
     (file,) = Path("kept/teacher-scores").iterdir()
     file.write_text(file.read_text()[:-9])
     assert run("c")["teacher_miou"] == first["teacher_miou"] and scored == [32, 32]

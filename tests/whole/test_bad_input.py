@@ -343,13 +343,13 @@ def test_a_cache_of_something_else_is_refused_field_by_field(freqkd, cache):
     )
     refused(
         freqkd("distill", text, "--out", "a", "--cache", "nowhere"),
-        2,
+        4,
         "there is no cache in nowhere",
         "freqkd teacher-dump",
     )
     refused(
         freqkd("distill", text, "--out", "a", "--cache", "nowhere", "--dry-run"),
-        2,
+        4,
         "there is no cache in nowhere",
     )
     refused(
