@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, list[tuple[str, list[float]]]]:
     groups: dict[str, list[tuple[str, list[float]]]] = defaultdict(list)
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            values = [float(value) for key, value in row.items() if key.startswith("seed")]
+            values = [float(row[key]) for key in row if key.startswith("seed") and row[key]]
             groups[row["group"]].append((row["recipe"], values))
     return groups
 
@@ -37,7 +37,7 @@ def main() -> None:
         axis.set_yticks(range(len(rows)), names)
         axis.invert_yaxis()
         axis.set_title(group, fontsize=10)
-        axis.set_xlabel("mIoU (%), mean and range of 3 seeds")
+        axis.set_xlabel("mIoU (%), mean and range of the seeds")
         axis.grid(axis="x", alpha=0.3)
     figure.savefig(HERE / "results.png", dpi=110)
 
