@@ -234,4 +234,4 @@ def test_the_command_prints_a_table_or_one_document(path):
         and "of the step" in result.stdout
     )
     result = CliRunner().invoke(build_app(), [*words, "--cache", "nowhere"])
-    assert result.exit_code == 2 and result.stdout == "" and "nowhere" in result.stderr
+    assert result.exit_code == 4 and result.stdout == "" and "nowhere" in result.stderr
