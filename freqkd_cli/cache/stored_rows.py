@@ -1,4 +1,4 @@
-"""Rows of a cache as they are stored, and its size: what merging and pruning share."""
+"""Rows of a cache as they are stored, and its size: what dumping, merging and pruning share."""
 
 from __future__ import annotations
 

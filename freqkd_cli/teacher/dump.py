@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freqkd_cli.cache import stored_rows
 from freqkd_cli.cache.cache_folder import Mode
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.shards import Storage, encode
@@ -62,12 +63,7 @@ def dump(
 
 def summary(reader: CacheReader, *, written: int, seconds: float) -> dict[str, Any]:
     """Return the JSON of ``teacher-dump``; ``written`` views took ``seconds``."""
-    return {
-        "cache": str(reader.folder),
-        "items": len(reader),
-        "views": len({view for _, view in reader.items}),
-        "bytes": reader.bytes,
-        "taps": list(reader.names),
+    return stored_rows.summary(reader) | {
         "seconds": round(seconds, 2),
         "images_per_second": round(written / seconds, 2) if written else None,
     }

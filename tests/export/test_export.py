@@ -307,7 +307,10 @@ def test_compare_refuses(exported, text):
 
 
 def test_rounding_passes():
-    compare(logits, lambda image: logits(image) * (1 + 1e-5), ((1, 8, 8),)).require("it")
+    parity = compare(logits, lambda image: logits(image) * (1 + 1e-5), ((1, 8, 8),))
+    parity.require("it")
+    assert parity.relative_difference == pytest.approx(1e-5, rel=0.1)
+    assert parity.argmax_agreement == 1
 
 
 def test_labels_are_compared_by_agreement():
