@@ -66,16 +66,3 @@ class PoolingBranch(nn.Module):
             y = F.batch_norm(y, *statistics, norm.weight, norm.bias, training=False, eps=norm.eps)
             return F.relu(y)
         return F.relu(self.norm(y))
-
-
-def make_exportable(model: nn.Module) -> None:
-    """Replace every adaptive pooling to several bins in another library's ``model``.
-
-    The pooling has no weights, so no name in the state dict changes.
-    """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            size = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
-            rows, columns = (size, size) if isinstance(size, int) else size
-            if rows == columns and rows not in (None, 1):
-                setattr(parent, name, AveragePool(rows))

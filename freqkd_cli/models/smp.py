@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._pooling import make_exportable
 from freqkd_cli.models._smp_encoder import encoder_file, file_normalisation, load_encoder
+from freqkd_cli.models._smp_exportable import make_exportable
 from freqkd_cli.models._smp_guess import with_tip
 from freqkd_cli.models._smp_network import Network, create, network_of, unfilled
 from freqkd_cli.models._smp_weights import (
