@@ -38,11 +38,13 @@ class SimulatedInt8(nn.Module):
 
     Attributes:
         inputs, outputs: ``[layers, 2]`` lowest and highest value; NaN before the first batch.
+        observing: whether ranges follow the batches, as they do in training.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Int8Layer]) -> None:
         super().__init__()
         self.layers = tuple(layers)
+        self.observing = False
         device = next(model.parameters()).device
         for name in ("inputs", "outputs"):
             unknown = torch.full((len(self.layers), 2), float("nan"), device=device)
@@ -103,21 +105,23 @@ class SimulatedInt8(nn.Module):
         def hook(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             # Shadows the parameter of this name until the layer has run.
             module.__dict__["weight"] = rounded_weight(module)
+            # Not asked of the module that a layer ends with: a frozen norm is in eval mode.
+            self.observing = module.training
             if not layer.rounds_input:
                 return given
-            return (self._rounded(given[0], self.inputs[number], module.training), *given[1:])
+            return (self._rounded(given[0], self.inputs[number]), *given[1:])
 
         return hook
 
     def _after(self, number: int) -> Any:
         def hook(module: nn.Module, given: tuple[Any, ...], returned: Tensor) -> Tensor:
-            return self._rounded(returned, self.outputs[number], module.training)
+            return self._rounded(returned, self.outputs[number])
 
         return hook
 
-    def _rounded(self, x: Tensor, bounds: Tensor, observe: bool) -> Tensor:
+    def _rounded(self, x: Tensor, bounds: Tensor) -> Tensor:
         values = x.float()
-        if observe:
+        if self.observing:
             _observe(values.detach(), bounds)
         return rounded(values, bounds.to(values.device)).to(x.dtype)
 

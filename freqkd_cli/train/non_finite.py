@@ -98,14 +98,15 @@ def not_finite(
         for batch in step_views(setting, step, step + 1)
     ]
     values = {name: value for name, value in terms.items() if name != "total"}
-    lines = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    which = f"losses {', '.join(bad)} are" if len(bad) > 1 else f"loss {[*bad, 'total'][0]} is"
     alone = [_broken_images(objective, source, setting, batch, at) for batch in batches]
     images = [number for part in alone for number in part]
     every = [number for batch in batches for number, _ in batch.items]
     listed = ", ".join(setting.images.name(number) for number in images or every)
     where = f"on {listed}" if images else f"on the batch of {listed}, though on none of them alone"
     return TrainingFailed(
-        f"the loss {lines or 'total'} is not finite at step {at[0] + 1}",
+        f"the {which} not finite at step {at[0] + 1}",
         got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" {where}",
         tip="a lower train.lr, train.clip=1, or a longer warmup of that loss, with --overwrite; "
         "the last checkpoint is kept until then",

@@ -114,6 +114,19 @@ def _check_spectrum(run: Path, image: torch.Tensor, expected: torch.Tensor) -> N
         assert torch.equal(student.model(image)["logits"], expected)
 
 
+def test_ranges_follow_the_batches_while_norms_are_frozen(tmp_path):
+    """Layers end with their norm, which is in eval mode then; its ranges stayed unknown."""
+    start, run = tmp_path / "start", tmp_path / "run"
+    distill(recipes.loads(RECIPE), start, Silent())
+    quantized(run, start, Silent(), "train.freeze_norm=true")
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, run))
+    norms = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert norms and all(torch.equal(before[name], after[name]) for name in norms)
+    ranges = json.loads((run / "config.json").read_text())["quantization"]
+    assert set(ranges["ends"]) == set(ranges["outputs"])
+    assert all(low < high for low, high in ranges["outputs"].values())
+
+
 class SecondOfTwo(Processes):
     """Gets what the first process shares."""
 
