@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata of a node: the modules of torch that it comes from, the outermost first."""
+WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MERGED = ("BatchNormalization", "Relu", "Clip")
 """Operators that become one with the convolution before them."""
 
@@ -55,7 +56,7 @@ def layers(graph: ModelProto) -> list[Layer]:
     return [
         Layer(node.name, _module(node), node.input[0], _merged(node, consumers, outputs))
         for node in graph.graph.node
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        if node.op_type in WITH_WEIGHTS
         and node.input[1] in constants
         and node.input[0] not in constants
     ]
@@ -85,7 +86,7 @@ def _merged(
 
 
 def write_int8(source: Path, out: Path, ranges: Ranges, in_float: Collection[str] = ()) -> None:
-    """Write an ONNX file with its layers in int8.
+    """Write an ONNX file with its layers in int8; products of two activations stay in float32.
 
     Args:
         source: the file in float32.
@@ -103,18 +104,24 @@ def write_int8(source: Path, out: Path, ranges: Ranges, in_float: Collection[str
         name: (np.array(low, np.float32), np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
+    graph = onnx.load(source)
+    weighted = {layer.node for layer in layers(graph)}.difference(in_float)
     with quiet_exporter("onnxruntime cannot write this model in int8", "leave --int8 out"):
         quantizer = QDQQuantizer(
-            onnx.load(source),
+            graph,
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
             nodes_to_quantize=[],
-            nodes_to_exclude=list(in_float),
+            nodes_to_exclude=[
+                node.name
+                for node in graph.graph.node
+                if node.op_type in WITH_WEIGHTS and node.name not in weighted
+            ],
             op_types_to_quantize=list(QUANTIZED),
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={},
         )
         quantizer.quantize_model()
         onnx.save(quantizer.model.model, out)
@@ -127,7 +134,11 @@ def with_trained_ranges(graph: ModelProto, ranges: Ranges, trained: Quantization
         # The output of one layer may be the input of the next: the output's range was trained.
         if layer.name in trained.inputs:
             result[layer.given] = trained.inputs[layer.name]
+    activated = {node.output[0] for node in graph.graph.node if node.op_type in ("Relu", "Clip")}
     for layer in layers(graph):
-        if layer.name in trained.outputs:
-            result[layer.returned] = trained.outputs[layer.name]
+        bounds = trained.outputs.get(layer.name)
+        # A negative range ends before an activation that is no module of the network. The graph
+        # merges it, and onnxruntime leaves it to the range, so the calibrated one stays.
+        if bounds and not (layer.returned in activated and bounds[0] < 0):
+            result[layer.returned] = bounds
     return result

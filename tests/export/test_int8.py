@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
-from freqkd_cli.build.exported_model import load_exported
+from freqkd_cli.build.exported_model import load_exported, onnx_session
 from freqkd_cli.commands._exporting import parse_head, parse_threads
 from freqkd_cli.errors import CheckFailed, DataMissing, FreqKDError, UsageError
 from freqkd_cli.export.activation_ranges import calibrated_ranges, calibration_images
@@ -31,6 +31,7 @@ from freqkd_cli.features.simulated_int8 import SimulatedInt8, rounded, rounded_w
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.views.upsample import predict_labels
+from freqkd_cli.weights.quantization import Quantization
 from tests.helpers.small_recipe import SMALL
 
 SIZES = ExportOptions(sizes=((1, 64, 64),))
@@ -271,6 +272,49 @@ def test_training_in_simulated_int8_loses_less_than_quantizing_afterwards(tmp_pa
     given = layers(onnx.load(tmp_path / "float.onnx"))[0].given
     step = (max(high, 0) - min(low, 0)) / 255
     assert float(scales[f"{given}_scale"]) == pytest.approx(step, rel=1e-5)
+
+
+class Functional(nn.Module):
+    """A convolution whose ReLU is no module, and a product of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.second(x @ x.transpose(-1, -2) @ x)
+
+
+def write_onnx(model: nn.Module, image: torch.Tensor, path: Path) -> None:
+    torch.onnx.export(model, (image,), path, input_names=["image"], dynamo=True, verbose=False)
+
+
+def test_a_range_trained_before_a_functional_relu_does_not_remove_it(tmp_path):
+    torch.manual_seed(0)
+    model, image = Functional().eval(), torch.rand(1, 3, 16, 16)
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    write_onnx(model, image, path)
+    ranges = calibrated_ranges(path, [image.numpy()], "minmax", tmp_path)
+    trained = Quantization(
+        layers=("first", "second"), inputs={}, outputs={"first": (-2.0, 2.0)}, ends={}
+    )
+    write_int8(path, out, with_trained_ranges(onnx.load(path), ranges, trained))
+    session = onnx_session(out, 1)
+    with torch.no_grad():
+        expected = model(image).numpy()
+    error = np.abs(session.run(None, {"image": image.numpy()})[0] - expected).max()
+    assert error < 0.02 * np.abs(expected).max()
+
+
+def test_products_of_two_activations_stay_in_float(tmp_path):
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    image = torch.rand(1, 3, 16, 16)
+    write_onnx(Functional().eval(), image, path)
+    write_int8(path, out, calibrated_ranges(path, [image.numpy()], "minmax", tmp_path))
+    graph = onnx.load(out).graph
+    first, _ = (node for node in graph.node if node.op_type == "MatMul")
+    assert [n.op_type for n in graph.node if first.output[0] in n.input] == ["MatMul"]
 
 
 # Options
