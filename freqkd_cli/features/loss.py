@@ -32,6 +32,8 @@ class Loss(nn.Module, ABC):
         target_arguments: names of the ``build`` arguments that change what ``target`` returns. They
             enter the fingerprint of a cache of targets.
         file_arguments: names of those of them that are files. Their contents enter the fingerprint.
+        divided_again: the value is a mean over the batch, divided once more by its images. That of
+            a part is too large by the number of parts.
         target_version: raised when ``target`` returns other numbers for the same arguments, so that
             older caches are refused.
     """
@@ -39,6 +41,7 @@ class Loss(nn.Module, ABC):
     needs_labels: ClassVar[bool] = False
     reads_classes_of_labels: ClassVar[bool] = False
     reads_logits: ClassVar[bool] = False
+    divided_again: bool = False
     target_arguments: ClassVar[tuple[str, ...]] = ()
     file_arguments: ClassVar[tuple[str, ...]] = ()
     target_version: ClassVar[int] = 1

@@ -75,6 +75,7 @@ class AttentionGuided(PairLoss):
     def __init__(self, student: str, teacher: str, form: tuple[int, bool, bool]) -> None:
         super().__init__(student, teacher, adapted=False)
         self.reduction, self.per_image, self.normed = form
+        self.divided_again = not self.per_image
         self.attention: LearnedAttention | None = None
         self.connector: Adapter | None = None
         self.norm: Scale | None = None

@@ -52,14 +52,17 @@ def shares(
     mean over labelled pixels must be divided by their number in the whole batch, not by that of a
     part. Otherwise a part with many void pixels weighs too much.
     """
-    if len(parts) * processes.number == 1:
+    number = len(parts) * processes.number
+    if number == 1:
         return [None]
     counts = torch.tensor(
         [[line.loss.count(part, grids) for line in objective.lines] for part in parts],
         dtype=torch.float64,
     )
+    too_large = torch.tensor([number if line.loss.divided_again else 1 for line in objective.lines])
     if processes.number > 1:
         counts = counts.to(processes.device, non_blocking=True)
-    mean = processes.sum(counts.sum(0)) / (len(parts) * processes.number)
-    factors = torch.where(mean > 0, counts / torch.where(mean > 0, mean, 1.0), 1.0)
+        too_large = too_large.to(processes.device, non_blocking=True)
+    mean = processes.sum(counts.sum(0)) / number
+    factors = torch.where(mean > 0, counts / torch.where(mean > 0, mean, 1.0), 1.0) / too_large
     return list(factors.to(torch.float32).to(processes.device, non_blocking=True))

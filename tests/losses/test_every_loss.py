@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from types import SimpleNamespace
 from typing import get_args
 
 import label_loss_references as reference
@@ -24,6 +25,8 @@ from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.recipe import describe
+from freqkd_cli.runtime.processes import ALONE
+from freqkd_cli.train import whole_batch
 from freqkd_cli.views.batch import Batch
 
 NAMES = registry.names("losses")
@@ -205,6 +208,32 @@ def test_parts_weighted_by_their_counts_are_the_whole(name):
         total, counted = total + count * value.item(), counted + count
     assert counted == pytest.approx(loss.count(batch, grids_of(of_student)))
     assert total / counted == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_parts_come_near_the_whole_with_the_default_arguments(name):
+    """As a step adds them up. attnfd, which divides twice by the images, was doubled.
+
+    Some losses relate the images of a batch, so their parts are not exactly the whole.
+    """
+    loss, (student, teacher) = started(name)
+    of_student, of_teacher = taps_of(student, 6, (6, 8)), taps_of(teacher, 6, (6, 8), seed=1)
+    batch, halves = batch_of(6), (slice(0, 3), slice(3, 6))
+    objective = SimpleNamespace(lines=[SimpleNamespace(loss=loss)])
+    shares = whole_batch.shares(
+        objective, [rows(batch, half) for half in halves], grids_of(of_student), ALONE
+    )
+    values = [
+        evaluate(
+            loss,
+            {n: x[half] for n, x in of_student.items()},
+            {n: x[half] for n, x in of_teacher.items()},
+            rows(batch, half),
+        )
+        for half in halves
+    ]
+    mean = sum(value * share for value, share in zip(values, shares, strict=True)) / 2
+    whole = evaluate(loss, of_student, of_teacher, batch)
+    assert mean.item() == pytest.approx(whole.item(), rel=0.06)
 
 
 def test_its_docstring_has_what_why_shapes_and_source(name):
