@@ -34,28 +34,53 @@ class Int8Layer:
 
 
 @dataclass(frozen=True)
+class _Value:
+    """A tensor at one time: an operator that works in place makes another value of it."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Value:
+        return cls(tensor, tensor._version)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return id(self.tensor), self.version
+
+
+@dataclass(frozen=True)
 class _Call:
     name: str
     module: nn.Module
-    given: Tensor
-    returned: Tensor
+    given: _Value
+    returned: _Value
 
 
 @torch.no_grad()
 def int8_layers(model: nn.Module, image: Tensor) -> list[Int8Layer]:
     """Return the layers that run for ``image`` ``[1, 3, H, W]`` in eval mode, in their order."""
     calls: list[_Call] = []
+    given_values: dict[str, _Value | None] = {}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
-            if given and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
-                calls.append(_Call(name, module, given[0], returned))
+            if given_values[name] and isinstance(returned, Tensor):
+                calls.append(_Call(name, module, given_values[name], _Value.of(returned)))
+
+        return hook
+
+    def before(name: str) -> Any:
+        def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
+            is_tensor = bool(given) and isinstance(given[0], Tensor)
+            given_values[name] = _Value.of(given[0]) if is_tensor else None
 
         return hook
 
     kinds = (*WITH_WEIGHTS, _BatchNorm, *MERGED)
     chosen = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
-    hooks = [module.register_forward_hook(record(name)) for name, module in chosen]
+    hooks = [module.register_forward_pre_hook(before(name)) for name, module in chosen]
+    hooks += [module.register_forward_hook(record(name)) for name, module in chosen]
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()(image)
@@ -74,9 +99,9 @@ def _layers(calls: list[_Call]) -> list[Int8Layer]:
             continue
         seen.add(call.name)
         end = _end(call, calls[number + 1 :])
-        layers.append(Int8Layer(call.name, id(call.given) not in in_8_bits, end and end.name))
+        layers.append(Int8Layer(call.name, call.given.key not in in_8_bits, end and end.name))
         if end:
-            in_8_bits.add(id(end.returned))
+            in_8_bits.add(end.returned.key)
     return layers
 
 
@@ -89,7 +114,7 @@ def _end(layer: _Call, later: list[_Call]) -> _Call | None:
         return None
     end = layer
     for call in later:
-        if call.given is not end.returned:
+        if call.given.key != end.returned.key:
             continue
         if isinstance(call.module, _BatchNorm) and end is layer:
             if not all(isinstance(child, MERGED) for child in call.module.children()):

@@ -52,6 +52,7 @@ class SimulatedInt8(nn.Module):
         modules = dict(model.named_modules())
         for number, layer in enumerate(self.layers):
             module = modules[layer.name]
+            module.__dict__["int8_end"] = modules.get(layer.end or "")  # of a copy, in a copy
             module.register_forward_pre_hook(self._before(number, layer))
             module.register_forward_hook(_with_own_weight, always_call=True)
             if layer.end is not None:
@@ -105,6 +106,8 @@ class SimulatedInt8(nn.Module):
         def hook(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             # Shadows the parameter of this name until the layer has run.
             module.__dict__["weight"] = rounded_weight(module)
+            if layer.end is not None:
+                module.__dict__["int8_end"].__dict__.setdefault("int8_running", set()).add(number)
             # Not asked of the module that a layer ends with: a frozen norm is in eval mode.
             self.observing = module.training
             if not layer.rounds_input:
@@ -115,6 +118,11 @@ class SimulatedInt8(nn.Module):
 
     def _after(self, number: int) -> Any:
         def hook(module: nn.Module, given: tuple[Any, ...], returned: Tensor) -> Tensor:
+            # A module may be the end of several layers, and also run after none.
+            running = module.__dict__.get("int8_running", set())
+            if number not in running:
+                return returned
+            running.remove(number)
             return self._rounded(returned, self.outputs[number])
 
         return hook

@@ -26,10 +26,12 @@ from freqkd_cli.export.int8_file import export_int8
 from freqkd_cli.export.int8_images import Int8Images, open_images
 from freqkd_cli.export.int8_trial import Int8Options
 from freqkd_cli.export.quantized_graph import layers, with_trained_ranges, write_int8
+from freqkd_cli.features.int8_layers import int8_layers
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.simulated_int8 import SimulatedInt8, rounded, rounded_weight
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.scored_split import ScoredSplit
+from freqkd_cli.train.training_state import freeze_norms
 from freqkd_cli.views.upsample import predict_labels
 from freqkd_cli.weights.quantization import Quantization
 from tests.helpers.small_recipe import SMALL
@@ -304,6 +306,46 @@ def test_a_range_trained_before_a_functional_relu_does_not_remove_it(tmp_path):
     with torch.no_grad():
         expected = model(image).numpy()
     error = np.abs(session.run(None, {"image": image.numpy()})[0] - expected).max()
+    assert error < 0.02 * np.abs(expected).max()
+
+
+class Residual(nn.Module):
+    """A block as in ResNets: one ReLU for two places, and a sum in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        self.relu, self.last = nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.norms[0](self.first(x)))
+        y = self.norms[1](self.second(y))
+        y += x
+        return self.last(self.relu(y))
+
+
+def test_a_sum_in_place_and_a_shared_relu_get_the_ranges_of_the_file(tmp_path):
+    """The end of the second layer was the ReLU after the sum, whose range cut the file's values."""
+    torch.manual_seed(0)
+    model, image = Residual(), 2 * torch.randn(1, 8, 16, 16)
+    plain = copy.deepcopy(model).eval()
+    simulated = SimulatedInt8(model, int8_layers(model, image))
+    ends = {"first": "relu", "second": "norms.1", "last": "last"}
+    assert simulated.ranges().ends == ends and all(x.rounds_input for x in simulated.layers[::2])
+    model.train()
+    freeze_norms(model)
+    with torch.no_grad():
+        model(image)
+        expected = copy.deepcopy(model).eval()(image).numpy()  # lanes copy a model with its hooks
+        first = plain.relu(plain.norms[0](plain.first(image)))
+    assert simulated.ranges().outputs["first"][1] == pytest.approx(float(first.max()), rel=0.02)
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    write_onnx(plain, image, path)
+    ranges = calibrated_ranges(path, [image.numpy()], "minmax", tmp_path)
+    ranges = with_trained_ranges(onnx.load(path), ranges, simulated.ranges())
+    write_int8(path, out, ranges)
+    error = np.abs(onnx_session(out, 1).run(None, {"image": image.numpy()})[0] - expected).max()
     assert error < 0.02 * np.abs(expected).max()
 
 
