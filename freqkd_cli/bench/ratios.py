@@ -22,6 +22,7 @@ from freqkd_cli.bench.measured_loop import (
 from freqkd_cli.recipe.sections import LossLine
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.train.distillation import without_attention
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.views.batch import Batch
 
@@ -34,9 +35,7 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
 
     All run in turn on the same batches.
     """
-    lines = tuple(line for line in recipe.losses if line.name == "cross_entropy") or (
-        LossLine(name="cross_entropy", id="cross_entropy"),
-    )
+    lines = _labels_alone(recipe)
     if not loop.setting.dataset.labelled or (recipe.losses == lines and options.cache is None):
         return {}
     data = recipe.data.model_copy(
@@ -58,6 +57,15 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
         "teacher_ms": spread(teacher, 1e3),
         "over_teacher_and_ce": spread([a / b for a, b in zip(step, both, strict=True)]),
     }
+
+
+def _labels_alone(recipe: Recipe) -> tuple[LossLine, ...]:
+    """Return the lines of cross-entropy without the teacher's attention; a new one for none."""
+    return tuple(
+        without_attention(line) if "attention" in line.arguments else line
+        for line in recipe.losses
+        if line.name == "cross_entropy" and line.weight > 0
+    ) or (LossLine(name="cross_entropy", id="cross_entropy"),)
 
 
 def _take_turns(
@@ -88,8 +96,10 @@ def _take_turns(
 
 @torch.no_grad()
 def _bare(model: torch.nn.Module, batches: Sequence[Batch], device: torch.device) -> None:
+    of_batch = getattr(model, "of_batch", None)  # of a teacher of saved outputs
     for batch in batches:
-        model(batch.images.to(device))
+        here = batch.to(device)
+        of_batch(here) if of_batch else model(here.images)
 
 
 def _seconds(call: Callable[[], Any], wait: Callable[[], None]) -> float:

@@ -211,7 +211,7 @@ def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:
     weighted = {line.id for line in lines if line.loss.needs_labels and line.loss.reads_logits}
     kept = {line.id for line in lines if not line.teacher_taps} | weighted
     losses = tuple(
-        _without_attention(line) if line.id in weighted else line
+        without_attention(line) if line.id in weighted else line
         for line in recipe.losses
         if line.id in kept
     )
@@ -221,6 +221,6 @@ def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:
     return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
 
 
-def _without_attention(line: LossLine) -> LossLine:
+def without_attention(line: LossLine) -> LossLine:
     """Return a line that weights pixels by the teacher as a line of labels alone."""
     return line.model_copy(update={"arguments": line.arguments | {"attention": "none"}})

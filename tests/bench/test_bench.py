@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from freqkd_cli.bench.bound import bound
 from freqkd_cli.bench.measure import bench
 from freqkd_cli.bench.measured_loop import BenchOptions, measured_loop
 from freqkd_cli.bench.stopwatch import Stopwatch, watched
+from freqkd_cli.build import assemble
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
@@ -190,6 +192,26 @@ def test_cross_entropy_alone_is_compared_with_nothing(path):
         and result["source"] == "none"
         and result["step_ms"]["low"] == result["step_ms"]["high"]
     )
+
+
+def test_labels_with_attention_are_compared_without_it(path):
+    """The recipe without a teacher was refused, and so was a sweep with ``fair: seconds``."""
+    sets = ["losses.cross_entropy.attention=high", "losses.high.weight=0"]
+    result = bench(recipes.load(path, sets), BenchOptions(steps=1), Silent())
+    assert {"over_ce", "over_teacher_and_ce"} <= set(result["ratios"])
+
+
+def test_a_teacher_of_saved_outputs_is_measured(path, tmp_path):
+    """It has no forward pass on images; its files are read."""
+    data = assemble.build_dataset(recipes.load(path), "train")
+    for index in range(len(data)):
+        shares = np.full((len(data.classes), 4, 4), 1 / len(data.classes), np.float32)
+        np.save(tmp_path / f"{data.name(index)}.npy", shares)
+    saved = f"{{name: saved_scores, root: {tmp_path}}}"
+    text = RECIPE.replace("{name: segformer, weights: embedded}", saved)
+    text = "\n".join(line for line in text.splitlines() if "id: high" not in line)
+    recipe = recipes.loads(text)
+    assert bench(recipe, BenchOptions(steps=1), Silent())["ratios"]["teacher_ms"]["median"] > 0
 
 
 STUDENT = {"student.backward": 0.6, "teacher": 0.37, "data": 0.03}
