@@ -7,6 +7,7 @@ side is real. A scan counts its sequential form; an exponential or a softplus is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -74,7 +75,7 @@ def parameters(model: nn.Module) -> int:
 
 def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
     """Return the operations of one forward pass on one image (H, W); meta devices are allowed."""
-    device = next(model.parameters()).device
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
     with Operations() as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, *size, device=device))
     return counter.get_total_flops()

@@ -13,7 +13,7 @@ import numpy as np
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.exported_model import load_file_or_folder
-from freqkd_cli.errors import UsageError, WeightsMissing
+from freqkd_cli.errors import Missing, UsageError, WeightsMissing
 from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.precision import pick_device
@@ -111,11 +111,15 @@ def compare(
 
 
 def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[ComparedModel]:
-    """The teacher of the first recipe that has one, if it has the classes of the data."""
+    """The teacher of the first recipe that has one, if it is here and has the data's classes."""
     recipe = next((recipe for recipe in run_recipes if recipe.teacher), None)
     if recipe is None:
         return []
-    teacher = build_scored_teacher(recipe, scored.dataset.classes)
+    try:
+        teacher = build_scored_teacher(recipe, scored.dataset.classes)
+    except Missing as error:
+        log.warning("the teacher is left out: %s", error.what)
+        return []
     classes = len(scored.dataset.classes)
     if teacher.classes == classes:
         return [ComparedModel(TEACHER, teacher)]

@@ -16,6 +16,7 @@ from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.errors import Missing, UsageError
 from freqkd_cli.features.taps import Tap, stored_as
 from freqkd_cli.spectrum.locate import SpectrumSource
+from freqkd_cli.teacher.teacher_classes import require_network
 
 if TYPE_CHECKING:
     from freqkd_cli.cache.reader import CacheReader, Item
@@ -171,6 +172,7 @@ def _check_options(source: SpectrumSource, options: SpectrumOptions) -> None:
 
 
 def _teacher(recipe: Recipe) -> Subject:
+    require_network(recipe)
     teacher = assemble.build_teacher(recipe, len(recipe_facts.class_names(recipe)))
     assert recipe.teacher is not None
     return _subject("teacher", teacher, recipe.teacher.name)
@@ -225,7 +227,8 @@ def open_cache(source: SpectrumSource, options: SpectrumOptions) -> tuple[CacheR
             need=f"one of {', '.join(registry.names('models'))}",
             key="source",
         )
-    known = taps_of(name, teacher.get("arguments", {}))
+    facts = reader.index.teacher  # older caches have none
+    known = {tap.name: tap for tap in facts.taps} if facts else taps_of(name, teacher["arguments"])
     taps = {key: tap for key, tap in known.items() if stored_as(key, known) in reader.names}
     return reader, Subject("teacher", name, taps)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from freqkd_cli import registry
 from freqkd_cli.build import assemble, recipe_facts
-from freqkd_cli.errors import RecipeError
+from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.class_map import ClassMap, Mapped, resolve
 from freqkd_cli.features.class_names import (
     class_map_tip,
@@ -44,12 +44,28 @@ def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
     """Return the recipe's teacher, with the data's classes where the recipe maps them.
 
     Raises:
-        WeightsMissing, RecipeError: as ``assemble.build_teacher`` and :func:`class_map` do.
+        WeightsMissing, RecipeError: as :func:`require_network`, ``assemble.build_teacher`` and
+            :func:`class_map` do.
     """
     _refuse_new_head(recipe)
+    require_network(recipe)
     teacher = assemble.build_teacher(recipe, len(classes))
     mapping = class_map(recipe, teacher, classes)
     return teacher if mapping is None else Mapped(teacher, mapping)
+
+
+def require_network(recipe: Recipe) -> None:
+    """
+    Raises:
+        WeightsMissing: the teacher is a folder of saved outputs, without any for other images.
+    """
+    if recipe.teacher and not registry.reads_images(recipe.teacher.name):
+        raise WeightsMissing(
+            "saved outputs belong to images of the training split, and no network runs on others",
+            need="a teacher with weights",
+            tip="freqkd eval RECIPE --predictions DIR scores saved labels",
+            key="teacher.name",
+        )
 
 
 def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap | None:

@@ -42,7 +42,9 @@ def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
     student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
     weights = 4 * sum(p.numel() for p in student.parameters())
     student_flops = _flops(student, size)
-    teacher_flops = _flops(loop.source.model, size) if isinstance(loop.source, LiveTeacher) else 0
+    model = loop.source.model if isinstance(loop.source, LiveTeacher) else None
+    # Saved outputs have no forward pass, and the operations of an ONNX file are not counted.
+    teacher_flops = 0 if model is None or hasattr(model, "of_batch") else _flops(model, size)
     per_step = train.batch_size * train.accumulate
     # A backward pass costs about two forward passes.
     step_flops = per_step * (3 * student_flops + teacher_flops)

@@ -20,6 +20,8 @@ from freqkd_cli.errors import CacheMismatch, FreqKDError, RecipeError, WeightsMi
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models import onnx as teacher_file
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.spectrum.locate import identify
+from freqkd_cli.spectrum.subjects import SpectrumOptions, open_cache
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.train.distillation import distill
 
@@ -249,7 +251,11 @@ def test_a_cache_trains_without_the_file(tmp_path, logits):
         teacher = f"teacher={{name: onnx, weights: {path}, outputs: {outputs}, {mapping}}}"
         return recipes.load(tmp_path / "r.yaml", [teacher, losses])
 
+    # It ended with a traceback: a file has no parameters, of which the device was read.
+    assert distill(load(), tmp_path / "r", Silent(), dry_run=True)["teacher_gflops"] == 0
     dump_recipe(load(), tmp_path / "c", Silent(), DumpOptions())
+    options = SpectrumOptions((), (), 0.5, "train", 1)
+    assert "decoder" in open_cache(identify(tmp_path / "c"), options)[1].taps  # it named no file
     (tmp_path / "t.onnx").unlink()
     result = distill(load(), tmp_path / "r", Silent(), cache=tmp_path / "c", dry_run=True)
     assert result["steps"] == 2

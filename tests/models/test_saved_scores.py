@@ -18,6 +18,9 @@ from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, FreqKDError, WeightsMissing
 from freqkd_cli.models import saved_scores
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.side_by_side import compare
+from freqkd_cli.spectrum.locate import identify
+from freqkd_cli.spectrum.subjects import SpectrumOptions, open_cache, open_networks
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.teacher.recipe_cache import Form
@@ -169,3 +172,16 @@ def test_a_cache_trains_without_the_saved_outputs(folder, tmp_path, caplog):
     assert f"teacher.root: {folder / 'saved'} is not on this machine" in caplog.text
     with pytest.raises(CacheMismatch, match="teacher.arguments.stride: cached 4, wanted 8"):
         distill(recipe_of(folder, "teacher.stride=8"), tmp_path / "run", Silent(), cache=cache)
+
+
+def test_commands_leave_it_out_on_other_images(folder, tmp_path, caplog):
+    """A dry run, compare, a report and spectrum ended with an error or a traceback."""
+    recipe, (run, cache) = recipe_of(folder, "train.steps=1"), (tmp_path / x for x in ("a", "c"))
+    assert distill(recipe, run, Silent(), dry_run=True)["teacher_gflops"] == 0
+    distill(recipe, run, Silent())
+    assert [row["name"] for row in compare([run], Silent(), images=0, device="cpu").rows] == ["a"]
+    assert "the teacher is left out: saved outputs belong to images" in caplog.text
+    options = SpectrumOptions((), (), 0.5, "val", 1)
+    assert [subject.role for subject in open_networks(identify(run), options)[0]] == ["student"]
+    dump_recipe(recipe, cache, Silent(), DumpOptions())
+    assert list(open_cache(identify(cache), options)[1].taps) == ["logits"]
