@@ -55,7 +55,8 @@ def build_scored_teacher(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
 
 
 def require_network(recipe: Recipe) -> None:
-    """
+    """Refuse a teacher that cannot run on the images of a split.
+
     Raises:
         WeightsMissing: the teacher is a folder of saved outputs, without any for other images.
     """
