@@ -75,14 +75,14 @@ def _checked(loop: Loop, plain: Recipe, exact: bool, keep: bool) -> dict[str, An
     if score is None:
         loop.progress.note("the teacher is not scored, because it is not on this machine")
         return {}
-    loop.progress.note(_line(score, loop.setting.plan.classes))
+    loop.progress.note(_line(score))
     _warn_of_low_classes(loop, score)
     facts = {
         "teacher_miou": score.miou,
         "teacher_images": len(images.indices),
         "teacher_scored_on": str(images),
     }
-    if alone:
+    if alone and all(item.covered for item in score.classes):
         baseline_run.warn_of_weak_teacher(facts, alone)
     return facts
 
@@ -110,14 +110,14 @@ def _sample_size(dataset: Dataset, device: torch.device) -> int:
     return max(SMALLEST_SAMPLE, min(SAMPLE, CPU_PIXELS // (height * width)))
 
 
-def _line(score: TeacherScore, classes: Sequence[str]) -> str:
+def _line(score: TeacherScore) -> str:
     """Return the scores of a teacher as one line, the lowest class first."""
-    ordered = sorted((c for c in score.classes if c.iou is not None), key=lambda c: c.iou)
+    scored = [item for item in score.classes if item.covered and item.iou is not None]
+    ordered = sorted(scored, key=lambda item: item.iou)
     miou = "no class" if score.miou is None else f"{100 * score.miou:.1f} mIoU"
     kept = ", score kept from an earlier run" if score.kept else ""
     text = f"teacher on {score.images}{kept}: {miou}; {some(map(_item, ordered), LISTED)}"
-    covered = {item.name for item in score.classes}
-    if uncovered := [name for name in classes if name not in covered]:
+    if uncovered := [item.name for item in score.classes if not item.covered]:
         text += f"; not covered by teacher.class_map: {some(uncovered, LISTED)}"
     return text
 
@@ -130,7 +130,8 @@ def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
     """Warn of labelled classes below ``teacher.min_iou``, with what can be done."""
     recipe = loop.setting.plan.recipe
     least = recipe.teacher.min_iou
-    low = [c for c in score.classes if c.labelled and 100 * (c.iou or 0.0) < least]
+    covered = [item for item in score.classes if item.covered]
+    low = [c for c in covered if c.labelled and 100 * (c.iou or 0.0) < least]
     lines = loop.training.objective.lines
     # A loss of labels takes only weights of pixels from the teacher.
     copying = [line for line in lines if _reads(line) and not line.loss.needs_labels]

@@ -45,16 +45,21 @@ class Images:
 
 @dataclass(frozen=True)
 class ClassIoU:
-    """A class of the data: IoU in [0, 1], None where it is neither labelled nor predicted."""
+    """A class of the data: IoU in [0, 1], None where it is neither labelled nor predicted.
+
+    Attributes:
+        covered: whether the teacher can predict it, see :mod:`freqkd_cli.features.class_map`.
+    """
 
     name: str
     iou: float | None
     labelled: bool
+    covered: bool
 
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """The IoU of every class of the data that the teacher can predict.
+    """The IoU of every class of the data.
 
     Attributes:
         kept: whether it was computed by an earlier run.
@@ -136,7 +141,7 @@ def _identity(plan: Plan, teacher: Teacher) -> list[Any]:
 def _scored(
     setting: Setting, teacher: Teacher, images: Images, progress: Progress
 ) -> tuple[ClassIoU, ...]:
-    """Run the teacher on the images, as the run does; return the classes that it can predict."""
+    """Run the teacher on the images, as the run does; return the IoU of every class."""
     plan, device = setting.plan, setting.device
     if isinstance(teacher, CachedTeacher):  # no teacher is loaded yet
         with torch.random.fork_rng(devices=[]):
@@ -155,6 +160,6 @@ def _scored(
     numbers = result.tally.per_class()
     covered = class_map.covered if class_map else range(len(plan.classes))
     return tuple(
-        ClassIoU(plan.classes[k], numbers["iou"][k], numbers["accuracy"][k] is not None)
-        for k in covered
+        ClassIoU(name, numbers["iou"][k], numbers["accuracy"][k] is not None, k in covered)
+        for k, name in enumerate(plan.classes)
     )

@@ -21,6 +21,7 @@ from freqkd_cli.images.dataset import spread
 from freqkd_cli.models import segformer
 from freqkd_cli.runtime import user_cache
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.score.eval_source import EvalOptions, evaluate
 from freqkd_cli.score.predicted_labels import predicted
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.train import teacher_gate, teacher_score
@@ -230,14 +231,18 @@ def test_a_class_without_labels_is_not_warned_of(here, poleless, caplog, monkeyp
     assert not warnings(caplog)
 
 
-def test_uncovered_classes_are_named_once_and_not_scored(here, caplog):
+def test_uncovered_classes_are_named_once_and_count_as_in_eval(here, caplog):
     names = [name for name in scenes.CLASSES if name != "pole"]
     listed = ", ".join(f"{name}: {name}" for name in names)
     notes = Notes()
-    run("a", LARGE, f"teacher.class_map={{{listed}}}", progress=notes)
+    sets = (LARGE, "data.held_out=8", f"teacher.class_map={{{listed}}}")
+    summary = run("a", *sets, progress=notes)
     (line,) = notes.teacher
     assert line.endswith("; not covered by teacher.class_map: pole") and line.count("pole") == 1
     assert not warnings(caplog)
+    # gap_closed compares it with the student's mIoU, which counts every class.
+    document = evaluate("a", EvalOptions(teacher=True), Silent())
+    assert summary["teacher_miou"] == pytest.approx(document["miou"], abs=1e-9)
 
 
 def test_training_images_are_scored_where_no_others_have_labels(here, monkeypatch):
