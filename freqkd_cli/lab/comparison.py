@@ -69,7 +69,8 @@ def compare_records(
         names: of the rows, one each, or of the runs.
         left_out: run folder -> why it is known to have no score, such as a failure.
         data_root: the folder that all runs used copies of.
-        teacher: mIoU of the teacher of all runs; by default what the runs recorded.
+        teacher: mIoU of the teacher of the first run that has one; by default what each run
+            recorded.
 
     Raises:
         WeightsMissing: no run is finished.
@@ -173,7 +174,8 @@ def _first_with_teacher(groups: Sequence[Group], reference: Group) -> Group | No
 def _teachers(groups: Sequence[Group], known: float | None) -> dict[str, float]:
     """Return the mIoU of the teacher of each row, where some run scored it on all its images."""
     if known is not None:
-        return {group.name: known for group in groups if _teacher_of(group)}
+        first = next(filter(None, map(_teacher_of, groups)), None)
+        return {group.name: known for group in groups if _teacher_of(group) == first}
     scores: dict[str, float] = {}
     for group in groups:
         for run in group.runs.values():

@@ -175,6 +175,14 @@ def test_other_teachers_are_stated(tmp_path):
     assert row(result, "kl").unequal == {}
 
 
+def test_a_score_of_the_first_teacher_is_not_that_of_another(tmp_path):
+    paths = fake_runs.seeds(tmp_path, "ce", CE)
+    paths += fake_runs.seeds(tmp_path, "kl", KL, kl=1.0)
+    paths += fake_runs.seeds(tmp_path, "big", KL, kl=1.0, weights="big")
+    result = compare(*paths, teacher=0.9)
+    assert result.teachers == {"kl": 0.9} and row(result, "big").gap_closed is None
+
+
 def test_the_share_of_the_gap_needs_a_teacher_scored_on_all_images(tmp_path):
     scored = {"teacher_miou": 0.9, "teacher_images": 200}
     paths = fake_runs.seeds(tmp_path, "ce", CE)
