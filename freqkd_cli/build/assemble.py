@@ -234,7 +234,7 @@ def build_student(plan: Plan) -> nn.Module:
         model = registry.find("models", section.name).build(
             classes=len(plan.classes), **section.arguments
         )
-    model.id2label = dict(enumerate(plan.classes))
-    if section.weights:
-        load_state(section.weights, model)
+        model.id2label = dict(enumerate(plan.classes))
+        if section.weights:
+            load_state(section.weights, model)
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from freqkd_cli import registry
 from freqkd_cli.errors import DataMissing, FreqKDError, RecipeError, UsageError
 from freqkd_cli.features.class_map import covered
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.features.trained_weights import in_section
 from freqkd_cli.views.view import ViewSpec
 from freqkd_cli.weights.hub import is_path
 
@@ -176,7 +176,7 @@ def tips_of(role: str) -> Iterator[None]:
         yield
     except FreqKDError as error:
         if error.tip:
-            error.tip = re.sub(r"--set '(?!student\.|teacher\.)", f"--set '{role}.", error.tip)
+            error.tip = in_section(error.tip, role)
         raise
 
 

@@ -172,7 +172,7 @@ def read_index(folder: Path) -> Index:
         raise Missing(
             f"there is no cache in {folder}",
             need=f"a folder with {INDEX}",
-            tip="make one with `freqkd teacher-dump`",
+            tip="freqkd teacher-dump RECIPE --out DIR makes one",
         )
     raw = _read_raw(path)
     version = raw.get("version") if isinstance(raw, dict) else None

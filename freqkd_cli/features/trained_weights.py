@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
-from freqkd_cli.weights.config import read_config
+from freqkd_cli.recipe.resolved import flow
+from freqkd_cli.weights.config import ModelSection, read_config
 from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import read_state
 
@@ -61,13 +63,46 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     folder = Path(folder).expanduser()
     if not folder.is_file():
         require_folder(folder)
-    own = model.portable_state()
-    state = fitting(read_state(folder), own, str(folder))
-    heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
-    given = {key: value for key, value in state.items() if key not in heads} | {
-        key: own[key] for key in heads if key in own
-    }
-    model.load_portable(given, where=str(folder))
+    own, state = model.portable_state(), read_state(folder)
+    try:
+        state = fitting(state, own, str(folder))
+        heads = {key for key in state.keys() ^ own.keys() if key.startswith("auxiliary.")}
+        given = {key: value for key, value in state.items() if key not in heads} | {
+            key: own[key] for key in heads if key in own
+        }
+        model.load_portable(given, where=str(folder))
+    except WeightsMissing as error:
+        error.tip = _section_that_fits(folder, model) or error.tip
+        raise
+
+
+def section_tip(run: ModelSection, folder: Path) -> str:
+    """Return a tip with the section of a recipe that has the model and the weights of a run."""
+    section = {"name": run.model, **_architecture(run.arguments or {}), "weights": str(folder)}
+    return f"--set '{flow(section)}'"
+
+
+def _section_that_fits(folder: Path, model: Segmenter) -> str | None:
+    """Return :func:`section_tip` where the model of the run is another one than ``model``."""
+    path = folder / "config.json"
+    run = read_config(path).section if path.is_file() else None
+    if run is None or run.model is None:
+        return None
+    own = (model.model_name, _architecture(model.recipe_arguments))
+    fits = own == (run.model, _architecture(run.arguments or {}))
+    return None if fits else section_tip(run, folder)
+
+
+def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model that a recipe may have."""
+    return {k: x for k, x in arguments.items() if k not in registry.FILLED_IN["models"]}
+
+
+def in_section(tip: str, section: str) -> str:
+    """Return a model's tip with its section: ``--set 'width=1'``, ``--set '{name: smp}'``."""
+    tip = re.sub(r"--set '(?=\{)", f"--set '{section}=", tip)
+    done = f"student|teacher|{section.partition('.')[0]}"
+    return re.sub(rf"--set '(?!(?:{done})[.=])", f"--set '{section}.", tip)
 
 
 def require_folder(folder: Path) -> None:

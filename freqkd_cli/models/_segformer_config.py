@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.features.trained_weights import section_tip
 from freqkd_cli.weights.config import (
     SEGFORMER_TYPES,
     ModelConfig,
@@ -191,7 +193,10 @@ def describe(config: ModelConfig) -> Description:
     if not own or model != "segformer":
         got = f"model {model}" if own else f"model_type {family}"
         raise WeightsMissing(
-            f"{config.path} does not describe a SegFormer", got=got, need="model_type segformer"
+            f"{config.path} does not describe a SegFormer",
+            got=got,
+            need="model_type segformer",
+            tip=section_tip(config.section, Path(config.path).parent) if own else None,
         )
     _refuse_quantised(config)
     style = "conv" if family == CONV_TYPE else "linear"

@@ -15,7 +15,6 @@ Taps: ``logits``. An ensemble is a teacher only: it stays in eval mode, and no g
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ from freqkd_cli.features.class_map import NEVER, ClassMap
 from freqkd_cli.features.class_names import Classes, known_names
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.features.trained_weights import in_section
 from freqkd_cli.models._ensemble_classes import require_same, resolved_maps
 from freqkd_cli.models._ensemble_member import Member
 
@@ -198,5 +198,5 @@ def _of_member(number: int) -> Iterator[None]:
             error.what = f"teacher.members.{number}: {error.what}"
         error.key = f"{start}{error.key or 'weights'}"
         if error.tip:
-            error.tip = re.sub(r"--set '(?!members\.)", f"--set '{start}", error.tip)
+            error.tip = in_section(error.tip, start.removesuffix("."))
         raise

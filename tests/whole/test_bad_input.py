@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from console import Result, console
 from PIL import Image
+from tips import alternatives
 
 from freqkd_cli import app
 
@@ -474,25 +475,18 @@ def test_weights_that_are_missing_or_of_another_model(freqkd):
     )
     assert not Path("a").exists(), "a run that could not start left a folder"
     assert freqkd("distill", recipe(*ALONE, name="alone.yaml"), "--out", "s", "-q").code == 0
-    refused(
-        freqkd("distill", text, "--out", "a", "--set", "teacher.weights=s"),
-        4,
-        "does not describe a SegFormer",
-    )
-    refused(
-        freqkd(
-            "distill",
-            text,
-            "--out",
-            "a",
-            "--set",
-            "student.weights=s",
-            "--set",
-            "student.width=0.5",
-        ),
-        4,
-        "s does not fit the model",
-    )
+    losses = "losses=[{name: cross_entropy}, {name: logit_kl}]"
+    for role, other, message in (
+        ("teacher", "teacher.weights=s", "does not describe a SegFormer"),
+        ("student", "student={name: fast_scnn, width: 0.5, weights: s}", "s does not fit the mod"),
+        ("student", "student={name: vmamba, weights: s}", "s does not fit the model"),
+    ):
+        words = ("distill", text, "--out", "a", "--dry-run", "--set", losses)
+        result = freqkd(*words, "--set", other)
+        refused(result, 4, message)
+        (tip,) = alternatives(result.err)
+        assert tip[0].startswith(f"{role}={{name: fast_scnn, width: 0.25, ")
+        assert freqkd(*words, "--set", tip[0]).code == 0, tip
     refused(
         freqkd("distill", text, "--out", "s", "--overwrite", "--set", "student.weights=no/folder"),
         4,
