@@ -120,7 +120,9 @@ def check(
     size = plan.view_spec.size
     if any(n % MULTIPLE for n in size):
         need = f"both sides must be multiples of {MULTIPLE}"
+        near = [max(MULTIPLE, n - n % MULTIPLE) for n in size]
         text = f"{need}, so that all grids cover the same pixels; got {list(size)}"
+        text += f"; try --set 'data.size={near}'"
         problems.append(("data.size", text))
     problems += tap_pairs.doubled(recipe, plan.student_taps, plan.teacher_taps)
     if problems:

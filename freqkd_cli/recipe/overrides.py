@@ -29,7 +29,12 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
             problems.append(Problem(place, "", "need key.path=value, for example train.lr=1e-3"))
             continue
         node, syntax = parse(value, lambda line, column, place=place: place)
-        problems += [Problem(place, key, problem.text) for problem in syntax]
+        # A text that starts with a brace is a mapping with something behind it.
+        quoted = f"; a text needs quotes: --set '{key}=\"{value}\"'"
+        problems += [
+            Problem(place, key, problem.text + quoted * ("<document start>" in problem.text))
+            for problem in syntax
+        ]
         if node is None and not syntax:
             problems.append(Problem(place, key, "no value after the ="))
         if node is not None and not syntax:

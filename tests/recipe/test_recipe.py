@@ -301,6 +301,7 @@ def test_precedence_is_recipe_then_set_then_option():
         ("train.lr=# x", "no value after the ="),
         ("train.lr=yes", "--set train.lr=yes: got 'yes', need a number"),
         ("train.lr=[1", "not YAML"),
+        ("data.mask={stem}_m.png", "a text needs quotes: --set 'data.mask=\"{stem}_m.png\"'"),
         ("train.lr=!!python/name:os.system", "a tag"),
         ("train..lr=1", "an empty word"),
         ("version=2", "--set version=2: got 2"),

@@ -124,6 +124,7 @@ def test_unknown_taps_empty_bands_and_odd_sizes_are_reported_at_once(freqkd):
             2,
             "3 problems in r.yaml",
             "r.yaml:2:22 data.size: both sides must be multiples of 32",
+            "got [64, 80]; try --set 'data.size=[64, 64]'",
             "r.yaml:7:37 losses.1.student: the student 'fast_scnn' has no tap 'decodr', "
             "did you mean 'decoder'?; need one of stage1",
             "r.yaml:8:82 losses.2.cutoff: the low band of student 'decoder' and teacher 'decoder' "
