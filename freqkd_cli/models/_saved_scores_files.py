@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.pairs import some
 from freqkd_cli.images.pool import POOL_IMAGE
+from freqkd_cli.models._log_scores import VERSION
 from freqkd_cli.views.loader import ViewDataset
 from freqkd_cli.views.view import View
 
@@ -102,7 +104,7 @@ class SavedFiles:
 
     def sha256(self) -> bytes:
         """Return a hash of all names and sizes, and of the content of some files."""
-        total = hashlib.sha256(self.layout.encode())
+        total = hashlib.sha256(self.layout.encode() + VERSION)
         paths = list(self.paths.values())
         for path in paths:
             total.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
@@ -127,7 +129,8 @@ def _stored(path: Path) -> np.ndarray:
 
     with safe_open(path, "pt") as tensors:
         tensor = tensors.get_tensor(_name(list(tensors.keys())))
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    wide = tensor.is_floating_point() and tensor.dtype != torch.float16
+    return (tensor.float() if wide else tensor).numpy()
 
 
 def _name(names: list[str]) -> str:

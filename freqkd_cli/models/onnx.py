@@ -14,6 +14,7 @@ of the file, or from the recipe. No gradient reaches it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing_extensions import TypedDict
 from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._log_scores import log_of_probabilities
+from freqkd_cli.models._log_scores import VERSION, log_of_probabilities
 from freqkd_cli.models._onnx_file import Layout, OnnxFile, output_of, require_file
 from freqkd_cli.registry import flattened
 
@@ -184,7 +185,10 @@ class OnnxTeacher(Segmenter):
         self.file, self.listed, self.given = file, dict(listed), dict(arguments)
         self.id2label = file.class_names()
         # The hash stands for the weights in the fingerprint of a cache.
-        self.register_buffer("sha256", torch.tensor(list(file.sha256()), dtype=torch.uint8))
+        identity = file.sha256()
+        if arguments["scores"] == "probabilities":
+            identity = hashlib.sha256(identity + VERSION).digest()
+        self.register_buffer("sha256", torch.tensor(list(identity), dtype=torch.uint8))
         scale = float(arguments["range"])  # type: ignore[arg-type]
         mean, std = arguments["mean"] or [0.0] * 3, arguments["std"] or [1.0] * 3
         self.set_normalisation([x / scale for x in mean], [x / scale for x in std])
@@ -220,7 +224,7 @@ class OnnxTeacher(Segmenter):
         for tap, (name, place) in wanted.items():
             tensor = torch.from_numpy(results[name].astype(np.float32))
             if tap == "logits" and self.given["scores"] == "probabilities":
-                tensor = log_of_probabilities(tensor)
+                tensor = log_of_probabilities(tensor, 8 * results[name].dtype.itemsize)
             if size != tuple(shape):
                 tensor = F.interpolate(tensor, place.grid(*shape), mode="bilinear")
             outputs[tap] = tensor

@@ -120,9 +120,10 @@ class SavedTeacher(Segmenter):
             raise DataBroken(f"{self.files.paths[stem]} contains values that are not finite")
         if self.keys["scores"] == "logits":
             return values
-        if stored.dtype.kind in "ui":
+        whole = stored.dtype.kind in "ui"
+        if whole:
             values = values / float(np.iinfo(stored.dtype).max)
-        return log_of_probabilities(values)
+        return log_of_probabilities(values, bits=16 if whole else 8 * stored.dtype.itemsize)
 
     def forward(self, images: Tensor, taps: Collection[str] = ()) -> dict[str, Tensor]:
         raise FreqKDError(

@@ -102,6 +102,18 @@ def test_targets_are_the_saved_probabilities_of_the_view(folder):
         torch.testing.assert_close(logits[row].softmax(0), cut, atol=1e-6, rtol=1e-5)
 
 
+def test_a_temperature_reads_small_probabilities_as_of_the_teacher_itself(folder):
+    """A live teacher has logits, whose softmax at a temperature of 4 has no floor at 1e-7."""
+    recipe = recipe_of(folder, "data.augment={flip: false}")
+    source, views, dataset = source_of(recipe)
+    logits = 6 * torch.randn(K, 16, 16, generator=torch.Generator().manual_seed(0))
+    np.save(folder / "saved" / f"{dataset.name(0)}.npy", logits.softmax(0).numpy())
+    (batch,) = Loader(views, [[(0, 0)]])
+    saved = source.taps(batch)["logits"][0]
+    assert logits.softmax(0).min() < 1e-9
+    torch.testing.assert_close((saved / 4).softmax(0), (logits / 4).softmax(0), atol=1e-5, rtol=0)
+
+
 def test_a_cache_of_them_equals_the_files(folder, tmp_path):
     recipe = recipe_of(folder)
     options = DumpOptions(Form(dtype="fp32"), verify=4)
