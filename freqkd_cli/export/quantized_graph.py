@@ -121,7 +121,8 @@ def write_int8(source: Path, out: Path, ranges: Ranges, in_float: Collection[str
                 if node.op_type in WITH_WEIGHTS and node.name not in weighted
             ],
             op_types_to_quantize=list(QUANTIZED),
-            extra_options={},
+            # A bias is added to the products of a linear layer in float32, as in training.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
         onnx.save(quantizer.model.model, out)

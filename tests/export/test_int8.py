@@ -359,6 +359,35 @@ def test_products_of_two_activations_stay_in_float(tmp_path):
     assert [n.op_type for n in graph.node if first.output[0] in n.input] == ["MatMul"]
 
 
+class Tokens(nn.Module):
+    """A linear layer over tokens; one of its channels is 300 times as large as the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        with torch.no_grad():
+            self.layer.weight[0] *= 300
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(2).transpose(1, 2))[..., 1:]
+
+
+def test_the_output_of_a_linear_layer_stays_in_float_as_in_training(tmp_path):
+    torch.manual_seed(0)
+    model, image = Tokens(), torch.randn(1, 8, 8, 8)
+    plain = copy.deepcopy(model).eval()
+    simulated = SimulatedInt8(model, int8_layers(model, image))
+    with torch.no_grad():
+        model.train()(image)
+        expected = model.eval()(image).numpy()
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    write_onnx(plain, image, path)
+    ranges = calibrated_ranges(path, [image.numpy()], "minmax", tmp_path)
+    write_int8(path, out, with_trained_ranges(onnx.load(path), ranges, simulated.ranges()))
+    error = np.abs(onnx_session(out, 1).run(None, {"image": image.numpy()})[0] - expected).max()
+    assert error < 0.01 * np.abs(expected).max()
+
+
 # Options
 
 
