@@ -189,11 +189,10 @@ class OnnxTeacher(Segmenter):
         if arguments["scores"] == "probabilities":
             identity = hashlib.sha256(identity + VERSION).digest()
         self.register_buffer("sha256", torch.tensor(list(identity), dtype=torch.uint8))
-        scale = float(arguments["range"])  # type: ignore[arg-type]
+        self.scale = scale = float(arguments["range"])  # type: ignore[arg-type]
         mean, std = arguments["mean"] or [0.0] * 3, arguments["std"] or [1.0] * 3
         self.set_normalisation([x / scale for x in mean], [x / scale for x in std])
         self.shift, self.factor = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
-        self.scale = scale
         self.eval()
 
     def ready(self, device: torch.device) -> None:
