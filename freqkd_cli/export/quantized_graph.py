@@ -130,13 +130,13 @@ def write_int8(source: Path, out: Path, ranges: Ranges, in_float: Collection[str
 
 def with_trained_ranges(graph: ModelProto, ranges: Ranges, trained: Quantization) -> Ranges:
     """Return ``ranges`` with those that ``train.quantize`` trained in place of calibrated ones."""
-    result = dict(ranges)
-    for layer in layers(graph):
+    result, weighted = dict(ranges), layers(graph)
+    for layer in weighted:
         # The output of one layer may be the input of the next: the output's range was trained.
         if layer.name in trained.inputs:
             result[layer.given] = trained.inputs[layer.name]
     activated = {node.output[0] for node in graph.graph.node if node.op_type in ("Relu", "Clip")}
-    for layer in layers(graph):
+    for layer in weighted:
         bounds = trained.outputs.get(layer.name)
         # A negative range ends before an activation that is no module of the network. The graph
         # merges it, and onnxruntime leaves it to the range, so the calibrated one stays.

@@ -38,13 +38,11 @@ class SimulatedInt8(nn.Module):
 
     Attributes:
         inputs, outputs: ``[layers, 2]`` lowest and highest value; NaN before the first batch.
-        observing: whether ranges follow the batches, as they do in training.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Int8Layer]) -> None:
         super().__init__()
         self.layers = tuple(layers)
-        self.observing = False
         device = next(model.parameters()).device
         for name in ("inputs", "outputs"):
             unknown = torch.full((len(self.layers), 2), float("nan"), device=device)
@@ -107,29 +105,28 @@ class SimulatedInt8(nn.Module):
             # Shadows the parameter of this name until the layer has run.
             module.__dict__["weight"] = rounded_weight(module)
             if layer.end is not None:
-                module.__dict__["int8_end"].__dict__.setdefault("int8_running", set()).add(number)
-            # Not asked of the module that a layer ends with: a frozen norm is in eval mode.
-            self.observing = module.training
+                # Whether the layer trains: a frozen norm at its end is in eval mode.
+                running = module.__dict__["int8_end"].__dict__.setdefault("int8_running", {})
+                running[number] = module.training
             if not layer.rounds_input:
                 return given
-            return (self._rounded(given[0], self.inputs[number]), *given[1:])
+            return (self._rounded(given[0], self.inputs[number], module.training), *given[1:])
 
         return hook
 
     def _after(self, number: int) -> Any:
         def hook(module: nn.Module, given: tuple[Any, ...], returned: Tensor) -> Tensor:
             # A module may be the end of several layers, and also run after none.
-            running = module.__dict__.get("int8_running", set())
-            if number not in running:
+            training = module.__dict__.get("int8_running", {}).pop(number, None)
+            if training is None:
                 return returned
-            running.remove(number)
-            return self._rounded(returned, self.outputs[number])
+            return self._rounded(returned, self.outputs[number], training)
 
         return hook
 
-    def _rounded(self, x: Tensor, bounds: Tensor) -> Tensor:
+    def _rounded(self, x: Tensor, bounds: Tensor, observe: bool) -> Tensor:
         values = x.float()
-        if self.observing:
+        if observe:
             _observe(values.detach(), bounds)
         return rounded(values, bounds.to(values.device)).to(x.dtype)
 

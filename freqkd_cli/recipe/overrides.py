@@ -29,12 +29,11 @@ def apply(root: Node, sets: Sequence[str], overrides: Overrides = ()) -> list[Pr
             problems.append(Problem(place, "", "need key.path=value, for example train.lr=1e-3"))
             continue
         node, syntax = parse(value, lambda line, column, place=place: place)
-        # A text that starts with a brace is a mapping with something behind it.
-        quoted = f"; a text needs quotes: --set '{key}=\"{value}\"'"
-        problems += [
-            Problem(place, key, problem.text + quoted * ("<document start>" in problem.text))
-            for problem in syntax
-        ]
+        for problem in syntax:
+            # YAML reads a text that starts with a brace as a mapping with something behind it.
+            in_braces = value.startswith("{") and "<document start>" in problem.text
+            tip = f"; a text needs quotes: --set '{key}=\"{value}\"'" if in_braces else ""
+            problems.append(Problem(place, key, problem.text + tip))
         if node is None and not syntax:
             problems.append(Problem(place, key, "no value after the ="))
         if node is not None and not syntax:
