@@ -100,9 +100,10 @@ def check(request: Request) -> None:
 
 def compared(request: Request) -> Comparison:
     """Return the recipes over their seeds, from the scores in the run folders."""
+    from freqkd_cli.lab.compared_number import MIOU
     from freqkd_cli.lab.run_collection import collect
 
-    return _rows(request, collect(request.runs))
+    return _rows(request, collect(request.runs), request.metric or MIOU)
 
 
 def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison | None]:
@@ -110,6 +111,7 @@ def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison
 
     The latter are None where no recipe has several seeds and no option asks for them.
     """
+    from freqkd_cli.lab.compared_number import MIOU
     from freqkd_cli.lab.run_collection import collect, is_run
     from freqkd_cli.report.comparison_image import comparison
     from freqkd_cli.report.progress_bars import progress
@@ -118,7 +120,8 @@ def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison
     folders, names = request.runs, request.names
     if not all(map(is_run, folders)) or request.of_rows:
         collection = collect(folders)
-        _rows(request, collection, metric=None)  # its errors come before the long work
+        _check_metric(request.metric or MIOU, collection)
+        _rows(request, collection, MIOU)  # its errors come before the long work
         folders = [record.folder for record in collection.records if record.finished]
         names = names if len(names) == len(folders) else ()
     result = compare(
@@ -139,10 +142,29 @@ def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison
     return document, _rows_of_models(request, folders, result.rows, teacher)
 
 
+def _check_metric(metric: str, collection: RunCollection) -> None:
+    """
+    Raises:
+        UsageError: scoring the models measures no such number.
+    """
+    from freqkd_cli.score.tally import numbers
+
+    every = (name for record in collection.records for name in record.numbers)
+    known = [*numbers(), *dict.fromkeys(name for name in every if name.startswith("iou."))]
+    if metric not in known and f"iou.{metric}" not in known:
+        raise UsageError(
+            f"scoring the models measures no {metric!r}",
+            need=f"one of {', '.join(known)}",
+            tip="--no-score compares the numbers in the run folders",
+            key="metric",
+        )
+
+
 def _rows_of_models(
     request: Request, folders: Sequence[Path], models: Sequence[dict[str, Any]], teacher: Any
 ) -> Comparison | None:
     """Return the recipes over their seeds, from the scores of the models."""
+    from freqkd_cli.lab.compared_number import MIOU
     from freqkd_cli.lab.run_collection import collect
 
     try:
@@ -157,7 +179,7 @@ def _rows_of_models(
         collection = dataclasses.replace(collection, records=records)
         if not request.of_rows and not any(record.finished for record in records):
             return None
-        rows = _rows(request, collection, teacher=teacher)
+        rows = _rows(request, collection, request.metric or MIOU, teacher)
     except FreqKDError as error:
         if request.of_rows:
             raise
@@ -170,17 +192,15 @@ def _rows_of_models(
 def _rows(
     request: Request,
     collection: RunCollection,
-    *,
-    metric: str | None = "",
+    metric: str,
     teacher: float | None = None,
 ) -> Comparison:
-    from freqkd_cli.lab.compared_number import MIOU
     from freqkd_cli.lab.comparison import compare_records
 
     return compare_records(
         collection.records,
         request.baseline or collection.baseline,
-        metric=(request.metric if metric == "" else metric) or MIOU,
+        metric=metric,
         names=request.names,
         left_out=collection.left_out,
         data_root=request.data_root,
@@ -189,7 +209,9 @@ def _rows(
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """Return the scores in the row of a model."""
+    """Return the scores in the row of a model; those of a class are called ``iou.CLASS``."""
     from freqkd_cli.score.tally import numbers
 
-    return {name: row[name] for name in numbers() if isinstance(row.get(name), float)}
+    every = {name: row.get(name) for name in numbers()}
+    every |= {f"iou.{label}": value for label, value in row["iou"].items()}
+    return {name: value for name, value in every.items() if isinstance(value, float)}

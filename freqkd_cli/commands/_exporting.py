@@ -171,7 +171,7 @@ def parse_threads(text: str | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", text.replace(" ", "")):
+    if not re.fullmatch(r"\s*[1-9]\d{0,3}(\s*,\s*[1-9]\d{0,3})*\s*", text):
         raise UsageError(
             "--threads cannot be read",
             got=text or "nothing",

@@ -83,6 +83,7 @@ def run(
     """
     from freqkd_cli.errors import UsageError
     from freqkd_cli.lab import plan as plans
+    from freqkd_cli.recipe.resolved import flow
     from freqkd_cli.runtime import launch
 
     if launch.processes() > 1:
@@ -92,7 +93,8 @@ def run(
             tip="start freqkd sweep several times: workers share a study folder",
         )
     check_parents("--out", out)
-    given = [*(sets or ()), *([f"data.root={data_root.absolute()}"] if data_root else [])]
+    root = [f"data.root={flow(str(data_root.absolute()))}"] if data_root else []
+    given = [*(sets or ()), *root]
     loaded = plans.load(plan, given)
     from freqkd_cli.lab import prepare_study, study_cost, study_worker
     from freqkd_cli.report.progress_bars import progress

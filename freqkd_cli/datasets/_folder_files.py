@@ -85,6 +85,11 @@ class Tree:
         direct = [] if masks else self._files(base, "", suffixes)
         return direct or self._below(base, suffixes, masks)
 
+    def passed_over(self, base: Path, suffixes: Sequence[str]) -> list[File]:
+        """Return the files in subfolders that :meth:`find` leaves out."""
+        files = self._below(base, suffixes, masks=False)
+        return [file for file in files if file.folder] if any(not f.folder for f in files) else []
+
     def _below(self, base: Path, suffixes: Sequence[str], masks: bool) -> list[File]:
         files: list[File] = []
         seen: set[tuple[int, int]] = set()

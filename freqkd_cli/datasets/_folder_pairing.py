@@ -46,6 +46,8 @@ def pair_place(
     images = tree.find(place.path, IMAGE_SUFFIXES) if listed is None else list(listed)
     if not images:
         raise _no_images(place.path)
+    if listed is None:
+        _warn_of_subfolders(tree, place)
     mask = keys.pattern
     if mask == NO_MASKS:
         return _pairs(images, None)
@@ -198,6 +200,17 @@ def _warn_of_others(place: Place, files: Sequence[File]) -> None:
     if files:
         names = some(file.name for file in files)
         log.warning("%d files in %s are neither image nor mask: %s", len(files), place.path, names)
+
+
+def _warn_of_subfolders(tree: Tree, place: Place) -> None:
+    if files := tree.passed_over(place.path, IMAGE_SUFFIXES):
+        log.warning(
+            "%d images in subfolders of %s are not used, because it has images itself: %s. To use "
+            "them all, move those images into a subfolder too",
+            len(files),
+            place.path,
+            some(f"{file.folder}{file.name}" for file in files),
+        )
 
 
 def _pairs(

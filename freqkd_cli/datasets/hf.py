@@ -5,18 +5,21 @@ which is downloaded once; a local folder replaces it. It needs the extra ``hf``.
 set is run.
 
 ``image`` and ``label`` name the columns. Label images hold one class id per pixel, as in
-``folder``, with the keys ``zero_label``, ``ignore`` and ``label_map``. Arrays ``[H, W]`` of class
-numbers are read as well. With ``label: null`` the images are used without labels.
+``folder``, with the keys ``zero_label``, ``ignore``, ``label_map``, ``threshold`` and ``scale``.
+Arrays ``[H, W]`` of class numbers are read as well. With ``label: null`` the images are used
+without labels.
 
 Class names come from the recipe (``classes``), else from the feature ``ClassLabel`` of the label
 column, else from ``id2label.json`` or another class list beside the data.
 
 The train, val and test splits are ``train``, ``validation`` and ``test`` of the data set, or what
-``splits`` names. ``split: 0.8`` divides the images of train where there is no split for val.
+``splits`` names. ``split: 0.8`` divides the images of train where there is no split for val; a test
+split of the data set stays one.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +43,7 @@ from freqkd_cli.datasets._hf_source import (
 from freqkd_cli.datasets._label_mends import advice_of
 from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.errors import DataMissing, UsageError
-from freqkd_cli.images.dataset import Dataset, Split
+from freqkd_cli.images.dataset import SPLITS, Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import Pair, some
 from freqkd_cli.images.palette import palette_with
@@ -69,6 +72,8 @@ def build(
     ignore: Ignore | None = None,
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
+    threshold: float | None = None,
+    scale: Annotated[float, Field(gt=0)] | None = None,
     colors: dict[str, Color] | list[Color] | None = None,
 ) -> Dataset:
     """Return one split of the data set. Images keep their own size; ``size`` is that of the views.
@@ -90,6 +95,9 @@ def build(
             (reduce_zero_label elsewhere); keep if 0 is the first class.
         label_map: label value -> class id, or 255 for void, for values that are not the ids; a key
             may be a range, {"128-255": 1}, or a color, {"#804080": 0}.
+        threshold: of two classes, values from here on are the second one, such as 128 for masks
+            that were saved as JPEG.
+        scale: the classes are stored as multiples of this, such as 85 for 0, 85, 170 and 255.
         colors: class name -> [R, G, B], or a list with one color per class. Only for drawing.
 
     Raises:
@@ -106,7 +114,7 @@ def build(
     if label is not None:
         _check_names(names, source)
     ignored = tuple(sorted({*values_of(ignore), *void}))
-    keys = LabelKeys(ids, ignored, zero_label, dict(label_map or {}), names=names)
+    keys = LabelKeys(ids, ignored, zero_label, dict(label_map or {}), threshold, scale, names)
     given = {"repo": repo, "revision": revision, "config": config, "split": split_}
     arguments = keys.arguments() | {"image": image, "label": label, "splits": splits}
     arguments |= {key: value for key, value in given.items() if value is not None}
@@ -163,14 +171,37 @@ def classes(
 def _rows(
     source: Source, split: Split, splits: Splits | None, divided: Shares | None
 ) -> tuple[Any, str, tuple[float, ...] | None]:
-    """Return the rows that a split is taken from, their name in messages, and ``data.split``."""
-    opened = open_splits(source)
-    shares = None
-    if divided is not None:
-        shares = shares_of(divided)
-        check_share(split, shares)
-    name = name_of_split("train" if shares else split, splits or {}, opened)
+    """Return the rows that a split is taken from, their name in messages, and the shares of train.
+
+    The shares are None for a split that the data set has itself.
+
+    Raises:
+        DataMissing: there is neither such a split nor a share for it.
+        UsageError: ``data.split`` has a share for a split that the data set has itself.
+    """
+    opened, named = open_splits(source), splits or {}
+    shares = shares_of(divided) if divided is not None else None
+    own = {name: where for name in SPLITS if (where := _own_split(name, named, opened))}
+    if shares is None or (split in own and split not in SPLITS[: len(shares)]):
+        name = name_of_split(split, named, opened)
+        return opened[name], f"{source}:{name}", None
+    check_share(split, shares)
+    if taken := [own[name] for name in SPLITS[1 : len(shares)] if name in own]:
+        raise UsageError(
+            "data.split divides the images of train, but the data set is divided already",
+            got=f"the splits {', '.join(opened)}",
+            need=f"no share for {' and '.join(map(repr, taken))}",
+            tip="--set data.split=null",
+            key="split",
+        )
+    name = name_of_split("train", named, opened)
     return opened[name], f"{source}:{name}", shares
+
+
+def _own_split(split: Split, named: Splits, opened: Mapping[str, Any]) -> str | None:
+    with contextlib.suppress(DataMissing):
+        return name_of_split(split, named, opened)
+    return None
 
 
 def _class_list(

@@ -151,7 +151,9 @@ def _results(recipe: Recipe | None, summary: RunRecord) -> str:
     if recipe:
         limit = recipe.train.eval_limit
         first = f"the first {limit} images of " if limit else ""
-        where = f" on {first}{recipe.data.name}, split val"
+        held_out = recipe.data.hold_out
+        part = f"{held_out:.0%} of the training images, held out" if held_out else "split val"
+        where = f" on {first}{recipe.data.name}, {part}"
     steps = summary.steps if summary.best_step is None else summary.best_step
     steps = "an unknown number of" if steps is None else steps
     score = f"mIoU {100 * summary.miou:.2f}{where}, after {steps} steps"

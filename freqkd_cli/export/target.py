@@ -119,8 +119,9 @@ def source_paths(source: Path) -> list[Path]:
     for place in places:
         with contextlib.suppress(OSError):  # a text of the recipe that is no path
             paths += [place] if place.exists() else []
-            paths += [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
-    return [path for path in paths if path.is_dir() or not path.name.endswith(_MADE_FROM_RUN)]
+            files = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+            paths += [path for path in files if not path.name.endswith(_MADE_FROM_RUN)]
+    return paths
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -140,7 +140,7 @@ def _made_caches(
     """Return row -> the finished cache that its runs read; missing ones are made."""
     rows = {run.row.row for run in runs if run.summary() is None}
     if not opened.measured:
-        rows |= {row.row for row in opened.study.rows if not row.step_ms}
+        rows |= _to_measure(opened.study)
     caches: dict[str, Path] = {}
     for cache in opened.shared:
         check_stop(stop, opened.study.folder)
@@ -159,6 +159,11 @@ def _new_lengths(opened: OpenStudy) -> list[str]:
     ]
 
 
+def _to_measure(study: Study) -> set[str]:
+    """Return the rows without a measured step, and the baseline as their measure."""
+    return {row.row for row in study.rows if not row.step_ms} | {study.baseline}
+
+
 def _measured(
     opened: OpenStudy, device: str | None, progress: Progress, stop: Sequence[int]
 ) -> OpenStudy:
@@ -166,14 +171,18 @@ def _measured(
     study = opened.study
     seed = study.plan.keys.seeds[0]
     known = {row.row: row.step_ms for row in study.rows if row.step_ms}
+    names = _to_measure(study)
     todo = {
         row.row: (load_row(study.plan, row, seed), opened.caches.get(row.row))
         for row in study.rows
-        if row.row not in known
+        if row.row in names
     }
-    times = known | measured_step_ms(
+    now = measured_step_ms(
         todo, device, progress, before_each=lambda: check_stop(stop, study.folder)
     )
+    # Rows of an earlier sweep were measured under another load of the machine.
+    factor = known.get(study.baseline, now[study.baseline]) / now[study.baseline]
+    times = {name: round(ms * factor, 3) for name, ms in now.items()} | known
     steps = steps_of_equal_time(times, study.baseline, opened.own_steps[study.baseline])
     rows = [
         row

@@ -87,8 +87,10 @@ def _identity(recipe: Recipe, content: str) -> str:
         values["data"].pop(key)
     parts = [values["teacher"], values["data"]]
     if content == "targets":
-        free = {"weight", "warmup"}
-        lines = [{k: v for k, v in line.items() if k not in free} for line in values["losses"]]
+        free = {"weight", "warmup", "decay"}
+        # A line of weight 0 is not built, so its targets are not in the cache.
+        built = [line for line in values["losses"] if line["weight"]]
+        lines = [{k: v for k, v in line.items() if k not in free} for line in built]
         parts += [values["student"], *lines]
     return json.dumps(parts, sort_keys=True)
 

@@ -107,7 +107,8 @@ def held_out_data(data: Mapping[str, Any], root: Path | None) -> dict[str, Any]:
         for key, value in data.items()
         if key.partition(".")[0] not in own and key not in TRAINING_IMAGES
     }
-    size = {} if folder else {"size": data["size"]}  # of images that are drawn
+    # Without files, images are drawn in the size of the views.
+    size = {} if folder or data.get("repo") else {"size": data["size"]}
     return {
         "name": data["name"],
         "root": folder and os.path.realpath(folder),

@@ -13,6 +13,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import FreqKDError
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.report.comparison_image import VOID
 from freqkd_cli.report.page_panels import (
@@ -85,7 +86,7 @@ def page_images(
         recipe = recipes.load(runs[-1].folder / "recipe.yaml")
         split = _scored_split(recipe, data_root)
         models = [_Model(run.name, _loaded(run, split)) for run in runs]
-        chosen = _spread(len(split.dataset), count)
+        chosen = spread(len(split.dataset), count)
         teacher = _teacher([recipes.load(run.folder / "recipe.yaml") for run in runs], split, notes)
         models += [_Model("teacher", teacher)] if teacher is not None else []
         return _drawn(models, len(runs), split, chosen, progress, pick_device(device), notes)
@@ -178,7 +179,3 @@ def _class_legend(present: set[int], dataset: Dataset) -> list[tuple[str, str]]:
     known = [k for k in sorted(present) if k < len(dataset.classes)]
     ignored = [("ignored", hex_color(VOID))] if len(known) < len(present) else []
     return [(dataset.classes[k], hex_color(dataset.palette[k])) for k in known] + ignored
-
-
-def _spread(total: int, number: int) -> list[int]:
-    return sorted({round(i * (total - 1) / max(1, number - 1)) for i in range(min(number, total))})

@@ -14,6 +14,7 @@ import numpy as np
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.errors import Missing, UsageError, WeightsMissing
+from freqkd_cli.images.dataset import spread
 from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.precision import pick_device
@@ -105,7 +106,7 @@ def compare(
     for compared in models:
         compared.model.ready(processes.device)
     dataset = scored.dataset
-    panels = {number: _truth(dataset, number) for number in _spread(len(dataset), images)}
+    panels = {number: _truth(dataset, number) for number in spread(len(dataset), images)}
     rows = [_row(compared, scored, panels, progress, processes) for compared in models]
     return Comparison(rows, list(panels.values()), dataset.classes, dataset.palette)
 
@@ -145,6 +146,7 @@ def _row(
         "name": compared.name,
         "trained_with": trained_with and asdict(trained_with),
         **result.values,
+        "iou": dict(zip(scored.dataset.classes, result.tally.per_class()["iou"], strict=True)),
         **scored.cost(model, processes),
         "images": result.images,
     }
@@ -195,8 +197,3 @@ def _require_same_data(run_recipes: Mapping[Path, Recipe], root: Path | None) ->
 def _truth(dataset: Dataset, number: int) -> Panels:
     image, labels = dataset.read(number)
     return {"image": image} if labels is None else {"image": image, "ground truth": labels}
-
-
-def _spread(total: int, number: int) -> list[int]:
-    """``number`` indices spread over ``range(total)``."""
-    return sorted({round(i * (total - 1) / max(1, number - 1)) for i in range(min(number, total))})

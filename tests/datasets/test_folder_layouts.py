@@ -192,10 +192,12 @@ def test_subfolders(tmp_path, image, mask, name):
     assert [data.name(k) for k in range(6)] == [name.format(*pair) for pair in pairs]
 
 
-def test_files_directly_in_a_folder_come_before_those_in_subfolders(tmp_path):
+def test_files_directly_in_a_folder_come_before_those_in_subfolders(tmp_path, caplog):
     write(tmp_path, [("images/train/a.jpg", "masks/train/a.png")])
+    assert numbers(open_split(tmp_path)) == [1] and not caplog.text
     save(tmp_path, "images/train/old/b.jpg", 9)
     assert numbers(open_split(tmp_path)) == [1]
+    assert "1 images in subfolders of" in caplog.text and "old/b.jpg" in caplog.text
 
 
 def test_extra_files_are_ignored(tmp_path):

@@ -68,6 +68,18 @@ def test_one_split_without_a_dictionary_is_divided(tmp_path):
         open_split(tmp_path / "one", "val")
 
 
+def test_a_test_split_stays_one_where_train_is_divided(tmp_path):
+    root = save_splits(tmp_path / "saved", train=rows(8), test=rows(3, 1))
+    check(open_split(root, "test", split_=0.5), 3, 1)
+    assert len(open_split(root, split_=0.5)) + len(open_split(root, "val", split_=0.5)) == 8
+
+
+def test_a_split_for_val_is_never_replaced_by_a_share_of_train(saved):
+    for split in ("train", "val"):
+        with pytest.raises(UsageError, match="divided already(.|\n)*no share for 'validation'"):
+            open_split(saved, split, split_=0.5)
+
+
 @pytest.mark.parametrize("as_file", [True, False], ids=["file", "folder"])
 def test_parquet(tmp_path, as_file):
     folder = tmp_path / "data"
@@ -286,3 +298,16 @@ def test_the_class_of_a_loose_file_is_no_label_image(monkeypatch):
     monkeypatch.setattr(hub, "load_dataset", lambda *_, **__: hub.DatasetDict(train=table))
     with pytest.raises(DataBroken, match="(?s)'label' of a/b:train has no images.*data.name: fol"):
         open_split(None, repo="a/b")
+
+
+def test_keys_of_tips_are_keys_of_the_data_set(tmp_path):
+    """Tips named threshold and scale, which were refused."""
+    mask = np.kron(np.uint8([[0, 120], [130, 255]]), np.ones((20, 28), np.uint8))
+    labels = ([cell(mask, None)] * 2, library().Image())
+    root = save_splits(tmp_path / "saved", train=rows(2, labels=labels))
+    data = open_split(root, classes=["ground", "crack"], threshold=128)
+    np.testing.assert_array_equal(data.read(0)[1], mask >= 128)
+    steps = ([cell(mask // 128 * 85, None)] * 2, library().Image())
+    root = save_splits(tmp_path / "steps", train=rows(2, labels=steps))
+    data = open_split(root, classes=["ground", "crack"], scale=85)
+    np.testing.assert_array_equal(data.read(0)[1], mask >= 128)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import freqkd_cli
@@ -28,6 +29,7 @@ from freqkd_cli.errors import CheckFailed, FreqKDError, UsageError
 from freqkd_cli.export import deploy, graph_file
 from freqkd_cli.export.graph_file import ExportForm, ExportOptions, export_file
 from freqkd_cli.export.parity import SIZES, Parity, compare, probe_image
+from freqkd_cli.export.target import check_target
 from freqkd_cli.models import fast_scnn, segformer, smp, vmamba
 from freqkd_cli.models._pooling import average_pool
 from freqkd_cli.runtime.latency import measure_latency, median_ms
@@ -389,6 +391,16 @@ def test_a_folder_is_loaded_again_and_describes_its_origin(run_folder, tmp_path)
     assert "Apache-2.0" not in text
 
 
+def test_a_card_says_which_images_were_scored(run_folder):
+    words = (str(run_folder), "--format", "safetensors", "--no-latency", "--overwrite")
+    card = run_folder / "export" / "README.md"
+    assert run_command(*words)[0] == 0 and "on scenes, split val, after 1200" in card.read_text()
+    recipe = run_folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("128]}", "128], hold_out: 0.2}"))
+    assert run_command(*words)[0] == 0
+    assert "on scenes, 20% of the training images, held out, after 1200" in card.read_text()
+
+
 @pytest.mark.parametrize("file", ["summary.json", "environment.json"])
 @pytest.mark.parametrize(
     ("text", "along"),
@@ -684,6 +696,17 @@ def test_an_export_never_replaces_a_file_of_the_run_or_its_teacher(
     assert contents(tmp_path) == before
 
 
+def test_an_onnx_teacher_is_never_replaced(taught_run, tmp_path):
+    teacher = tmp_path / "teacher.onnx"
+    teacher.write_bytes(b"weights")
+    recipe = taught_run / "recipe.yaml"
+    values = yaml.safe_load(recipe.read_text())
+    values["teacher"] = {"name": "onnx", "weights": str(teacher)}
+    recipe.write_text(yaml.safe_dump(values))
+    with pytest.raises(UsageError, match="would replace a file of the run or of its teacher"):
+        check_target(teacher, "onnx", taught_run, overwrite=True)
+
+
 @pytest.mark.parametrize("target", ["run", "run/last", "teacher", "link", "linked"])
 def test_an_exported_folder_never_replaces_a_run_or_its_teacher(taught_run, tmp_path, target):
     (tmp_path / "link").symlink_to(taught_run)
@@ -697,8 +720,6 @@ def test_an_exported_folder_never_replaces_a_run_or_its_teacher(taught_run, tmp_
 
 
 def test_an_earlier_export_beside_the_weights_is_replaced(taught_run, monkeypatch):
-    from freqkd_cli.export.target import check_target
-
     for name, kind in (("model.onnx", "onnx"), ("small.pt2", "pt2"), ("model.onnx.md", "onnx")):
         (taught_run / name).write_text("an earlier export")
         with pytest.raises(UsageError, match="already exists"):

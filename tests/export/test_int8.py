@@ -402,7 +402,7 @@ def test_a_head_is_named_once():
 
 def test_threads_are_numbers():
     assert parse_threads("1, 2,2") == (1, 2) and parse_threads(None) == ()
-    for text in ("", "0", "a", "1,,2"):
+    for text in ("", "0", "a", "1,,2", "1 2"):
         with pytest.raises(UsageError, match="--threads cannot be read"):
             parse_threads(text)
 

@@ -12,7 +12,7 @@ from collections import Counter, namedtuple
 
 import pytest
 import small_plan
-from small_plan import fake_child, write_plan
+from small_plan import SCORES, fake_child, write_plan
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
@@ -350,6 +350,40 @@ def test_equal_seconds_are_measured_once_and_kept(tmp_path, monkeypatch):
     assert "train.steps=4" in words_of(again.study.runs()[2])
 
 
+def test_a_row_that_is_added_under_another_load_gets_equal_time(tmp_path, monkeypatch):
+    loads = iter((1.0, 2.0))
+
+    def step_ms(rows, device, progress, before_each):
+        load = next(loads)
+        return {name: load * (50.0 if name == "features" else 100.0) for name in rows}
+
+    monkeypatch.setattr(prepare_study, "measured_step_ms", step_ms)
+    text = f"{THREE}cache: live\nfair: seconds\n"
+    fewer = text.replace(", features.yaml", "")
+    study_worker.sweep(opened(tmp_path, fewer), Silent())
+    study_worker.sweep(opened(tmp_path, text), Silent())
+    assert opened(tmp_path, text).steps == {"labels": 2, "scores": 2, "features": 4}
+
+
+def identity(path, line: str, content: str) -> str:
+    path.write_text(SCORES.replace("{id: kl, name: logit_kl}", line))
+    return shared_caches._identity(recipes.load(str(path)), content)
+
+
+def test_rows_share_targets_where_their_targets_are_the_same(tmp_path):
+    """A cache made from a row of weight 0 lacked the targets of the others."""
+    plain, stronger, faded, absent = (
+        identity(tmp_path / "r.yaml", f"{{name: dist, {rest}}}", "targets")
+        for rest in ("weight: 1", "weight: 3, warmup: 1", "decay: 1", "weight: 0")
+    )
+    assert plain == stronger == faded != absent
+    taps = {
+        identity(tmp_path / "r.yaml", f"{{name: dist, weight: {weight}}}", "taps")
+        for weight in (0, 1)
+    }
+    assert len(taps) == 1
+
+
 # --- the command ---
 
 
@@ -365,6 +399,19 @@ def test_commands_are_one_line_for_each_missing_run(tmp_path, freqkd):
         f"freqkd sweep {plan} --out {tmp_path}/s --set train.lr=2e-3 --device cpu --only {name}"
         for name in ("scores/seed-0", "labels/seed-1", "scores/seed-1")
     ]
+
+
+@pytest.mark.parametrize("name", ["a #b", "x: y", "plain"])
+def test_the_data_root_is_any_folder(tmp_path, freqkd, name):
+    """YAML read "a #b" as "a"."""
+    plan, root = tmp_path / "p.yaml", tmp_path / name
+    root.mkdir()
+    plan.write_text("version: 1\nrecipes: [r.yaml]\nseeds: [0]\n")
+    data = "data: {name: camvid, size: [64, 64]}"
+    (tmp_path / "r.yaml").write_text(small_plan.LABELS.replace(small_plan.DATA, data))
+    words = ("--out", tmp_path / "s", "--data-root", root, "--dry-run")
+    code, _, err = freqkd("sweep", plan, *words)
+    assert code == 4 and f" in {root}\n" in err, err
 
 
 def test_dry_run_prints_runs_bytes_and_hours_and_writes_nothing(tmp_path, freqkd):

@@ -14,6 +14,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.models import fast_scnn
+from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score import evaluate
 from freqkd_cli.score.side_by_side import _names, compare
@@ -282,6 +283,38 @@ def test_a_number_that_only_scoring_has_is_compared(seeds, freqkd):
     document = json.loads(freqkd("compare", *seeds, "--score", *options)[1])
     boundary = [row["boundary_iou"] for row in document["models"]]
     assert document["rows"][0]["boundary_iou"]["values"] == boundary[:2]
+
+
+def test_the_iou_of_a_class_is_compared_after_scoring(seeds, freqkd):
+    for folder in seeds:
+        line = {"step": 1, "val": {"miou": 0.5}, "per_class": {"iou": {"car": 0.5}}}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    for name in ("iou.car", "car"):
+        options = ("--score", "--metric", name, "--json", "-q")
+        document = json.loads(freqkd("compare", *seeds, *options)[1])
+        scores = [row["iou"]["car"] for row in document["models"]]
+        assert document["rows"][0]["iou.car"]["values"] == scores[:2]
+
+
+def test_a_number_that_scoring_does_not_measure_is_refused_first(seeds, freqkd, monkeypatch):
+    monkeypatch.setattr("freqkd_cli.score.side_by_side.compare", None)
+    code, _, err = freqkd("compare", *seeds, "--score", "--metric", "iou.cat", "-q")
+    assert code == 2 and "scoring the models measures no 'iou.cat'" in err and "boundary_iou" in err
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_a_small_split_is_drawn_whole(run, images):
+    result = compare([run("a", "d", images=images)], Silent(), images=images + 1)
+    assert len(result.panels) == images
+
+
+def test_the_size_of_views_decides_no_images_but_drawn_ones():
+    sizes = [(96, 128), (192, 256)]
+    scenes, hub = (
+        [held_out_data({**data, "size": size, "split": 0.5}, None) for size in sizes]
+        for data in ({"name": "scenes"}, {"name": "hf", "repo": "owner/name"})
+    )
+    assert scenes[0] != scenes[1] and hub[0] == hub[1]
 
 
 def test_one_seed_each_is_one_table_as_before(seeds, freqkd):
