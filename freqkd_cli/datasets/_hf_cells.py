@@ -142,7 +142,7 @@ def array_rank(kind: Any) -> int:
     import datasets
 
     if isinstance(kind, datasets.Array2D):
-        return 2
+        return 2 if _is_whole(kind.dtype) else 0
     if isinstance(kind, datasets.List | datasets.LargeList):
         inner = array_rank(kind.feature)
         return inner + 1 if inner or _is_number(kind.feature) else 0
@@ -163,7 +163,11 @@ def _is_number(kind: Any) -> bool:
 
     if isinstance(kind, datasets.ClassLabel):
         return True
-    return isinstance(kind, datasets.Value) and kind.dtype.lstrip("u").startswith("int")
+    return isinstance(kind, datasets.Value) and _is_whole(kind.dtype)
+
+
+def _is_whole(dtype: str) -> bool:
+    return dtype.lstrip("u").startswith("int")
 
 
 def _is_encoded(kind: Any) -> bool:

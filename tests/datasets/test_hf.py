@@ -311,3 +311,16 @@ def test_keys_of_tips_are_keys_of_the_data_set(tmp_path):
     root = save_splits(tmp_path / "steps", train=rows(2, labels=steps))
     data = open_split(root, classes=["ground", "crack"], scale=85)
     np.testing.assert_array_equal(data.read(0)[1], mask >= 128)
+
+
+@pytest.mark.parametrize(("dtype", "read"), [("int32", True), ("uint8", True), ("float32", False)])
+def test_arrays_hold_whole_numbers(tmp_path, dtype, read):
+    """Fractions were cut off."""
+    masks = [np.full(SHAPE, 1, dtype)] * 2
+    labels = (masks, library().Array2D(SHAPE, dtype))
+    root = save_splits(tmp_path / "saved", train=rows(2, labels=labels))
+    if read:
+        np.testing.assert_array_equal(open_split(root).read(0)[1], np.ones(SHAPE))
+    else:
+        with pytest.raises(DataBroken, match=r"has no images(.|\n)*arrays \[H, W\] of class numb"):
+            open_split(root)
