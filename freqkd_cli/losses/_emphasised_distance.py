@@ -57,7 +57,7 @@ class EmphasisedDistance(FilteredDistance):
         squares = (each.square().mean(1) for each in maps)
         parts = [(cells * x).mean((1, 2)) / x.mean((1, 2)).clamp(min=TINY) for x in squares]
         energy = torch.stack(parts, dim=1)
-        return {"emphasis": relative, "energy": torch.where(energy > 0, energy, 1.0)}
+        return {"emphasis": relative, "energy": torch.where(energy <= 0, 1.0, energy)}
 
     def weighted(
         self, student: StudentRows, teacher: TeacherRows, cells: Tensor, energy: Tensor

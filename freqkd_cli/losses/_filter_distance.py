@@ -212,7 +212,9 @@ class FilteredDistance:
         if teacher.deviation is None:
             return shares
         band = teacher.deviation.to(shares.dtype).square().mean(-1)
-        return shares * (band > 0) if self.filter_side == "both" else ratio(shares, band.sqrt())
+        if self.filter_side != "both":
+            return ratio(shares, band.sqrt())
+        return torch.where(band <= 0, 0.0, shares)
 
     def _denominators(self, teacher: TeacherRows) -> Tensor:
         """Return what squared differences are divided by, ``[B, terms]``.
@@ -227,4 +229,4 @@ class FilteredDistance:
         if teacher.outside is not None:
             whole = whole + widened(teacher.outside).square()[:, None] * channels
         denominators = squares @ self.table.energies.mT + ENERGY_EPS * whole
-        return torch.where(denominators > 0, denominators, torch.inf)
+        return torch.where(denominators <= 0, torch.inf, denominators)

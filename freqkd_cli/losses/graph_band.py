@@ -223,7 +223,7 @@ class GraphBand(NodeLoss):
             total = total + share * torch.where(nodes.sum(1) > self.k, high, 0.0)
         # From standardised flat features nothing can be copied.
         least = UNFILLED * nodes.sum(1) * teacher.shape[-1] if self.compared.standardise else 0.0
-        return torch.where(whole > least, total, 0.0)
+        return torch.where(whole <= least, 0.0, total)
 
     def _standardised(self, rows: Tensor, nodes: Tensor) -> Tensor:
         """Return node features ``[B, 1, N, C]`` as they are compared, void ones 0.

@@ -28,15 +28,18 @@ ENERGY_EPS = 1e-6
 
 
 def root(x: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 instead of infinity where x is 0 (a flat channel)."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    """Return the square root, with gradient 0 instead of infinity where x is 0 (a flat channel).
+
+    NaN stays NaN.
+    """
+    flat = x <= 0  # False for NaN, which has to stop a run
+    return torch.where(flat, 0.0, torch.where(flat, 1.0, x).sqrt())
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide; 0 with gradient 0 where the denominator is not above 0."""
-    positive = denominator > 0
-    return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
+    """Divide; 0 with gradient 0 where the denominator is 0 or less, NaN where it is NaN."""
+    empty = denominator <= 0
+    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
 
 
 def unit(x: Tensor) -> Tensor:

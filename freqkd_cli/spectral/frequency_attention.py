@@ -33,7 +33,7 @@ def band_strength(
 def relative_strength(strength: Tensor, valid: Tensor, floor: Tensor) -> Tensor:
     """Strength divided by its mean over the valid cells of the sample, ``[B, h, w]``.
 
-    A sample whose mean is not above ``floor`` (a constant map, or no valid cell) gets 1 everywhere.
+    A sample whose mean is at most ``floor`` (a constant map, or no valid cell) gets 1 everywhere.
 
     Args:
         floor: ``[B, 1, 1]``, what rounding leaves of a constant map.
@@ -41,8 +41,8 @@ def relative_strength(strength: Tensor, valid: Tensor, floor: Tensor) -> Tensor:
     valid = valid.to(strength)
     cells = valid.sum((-2, -1), keepdim=True).clamp(min=1.0)
     mean = (strength * valid).sum((-2, -1), keepdim=True) / cells
-    above = mean > floor
-    return torch.where(above, strength / torch.where(above, mean, 1.0), 1.0)
+    flat = mean <= floor
+    return torch.where(flat, 1.0, strength / torch.where(flat, 1.0, mean))
 
 
 def attention_weights(relative: Tensor, factor: float) -> Tensor:

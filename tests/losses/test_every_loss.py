@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from freqkd_cli import registry
-from freqkd_cli.errors import BandError, RecipeError
+from freqkd_cli.errors import BandError, FreqKDError, RecipeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import LossGroup
 from freqkd_cli.features.taps import Tap
@@ -115,7 +115,8 @@ def started(name: str, channels=(3, 3), strides=(8, 8), **arguments):
     torch.manual_seed(0)
     loss = registry.find("losses", name).build(**arguments)
     student = {n: tap(n, c, strides[0]) for n, c in (("s", channels[0]), ("logits", CLASSES))}
-    teacher = {n: tap(n, c, strides[1]) for n, c in (("t", channels[1]), ("logits", CLASSES))}
+    taps = (("t", channels[1]), ("g", channels[1]), ("logits", CLASSES))
+    teacher = {n: tap(n, c, strides[1]) for n, c in taps}
     reads = loss.student_taps(student), loss.teacher_taps(teacher)
     loss.start({n: student[n] for n in reads[0]}, {n: teacher[n] for n in reads[1]}, CLASSES)
     return loss, reads
@@ -445,3 +446,43 @@ def test_it_can_be_planned_without_memory(name):
         loss, taps_of(of_student, 2, (6, 8)), taps_of(of_teacher, 2, (6, 8), seed=1), batch_of(2)
     )
     assert value.device.type == "cpu" and torch.isfinite(value)
+
+
+def of_broken_teacher(name, images, **arguments) -> torch.Tensor:
+    """The value where a teacher's first tap is NaN in some of two images; NaN if it is refused."""
+    loss, (of_student, of_teacher) = started(name, **arguments)
+    teacher = taps_of(of_teacher, 2, (6, 8), seed=1)
+    if not teacher:
+        pytest.skip("it reads no teacher")
+    teacher[of_teacher[0]][images] = torch.nan
+    try:
+        return evaluate(loss, taps_of(of_student, 2, (6, 8)), teacher, batch_of(2))
+    except FreqKDError:
+        return torch.tensor(torch.nan)
+
+
+BROKEN = pytest.mark.parametrize("images", [slice(2), slice(1)], ids=["every", "one of two"])
+
+
+@BROKEN
+def test_nan_of_a_teacher_reaches_the_loss(name, images):
+    """The run stops and names the line. Some losses read NaN as features of zeros."""
+    assert not torch.isfinite(of_broken_teacher(name, images))
+
+
+@BROKEN
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((x, {"attention": "high"}) for x in ("cross_entropy", "logit_kl", "feature")),
+        *(("band", {"filter_side": x, "band": "mix"}) for x in ("teacher", "student")),
+        *(("band", {"distance": x}) for x in ("mse", "log_mse", "l1", "cosine")),
+        ("band", {"normalize": "none"}),
+        ("band", {"attention": "low"}),
+        ("graph_band", {"basis": "g"}),
+        ("graph_band", {"basis": "g", "normalize": "none", "band": "mix"}),
+    ],
+)
+def test_nan_of_a_teacher_reaches_the_loss_through_every_filter(name, arguments, images):
+    cutoff = {"cutoff": 0.5} if name != "graph_band" else {}
+    assert not torch.isfinite(of_broken_teacher(name, images, **cutoff, **arguments))
