@@ -20,6 +20,9 @@ from freqkd_cli.views.batch import Batch
 
 ComparedGrid = Literal["student", "teacher"]
 
+OUTSIDE = -1e30
+"""Logit of cells that do not count, of probability 0."""
+
 
 @dataclass(frozen=True)
 class CellWeights(Emphasis):
@@ -145,6 +148,29 @@ class ClassScores(Loss):
         if self.weighting.only_where_right:
             weights = weights * _not_wrong(teacher, batch)
         return Scores(logits, teacher, within, weights)
+
+
+def divergence_over_cells(
+    student: Tensor, teacher: Tensor, weights: Tensor, temperature: float
+) -> Tensor:
+    """Return tau^2 times the mean over images and channels of KL(p_T || p_S), a scalar.
+
+    ``p`` of a channel is in proportion to ``w exp(z / tau)`` over its cells. The weights belong to
+    both distributions, so the divergence is 0 at equal logits alone, up to a constant per channel.
+    An image without a cell that counts adds 0.
+
+    Args:
+        student, teacher: z, ``[B, K, h, w]``.
+        weights: w, ``[B, h, w]``; cells of weight 0 do not count.
+    """
+    dropped = (weights == 0)[:, None]
+    shift = weights[:, None].masked_fill(dropped, 1.0).log()
+    log_student, log_teacher = (
+        F.log_softmax((z / temperature + shift).masked_fill(dropped, OUTSIDE).flatten(2), dim=-1)
+        for z in (student, teacher)
+    )
+    total = (log_teacher.exp() * (log_teacher - log_student)).sum()
+    return total / (student.shape[0] * student.shape[1]) * temperature**2
 
 
 def _size(x: Tensor) -> Grid:

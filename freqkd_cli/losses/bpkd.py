@@ -38,7 +38,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
-from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid, resized
+from freqkd_cli.losses._class_scores import (
+    CellWeights,
+    ClassScores,
+    ComparedGrid,
+    divergence_over_cells,
+    resized,
+)
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.registry import flattened
@@ -50,9 +56,6 @@ Weight = Annotated[float, Field(ge=0)]
 
 BITS = 62
 """Classes in one int64; one more bit stands for all others and for void."""
-
-OUTSIDE = -1e30
-"""Logit of cells outside the image, of probability 0."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,9 @@ class BoundaryPrivileged(ClassScores):
             if self.parts.edge > 0:
                 total = total + self.parts.edge * self._edge(scores.student, scores.teacher, edges)
             if self.parts.body > 0:
-                outside = scores.inside[:, None] == 0
-                sides = [
-                    (z * (1.0 - edges)).masked_fill(outside, OUTSIDE)
-                    for z in (scores.student, scores.teacher)
-                ]
-                total = total + self.parts.body * self._body(*sides)
+                bodies = [z * (1.0 - edges) for z in (scores.student, scores.teacher)]
+                body = divergence_over_cells(*bodies, scores.inside, self.temperature)
+                total = total + self.parts.body * body
             return total
 
     def _edge(self, student: Tensor, teacher: Tensor, edges: Tensor) -> Tensor:
@@ -147,13 +147,6 @@ class BoundaryPrivileged(ClassScores):
         divergence = F.kl_div(*logs, reduction="none", log_target=True).sum(1, keepdim=True)
         share = edges / edges.sum((2, 3), keepdim=True).clamp(min=1.0)
         return self.parts.alpha * tau**2 * (divergence * share).sum() / len(edges)
-
-    def _body(self, student: Tensor, teacher: Tensor) -> Tensor:
-        tau = self.temperature
-        logs = (F.log_softmax(z.flatten(2) / tau, dim=2) for z in (student, teacher))
-        log_student, log_teacher = logs
-        terms = log_teacher.exp() * (log_teacher - log_student)
-        return tau**2 * terms.sum() / (len(terms) * terms.shape[1])
 
 
 def edge_shares(labels: Tensor, valid: Tensor, classes: int, radius: int, grid: Grid) -> Tensor:

@@ -1,8 +1,9 @@
 """Channel-wise distillation: where in the image each class, or each feature channel, is strong.
 
 **What** ``tau^2 / (K B) * sum over images and classes of KL(p_T || p_S)``, where ``p`` is the
-softmax over the cells of one class's logits, ``softmax over x of z[c, x] / tau``. Weights of cells
-(``attention``, ``only_where_right``, see ``logit_kl``) multiply the terms of that sum over cells.
+softmax over the cells of one class's logits, ``softmax over x of z[c, x] / tau + log w[x]``. The
+weights of cells (``attention``, ``only_where_right``, see ``logit_kl``; 1 by default) belong to
+both distributions, so the minimum stays at S = T. Cells of weight 0 are in neither.
 With feature taps as ``student`` and ``teacher``, channels take the place of classes. A trained 1x1
 adapter brings the student to the teacher's channels where they differ.
 
@@ -27,19 +28,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
-from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid
+from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid, divergence_over_cells
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._tap_scores import TapScores
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "class scores"
-
-OUTSIDE = -1e30
-"""Logit of cells outside the image, of probability 0."""
 
 
 @flattened
@@ -76,15 +73,6 @@ class ChannelWise(TapScores):
     ) -> Tensor:
         with torch.autocast(student[self.student].device.type, enabled=False):
             scores = self.scores(student, target, batch)
-            log_student, log_teacher = (
-                F.log_softmax(
-                    (logits / self.temperature)
-                    .masked_fill(scores.inside[:, None] == 0, OUTSIDE)
-                    .flatten(2),
-                    dim=-1,
-                )
-                for logits in (scores.student, scores.teacher)
+            return divergence_over_cells(
+                scores.student, scores.teacher, scores.weights, self.temperature
             )
-            terms = log_teacher.exp() * (log_teacher - log_student)
-            total = (terms * scores.weights.flatten(1)[:, None]).sum()
-            return total / (terms.shape[0] * terms.shape[1]) * self.temperature**2

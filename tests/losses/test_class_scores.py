@@ -263,6 +263,52 @@ def test_mixed_attention_is_the_norm_of_the_mixed_filter():
     assert float(result) == pytest.approx(known, rel=1e-9)
 
 
+WEIGHTINGS = [
+    {},
+    {"only_where_right": True},
+    *({"attention": x, "cutoff": 0.5} for x in ("low", "high", "mix")),
+    {"attention": "high", "cutoff": 0.5, "only_where_right": True},
+]
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("name", ["logit_kl", "octave_kl", "dist", "cwd"])
+def test_a_student_equal_to_the_teacher_is_a_minimum_with_every_weighting(name, weighting):
+    """cwd weighted the terms of a divergence, so it fell to -3.4 away from the teacher."""
+    other, teacher = logits_of()
+    labels = teacher.argmax(1)
+    labels[:, 0] = (labels[:, 0] + 1) % CLASSES
+    batch, student = batch_of(2, labels=labels), teacher.clone().requires_grad_()
+    result = value(name, student, teacher, batch, **weighting)
+    (gradient,) = torch.autograd.grad(result, student)
+    assert result.item() == pytest.approx(0.0, abs=1e-7) and gradient.abs().max() < 1e-7
+    for size in (0.01, 1.0):
+        assert value(name, teacher + size * other, teacher, batch, **weighting) > result + 1e-7
+
+
+@pytest.mark.parametrize("name", ["logit_kl", "dist", "cwd"])
+def test_cells_where_the_teacher_is_wrong_have_no_gradient(name):
+    student, teacher = logits_of()
+    labels = teacher.argmax(1)
+    labels[:, 0] = (labels[:, 0] + 1) % CLASSES
+    batch, student = batch_of(2, labels=labels), student.requires_grad_()
+    for weighting in ({}, {"attention": "high", "cutoff": 0.5}):
+        result = value(name, student, teacher, batch, only_where_right=True, **weighting)
+        (gradient,) = torch.autograd.grad(result, student)
+        assert not gradient[:, :, 0].any() and gradient[:, :, 1:].any()
+
+
+@pytest.mark.parametrize("name", ["logit_kl", "octave_kl", "dist", "cwd"])
+def test_images_without_a_cell_that_counts_have_no_gradient(name):
+    student, teacher = logits_of()
+    labels = (teacher.argmax(1) + 1) % CLASSES
+    student.requires_grad_()
+    result = value(name, student, teacher, batch_of(2, labels=labels), only_where_right=True)
+    (gradient,) = torch.autograd.grad(result, student)
+    assert not gradient.any() and torch.isfinite(result)
+    assert name == "dist" or result.item() == 0.0  # a correlation over no cell is 0
+
+
 # weights of cells in every loss, from numpy
 
 
@@ -306,12 +352,13 @@ def known_dist(student, teacher, w: np.ndarray, inside: np.ndarray, over: str) -
     return (w * each).sum() / inside.sum() + 0.5 * np.average(within, weights=cells)
 
 
-def known_cwd(student, teacher, w: np.ndarray, inside: np.ndarray) -> float:
+def known_cwd(student, teacher, w: np.ndarray) -> float:
+    """Of distributions with w times the mass."""
     total = 0.0
     for row in range(2):
-        z = [x[row].numpy()[:, inside[row]] / 2.0 for x in (teacher, student)]
-        p, q = (scipy.special.softmax(x, axis=1) for x in z)
-        total += (scipy.special.rel_entr(p, q) * w[row][inside[row]]).sum()
+        masses = [w[row] * np.exp(x[row].numpy() / 2.0) for x in (teacher, student)]
+        p, q = (x.reshape(CLASSES, -1) / x.sum((1, 2))[:, None] for x in masses)
+        total += scipy.special.rel_entr(p, q).sum()
     return total / (2 * CLASSES)
 
 
@@ -334,7 +381,7 @@ def test_every_loss_of_class_scores_with_weights_of_cells_equals_numpy(attention
         ("octave_kl", {"levels": 2, "weights": [1.0, 2.0, 0.5]}, parts @ [1.0, 2.0, 0.5]),
         ("dist", {"gamma": 0.5}, known_dist(student, teacher, w, inside, "batch")),
         ("dist", {"gamma": 0.5, "over": "image"}, known_dist(student, teacher, w, inside, "image")),
-        ("cwd", {}, known_cwd(student, teacher, w, inside)),
+        ("cwd", {}, known_cwd(student, teacher, w)),
     ]
     keys = {"attention": attention, "mask": mask, "cutoff": 0.5, "high_share": 0.7}
     keys |= {"strength": 2.0, "only_where_right": True, "temperature": 2.0}
