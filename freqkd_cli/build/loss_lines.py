@@ -99,11 +99,12 @@ def build_line(plan: Plan, number: int) -> Line:
             key="attention",
         )
     if compared and loss.reads_classes_of_labels:
+        key, other = loss.reads_classes_of_labels
         raise RecipeError(
             f"{spec.name} reads labels of classes that teacher.class_map does not cover",
-            tip=f"--set 'losses.{spec.id}.edges=prediction', "
+            tip=f"--set 'losses.{spec.id}.{key}={other}', "
             "or map a teacher class onto every data class",
-            key="edges",
+            key=key,
         )
     student_specs = by_name(plan.student_taps.values(), student)
     if compared:

@@ -27,7 +27,8 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         needs_labels: ``forward`` reads ``batch.labels``.
-        reads_classes_of_labels: ``target`` matches ``batch.labels`` with the channels of logits.
+        reads_classes_of_labels: the argument by which ``batch.labels`` are matched with the
+            teacher's channels, and a value by which they are not. None: they are not matched.
         reads_logits: compares class scores, so student and teacher must have the same classes.
         target_arguments: names of the ``build`` arguments that change what ``target`` returns. They
             enter the fingerprint of a cache of targets.
@@ -39,7 +40,7 @@ class Loss(nn.Module, ABC):
     """
 
     needs_labels: ClassVar[bool] = False
-    reads_classes_of_labels: ClassVar[bool] = False
+    reads_classes_of_labels: tuple[str, str] | None = None
     reads_logits: ClassVar[bool] = False
     divided_again: bool = False
     target_arguments: ClassVar[tuple[str, ...]] = ()

@@ -81,6 +81,8 @@ class ClassScores(Loss):
         self.weighting = weighting
         temperature_too = ("temperature",) if weighting.used else ()
         self.target_arguments = ("grid", *weighting.target_arguments, *temperature_too)
+        if weighting.only_where_right:
+            self.reads_classes_of_labels = ("only_where_right", "false")
         self.teacher_tap: Tap | None = None
 
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ class BoundaryPrivileged(ClassScores):
         super().__init__(temperature, grid, CellWeights())
         self.parts = parts
         self.target_arguments = ("grid", "radius", "edges")
-        self.reads_classes_of_labels = parts.edges == "labels"
+        if parts.edges == "labels":
+            self.reads_classes_of_labels = ("edges", "prediction")
 
     def count(self, batch: Batch, grids: Mapping[str, Grid]) -> float:
         return float(len(batch))

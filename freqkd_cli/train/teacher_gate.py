@@ -156,10 +156,12 @@ def _remedies(recipe: Recipe, lines: Sequence[Line], copying: Sequence[str]) -> 
         lines: the losses of the run.
         copying: those of them that teach the student what the teacher predicts, by id.
     """
+    with_every_class = {x.id for x in lines if x.loss.reads_logits and x.compared is None}
     by_label = [
         f"--set losses.{spec.id}.only_where_right=true"
         for spec in recipe.losses
         if spec.id in copying
+        and spec.id in with_every_class
         and "only_where_right" in registry.takes("losses", spec.name)
         and not spec.arguments.get("only_where_right")
     ]

@@ -138,6 +138,23 @@ def test_cross_entropy_with_attention_needs_the_teacher_s_scores_of_every_class(
     assert "--set 'losses.cross_entropy.attention=none'" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["logit_kl", "octave_kl", "dist", "cwd"])
+def test_only_where_right_needs_the_teacher_s_scores_of_every_class(name):
+    """The teacher's channels are renumbered, so no cell of a covered class was right."""
+    classes = registry.find("datasets", "scenes").classes()
+    line = f"losses=[{{name: cross_entropy}}, {{name: {name}, only_where_right: true}}]"
+    for number in (len(classes), 3):
+        listed = ", ".join(f"{name}: {name}" for name in classes[:number])
+        recipe = recipes.loads(RECIPE, "r.yaml", (f"teacher.class_map={{{listed}}}", line))
+        if number == len(classes):
+            assemble.check(recipe)
+            continue
+        with pytest.raises(RecipeError, match="does not cover") as caught:
+            assemble.check(recipe)
+        assert "losses.1.only_where_right" in str(caught.value)
+        assert f"--set 'losses.{name}.only_where_right=false'" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("teacher", "places"),
     [

@@ -121,3 +121,4 @@ train: {epochs: 1, batch_size: 2}
         assemble.check(recipes.loads(text.replace("EDGES", "labels")))
     assert "bpkd reads labels of classes that teacher.class_map does not cover" in str(caught.value)
     assert "--set 'losses.bpkd.edges=prediction'" in str(caught.value)
+    assert "losses.1.edges" in str(caught.value)

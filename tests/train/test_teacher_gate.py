@@ -110,6 +110,20 @@ def test_a_dead_class_of_the_teacher_is_named(here, poleless, caplog):
     assert json.loads(Path("a/summary.json").read_text()) == summary
 
 
+def test_only_where_right_is_advised_only_to_lines_that_take_it():
+    """Not for features, and not where teacher.class_map leaves classes out."""
+    losses = (
+        "losses=[{name: cross_entropy}, {id: kl, name: logit_kl},"
+        " {id: map, name: cwd, student: decoder, teacher: decoder}]"
+    )
+    whole = ["--set losses.kl.only_where_right=true"]
+    for more, known in (([], whole), (["teacher.class_map={road: road, sky: sky}"], [])):
+        recipe = recipes.loads(RECIPE, "r.yaml", [LARGE, losses, *more])
+        lines = assemble.build_lines(assemble.check(recipe))
+        advice = teacher_gate._remedies(recipe, lines, ["kl", "map"])
+        assert advice[:-2] == known
+
+
 def test_the_advice_can_be_pasted_into_a_recipe_with_a_pool(here, poleless, caplog):
     """It keeps the labels, and the pool leaves with the last loss that reads the teacher."""
     sets = [LARGE, f"teacher.weights={poleless}", "data.pool={name: scenes, length: 4}"]
