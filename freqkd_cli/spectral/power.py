@@ -150,7 +150,7 @@ def ring_sums(maps: Tensor, cutoff: float, step: float | None = None) -> RingSum
     height, width = maps.shape[-2:]
     step = ring_width(height, width) if step is None else step
     with torch.autocast(maps.device.type, enabled=False):
-        power = torch.fft.rfft2(maps.float(), norm="ortho").abs().square().double().cpu()
+        power = torch.fft.rfft2(maps.float(), norm="ortho").abs().square().cpu().double()
     rho, twice = half_plane(height, width)
     ring = rings_of(height, width, step)
 

@@ -195,7 +195,7 @@ class _Numbers:
         }
         for name, entries in row.items():
             padding = (0, COUNT - len(entries))
-            padded = torch.nn.functional.pad(entries.double(), padding, value=torch.nan)
+            padded = torch.nn.functional.pad(entries.cpu().double(), padding, value=torch.nan)
             self.rows.setdefault(name, []).append(padded)
 
     def mean(self, pair: GraphPair, role: str, model: str) -> TapGraph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import BinaryIO
@@ -13,10 +14,12 @@ import torch
 from matplotlib.figure import Figure
 from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
+from without_float64 import on_apple_gpu
 
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.files import SUFFIX
+from freqkd_cli.spectral.graph_forms import Dense
 from freqkd_cli.spectrum.eigen_maps import SHOWN
 from freqkd_cli.spectrum.graph_inputs import GraphInput
 from freqkd_cli.spectrum.graph_measure import measure_graphs
@@ -113,6 +116,20 @@ def test_numbers_equal_numpys_and_are_means_over_images():
             for graph in graphs[spectrum.role]
         ]
         np.testing.assert_allclose(spectrum.laplacian, np.mean(low, 0), atol=2e-5)
+
+
+def test_numbers_are_kept_where_there_is_float64(monkeypatch):
+    """An Apple GPU has none: --device mps ended with a TypeError."""
+    attention = {"teacher": {"attention3": noise(1, 2, N, N).mul(2).softmax(-1)}}
+    known = measured(pair(teacher=ATTENTION), attention)[1]
+    modes = Dense.modes
+
+    def of_apple_gpu(graph):
+        found = modes(graph)
+        return dataclasses.replace(found, values=on_apple_gpu(found.values))
+
+    monkeypatch.setattr(Dense, "modes", of_apple_gpu)
+    assert measured(pair(teacher=ATTENTION), attention)[1] == known
 
 
 def test_attention_is_reported_without_its_perron_mode():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
+from without_float64 import on_apple_gpu
 
 from freqkd_cli.errors import ShapeError, UsageError, WeightsMissing
 from freqkd_cli.features.taps import Tap
@@ -159,6 +160,13 @@ def test_half_precision_is_transformed_in_float32():
     np.testing.assert_allclose(
         half.power, radial_spectrum(ring_sums(maps.half().float(), 0.25)).power, rtol=1e-12
     )
+
+
+def test_power_is_summed_where_there_is_float64():
+    """An Apple GPU has none: --device mps, its default there, ended with a TypeError."""
+    maps = noise(1, 2, 16, 24)
+    sums = ring_sums(on_apple_gpu(maps), 0.25)
+    assert radial_spectrum(sums) == radial_spectrum(ring_sums(maps, 0.25))
 
 
 def test_rings_are_never_empty_below_nyquist_and_dc_is_alone():
