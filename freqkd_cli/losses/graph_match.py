@@ -112,4 +112,5 @@ def _distance(graph: Graph, target: Mapping[str, Tensor]) -> Tensor:
 def _over_mean(weights: Tensor) -> Tensor:
     """Divide weights ``[B, pairs]`` by their mean; all 1 where all are 0."""
     mean = weights.mean(1, keepdim=True)
-    return torch.where(mean > 0, weights / torch.where(mean > 0, mean, 1.0), 1.0)
+    equal = mean <= 0
+    return torch.where(equal, 1.0, weights / torch.where(equal, 1.0, mean))

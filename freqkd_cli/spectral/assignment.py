@@ -19,6 +19,9 @@ from freqkd_cli.spectral.modes import effective_rank
 Matching = Literal["closest", "complementary"]
 By = Literal["labels", "rank", "energy"]
 
+FIRST = 1e6
+"""Size of a distance that is paired before all others; real ones are far smaller."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -119,6 +122,8 @@ def match_heads(distance: Tensor, matching: Matching = "closest") -> tuple[Tenso
     2411.17150, section 3.2). Departure: the released code uses each pair the other way round, rows
     of the cost as heads of the columns' model. Here a pair is used as it was matched.
 
+    A distance of NaN is paired before all others, so that the loss is NaN.
+
     Args:
         distance: of every head of the teacher from every one of the student, ``[B, Ht, Hs]``.
 
@@ -128,10 +133,9 @@ def match_heads(distance: Tensor, matching: Matching = "closest") -> tuple[Tenso
     """
     from scipy.optimize import linear_sum_assignment
 
-    matched = [
-        linear_sum_assignment(cost, maximize=matching == "complementary")
-        for cost in distance.cpu().double().numpy()
-    ]
+    greatest = matching == "complementary"
+    costs = distance.cpu().double().nan_to_num(FIRST if greatest else -FIRST).numpy()
+    matched = [linear_sum_assignment(cost, maximize=greatest) for cost in costs]
     of_teacher, of_student = (
         torch.stack([torch.as_tensor(pair[i]) for pair in matched]).to(distance.device)
         for i in (0, 1)

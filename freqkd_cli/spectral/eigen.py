@@ -93,5 +93,5 @@ def require_finite(matrix: Tensor) -> None:
             "a graph is not finite",
             got="NaN or infinity",
             need="finite features at the tap that it is made of",
-            tip="a lower train.lr, or precision: fp32",
+            tip="a lower train.lr, or --set train.precision=float32",
         )

@@ -470,6 +470,28 @@ def test_nan_of_a_teacher_reaches_the_loss(name, images):
     assert not torch.isfinite(of_broken_teacher(name, images))
 
 
+def test_nan_of_a_student_reaches_the_loss(name):
+    """graph_match ended with an error of scipy, which did not name the line."""
+    loss, (of_student, of_teacher) = started(name)
+    student = taps_of(of_student, 2, (6, 8))
+    student[of_student[0]][0, 0, 1, 1] = torch.nan
+    try:
+        value = evaluate(loss, student, taps_of(of_teacher, 2, (6, 8), seed=1), batch_of(2))
+    except FreqKDError:
+        return
+    assert not torch.isfinite(value)
+
+
+@pytest.mark.parametrize("matching", ["complementary", "closest"])
+def test_one_head_of_nan_reaches_the_loss_of_matched_heads(matching):
+    """Also where the student has more heads than are paired."""
+    loss, _ = started("graph_match", (6, 4), groups=3, matching=matching)
+    student, teacher = taps_of(["s"], 2, (6, 8), 6), taps_of(["t"], 2, (6, 8), 4, seed=1)
+    assert torch.isfinite(evaluate(loss, student, teacher, batch_of(2)))
+    student["s"][0, 2, 1, 1] = torch.nan
+    assert evaluate(loss, student, teacher, batch_of(2)).isnan()
+
+
 @BROKEN
 @pytest.mark.parametrize(
     ("name", "arguments"),
