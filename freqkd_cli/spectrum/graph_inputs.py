@@ -67,7 +67,7 @@ def cached_inputs(
 ) -> Iterator[GraphInput]:
     """Yield stored taps with the view that they were made of, which defines the void nodes."""
     views = reader.fingerprint.fields["views"]
-    images = _images(reader, data_root, views.get("size"))
+    images = images_of_cache(reader, data_root, views.get("size"))
     spec = None if views["kind"] == "whole" else _spec(views)
     dataset = ViewDataset(
         images, spec, view_seed=views.get("view_seed", 0), views=views.get("stored", 0)
@@ -90,7 +90,9 @@ def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _images(reader: CacheReader, data_root: Path | None, size: Sequence[int] | None) -> Dataset:
+def images_of_cache(
+    reader: CacheReader, data_root: Path | None, size: Sequence[int] | None
+) -> Dataset:
     """Return the data set that the cache was made from.
 
     Raises:

@@ -15,6 +15,7 @@ from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.spectral.power import RingSums, radial_spectrum, ring_sums
 from freqkd_cli.spectrum.locate import SpectrumSource
+from freqkd_cli.spectrum.padded_views import warn_of_padding
 from freqkd_cli.spectrum.radial_result import RadialSpectra, TapSpectrum
 from freqkd_cli.spectrum.subjects import (
     SpectrumOptions,
@@ -48,6 +49,7 @@ def radial_spectra(
         reader, subject = open_cache(source, options)
         subjects, views = [subject], first_views(reader, options.limit)
         total = len(views)
+        warn_of_padding(reader, views, options.data_root)
         names = choose_taps(subjects, wanted, named=options.named)
         maps = cached_maps(reader, subject, views, names["teacher"])
     else:

@@ -13,12 +13,14 @@ from freqkd_cli.cache.fingerprint import Fingerprint, teacher_identity
 from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.datasets import scenes
-from freqkd_cli.spectrum.radial import cut_images
+from freqkd_cli.views.loader import whole_batches
 
 
-def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
-    """The whole views of two scenes of 96 x 128."""
-    dataset = scenes.build(split="val", root=None, size=(96, 128))
+def write_cache(
+    folder: Path, teacher: nn.Module, names: Sequence[str], size: tuple[int, int] = (96, 128)
+) -> None:
+    """The whole views of two scenes."""
+    dataset = scenes.build(split="val", root=None, size=size)
     fields = {
         "content": "taps",
         "storage": "float32",
@@ -32,7 +34,8 @@ def write_cache(folder: Path, teacher: nn.Module, names: Sequence[str]) -> None:
     }
     items = ((0, -1), (1, -1))
     with torch.no_grad():
-        taps = [teacher(image, taps=names) for image in cut_images(dataset, 2)]
+        views = whole_batches(dataset, 1, indices=range(2))
+        taps = [teacher(view.images, taps=names) for view in views]
     with CacheWriter(folder, CachePlan(Fingerprint(fields), ((items,),))) as writer:
         writer.put(0, {name: [tap[name][0].contiguous() for tap in taps] for name in names})
         writer.finish()

@@ -13,6 +13,7 @@ from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
 from without_float64 import on_apple_gpu
 
+from freqkd_cli.build.saved import load_model
 from freqkd_cli.errors import ShapeError, UsageError, WeightsMissing
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.progress import Silent
@@ -459,6 +460,19 @@ def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
             alive[tap]["channels"],
         )
         np.testing.assert_allclose(cached[tap]["power"], alive[tap]["power"], rtol=1e-4)
+
+
+def test_a_cache_of_padded_images_has_a_warning(folders, tmp_path):
+    """Live images are cut to multiples of 32, so 70 x 90 pixels have two different spectra."""
+    model, words = load_model(folders["model"]), ("--stage", "3", "--json")
+    warned = []
+    for size in ((70, 90), (64, 96)):
+        write_cache(tmp_path / str(size), model, ("stage3",), size)
+        code, out, err = run_command(str(size), "--limit", "2", *words, folder=tmp_path)
+        warned.append("2 of 2 images were padded to multiples of 32" in err)
+        assert code == 0 and ("such as 70x90" in err) == warned[-1]
+        assert ("freqkd spectrum RECIPE" in err) == warned[-1]
+    assert warned == [True, False]
 
 
 def test_without_a_source_the_newest_is_taken_and_named(folders):
