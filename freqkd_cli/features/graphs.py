@@ -65,16 +65,19 @@ def node_validity(batch: Batch, grid: Grid) -> Tensor:
     return (pooled(batch.not_void[:, None].float(), grid).flatten(1) > 0.5 - 1e-4).contiguous()
 
 
-def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
+def node_labels(batch: Batch, grid: Grid, classes: int) -> Tensor | None:
     """Return the most frequent label of each node's image cell, ``[B, h * w]`` int64.
 
-    ``batch.ignore`` where a cell has no label; None without labels. Pixels belong to the cell that
-    their centre lies in, on a border to the later one. The lower of two equally frequent labels is
-    taken.
+    -1 where a cell has no label; None without labels. Pixels belong to the cell that their centre
+    lies in, on a border to the later one. The lower of two equally frequent labels is taken.
+
+    Args:
+        classes: K; the counts are ``[B, h * w, K + 1]``.
     """
     if batch.labels is None:
         return None
-    labels, values = torch.where(batch.valid, batch.labels, batch.ignore), batch.ignore + 1
+    known = batch.valid & (batch.labels < classes)  # batch.ignore is no class
+    labels, values = torch.where(known, batch.labels, classes), classes + 1
     size, (height, width) = labels.shape, grid
     rows, columns = (
         (2 * torch.arange(pixels, device=labels.device) + 1) * cells // (2 * pixels)
@@ -87,7 +90,7 @@ def node_labels(batch: Batch, grid: Grid) -> Tensor | None:
     )
     counts = counts.view(size[0], height * width, values)[..., :-1]
     most, label = counts.max(-1)
-    return torch.where(most > 0, label, batch.ignore)
+    return torch.where(most > 0, label, -1)
 
 
 class GraphSide(nn.Module):

@@ -36,11 +36,12 @@ class NodeLoss(TwoTaps):
     def __init__(self, taps: tuple[str, str], k: int, heads: Heads, graph: StudentGraph) -> None:
         super().__init__(*taps)
         self.k, self.heads, self.graph = k, heads, graph
+        self.classes = 0
         self.student_side: GraphSide | None = None
         self.teacher_side: GraphSide | None = None
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
-        form = self.graph
+        form, self.classes = self.graph, classes
         self.student_side = GraphSide(
             student[self.student],
             form.graph,
@@ -120,7 +121,8 @@ class NodeLoss(TwoTaps):
                 f"the graph of the teacher's tap {self.teacher!r} is not finite",
                 tip="teacher.dtype: float32",
             )
-        labels = node_labels(batch, grid) if self.heads.reads_labels else None
+        reads_labels = self.heads.reads_labels
+        labels = node_labels(batch, grid, self.classes) if reads_labels else None
         return self.heads.of(graph, labels, self.k)
 
     def nodes(self, target: Mapping[str, Tensor], grid: Grid) -> Tensor:

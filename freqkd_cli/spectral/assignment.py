@@ -51,7 +51,7 @@ class Heads:
         one class or of two.
 
         Args:
-            labels: ``[B, N]`` for ``by: labels``, 255 where there is none.
+            labels: ``[B, N]`` for ``by: labels``, -1 where there is none.
             k: number of modes of ``by: energy``.
         """
         if self.choice == "mean_graph":
@@ -85,14 +85,14 @@ def label_scores(graph: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, 
 
     Args:
         graph: ``[B, heads, N, N]``.
-        labels: ``[B, N]`` int64, 255 = none.
+        labels: ``[B, N]`` int64, -1 = none.
         valid: ``[B, N]`` bool.
 
     Returns:
         scores ``[B, heads]``, and whether a sample has pairs of both kinds, ``[B, 1]`` bool. The
         scores are 0 where it has not.
     """
-    every = pairs(valid & (labels != 255))
+    every = pairs(valid & (labels >= 0))
     same = every & (labels[:, None, :, None] == labels[:, None, None, :])
     other = every & ~same
     defined = (same.any((-2, -1)) & other.any((-2, -1))).expand(-1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -64,13 +66,12 @@ def test_labels_of_nodes_are_the_most_frequent():
     labels = torch.tensor([[[1, 1, 2, 255], [2, 1, 255, 255], [3, 3, 9, 9], [4, 4, 9, 0]]])
     valid = torch.ones_like(labels, dtype=torch.bool)
     valid[0, 3, :2] = False
-    assert node_labels(batch_of(labels, valid), (2, 2)).tolist() == [[1, 2, 3, 9]]
-    assert node_labels(batch_of(None, valid), (2, 2)) is None
-    assert node_labels(batch_of(torch.full_like(labels, 255), valid), (2, 2)).tolist() == [
-        [255] * 4
-    ]
+    assert node_labels(batch_of(labels, valid), (2, 2), 10).tolist() == [[1, 2, 3, 9]]
+    assert node_labels(batch_of(None, valid), (2, 2), 10) is None
+    void = batch_of(torch.full_like(labels, 255), valid)
+    assert node_labels(void, (2, 2), 10).tolist() == [[-1] * 4]
     large = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, 30, 21)))
-    labelled = node_labels(batch_of(large, torch.ones_like(large, dtype=torch.bool)), (5, 3))
+    labelled = node_labels(batch_of(large, torch.ones_like(large, dtype=torch.bool)), (5, 3), 3)
     cells = large.reshape(2, 5, 6, 3, 7).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
     counts = F.one_hot(cells, 3).sum(2)
     assert (counts.gather(2, labelled[..., None])[..., 0] == counts.max(2).values).all()
@@ -147,7 +148,25 @@ def test_a_pixel_belongs_to_the_cell_of_its_centre():
         torch.zeros(1),
         torch.zeros(1),
     )
-    assert node_labels(batch, (3, 3)).view(3, 3)[0].tolist() == [0, 2, 5]
+    assert node_labels(batch, (3, 3), 7).view(3, 3)[0].tolist() == [0, 2, 5]
+
+
+def test_labels_of_nodes_with_300_classes(monkeypatch):
+    """Class 255 is one of them; counts up to the void label 65535 took 536 MiB."""
+    bins, bincount = [], torch.bincount
+
+    def counted(x: Tensor, minlength: int) -> Tensor:
+        bins.append(minlength)
+        return bincount(x, minlength=minlength)
+
+    monkeypatch.setattr(torch, "bincount", counted)
+    labels = torch.tensor(
+        [[[255, 255, 299, 0], [65535, 255, 299, 65535], [65535] * 4, [65535] * 4]]
+    )
+    valid = torch.ones_like(labels, dtype=torch.bool)
+    batch = dataclasses.replace(batch_of(labels, valid), ignore=65535)
+    assert node_labels(batch, (2, 2), 300).tolist() == [[255, 299, -1, -1]]
+    assert bins == [4 * 301]
 
 
 @pytest.mark.parametrize(

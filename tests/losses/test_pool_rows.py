@@ -172,4 +172,4 @@ def test_nodes_of_the_pool_count_and_have_no_label():
     mixed = dataclasses.replace(batch, labels=void, from_pool=torch.tensor([False, True]))
     valid = node_validity(mixed, GRID)
     assert not valid[0].any() and valid[1].all()
-    assert (node_labels(mixed, GRID) == batch.ignore).all()
+    assert (node_labels(mixed, GRID, 5) == -1).all()

@@ -560,7 +560,9 @@ def test_heads_that_see_objects():
     ):
         torch.testing.assert_close(heads.of(graph, labels).dense(), want)
     torch.testing.assert_close(Heads("mean_graph").of(graph).dense(), dense.mean(1, keepdim=True))
-    assert not label_scores(dense, torch.full_like(labels, 255), every(n))[1].any()
+    assert not label_scores(dense, torch.full_like(labels, -1), every(n))[1].any()
+    far = torch.where(labels > 0, 255, labels)  # a class as any other, where there are 300
+    torch.testing.assert_close(label_scores(dense, far, every(n)), (scores, defined))
 
 
 def test_heads_by_spectrum_prefer_few_modes():
