@@ -115,7 +115,7 @@ def check(
     if recipe.teacher and recipe.teacher.weights and "members" in recipe.teacher.arguments:
         text = "the members of an ensemble have their own weights; remove this key"
         problems.append(("teacher.weights", text))
-    line_problems, bands = check_lines(plan)
+    line_problems, bands, warnings = check_lines(plan)
     problems += line_problems
     size = plan.view_spec.size
     if any(n % MULTIPLE for n in size):
@@ -128,7 +128,7 @@ def check(
     if problems:
         raise recipe.error(problems)
     unequal = tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps)
-    for text in (*unequal, *few_cells(bands), *untrained_teachers(recipe)):
+    for text in (*unequal, *few_cells(bands), *warnings, *untrained_teachers(recipe)):
         log.warning("%s: %s", recipe.source, text)
     return replace(plan, bands=bands, stored=stored)
 

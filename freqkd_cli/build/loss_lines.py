@@ -135,12 +135,14 @@ def _grids(
     )
 
 
-def check_lines(plan: Plan) -> tuple[list[tuple[str, str]], dict[str, tuple[BandCells, ...]]]:
-    """Return the problems of each loss line by itself, and the bands of each line by its id.
+def check_lines(
+    plan: Plan,
+) -> tuple[list[tuple[str, str]], dict[str, tuple[BandCells, ...]], list[str]]:
+    """Return the problems of each loss line by itself, the bands of each by its id, and warnings.
 
-    Lines of weight 0 are checked, but have no bands.
+    Lines of weight 0 are checked, but have no bands and no warnings.
     """
-    problems, bands = [], {}
+    problems, bands, warnings = [], {}, []
     for number, spec in enumerate(plan.recipe.losses):
         try:
             with torch.device("meta"):
@@ -152,7 +154,10 @@ def check_lines(plan: Plan) -> tuple[list[tuple[str, str]], dict[str, tuple[Band
         cells = line.loss.band_cells(*grids)
         if cells and spec.weight > 0:
             bands[spec.id] = cells
-    return problems, bands
+        for text, setting in line.loss.warnings() if spec.weight > 0 else ():
+            better = f"--set losses.{spec.id}.{setting}"
+            warnings.append(f"losses.{spec.id}: {text}; try {better}")
+    return problems, bands, warnings
 
 
 def few_cells(bands: dict[str, tuple[BandCells, ...]]) -> Iterator[str]:

@@ -82,6 +82,13 @@ class Loss(nn.Module, ABC):
         """
         return ()
 
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        """Return (what has no effect, a setting of the line that is better), after :meth:`start`.
+
+        The setting is ``key=value``.
+        """
+        return ()
+
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]
     ) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 **What** ``tau^2 (beta (1 - mean over cells of r(p_S, p_T)) + gamma (1 - mean over classes of
 r(p_S, p_T)))`` with ``p = softmax(z / tau)`` and r the Pearson correlation: over the K classes of
-one cell in the first term, over the cells of one class in the second. ``over: batch`` takes the
+one cell in the first term, over the cells of one class in the second. Two classes have a
+correlation of 1 or -1, so the first term has no gradient with them. ``over: batch`` takes the
 second over the cells of all images of the batch, ``over: image`` over those of each image. With
 feature taps as ``student`` and ``teacher``, channels take the place of classes. Then p are the
 features themselves, without a softmax, and a trained 1x1 adapter brings the student to the
@@ -104,6 +105,13 @@ class Dist(TapScores):
                 tip="leave temperature out",
                 key="temperature",
             )
+
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        assert self.teacher_tap is not None, "start() comes first"
+        if self.on_features or self.teacher_tap.channels != 2 or self.beta == 0:
+            return ()
+        text = "over 2 classes, the correlation of beta is 1 or -1 and has no gradient"
+        return ((text, "beta=0" if self.gamma > 0 else "gamma=1"),)
 
     def compared(self, scores: Tensor) -> Tensor:
         """Return what is correlated: probabilities of the classes, or the features."""

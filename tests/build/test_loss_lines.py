@@ -97,6 +97,26 @@ def test_few_cells_of_an_attention_band_are_a_warning(caplog):
     assert "effective cells of 3 (2x2), fewer than 4" in text
 
 
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("{name: dist}", True),
+        ("{name: dist, beta: 0}", False),
+        ("{name: dist, weight: 0}", False),
+        ("{name: dist, student: decoder, teacher: decoder}", False),
+        ("{name: logit_kl}", False),
+    ],
+)
+def test_dist_of_two_classes_warns_of_a_term_without_gradient(line, warned, caplog):
+    for classes in ("{road: road, sky: sky}", "{road: road, sky: sky, car: car}"):
+        sets = (f"teacher.class_map={classes}", f"losses=[{{name: cross_entropy}}, {line}]")
+        caplog.clear()
+        assemble.check(recipes.loads(RECIPE, "r.yaml", sets))
+        text = "r.yaml: losses.dist: over 2 classes, the correlation of beta is 1 or -1"
+        assert caplog.text.count(text) == (warned and "car" not in classes)
+        assert ("--set losses.dist.beta=0" in caplog.text) == (text in caplog.text)
+
+
 def test_a_band_is_only_checked_where_attention_uses_it():
     assemble.check(recipes.loads(RECIPE, "r.yaml", ("losses.logit_kl.cutoff=0.001",)))
 
