@@ -32,6 +32,7 @@ Draw = Callable[..., Image.Image]
 classes and not only those that occur."""
 
 NO_MEMORY = "memory ran out; try --slide 512,512 to label it in windows, or a smaller copy"
+NO_MEMORY_IN_WINDOWS = "memory ran out; try smaller windows (--slide H,W), or a smaller copy"
 NO_MEMORY_TO_AVERAGE = "memory ran out; try it without --flip and --scales, or a smaller copy"
 
 
@@ -128,7 +129,9 @@ class PredictionFiles:
 
     def _no_memory(self) -> str:
         averaging = self.options.averaging
-        return NO_MEMORY if averaging.only_windows or averaging.plain else NO_MEMORY_TO_AVERAGE
+        if averaging.only_windows:
+            return NO_MEMORY_IN_WINDOWS
+        return NO_MEMORY if averaging.plain else NO_MEMORY_TO_AVERAGE
 
     def _fail(self, entry: Input, reason: str) -> None:
         if torch.cuda.is_available():

@@ -212,13 +212,14 @@ def choose_taps(
         if name in maps:
             continue
         need = f"one of {', '.join(sorted(maps))}"
-        if not any(name in subject.taps for subject in subjects):
+        kinds = {subject.taps[name].kind for subject in subjects if name in subject.taps}
+        if not kinds:
             hint = did_you_mean(name, sorted(maps))
             raise UsageError(f"no model here has a tap {name!r}{hint}", need=need, key="tap")
         raise UsageError(
             f"the tap {name!r} is not a feature map, so it has no power spectrum",
             need=need,
-            tip="--graph shows its graph",
+            tip="--graph shows its graph" if kinds & {"nodes", "graph"} else None,
             key="tap",
         )
     names = {

@@ -319,6 +319,8 @@ def test_an_image_that_does_not_fit_into_memory_does_not_stop_the_others(
     failed = [Path(row["image"]).name for row in json.loads(out)["unreadable"]]
     assert failed == ["large.png", "larger.png"]
     assert names_in(tmp_path / "out") == ["a.png", "legend.json", "z.png"]
+    in_windows = freqkd(*words, "--overwrite", "--slide", "64,64")[2]
+    assert "large.png: memory ran out; try smaller windows" in in_windows
     assert freqkd(*words, "--overwrite", "--slide", "32,32")[0] == 0
     assert "large.png" in names_in(tmp_path / "out")
 

@@ -243,6 +243,21 @@ def test_a_tap_that_does_not_exist_or_is_not_a_map_is_refused(name, text):
         choose_taps([Subject("student", "pooled", POOLED)], (name,), named=True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "tip"),
+    [
+        ("graph", "--graph shows its graph"),
+        ("nodes", "--graph shows its graph"),
+        ("auxiliary", None),
+    ],
+)
+def test_only_taps_with_a_graph_are_offered_as_one(kind, tip):
+    taps = POOLED | {"other": Tap("other", 8, 4, kind)}
+    with pytest.raises(UsageError, match="not a feature map") as caught:
+        choose_taps([Subject("student", "pooled", taps)], ("other",), named=True)
+    assert caught.value.tip == tip
+
+
 def test_stage_5_is_refused():
     with pytest.raises(UsageError, match="stage 5"):
         wanted_taps((5,), ())
