@@ -47,6 +47,11 @@ class Loss(nn.Module, ABC):
     file_arguments: ClassVar[tuple[str, ...]] = ()
     target_version: ClassVar[int] = 1
 
+    @property
+    def name(self) -> str:
+        """The name in recipes, which is that of the file."""
+        return type(self).__module__.rpartition(".")[2]
+
     @abstractmethod
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
         """Return the student taps that ``forward`` reads, out of those that the student has."""

@@ -1,10 +1,13 @@
-"""Convolutions that are trained with the student and computed in the type of their input."""
+"""Convolutions trained with the student, in the type of their input, and masks for them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from freqkd_cli.features.keyed_noise import keyed_uniform
+from freqkd_cli.views.batch import Batch
 
 
 def convolution(inputs: int, outputs: int, side: int = 1, *, bias: bool = True) -> nn.Conv2d:
@@ -22,6 +25,17 @@ def convolved(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """``[B, Cin, h, w]`` -> ``[B, Cout, h, w]``, in the type of ``x``."""
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     return F.conv2d(x, layer.weight.to(x.dtype), bias, padding=layer.padding)
+
+
+def shown_cells(key: Tensor, batch: Batch, step: int, x: Tensor, hidden: float) -> Tensor:
+    """Return 0 at masked cells of a map ``[B, C, h, w]`` and 1 elsewhere, ``[B, 1, h, w]``.
+
+    Args:
+        key: of the loss, from :func:`freqkd_cli.features.keyed_noise.new_key`.
+        hidden: share of the cells that is masked, anew in each step and for each view.
+    """
+    draws = keyed_uniform(key, batch, step, x.shape[-2] * x.shape[-1])
+    return (draws >= hidden).to(x).view(len(x), 1, *x.shape[-2:])
 
 
 class Generation(nn.Module):

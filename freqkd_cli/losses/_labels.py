@@ -39,11 +39,6 @@ class LabelLoss(Loss):
         super().__init__()
         self.auxiliary = auxiliary
 
-    @property
-    def name(self) -> str:
-        """The name in recipes, which is that of the file."""
-        return type(self).__module__.rpartition(".")[2]
-
     @abstractmethod
     def head(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """Return the loss of one head, 0 with gradient 0 where nothing is labelled.

@@ -42,11 +42,6 @@ class TapScores(ClassScores):
             self.target_arguments = ("teacher", "grid")
 
     @property
-    def name(self) -> str:
-        """The name in recipes, which is that of the file."""
-        return type(self).__module__.rpartition(".")[2]
-
-    @property
     def on_features(self) -> bool:
         """Whether feature maps are compared, and no class scores."""
         return (self.student, self.teacher) != ("logits", "logits")

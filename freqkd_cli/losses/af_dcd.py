@@ -40,10 +40,10 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.features.keyed_noise import keyed_uniform, new_key
+from freqkd_cli.features.keyed_noise import new_key
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._convolution import Generation
+from freqkd_cli.losses._convolution import Generation, shown_cells
 from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.registry import flattened
@@ -175,8 +175,7 @@ class DenseContrast(TeacherMapLoss):
         assert self.generation is not None, "start() comes first"
         shown = None
         if self.mask_ratio > 0:
-            draws = keyed_uniform(self.key, batch, step, x.shape[-2] * x.shape[-1])
-            shown = (draws <= 1.0 - self.mask_ratio).to(x).view(len(x), 1, *x.shape[-2:])
+            shown = shown_cells(self.key, batch, step, x, self.mask_ratio)
         return self.generation(x, shown)
 
 

@@ -27,10 +27,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from freqkd_cli.features.keyed_noise import keyed_uniform, new_key
+from freqkd_cli.features.keyed_noise import new_key
 from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._convolution import Generation
+from freqkd_cli.losses._convolution import Generation, shown_cells
 from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.spectral.fourier import resample
 from freqkd_cli.views.batch import Batch
@@ -72,10 +72,6 @@ class MaskedGeneration(TeacherMapLoss):
         assert self.generation is not None, "start() comes first"
         with torch.autocast(x.device.type, enabled=False):
             x = resample(x, self.grid((x.shape[-2], x.shape[-1]), batch))
-            x = self.generation(x, self.kept(batch, step, x)).flatten(2)
+            shown = shown_cells(self.key, batch, step, x, self.ratio)
+            x = self.generation(x, shown).flatten(2)
             return (x - self.fitted(target["map"], x)).square().sum() / len(x)
-
-    def kept(self, batch: Batch, step: int, x: Tensor) -> Tensor:
-        """Return 0 at masked cells and 1 elsewhere, ``[B, 1, h, w]``."""
-        numbers = keyed_uniform(self.key, batch, step, x.shape[-2] * x.shape[-1])
-        return (numbers >= self.ratio).to(x).view(len(x), 1, *x.shape[-2:])

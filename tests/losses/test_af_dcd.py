@@ -8,7 +8,7 @@ import torch
 from rival_tensors import batch_of, fill, large_tensors, mask_draws, started, value
 
 from freqkd_cli.errors import RecipeError
-from freqkd_cli.losses import af_dcd
+from freqkd_cli.losses import _convolution
 from freqkd_cli.losses.af_dcd import Contrast, contrasted
 
 
@@ -32,7 +32,9 @@ def filled(**arguments):
 def test_it_equals_the_authors_code(monkeypatch, pool, mask_ratio, feature, contrast, gradient):
     """OSVAI/Af-DCD, losses/ocmgd.py, commit 5b086a7, on the same mask: values and gradient."""
     student, teacher = large_tensors()
-    monkeypatch.setattr(af_dcd, "keyed_uniform", lambda *_: mask_draws(teacher).flatten(1))
+    # That code shows the cells of the smallest numbers, and this one those of the largest.
+    draws = 1.0 - mask_draws(teacher).flatten(1)
+    monkeypatch.setattr(_convolution, "keyed_uniform", lambda *_: draws)
     batch, known = batch_of(None, (32, 48)), {"pool": pool, "mask_ratio": mask_ratio}
     for weights, result in (
         ({"feature_weight": 1.0, "contrast_weight": 0.0}, feature),

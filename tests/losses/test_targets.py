@@ -14,6 +14,7 @@ from torch import nn
 
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.losses import attnfd, fam, freekd, mgd, spectralkd
+from freqkd_cli.losses._convolution import shown_cells
 from freqkd_cli.losses._fam_released import box
 
 
@@ -28,7 +29,7 @@ def test_mgd_is_the_sum_of_squares_of_the_masked_cells():
     loss = started(mgd.build, (3, 3), ratio=0.6)
     as_copy(loss)
     maps, batch = numbers(2, 3, 20, 30, seed=1), batch_of(20, 30)
-    kept = loss.kept(batch, 4, maps)
+    kept = shown_cells(loss.key, batch, 4, maps, loss.ratio)
     assert kept.shape == (2, 1, 20, 30) and abs(kept.mean().item() - 0.4) < 0.05
     known = ((1 - kept) * maps.square()).sum().item() / 2
     assert value(loss, maps, maps, batch, 4).item() == pytest.approx(known, rel=1e-9)
@@ -47,12 +48,16 @@ def test_mgd_without_a_mask_is_zero_where_the_student_equals_the_teacher():
 def test_mgd_draws_a_mask_in_each_step_and_a_checkpoint_keeps_its_key():
     loss = started(mgd.build, (3, 4))
     maps, batch = numbers(2, 3, 5, 6, seed=1), batch_of(5, 6)
-    assert not torch.equal(loss.kept(batch, 1, maps), loss.kept(batch, 2, maps))
+
+    def kept(loss, step: int) -> torch.Tensor:
+        return shown_cells(loss.key, batch, step, maps, loss.ratio)
+
+    assert not torch.equal(kept(loss, 1), kept(loss, 2))
     other = copy.deepcopy(loss)
     other.key.add_(1)
-    assert not torch.equal(loss.kept(batch, 1, maps), other.kept(batch, 1, maps))
+    assert not torch.equal(kept(loss, 1), kept(other, 1))
     other.load_state_dict(loss.state_dict())
-    assert torch.equal(loss.kept(batch, 1, maps), other.kept(batch, 1, maps))
+    assert torch.equal(kept(loss, 1), kept(other, 1))
 
 
 @pytest.mark.parametrize(("wave", "share"), [((0, 0), 1.0), ((1, 2), 0.25), ((0, 4), 1.0)])
