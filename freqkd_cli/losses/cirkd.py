@@ -23,7 +23,8 @@ other losses see one image at a time.
 smaller grid per axis in frequency space. ``L_batch`` averages 4x4 cells where both sides of the
 grid have at least 256. The class of a cell is that of its top left pixel. A cache of targets holds
 the teacher's map at unit norm. The memory is K x size x C numbers, and every checkpoint holds it.
-Where a batch comes in parts (several processes, ``train.accumulate``), pairs are those of a part.
+Where a batch comes in parts (several processes, ``train.accumulate``), pairs are those of a part,
+and parts are weighted by their images, also in the terms that are means over labelled pixels.
 Each process has a memory of its own images, and a checkpoint that of the first process.
 
 **Source** Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation",
