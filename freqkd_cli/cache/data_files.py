@@ -7,7 +7,7 @@ complete without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ FILES = "files.json"
 
 Listing = Mapping[str, Any]
 """``data`` and, where there is a pool, ``pool`` -> ``sha256`` of the fingerprint and ``files``:
-name of an image -> hashes of the image and of its label image (None without one)."""
+name of an image -> hashes of the image and of its label image (None without one), in the order of
+the images' numbers."""
 
 
 def write_files(folder: Path, listing: Listing) -> None:
@@ -32,15 +33,38 @@ def changed_files(folder: Path, fingerprint: Mapping[str, Any], now: Listing) ->
 
     Empty where the cache lists no files, or where its listing belongs to other images.
     """
-    stored = object_or_none(folder / FILES) or {}
     changed: list[str] = []
+    for before, after in _listings(folder, fingerprint, now):
+        changed += _changed(before, after)
+    return changed
+
+
+def moved_image(
+    folder: Path, fingerprint: Mapping[str, Any], now: Listing
+) -> tuple[int, str, str] | None:
+    """Return the first image that has another number than in a cache, of the same files.
+
+    Returns:
+        The number, the name in the cache and the name now; None where no order changed.
+    """
+    for before, after in _listings(folder, fingerprint, now):
+        for number, (old, new) in enumerate(zip(before, after, strict=False)):
+            if old != new:
+                return number, old, new
+    return None
+
+
+def _listings(
+    folder: Path, fingerprint: Mapping[str, Any], now: Listing
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the files that a cache lists and those of now, in the order of their numbers."""
+    stored = object_or_none(folder / FILES) or {}
     for key in ("data", "pool"):
         before, after = stored.get(key), now.get(key)
         if not isinstance(before, dict) or after is None:
             continue
         if before.get("sha256") == (fingerprint.get(key) or {}).get("sha256"):
-            changed += _changed(before.get("files") or {}, after["files"])
-    return changed
+            yield before.get("files") or {}, after["files"]
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

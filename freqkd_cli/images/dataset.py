@@ -58,7 +58,8 @@ class Dataset(Protocol):
     def manifest(self) -> dict[str, Any]:
         """Return what identifies the split, as JSON.
 
-        Keys: name, split, arguments, number of images, and a hash or a generator's version.
+        Keys: name, split, arguments, number of images, and a hash or a generator's version. The
+        hash depends on the order of the images, since caches store rows by number.
         """
         ...
 

@@ -131,11 +131,12 @@ class FileDataset:
     def manifest(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the identity with number, classes and a sha256 over all files, or of ``indices``.
 
-        The hash covers stems, sizes and contents.
+        The hash covers stems, sizes and contents, in the order of the numbers: rows of a cache and
+        views are stored and drawn by number.
         """
         pairs = self.pairs if indices is None else [self.pairs[index] for index in indices]
         total = hashlib.sha256()
-        for pair in sorted(pairs, key=lambda pair: pair.stem):
+        for pair in pairs:
             label = digest(pair.label) if pair.label else ("none",)
             for part in (pair.stem, *digest(pair.image), *label):
                 total.update(os.fsencode(part) + b"\0")  # a stem need not be UTF-8

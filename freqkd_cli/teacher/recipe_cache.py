@@ -17,7 +17,7 @@ from torch import nn
 from freqkd_cli import registry
 from freqkd_cli.build import assemble
 from freqkd_cli.build.objective import Line
-from freqkd_cli.cache.data_files import changed_files
+from freqkd_cli.cache.data_files import changed_files, moved_image
 from freqkd_cli.cache.fingerprint import (
     Fingerprint,
     loss_identity,
@@ -111,22 +111,40 @@ def require_fit(
 
     Raises:
         CacheMismatch: names every field that differs and the command that makes the right cache,
-            or the files that changed.
+            or the files that changed, or that their order did.
     """
     command = dump_command(recipe, Path(f"{reader.folder}-new"), form)
     fields = [difference.field for difference in reader.fingerprint.differences(needed)]
     if fields and all(field in _OF_FILES for field in fields):
-        listing = listed_files(dataset, needed.fields) or {}
-        changed = changed_files(reader.folder, reader.fingerprint.fields, listing)
-        if changed:
-            raise CacheMismatch(
-                f"the data set changed since the cache {reader.folder} was made",
-                got=some(changed, LISTED),
-                need="the files that the cache was made from",
-                tip=f"restore them, or make a new cache: {command}",
-            )
+        _refuse_other_files(reader, needed, dataset, command)
     for warning in reader.fingerprint.require(needed, where=reader.folder, command=command):
         log.warning("%s: %s", reader.folder, warning)
+
+
+def _refuse_other_files(
+    reader: CacheReader, needed: Fingerprint, dataset: Dataset, command: str
+) -> None:
+    """Refuse a cache whose listing shows which files changed, or that their order did.
+
+    Args:
+        command: makes a cache of the files that are there now.
+    """
+    cached, listing = reader.fingerprint.fields, listed_files(dataset, needed.fields) or {}
+    if changed := changed_files(reader.folder, cached, listing):
+        raise CacheMismatch(
+            f"the data set changed since the cache {reader.folder} was made",
+            got=some(changed, LISTED),
+            need="the files that the cache was made from",
+            tip=f"restore them, or make a new cache: {command}",
+        )
+    if moved := moved_image(reader.folder, cached, listing):
+        number, before, after = moved
+        raise CacheMismatch(
+            f"the order of the images changed since the cache {reader.folder} was made",
+            got=f"image {number} is {after}; in the cache it is {before}",
+            need="the order of the cache, since its rows have the numbers of the images",
+            tip=f"restore the list of the images, or make a new cache: {command}",
+        )
 
 
 def needed_fingerprint(
