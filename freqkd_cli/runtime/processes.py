@@ -10,6 +10,7 @@ import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,6 +20,14 @@ from torch import Tensor
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.runtime import launch
 from freqkd_cli.runtime.precision import pick_device
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: one of them may score a teacher or fill a cache alone.
+
+torch's own 10 minutes (NCCL) or 30 (gloo) would end healthy work. A process that has ended is not
+waited for: its connections close, and the launcher ends the others. There is a limit for a machine
+that vanishes without closing them.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ def join(name: str | None) -> Processes:
         device = torch.device("cuda", launch.local_rank())
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         atexit.register(_leave)
     return Processes(device, dist.get_rank(), dist.get_world_size())
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -323,6 +324,37 @@ def test_one_process_forms_no_group(monkeypatch):
     assert join("cpu").number == 1 and not torch.distributed.is_initialized()
     assert launch.rank() == 0 and ALONE.first
     assert ALONE.share(3) == 3 and ALONE.gather(3) == [3] and not ALONE.any(False)
+
+
+ONE_SIDED = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed.distributed_c10d as distributed
+distributed.default_pg_timeout = timedelta(seconds=3)  # of torch, instead of 30 minutes
+from freqkd_cli.runtime.processes import join
+processes = join("cpu")
+if processes.first:
+    time.sleep(7)
+elif sys.argv[1] == "ends":
+    os._exit(1)
+print(processes.share("shared"))
+"""
+
+
+def one_sided(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
+    (folder / "one_sided.py").write_text(ONE_SIDED)
+    return two_processes("one_sided.py", what, cwd=folder)
+
+
+def test_processes_wait_for_long_work_of_one(tmp_path):
+    done = one_sided(tmp_path, "works")
+    assert (done.returncode, done.stdout) == (0, "shared\n" * 2), done.stderr
+
+
+def test_no_process_waits_for_one_that_ended(tmp_path):
+    started = time.monotonic()
+    done = one_sided(tmp_path, "ends")
+    assert (done.returncode, done.stdout) == (1, "") and time.monotonic() - started < 300
 
 
 def test_each_process_has_a_device_of_its_own(monkeypatch):
