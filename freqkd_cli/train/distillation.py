@@ -120,6 +120,7 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
                 source = loop.source.name.split()[0]
                 now = environment.describe(setting.device, setting.compute.reason, source)
                 now |= {"processes": setting.processes.number} | setting.numbers_of_images
+                now |= {"image_names": environment.image_names(setting.images)}
                 if setting.class_weights:
                     now |= {"class_weights": setting.class_weights}
                 environment.record(setting.out, now)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from freqkd_cli import __version__
+from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.train.checkpoint import write_json
+
+if TYPE_CHECKING:
+    from freqkd_cli.images.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,44 @@ def describe(device: torch.device, compute: str, source: str) -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "command": " ".join(["freqkd", *sys.argv[1:]]),
     }
+
+
+def image_names(images: Dataset) -> dict[str, Any]:
+    """Return what identifies training images by their names, in the order of their numbers.
+
+    Batches and views are drawn by number. ``sorted_sha256`` tells another order from other images.
+    """
+    names = [os.fsencode(images.name(index)) for index in range(len(images))]
+    orders = {"sha256": names, "sorted_sha256": sorted(names)}
+    hashes = {key: hashlib.sha256(b"\0".join(order)) for key, order in orders.items()}
+    return {"number": len(names)} | {key: value.hexdigest() for key, value in hashes.items()}
+
+
+def require_same_images(out: Path, images: Dataset) -> None:
+    """Check that a run that is resumed trains on the images that it was started with.
+
+    A run of an earlier version has no record of them.
+
+    Raises:
+        UsageError: other images, or another order.
+    """
+    before = _object(_object(object_or_none(out / "environment.json")).get("image_names"))
+    now = image_names(images)
+    if not before or before == now:
+        return
+    if before.get("number") != now["number"]:
+        found, needed = f"{now['number']} images", f"{before.get('number')} images"
+    elif before.get("sorted_sha256") == now["sorted_sha256"]:
+        found, needed = "the same images in another order", "the order of the run"
+    else:
+        found, needed = f"{now['number']} images of which some have other names", "those of the run"
+    raise UsageError(
+        f"the run in {out} was started on other training images",
+        got=found,
+        need=needed,
+        tip="restore the images or their list, or start a new run with another --out",
+        key="data",
+    )
 
 
 def record(out: Path, now: dict[str, Any]) -> None:

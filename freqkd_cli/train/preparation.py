@@ -53,7 +53,7 @@ def make_loop(
     """Return the loop of a recipe, ready for its first step; nothing is written.
 
     Args:
-        resume: use the class weights of the run in ``out``.
+        resume: require the training images of the run in ``out``, and use its class weights.
 
     Raises:
         RecipeError, DataMissing, WeightsMissing, CacheMismatch, UsageError: reasons to refuse a
@@ -66,6 +66,8 @@ def make_loop(
     parts = training_parts(recipe)
     dataset, scored = parts.trained, parts.held_out or _validation_split(recipe)
     images = training_images.training_images(plan, parts.whole)
+    if resume and processes.first:
+        environment.require_same_images(out, images)
     pool = parts.pool_share(recipe, images)
     length = run_length(len(dataset), train, pool.share if pool else 0.0)
     steps = Steps(
