@@ -73,7 +73,7 @@ def header_of(path: Path, conversion: Conversion = AS_STORED) -> Header:
         refuse_unreadable(image, page, path, conversion)
         size = (image.height, image.width)
         upright = size[::-1] if _orientation(image) >= 5 else size
-        return Header(upright, stored_bits(image, page), "A" in image.getbands())
+        return Header(upright, stored_bits(image, page, path), "A" in image.getbands())
 
     return with_image(path, header)
 
@@ -95,9 +95,9 @@ def read_range(path: Path) -> tuple[float, float, bool]:
     """
 
     def values(image: Image.Image) -> np.ndarray:
-        if stored_bits(image, first_page(image, path)) <= 8:
+        if stored_bits(image, first_page(image, path), path) <= 8:
             return np.array(image.convert("RGB"))
-        return _color(deep_values(image), None, path)
+        return _color(deep_values(image, path), None, path)
 
     return with_image(path, lambda image: value_range(values(image)))
 
@@ -166,8 +166,8 @@ def _upright(image: Image.Image, path: Path, conversion: Conversion) -> np.ndarr
     orientation, bands = _orientation(image), conversion.bands
     if bands and 4 in bands and page is not None and page.undeclared and image.mode == "RGB":
         keep_fourth_band(image)
-    if (bits := stored_bits(image, page)) > 8:
-        values = _convert(_color(deep_values(image), bands, path), bits, path, conversion)
+    if (bits := stored_bits(image, page, path)) > 8:
+        values = _convert(_color(deep_values(image, path), bands, path), bits, path, conversion)
         values = 255 - values if page and page.inverted else values
         pixels = Image.fromarray(values).convert("RGB")
     elif bands and (image.mode in ("RGB", "RGBA") or (page and image.mode == "CMYK")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,17 @@ _GREY_ALPHA = "LA;16B"
 """Pillow reads its pixels of 4 bytes as RGBA, by the high bytes."""
 
 
-def stored_bits(image: Image.Image, page: TiffPage | None) -> int:
+def stored_bits(image: Image.Image, page: TiffPage | None, path: Path) -> int:
     """Return the bits a channel of an image file by its header; 8 where there are fewer.
 
     Args:
         page: the page of a TIFF.
+        path: the file, or a cell of a table, of which Pillow knows no name.
     """
     if page is not None:
         return max(page.bits, 8)
     if image.format == "JPEG2000":
-        return _jpeg2000_bits(image)
+        return _jpeg2000_bits(path)
     if image.format == "PPM" and image.mode != "F":
         largest = [_args(tile)[-1] for tile in _tiles(image)]
         deep = any(isinstance(value, int) and value > 255 for value in largest)
@@ -48,8 +50,12 @@ def readable(image: Image.Image, page: TiffPage | None) -> bool:
     return bool(_tiles(image)) and not (page and page.planar) and all(map(_raw_mode, _tiles(image)))
 
 
-def deep_values(image: Image.Image) -> np.ndarray:
-    """Return stored values, ``[H, W]`` or ``[H, W, C]``, of an image that is ``readable``."""
+def deep_values(image: Image.Image, path: Path) -> np.ndarray:
+    """Return stored values, ``[H, W]`` or ``[H, W, C]``, of an image that is ``readable``.
+
+    Args:
+        path: the file, or a cell of a table.
+    """
     if len(image.getbands()) == 1:
         values = np.array(image)
         return values.astype(values.dtype.newbyteorder("="))
@@ -57,7 +63,7 @@ def deep_values(image: Image.Image) -> np.ndarray:
         _replace_raw_modes(image, "RGBA")
         pairs = np.array(image)
         return pairs[..., 0].astype(np.uint16) << 8 | pairs[..., 1]
-    with Image.open(image.filename) as again:  # type: ignore[attr-defined]
+    with path.open("rb") as file, Image.open(file) as again:
         if again.mode != image.mode:
             again._mode = image.mode
         high, raw_mode = np.array(image), _raw_mode(again.tile[0])
@@ -99,9 +105,9 @@ def _replace_raw_modes(image: Image.Image, raw_mode: str) -> None:
     image.tile = [tile._replace(args=_with_raw_mode(tile, raw_mode)) for tile in image.tile]  # type: ignore[attr-defined]
 
 
-def _jpeg2000_bits(image: Image.Image) -> int:
+def _jpeg2000_bits(path: Path) -> int:
     """Return the bits of the first channel, from the marker SIZ that begins the code stream."""
-    with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
+    with path.open("rb") as file:
         start = file.read(65536)
     place = start.find(b"\xff\x4f\xff\x51") + 42
     return max(8, (start[place] & 0x7F) + 1) if 42 <= place < len(start) else 8

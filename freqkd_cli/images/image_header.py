@@ -67,11 +67,11 @@ def refuse_unreadable(
         )
     if page is not None:
         _refuse_bands(image, page, path, conversion)
-    deep = stored_bits(image, page) > 8
+    deep = stored_bits(image, page, path) > 8
     if deep and not readable(image, page) and page is not None:
         raise unsupported_tiff(path, page)
     if (deep and not readable(image, page)) or (not deep and image.mode not in _MODES):
-        bits = f"{stored_bits(image, page)} bits a channel" if deep else f"mode {image.mode}"
+        bits = f"{stored_bits(image, page, path)} bits a channel" if deep else f"mode {image.mode}"
         raise DataBroken(
             f"cannot read {path}",
             got=f"pixels of {bits} in the format {image.format}, which is not supported",

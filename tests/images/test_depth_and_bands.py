@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -270,3 +272,32 @@ def test_a_conversion_as_recipe_and_as_option():
         "bands": [4, 1, 2],
     }
     assert AS_STORED.arguments() == {}
+
+
+class Cell:
+    """An image in a table, as the data set ``hf`` gives it: Pillow knows no name of a file."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.name = content, "train[0].image"
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        return io.BytesIO(self.content)
+
+
+@pytest.mark.parametrize("color", [GREY, GREY_ALPHA, RGB, RGBA])
+def test_a_deep_png_in_a_table_is_read_as_its_file(tmp_path, color):
+    path = tmp_path / "a.png"
+    png16(path, ramp({GREY: 1, GREY_ALPHA: 2, RGB: 3, RGBA: 4}[color]), color)
+    cell = Cell(path.read_bytes())
+    np.testing.assert_array_equal(read_upright(cell, bits(16)), read_upright(path, bits(16)))
+    assert header_of(cell) == header_of(path)
+    with pytest.raises(DataBroken, match="16 bits a channel, values from 0 to 65535"):
+        read_upright(cell)
+
+
+def test_jpeg_2000_in_a_table_is_read_as_its_file(tmp_path):
+    path = tmp_path / "a.jp2"
+    Image.fromarray((ramp(3) >> 8).astype(np.uint8)).save(path)
+    cell = Cell(path.read_bytes())
+    np.testing.assert_array_equal(read_upright(cell), read_upright(path))
+    assert header_of(cell) == header_of(path) == decode.Header((16, 48), 8, False)
