@@ -56,12 +56,8 @@ class Lanes:
         On a GPU there is one part and no other thread. Autocast does not reach other threads, so
         ``work`` must start it.
         """
-        tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
-        whole = tensor is not None and tensor.device.type != "cpu"
-        threads = torch.get_num_threads()
-        size = number if whole else min(LARGEST, max(SMALLEST, math.ceil(number / threads)))
-        parts = [slice(i, min(i + size, number)) for i in range(0, number, size)]
-        lanes = min(threads, len(parts))
+        parts = self._parts(number)
+        lanes = self.lanes_for(number)
         if lanes < 2:
             with torch.no_grad():
                 return [work(self.model, part) for part in parts]
@@ -70,6 +66,17 @@ class Lanes:
             lanes, lambda lane: [work(self._copies[lane], part) for part in parts[lane::lanes]]
         )
         return [results[number % lanes][number // lanes] for number in range(len(parts))]
+
+    def lanes_for(self, number: int) -> int:
+        """Return in how many lanes a batch of ``number`` images runs; 1 = in the model itself."""
+        return min(torch.get_num_threads(), len(self._parts(number)))
+
+    def _parts(self, number: int) -> list[slice]:
+        tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
+        whole = tensor is not None and tensor.device.type != "cpu"
+        threads = torch.get_num_threads()
+        size = number if whole else min(LARGEST, max(SMALLEST, math.ceil(number / threads)))
+        return [slice(i, min(i + size, number)) for i in range(0, number, size)]
 
     def _make_copies(self, lanes: int) -> None:
         if len(self._copies) == lanes:

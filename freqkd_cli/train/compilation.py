@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from freqkd_cli.errors import quoted
 from freqkd_cli.teacher.live import LiveTeacher
@@ -26,7 +26,7 @@ def compile_models(setting: Setting, training: Training, source: Source) -> None
 
     Names of tensors stay the same. Each pass is tried on a batch of black images. One that cannot
     be compiled runs as it is, with a warning that gives the reason. With ``train.quantize`` nothing
-    is compiled, since black images would change the ranges.
+    is compiled, since black images would change the ranges. A teacher in lanes is not compiled.
     """
     if setting.plan.recipe.train.quantize:
         log.warning("train.compile has no effect together with train.quantize")
@@ -44,8 +44,23 @@ def compile_models(setting: Setting, training: Training, source: Source) -> None
 
     _compile(objective.student, "the student", train_student)
     if isinstance(source, LiveTeacher) and source.wanted:
-        names = [name for name in source.wanted if name != "logits"]
-        _compile(source.model, "the teacher", lambda: source.model(images, taps=names))
+        _compile_teacher(source, images)
+
+
+def _compile_teacher(source: LiveTeacher, images: Tensor) -> None:
+    """Compile a live teacher as steps run it: without gradients, which a graph depends on.
+
+    Lanes on a CPU run copies of the model, which are not compiled.
+    """
+    if source.lanes.lanes_for(len(images)) > 1:
+        log.info("train.compile: the teacher runs in several threads on this CPU, not compiled")
+        return
+    names = [name for name in source.wanted if name != "logits"]
+
+    def run(model: nn.Module, part: slice) -> None:
+        model(images[part], taps=names)
+
+    _compile(source.model, "the teacher", lambda: source.lanes.each(len(images), run))
 
 
 def _compile(model: nn.Module, name: str, run: Callable[[], object]) -> None:
