@@ -12,15 +12,17 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from freqkd_cli import registry
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.recipe.value_types import Section
 from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:
-    from freqkd_cli.recipe.sections import Recipe
+    from freqkd_cli.recipe.sections import LossLine, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,23 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if data.pool is not None and data.pool.root is not None:
         pool = data.pool.model_copy(update={"root": data.pool.root.expanduser().absolute()})
         changes["data"] = data.model_copy(update={"pool": pool})
-    return dataclasses.replace(recipe, **changes)
+    losses = tuple(_with_absolute_files(line) for line in recipe.losses)
+    return dataclasses.replace(recipe, **changes, losses=losses)
+
+
+def _with_absolute_files(line: LossLine) -> LossLine:
+    """Return a loss line whose files have absolute paths."""
+    files = {key: line.arguments.get(key) for key in _file_arguments(line.name)}
+    paths = {key: _absolute("losses", key, value) for key, value in files.items()}
+    found = {key: str(path) for key, path in paths.items() if path is not None}
+    return line.model_copy(update={"arguments": {**line.arguments, **found}}) if found else line
+
+
+@cache
+def _file_arguments(loss: str) -> frozenset[str]:
+    """Return the arguments of a loss that are files, as its class declares them."""
+    classes = (x for x in vars(registry.find("losses", loss)).values() if isinstance(x, type))
+    return frozenset(key for kind in classes for key in getattr(kind, "file_arguments", ()))
 
 
 def _absolute_member(member: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +123,14 @@ def _absolute(section: str, key: str, value: Any) -> Path | None:
     return path.absolute() if path.exists() or (section, key) == ("data", "root") else None
 
 
-def digest(recipe: Recipe) -> str:
+def digest(recipe: Recipe, *, files_of_losses: bool = False) -> str:
     """Return the sha256 of everything in a recipe that decides a run's bits.
 
     Paths do not count, so that data and weights may move between two starts; see
     :func:`difference`.
+
+    Args:
+        files_of_losses: their paths count as they are written, as in earlier versions.
     """
     values = resolved(recipe)
     for section, key in (*FREE, *PATHS):
@@ -122,17 +143,24 @@ def digest(recipe: Recipe) -> str:
         for key, value in ADDED.get(line["name"], {}).items():
             if line.get(key) == value:
                 del line[key]
+        for key in () if files_of_losses else _file_arguments(line["name"]):
+            if line.get(key) is not None:
+                del line[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def digests(recipe: Recipe) -> tuple[str, ...]:
-    """Return the digest of a recipe, and those that its run had before each of its extensions."""
+    """Return the digest of a recipe, and those that its run had before each of its extensions.
+
+    Those that an earlier version gave come last.
+    """
     extensions = recipe.train.extend or ()
     trains = [
         recipe.train.model_copy(update={"extend": extensions[:number] or None})
         for number in range(len(extensions), -1, -1)
     ]
-    return tuple(digest(dataclasses.replace(recipe, train=train)) for train in trains)
+    parts = [dataclasses.replace(recipe, train=train) for train in trains]
+    return tuple(digest(part, files_of_losses=old) for old in (False, True) for part in parts)
 
 
 class RecipeDifference(NamedTuple):
@@ -149,11 +177,17 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
     A path of the run that no longer exists may be replaced by another; that is a warning.
     """
     before, after = dict(_flat(resolved(run))), dict(_flat(resolved(recipe)))
+    of_losses = {
+        ("losses", str(number), key)
+        for number, line in enumerate(run.losses)
+        for key in _file_arguments(line.name)
+    }
     for key in [*before, *(key for key in after if key not in before)]:
         old, new, place = before.get(key), after.get(key), tuple(key.split("."))
         if old == new or place in FREE:
             continue
-        if _is_path_key(place) and None not in (old, new) and _same_place(key, str(old), str(new)):
+        is_path = _is_path_key(place) or place in of_losses
+        if is_path and None not in (old, new) and _same_place(key, str(old), str(new)):
             continue
         return RecipeDifference(key, old, new)
     return None

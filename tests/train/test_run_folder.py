@@ -21,7 +21,7 @@ from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score import eval_source
 from freqkd_cli.train import checkpoint, run_folder
 from freqkd_cli.train.distillation import distill
-from freqkd_cli.train.recipe_identity import difference, digest, with_absolute_paths
+from freqkd_cli.train.recipe_identity import difference, digest, digests, with_absolute_paths
 from tests.whole.test_bad_input import example_data
 
 RECIPE = """
@@ -103,6 +103,25 @@ def test_what_changes_no_result_may_differ(here, change):
 def test_what_changes_a_result_is_named(here, change, key):
     first = difference(with_absolute_paths(load()), load(change))
     assert first is not None and first.key == key
+
+
+def test_files_of_losses_are_paths_too(tmp_path, monkeypatch):
+    """FreeKD's prompts: absolute in the run, one file under any spelling, and named if another."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p.safetensors", "q.safetensors"):
+        Path(name).touch()
+    text = SCENES.replace("train:", "  - {name: freekd, student: decoder, teacher: decoder, "
+                          "prompts: p.safetensors}\ntrain:")  # fmt: skip
+    kept = with_absolute_paths(load(text=text))
+    assert kept.losses[2].arguments["prompts"] == str(tmp_path / "p.safetensors")
+    same = load("losses.freekd.prompts=./p.safetensors", text=text)
+    assert difference(kept, same) is None and digest(kept) == digest(same)
+    other = load("losses.freekd.prompts=q.safetensors", text=text)
+    assert difference(kept, other).key == "losses.2.prompts"
+    none = load("losses.freekd.prompts=null", text=text)
+    assert difference(kept, none).key == "losses.2.prompts"
+    # A checkpoint of an earlier version has the digest of the path as it was written.
+    assert digest(load(text=text), files_of_losses=True) in digests(load(text=text))
 
 
 def test_data_that_moved_are_a_warning(here, caplog):
