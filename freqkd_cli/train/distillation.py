@@ -90,7 +90,9 @@ def distill(
     if dry_run:
         from freqkd_cli.train.estimate import cost
 
-        return cost(loop, done=start.extended_at or 0) | teacher
+        own = resume and processes.first
+        done = processes.share(extension.steps_done(out, recipe) if own else 0)
+        return cost(loop, done) | teacher
     with _run_folder(loop, overwrite=overwrite):
         for line in (*_notes(loop.setting), *_note_of_int8(loop)):
             progress.note(line)

@@ -73,6 +73,16 @@ def start(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, extend: i
     return Start((*before, extend), continues=True, extended_at=finished.get("steps", 0))
 
 
+def steps_done(out: Path, recipe: Recipe) -> int:
+    """Return the step from which a run continues: that of its newest intact checkpoint, or 0.
+
+    Raises:
+        CheckpointDamaged: there are checkpoints, and none is intact.
+    """
+    saved = checkpoint.load(out / "state", digests(recipe))
+    return saved[1]["step"] if saved else 0
+
+
 def with_extensions(recipe: Recipe, extensions: tuple[int, ...] | None) -> Recipe:
     """Return the recipe with ``train.extend`` replaced."""
     train = recipe.train.model_copy(update={"extend": extensions})

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import time
@@ -22,7 +23,7 @@ from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
 from freqkd_cli.runtime import files
 from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train import checkpoint, loop, run_folder
+from freqkd_cli.train import checkpoint, environment, loop, run_folder
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """
@@ -273,6 +274,21 @@ def test_another_number_of_threads_is_a_warning(whole, half, caplog):
     assert "bits may differ" in warning
     after = json.loads((half / "environment.json").read_text())
     assert after["threads"] == 64 and after["resumed"][0]["threads"] == torch.get_num_threads()
+
+
+def test_a_dry_run_costs_the_steps_that_are_left(half, tmp_path):
+    dry = {"resume": True, "dry_run": True}
+    left = distill(recipes.loads(RECIPE), half, Silent(), **dry)
+    assert (left["steps"], left["views_seen"]) == (STEPS - 6, 4 * (STEPS - 6))
+    assert distill(recipes.loads(RECIPE), tmp_path / "new", Silent(), **dry)["steps"] == STEPS
+
+
+def test_the_command_in_the_environment_can_be_run_again(monkeypatch):
+    words = ["freqkd", "distill", "r.yaml", "--set", "data.size=[32, 64]", "--out", "my runs/a"]
+    monkeypatch.setattr("sys.argv", words)
+    command = environment.describe(torch.device("cpu"), "float32", "none")["command"]
+    assert shlex.split(command) == words
+    assert command == "freqkd distill r.yaml --set 'data.size=[32, 64]' --out 'my runs/a'"
 
 
 def flip(path: Path, at: int = -1) -> None:
