@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +55,7 @@ def describe(device: torch.device, compute: str, source: str) -> dict[str, Any]:
         "compute": compute,
         "source": source,
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "command": " ".join(["freqkd", *sys.argv[1:]]),
+        "command": shlex.join(["freqkd", *sys.argv[1:]]),
     }
 
 
