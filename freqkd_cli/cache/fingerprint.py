@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.errors import CacheMismatch
 from freqkd_cli.runtime.files import sha256
+from freqkd_cli.runtime.leaves import leaves
 
 if TYPE_CHECKING:  # `cache info` reads fingerprints without torch
     from torch import nn
@@ -119,17 +120,6 @@ class Fingerprint:
                 tip=command,
             )
         return self.warnings(wanted)
-
-
-def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every leaf; parts of a list count from 0."""
-    for key, value in tree.items():
-        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            value = {str(number): item for number, item in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _serves(field: str, cached: Any, need: Any, wanted: Mapping[str, Any]) -> bool:

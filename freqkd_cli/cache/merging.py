@@ -9,7 +9,7 @@ from typing import Any
 
 from freqkd_cli.cache.cache_folder import Mode, refuse_other_content
 from freqkd_cli.cache.data_files import FILES
-from freqkd_cli.cache.fingerprint import Difference, Fingerprint, leaves
+from freqkd_cli.cache.fingerprint import Difference, Fingerprint
 from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.pruning import subject
 from freqkd_cli.cache.reader import CacheReader, item_text
@@ -17,6 +17,7 @@ from freqkd_cli.cache.stored_rows import Columns, complex_names, stored_columns,
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheMismatch, UsageError
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.leaves import leaves
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ its runs are compared with those of today.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from freqkd_cli.lab.run_record import RunRecord
 from freqkd_cli.recipe import shipped
 from freqkd_cli.recipe.sections import DRAWER, SECTIONS
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.leaves import leaves
 from freqkd_cli.train.recipe_identity import FREE
 
 Values = dict[str, Any]
@@ -32,7 +33,7 @@ UNSEEN = (*SEEDS, "data.root", *(".".join(key) for key in FREE))
 def values_of(records: Sequence[RunRecord]) -> list[Values]:
     """Return the values of the recipe of each run."""
     known = _known_arguments(records)
-    return [dict(_flat(_completed(record.recipe, known))) for record in records]
+    return [dict(leaves(_completed(record.recipe, known), numbered=False)) for record in records]
 
 
 def identity(values: Values) -> tuple[tuple[str, str], ...]:
@@ -131,12 +132,3 @@ def _schema() -> dict[tuple[str, str], Values]:
 def _number(value: Any) -> Any:
     """Return a whole number as a float, since 1 and 1.0 are one value of a recipe."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key path, value) of every leaf; a list is one leaf."""
-    if isinstance(value, Mapping) and value:
-        for key, child in value.items():
-            yield from _flat(child, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value

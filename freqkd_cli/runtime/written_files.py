@@ -6,14 +6,13 @@ only if it is listed and its content still is what freqkd wrote.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from freqkd_cli.errors import UsageError
-from freqkd_cli.runtime.files import write_aside
+from freqkd_cli.runtime.files import sha256, write_aside
 
 LISTING = ".freqkd.sha256"
 
@@ -34,7 +33,7 @@ class WrittenFiles:
         def write_and_list(file: BinaryIO) -> None:
             body(file)
             file.flush()
-            self._list(path, _sha256(Path(file.name)))
+            self._list(path, sha256(Path(file.name)))
 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(path, write_and_list)
@@ -76,7 +75,7 @@ class WrittenFiles:
     def _own(self, path: Path, listed: set[tuple[str, bytes]]) -> bool:
         if path.is_symlink() or not path.is_file():
             return False
-        return (_sha256(path), self._name(path)) in listed
+        return (sha256(path), self._name(path)) in listed
 
     def _listed(self) -> set[tuple[str, bytes]]:
         """(hash, name) of every file that was ever written here."""
@@ -98,8 +97,3 @@ class WrittenFiles:
 
 def _key(option: str) -> str:
     return option.removeprefix("--")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

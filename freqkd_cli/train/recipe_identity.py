@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from freqkd_cli import registry
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.recipe.value_types import Section
+from freqkd_cli.runtime.leaves import leaves
 from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
 
     A path of the run that no longer exists may be replaced by another; that is a warning.
     """
-    before, after = dict(_flat(resolved(run))), dict(_flat(resolved(recipe)))
+    before, after = dict(leaves(resolved(run))), dict(leaves(resolved(recipe)))
     of_losses = {
         ("losses", str(number), key)
         for number, line in enumerate(run.losses)
@@ -207,15 +207,3 @@ def _same_place(key: str, run: str, recipe: str) -> bool:
     if moved:
         log.warning("%s %s of the run no longer exists; %s is used", key, run, recipe)
     return moved
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key path, value) of every leaf; a list of plain values is one leaf."""
-    if isinstance(value, Mapping) and value:
-        for key, child in value.items():
-            yield from _flat(child, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(child, Mapping) for child in value):
-        for number, child in enumerate(value):
-            yield from _flat(child, f"{path}.{number}")
-    else:
-        yield path, value

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli.errors import FreqKDError, UsageError, quoted
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.leaves import leaves
 from freqkd_cli.train.checkpoint import write_json
 
 if TYPE_CHECKING:
@@ -105,18 +106,6 @@ class Trackers:
         self._open.clear()
 
 
-def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested values as (``train.lr``, value); lists of sections by number."""
-    for key, value in values.items():
-        name = f"{path}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            yield from flat({str(number): part for number, part in enumerate(value)}, f"{name}.")
-        else:
-            yield name, value
-
-
 def _started(name: str, out: Path, state: dict[str, Any], recipe: Recipe) -> Any:
     """Return an open tracker of accelerate; ``state`` gets what continues its run later."""
     from accelerate.state import PartialState
@@ -130,7 +119,7 @@ def _started(name: str, out: Path, state: dict[str, Any], recipe: Recipe) -> Any
     tracker.start()
     if name == "mlflow":
         state["mlflow"] = tracker.tracker.info.run_id
-    tracker.store_init_configuration({key: str(value) for key, value in flat(resolved(recipe))})
+    tracker.store_init_configuration({key: str(value) for key, value in leaves(resolved(recipe))})
     return tracker
 
 
