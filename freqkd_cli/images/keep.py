@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import PIL
@@ -86,19 +86,29 @@ class Kept:
                 log.warning("data.keep: no further images are kept, because of: %s", reason)
 
 
-def keep_decoded(datasets: Sequence[Dataset], where: str, progress: Progress) -> None:
+def keep_decoded(
+    datasets: Sequence[Dataset],
+    where: str,
+    progress: Progress,
+    *,
+    left_out: Collection[int] = (),
+) -> None:
     """Let the views of data sets keep decoded images ``where``: in ``memory`` or on ``disk``.
 
     Prints the size first. Images without an :class:`Origin` are decoded for every view.
+
+    Args:
+        left_out: numbers of images of the first data set that are not read through it; they take
+            no room there.
 
     Raises:
         UsageError: they do not fit, or the folder cannot be written.
     """
     folder = _folder() if where == "disk" else None
-    datasets, sizes = _that_can_be_kept(datasets, where, progress)
+    datasets, sizes = _that_can_be_kept(datasets, where, progress, frozenset(left_out))
     if not datasets:
         return
-    number, total = sum(len(part) for part in sizes), sum(map(sum, sizes))
+    number, total = sum(size > 0 for part in sizes for size in part), sum(map(sum, sizes))
     if folder is None:
         missing, free = total * launch.local_processes(), free_memory()
     else:
@@ -125,26 +135,27 @@ def keep_decoded(datasets: Sequence[Dataset], where: str, progress: Progress) ->
 
 
 def _that_can_be_kept(
-    datasets: Sequence[Dataset], where: str, progress: Progress
+    datasets: Sequence[Dataset], where: str, progress: Progress, left_out: frozenset[int]
 ) -> tuple[list[Dataset], list[list[int]]]:
     """Return the data sets with images that can be kept, and their sizes; note the others."""
-    pairs = [(dataset, _sizes(dataset)) for dataset in datasets]
-    left_out = sum(len(sizes) for _, sizes in pairs if not any(sizes))
-    if left_out:
+    unread = [left_out, *[frozenset[int]()] * len(datasets[1:])]
+    pairs = [(dataset, _sizes(dataset, no)) for dataset, no in zip(datasets, unread, strict=True)]
+    no_files = sum(len(sizes) for _, sizes in pairs if not any(sizes))
+    if no_files:
         progress.note(
-            f"data.keep {where}: {left_out} images are not files and cannot be kept; "
+            f"data.keep {where}: {no_files} images are not files and cannot be kept; "
             "they are decoded for every view"
         )
     kept = [(dataset, sizes) for dataset, sizes in pairs if any(sizes)]
     return [dataset for dataset, _ in kept], [sizes for _, sizes in kept]
 
 
-def _sizes(dataset: Dataset) -> list[int]:
-    """Return the bytes that each image takes, 0 where it cannot be kept."""
+def _sizes(dataset: Dataset, left_out: frozenset[int]) -> list[int]:
+    """Return the bytes that each image takes, 0 where it cannot be kept or is left out."""
     label_bytes = 1 if len(dataset.classes) <= IGNORE else 2
 
     def size(index: int) -> int:
-        origin = origin_of(dataset, index)
+        origin = None if index in left_out else origin_of(dataset, index)
         if origin is None:
             return 0
         try:

@@ -92,9 +92,7 @@ def make_loop(
         if pool:
             look_at_pool(images, len(dataset), pool, progress)
     if recipe.data.keep != "none":
-        from freqkd_cli.images.keep import keep_decoded  # not for Windows
-
-        keep_decoded([images] + [scored] * (scored is not None), recipe.data.keep, progress)
+        _keep_images(setting, scored, parts.held, progress)
     if class_weights.rules(recipe):
         setting, lines = _with_class_weights(setting, out if resume else None, progress)
     training = _training(setting, lines)
@@ -102,6 +100,20 @@ def make_loop(
         compile_models(setting, training, source)
     evaluation = Evaluation(scored, recipe, processes, drawing)
     return Loop(setting, training, source, progress, evaluation)
+
+
+def _keep_images(
+    setting: Setting, scored: Dataset | None, held: tuple[int, ...], progress: Progress
+) -> None:
+    """Keep decoded images, as ``data.keep`` says; those of ``held`` are read through ``scored``.
+
+    Raises:
+        UsageError: they do not fit, or the folder cannot be written.
+    """
+    from freqkd_cli.images.keep import keep_decoded  # not for Windows
+
+    datasets = [setting.images] + [scored] * (scored is not None)
+    keep_decoded(datasets, setting.plan.recipe.data.keep, progress, left_out=held)
 
 
 def _with_class_weights(

@@ -11,8 +11,10 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import Interrupted, UsageError
 from freqkd_cli.images import keep
 from freqkd_cli.images.keep import FOLDER
+from freqkd_cli.runtime.processes import ALONE
 from freqkd_cli.train import loop
 from freqkd_cli.train.distillation import distill
+from freqkd_cli.train.preparation import make_loop
 
 RECIPE = """
 version: 1
@@ -49,6 +51,19 @@ def test_memory_and_disk_change_no_bit_of_a_run(tmp_path, disk):
         (text,) = [text for text in notes.said if text.startswith(f"data.keep {where}: 10 decoded")]
     assert len(list(disk.glob("*/*.decoded"))) == 10
     assert "0.00 GiB of it new" in text
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_images_that_are_held_out_are_kept_once(tmp_path, where):
+    notes = Notes()
+    recipe = recipes.loads(RECIPE, sets=["data.hold_out=0.25", f"data.keep={where}"])
+    loop = make_loop(recipe, tmp_path / "run", notes, ALONE, None)
+    assert len(loop.evaluation.dataset) == 2
+    (text,) = [text for text in notes.said if text.startswith("data.keep")]
+    assert text.startswith(f"data.keep {where}: 8 decoded images take")
+    whole = loop.setting.images
+    read = [whole.kept.read(whole, index) for index in range(len(whole)) for _ in range(2)]
+    assert all((image == whole.read(k // 2)[0]).all() for k, (image, _) in enumerate(read))
 
 
 def test_a_run_is_resumed_with_another_keep(tmp_path, monkeypatch):
