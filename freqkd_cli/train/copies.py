@@ -22,7 +22,7 @@ class Copies:
     def __init__(self, device: torch.device, source: Source) -> None:
         self.device, self.source = device, source
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._started: dict[int, tuple[Batch, list[Tensor]]] = {}
+        self._started: dict[int, tuple[Batch, list[Tensor], torch.cuda.Event]] = {}
 
     def ahead(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
         """Return the same batches; when one is returned, the next one is being copied."""
@@ -41,7 +41,8 @@ class Copies:
     def _start(self, batch: Batch) -> None:
         with torch.cuda.stream(self.stream):
             copy = batch.to(self.device)
-            self._started[id(batch)] = copy, self.source.start(copy)
+            rows = self.source.start(copy)
+            self._started[id(batch)] = copy, rows, self.stream.record_event()
 
     def of(self, batch: Batch) -> Batch:
         """Return the batch on the device."""
@@ -49,9 +50,9 @@ class Copies:
             return batch.to(self.device)
         if id(batch) not in self._started:
             self._start(batch)
-        copy, rows = self._started.pop(id(batch))
+        copy, rows, copied = self._started.pop(id(batch))
         here = torch.cuda.current_stream(self.device)
-        here.wait_stream(self.stream)
+        here.wait_event(copied)  # not for the stream, which has the copy of the next batch as well
         for tensor in (*copy.tensors.values(), *rows):
             if tensor.device.type == "cuda":
                 tensor.record_stream(here)  # keeps its memory until this stream is done with it
