@@ -5,6 +5,7 @@ No code of a data set is run: versions of the library from 4.0 on cannot run any
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from freqkd_cli.datasets._folder_split import check_share
 from freqkd_cli.errors import DataBroken, DataMissing, UsageError, WeightsMissing, quoted
-from freqkd_cli.images.dataset import SPLITS
+from freqkd_cli.images.dataset import SPLITS, Split
 from freqkd_cli.images.pairs import ROOT_TIP, some
 from freqkd_cli.weights.hub import hub_file, quiet_hub
 
@@ -200,3 +202,45 @@ def name_of_split(split: str, named: Mapping[str, str], names: Mapping[str, Any]
         tip=tip,
         key="splits",
     )
+
+
+def rows_of(
+    source: Source,
+    split: Split,
+    named: Mapping[str, str] | None,
+    shares: tuple[float, ...] | None,
+) -> tuple[Any, str, tuple[float, ...] | None]:
+    """Return the rows that a split is taken from, their name in messages, and the shares of train.
+
+    The shares are None for a split that the data set has itself.
+
+    Args:
+        named: ``data.splits`` of the recipe.
+        shares: of train, val and test in the rows of train, where ``data.split`` divides them.
+
+    Raises:
+        DataMissing: there is neither such a split nor a share for it.
+        UsageError: ``data.split`` has a share for a split that the data set has itself.
+    """
+    opened, named = open_splits(source), named or {}
+    own = {name: where for name in SPLITS if (where := _own_split(name, named, opened))}
+    if shares is None or (split in own and split not in SPLITS[: len(shares)]):
+        name = name_of_split(split, named, opened)
+        return opened[name], f"{source}:{name}", None
+    check_share(split, shares)
+    if taken := [own[name] for name in SPLITS[1 : len(shares)] if name in own]:
+        raise UsageError(
+            "data.split divides the images of train, but the data set is divided already",
+            got=f"the splits {', '.join(opened)}",
+            need=f"no share for {' and '.join(map(repr, taken))}",
+            tip="--set data.split=null",
+            key="split",
+        )
+    name = name_of_split("train", named, opened)
+    return opened[name], f"{source}:{name}", shares
+
+
+def _own_split(split: Split, named: Mapping[str, str], opened: Mapping[str, Any]) -> str | None:
+    with contextlib.suppress(DataMissing):
+        return name_of_split(split, named, opened)
+    return None

@@ -19,7 +19,6 @@ split of the data set stays one.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +28,7 @@ from pydantic import Field
 
 from freqkd_cli.datasets._folder_classes import ClassList, class_list
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
-from freqkd_cli.datasets._folder_split import check_share, in_split, shares_of
+from freqkd_cli.datasets._folder_split import in_split, shares_of
 from freqkd_cli.datasets._hf_cells import Cell, Column, class_label_names
 from freqkd_cli.datasets._hf_source import (
     ID2LABEL,
@@ -39,11 +38,12 @@ from freqkd_cli.datasets._hf_source import (
     id2label_file,
     name_of_split,
     open_splits,
+    rows_of,
 )
 from freqkd_cli.datasets._label_mends import advice_of
 from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.errors import DataMissing, UsageError
-from freqkd_cli.images.dataset import SPLITS, Dataset, Split
+from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import Pair, some
 from freqkd_cli.images.palette import palette_with
@@ -106,7 +106,7 @@ def build(
         UsageError: the library is not installed, or keys that contradict each other.
     """
     source = Source(root and Path(root), repo, revision, config)
-    rows, where, shares = _rows(source, split, splits, split_)
+    rows, where, shares = rows_of(source, split, splits, shares_of(split_) if split_ else None)
     listed = _class_list(source, rows, label, classes)
     void = (value for value in listed.ignored if not covers(label_map or {}, value))
     ids = sorted(listed.names)
@@ -135,7 +135,7 @@ def build_pool(*, root: Path | None, arguments: Mapping[str, Any]) -> Dataset:
     """
     keys = ("repo", "revision", "config")
     source = Source(root and Path(root), *(arguments.get(key) for key in keys))
-    rows, where, _ = _rows(source, "train", arguments.get("splits"), None)
+    rows, where, _ = rows_of(source, "train", arguments.get("splits"), None)
     pairs = _pairs(rows, where, arguments.get("image", "image"), None, source)
     given = {key: arguments[key] for key in (*keys, "image", "splits") if arguments.get(key)}
     identity = {"name": "hf", "split": "train", "arguments": given}
@@ -166,42 +166,6 @@ def classes(
         rows = opened[name_of_split("train", splits or {}, opened)]
         names = _class_list(source, rows, label, None).names
     return tuple(names[number] for number in sorted(names))
-
-
-def _rows(
-    source: Source, split: Split, splits: Splits | None, divided: Shares | None
-) -> tuple[Any, str, tuple[float, ...] | None]:
-    """Return the rows that a split is taken from, their name in messages, and the shares of train.
-
-    The shares are None for a split that the data set has itself.
-
-    Raises:
-        DataMissing: there is neither such a split nor a share for it.
-        UsageError: ``data.split`` has a share for a split that the data set has itself.
-    """
-    opened, named = open_splits(source), splits or {}
-    shares = shares_of(divided) if divided is not None else None
-    own = {name: where for name in SPLITS if (where := _own_split(name, named, opened))}
-    if shares is None or (split in own and split not in SPLITS[: len(shares)]):
-        name = name_of_split(split, named, opened)
-        return opened[name], f"{source}:{name}", None
-    check_share(split, shares)
-    if taken := [own[name] for name in SPLITS[1 : len(shares)] if name in own]:
-        raise UsageError(
-            "data.split divides the images of train, but the data set is divided already",
-            got=f"the splits {', '.join(opened)}",
-            need=f"no share for {' and '.join(map(repr, taken))}",
-            tip="--set data.split=null",
-            key="split",
-        )
-    name = name_of_split("train", named, opened)
-    return opened[name], f"{source}:{name}", shares
-
-
-def _own_split(split: Split, named: Splits, opened: Mapping[str, Any]) -> str | None:
-    with contextlib.suppress(DataMissing):
-        return name_of_split(split, named, opened)
-    return None
 
 
 def _class_list(
