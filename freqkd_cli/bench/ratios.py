@@ -36,7 +36,10 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
     All run in turn on the same batches.
     """
     lines = _labels_alone(recipe)
-    if not loop.setting.dataset.labelled or (recipe.losses == lines and options.cache is None):
+    dataset = loop.setting.dataset
+    if not dataset.labelled or (recipe.losses == lines and options.cache is None):
+        return {}
+    if len(dataset) < recipe.train.batch_size:  # the pool fills its batches
         return {}
     data = recipe.data.model_copy(
         update={"workers": 0, "pool": None}

@@ -42,7 +42,7 @@ def training_images(plan: Plan, dataset: Dataset) -> Dataset:
     pool = pool_of(recipe, dataset)
     if pool is None:
         return dataset
-    if recipe.data.pool is None and not _compares(recipe, plan.teacher_taps):
+    if recipe.data.pool is None and not compares(recipe, plan.teacher_taps):
         log.info("%d images without masks are not used: no loss compares with a teacher", len(pool))
         return dataset
     if problems := _share_problems(recipe):
@@ -117,7 +117,7 @@ def problems(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> list[tuple[str,
     if section.name is not None and from_split:
         text = "data.unlabelled: pool names another pool, need one of them"
         return [("data.pool.name", f"{text}; try --set data.unlabelled=refuse")]
-    if section.name is not None and not _compares(recipe, teacher_taps):
+    if section.name is not None and not compares(recipe, teacher_taps):
         text = (
             "no loss compares with a teacher, so the student learns nothing from images without "
             "labels"
@@ -149,7 +149,7 @@ def _share_problems(recipe: Recipe) -> list[tuple[str, str]]:
     return [("data.pool.share", f"{text}; try {', or '.join(tips)}")]
 
 
-def _compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
+def compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
     """Return whether a loss compares with the teacher, so it learns from images without labels.
 
     A loss of labels that weights its pixels by the teacher does not.

@@ -125,12 +125,14 @@ def _data(group: Group, baseline: Group) -> str:
         return f"images of data.pool in {'this row' if pools[0] else 'the baseline'} alone"
     if text := _keys(row, base, [*keys, *differing(row, base, "data.pool")]):
         return text
-    images = [
-        {r.summary.get("images") for r in _runs(g) if r.finished} - {None}
-        for g in (group, baseline)
-    ]
-    text = _numbers(*images)
-    return f"{text} training images" if text else ""
+    for key, what in (("images", "training images"), ("pool_images", "images without labels")):
+        counted = [
+            {r.summary.get(key, 0) for r in _runs(g) if r.finished and "images" in r.summary}
+            for g in (group, baseline)
+        ]
+        if text := _numbers(*counted):
+            return f"{text} {what}"
+    return ""
 
 
 def _teacher(group: Group, other: Group | None) -> str:

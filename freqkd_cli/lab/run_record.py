@@ -21,7 +21,7 @@ from freqkd_cli.runtime.json_file import object_or_none
 RECIPE = "recipe.yaml"
 EVAL = "eval.json"
 """What ``freqkd eval RUN --json`` printed, kept in the run folder for its further numbers."""
-NO_SCORES = ("images", "parameters", "latency_ms", "threads")
+NO_SCORES = ("images", "parameters", "latency_ms", "threads", "seconds")
 """Other numbers in that file, which no metric computes."""
 SAME_MIOU = 1e-3
 """Two devices differ by less where they score the same weights on the same images."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.training_images import compares, may_have_pool
 from freqkd_cli.cache.index_file import INDEX
 from freqkd_cli.errors import FreqKDError, Interrupted
 from freqkd_cli.features.taps import stored_as
@@ -100,7 +101,8 @@ def _cache(
 ) -> SharedCache:
     covered: frozenset[str] = frozenset()
     needed: list[Recipe] = []
-    for row, taps in group:
+    # A cache with the images of a pool serves rows without it, but not the reverse.
+    for row, taps in sorted(group, key=lambda entry: not _uses_pool(entry[0])):
         if not taps <= covered:
             needed.append(row.recipe)
             covered |= taps
@@ -110,6 +112,12 @@ def _cache(
     form = Form("targets" if content == "targets" else "taps")
     names = tuple(row.row.row for row, _ in group)
     return SharedCache(folder / f"{teacher.name}-{digest}", form, tuple(needed), names)
+
+
+def _uses_pool(row: CheckedRow) -> bool:
+    """Return whether a row learns from images without labels, where there are any."""
+    taps = row.checked.teacher_taps
+    return may_have_pool(row.recipe) and compares(row.recipe, taps)
 
 
 def make(cache: SharedCache, device: str | None, progress: Progress) -> bool:

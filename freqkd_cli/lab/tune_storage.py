@@ -42,7 +42,7 @@ def open_study(folder: Path, storage: str | None, seed: int) -> Study:
             load_if_exists=True,
             sampler=_SeededByTrial(seed),
             pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=FIRST_WHOLE, n_warmup_steps=EARLIEST
+                n_startup_trials=FIRST_WHOLE, n_warmup_steps=EARLIEST, n_min_trials=FIRST_WHOLE
             ),
         )
     except Exception as error:  # of optuna, of its database library, or of a missing driver

@@ -10,11 +10,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from freqkd_cli.errors import FreqKDError, Interrupted, TrainingFailed, UsageError
+from freqkd_cli.errors import FreqKDError, Interrupted, TrainingFailed, UsageError, quoted
 from freqkd_cli.lab.best_recipe import BEST, write_best
 from freqkd_cli.lab.trial_recipes import TrialRecipes
 from freqkd_cli.lab.tune_study import TuneStudy, state_of
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.memory import out_of_memory
 from freqkd_cli.runtime.progress import Progress
 
 Train = Callable[..., dict[str, Any]]
@@ -97,6 +98,12 @@ class Worker:
             self._failed(trial, error, TrialState.PRUNED)
         except UsageError as error:  # values that do not fit together
             self._failed(trial, error, TrialState.FAIL)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            # As it is, the next start would take the trial up again, and end as this one.
+            lack = FreqKDError("not enough memory", got=quoted(error))
+            self._failed(trial, lack, TrialState.PRUNED)
         except Interrupted as error:
             what = f"trial {number}: {error.what}"
             raise Interrupted(what, tip="the same command continues the study") from error

@@ -13,6 +13,7 @@ from freqkd_cli.lab.tune_identity import RECORD, TRIALS, Identity, check_folder
 from freqkd_cli.lab.tune_study import TuneStudy
 from freqkd_cli.lab.tune_worker import Train, TuneOptions, Worker
 from freqkd_cli.runtime.launch import processes
+from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.train.distillation import distill
 from freqkd_cli.train.estimate import duration
@@ -47,6 +48,7 @@ def tune(
             got=f"{processes()} processes",
             tip="start the same command several times, each without torchrun",
         )
+    pick_device(options.device)  # in a trial, its error would use up the trial
     searches = read_searches(options.searches)
     trials = trial_recipes(recipe, options.hold_out, options.cache)
     identity = Identity(trials.text, searches)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
-from freqkd_cli.images.dataset import spread
+from freqkd_cli.images.dataset import Dataset, spread
+from freqkd_cli.images.held_out import same_images
 from freqkd_cli.images.pairs import some
-from freqkd_cli.images.pool import POOL_IMAGE
+from freqkd_cli.images.pool import POOL_IMAGE, WithPool
 from freqkd_cli.models._log_scores import VERSION
 from freqkd_cli.views.loader import ViewDataset
 from freqkd_cli.views.view import View
@@ -56,12 +57,13 @@ class SavedFiles:
         return self
 
     def show(self, views: ViewDataset) -> None:
-        """Keep the views of the images, after a check that each image has a file.
+        """Keep the views of the images, after a check that each image has a file of its own.
 
         Raises:
-            DataMissing: some have none.
+            DataMissing: some have none, or that of another image.
         """
         self.views = views
+        _check_names_of_pool(views.images)
         missing = [
             stem for index in range(len(views)) if (stem := self._stem(index)) not in self.paths
         ]
@@ -116,6 +118,29 @@ class SavedFiles:
     def _stem(self, index: int) -> str:
         assert self.views is not None
         return self.views.images.name(index).removeprefix(POOL_IMAGE)
+
+
+def _check_names_of_pool(images: Dataset) -> None:
+    """
+    Raises:
+        DataMissing: an image of the pool has the name of another, labelled image.
+    """
+    if not isinstance(images, WithPool):
+        return
+    own = {images.dataset.name(number) for number in range(len(images.dataset))}
+    names = dict(enumerate(map(images.pool.name, range(len(images.pool)))))
+    if own.isdisjoint(names.values()):
+        return
+    same = same_images(images.pool, images.dataset)
+    doubled = [name for number, name in names.items() if name in own and number not in same]
+    if doubled:
+        raise DataMissing(
+            f"{len(doubled)} images of the pool have the name of another, labelled image",
+            got=some(doubled),
+            need="names of their own, since the name of an image finds its saved outputs",
+            tip="rename these images of the pool, and their saved outputs",
+            key="root",
+        )
 
 
 def _stored(path: Path) -> np.ndarray:

@@ -36,6 +36,9 @@ TEACHER_ONLY = True
 """A recipe cannot name it as a student."""
 
 READS_IMAGES = False
+
+ROUNDING = 0.01
+"""How far below 0 or above 1 a probability may be, as rounded and resized ones are."""
 """It has outputs for the images of its folder alone."""
 
 Stride = Annotated[int, Field(gt=0)]
@@ -123,6 +126,13 @@ class SavedTeacher(Segmenter):
         whole = stored.dtype.kind in "ui"
         if whole:
             values = values / float(np.iinfo(stored.dtype).max)
+        elif float(values.min()) < -ROUNDING or float(values.max()) > 1 + ROUNDING:
+            raise DataBroken(
+                f"{self.files.paths[stem]} contains no probabilities",
+                got=f"values from {float(values.min()):.3g} to {float(values.max()):.3g}",
+                need="values from 0 to 1",
+                tip="--set teacher.scores=logits",
+            )
         return log_of_probabilities(values, bits=16 if whole else 8 * stored.dtype.itemsize)
 
     def forward(self, images: Tensor, taps: Collection[str] = ()) -> dict[str, Tensor]:

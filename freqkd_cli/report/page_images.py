@@ -170,7 +170,8 @@ def _row(
         panels.append(label_panel(heading, one, truth, name, dataset))
     if truth is not None:
         names = [model.name for model in models[:runs]]
-        panels.append(error_panel(names, labels[:runs], np.asarray(truth), name))
+        classes = len(dataset.classes)
+        panels.append(error_panel(names, labels[:runs], np.asarray(truth), classes, name))
     return ImageRow(name, panels)
 
 

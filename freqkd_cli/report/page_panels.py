@@ -58,23 +58,24 @@ def label_panel(
     return _panel(heading, _shrunk(sheet, Image.Resampling.NEAREST), alt, "PNG")
 
 
-def error_map(labels: Sequence[np.ndarray], truth: np.ndarray) -> np.ndarray:
+def error_map(labels: Sequence[np.ndarray], truth: np.ndarray, classes: int) -> np.ndarray:
     """Return which models are right, per pixel, as in :data:`ERRORS`.
 
     Args:
         labels: of one model (right is ``BOTH``, wrong ``NEITHER``) or of two.
+        classes: number of classes; void is a larger value.
     """
     right = [one == truth for one in labels]
     first, second = right[0], right[-1]
     kinds = np.select([first & second, first, second], [BOTH, FIRST, SECOND], NEITHER)
-    return np.where(truth == 255, IGNORED, kinds).astype(np.uint8)
+    return np.where(truth >= classes, IGNORED, kinds).astype(np.uint8)
 
 
 def error_panel(
-    names: Sequence[str], labels: Sequence[np.ndarray], truth: np.ndarray, name: str
+    names: Sequence[str], labels: Sequence[np.ndarray], truth: np.ndarray, classes: int, name: str
 ) -> Panel:
     """Return the :func:`error_map` of the models called ``names``."""
-    kinds = error_map(labels, truth)
+    kinds = error_map(labels, truth, classes)
     valid = max(1, int((kinds != IGNORED).sum()))
     shares = [
         f"{text} {(kinds == kind).sum() / valid:.1%}"

@@ -40,7 +40,7 @@ class RunPreviews:
             steps = [row["step"] for row in scores]
             values = [100 * row["val"]["miou"] for row in scores]
             right.plot(steps, values, color=COLORS[0], marker="o", markersize=3.5)
-            right.set(title="mIoU on the validation split", xlabel="step", ylabel="mIoU")
+            right.set(title="mIoU during training", xlabel="step", ylabel="mIoU")
 
         draw_figure(path, (8.4, 3.4), draw)
 

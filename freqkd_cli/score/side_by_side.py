@@ -13,7 +13,7 @@ import numpy as np
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build.exported_model import load_file_or_folder
-from freqkd_cli.errors import Missing, UsageError, WeightsMissing
+from freqkd_cli.errors import Missing, RecipeError, UsageError, WeightsMissing
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.recipe.resolved import resolved
@@ -118,7 +118,7 @@ def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[Compare
         return []
     try:
         teacher = build_scored_teacher(recipe, scored.dataset.classes)
-    except Missing as error:
+    except (Missing, RecipeError) as error:  # such as a head that is new
         log.warning("the teacher is left out: %s", error.what)
         return []
     classes = len(scored.dataset.classes)

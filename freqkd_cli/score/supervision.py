@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from freqkd_cli import registry
 from freqkd_cli.build.schedules import run_length
-from freqkd_cli.build.training_images import pool_of, share_of
+from freqkd_cli.build.training_images import pool_of
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import DataMissing
 from freqkd_cli.images.held_out import labelled_images
+from freqkd_cli.images.pool import WithPool
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -59,6 +60,8 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
     except DataMissing:
         return None
     labelled = labelled_images(dataset)
-    taught = len(dataset) + len(pool or ()) if compares else labelled * reads_teacher
-    steps = run_length(len(dataset), recipe.train, share_of(recipe) if pool else 0.0).steps
+    share = parts.pool_share(recipe, WithPool(parts.whole, pool)) if pool else None
+    unlabelled = share.length if share else 0
+    taught = len(dataset) + unlabelled if compares else labelled * reads_teacher
+    steps = run_length(len(dataset), recipe.train, share.share if share else 0.0).steps
     return Supervision(labelled * reads_labels, taught, steps)

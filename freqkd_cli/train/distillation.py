@@ -13,7 +13,7 @@ import torch
 
 from freqkd_cli.build import assemble
 from freqkd_cli.build.schedules import run_length
-from freqkd_cli.build.training_images import may_have_pool, training_images
+from freqkd_cli.build.training_images import may_have_pool, share_of, training_images
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime import file_hashes
@@ -194,12 +194,22 @@ def _plain_of(loop: Loop) -> Recipe:
 
 
 def _pooled_steps(plan: assemble.Plan) -> int | None:
-    """Return the steps of a run with a pool, which would be others without it; else None."""
+    """Return the steps of a run with a pool, which would be others without it; else None.
+
+    Raises:
+        UsageError: the labelled images alone are fewer than a batch.
+    """
     if not may_have_pool(plan.recipe):
         return None
     parts = training_parts(plan.recipe)
     pool = parts.pool_share(plan.recipe, training_images(plan, parts.whole))
-    images = len(parts.trained)
+    images, batch = len(parts.trained), plan.recipe.train.batch_size
+    if pool and images < batch:
+        raise UsageError(
+            "--baseline trains on labelled images alone, and they are fewer than one batch",
+            got=f"{images} images and train.batch_size {batch}",
+            tip="leave out --baseline, and train labels alone with a recipe of its own",
+        )
     return run_length(images, plan.recipe.train, pool.share).stages[0] if pool else None
 
 
@@ -220,7 +230,9 @@ def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:
     )
     data, train = recipe.data.model_copy(update={"pool": None}), recipe.train
     if steps is not None:
-        train = train.model_copy(update={"epochs": None, "steps": steps})
+        # Epochs of labelled images alone are shorter, and as many scores are to be chosen from.
+        every = round(train.eval_every / (1 - share_of(recipe)))
+        train = train.model_copy(update={"epochs": None, "steps": steps, "eval_every": every})
     return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
 
 

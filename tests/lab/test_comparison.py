@@ -163,6 +163,15 @@ def test_what_is_unequal_is_stated(tmp_path, values, what, how):
     assert what in row(equal, "kl").unequal
 
 
+def test_images_without_labels_of_one_row_are_stated(tmp_path):
+    """data.unlabelled: pool is no key of data.pool."""
+    paths = fake_runs.seeds(tmp_path, "ce", CE, summary={"images": 2})
+    pooled = {"images": 2, "pool_images": 16}
+    paths += fake_runs.seeds(tmp_path, "kl", KL, kl=1.0, summary=pooled)
+    result = row(compare(*paths), "kl").unequal
+    assert result["data"] == "16 instead of 0 images without labels"
+
+
 def test_equal_runs_are_unequal_in_nothing(two):
     assert row(compare(*two), "kl").unequal == {"time": "1.20 times as long"}
 

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter, namedtuple
+from types import SimpleNamespace
 
 import pytest
 import small_plan
@@ -19,6 +20,7 @@ from freqkd_cli.build import assemble
 from freqkd_cli.errors import Interrupted, UsageError
 from freqkd_cli.lab import fairness, prepare_study, run_process, shared_caches, study_worker
 from freqkd_cli.lab import plan as plans
+from freqkd_cli.lab.plan_rows import CheckedRow
 from freqkd_cli.runtime.progress import Silent
 
 THREE = "version: 1\nrecipes: [labels.yaml, scores.yaml, features.yaml]\nseeds: [0, 1]\n"
@@ -382,6 +384,27 @@ def test_rows_share_targets_where_their_targets_are_the_same(tmp_path):
         for weight in (0, 1)
     }
     assert len(taps) == 1
+
+
+POOLED = """version: 1
+data: {name: folder, root: gone, size: [64, 64], classes: [road, car], views: 1, unlabelled: pool}
+teacher: {name: segformer, weights: embedded, class_map: {road: road, vehicle: car}}
+student: {name: fast_scnn, width: 0.25}
+losses: [LOSSES]
+"""
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_row_that_uses_the_pool_makes_the_cache(tmp_path, order):
+    """Else the cache had no images of the pool, and the row could not read it."""
+    lines = ("{name: cross_entropy, attention: low}", "{name: cross_entropy}, {name: logit_kl}")
+    plans_of_rows = [
+        assemble.check(recipes.loads(POOLED.replace("LOSSES", lines[number]))) for number in order
+    ]
+    rows = [CheckedRow(SimpleNamespace(row=str(n)), "", p) for n, p in enumerate(plans_of_rows)]
+    (cache,) = shared_caches.shared_caches(tmp_path, rows, "taps")
+    assert [line.name for line in cache.recipes[0].losses] == ["cross_entropy", "logit_kl"]
+    assert cache.rows == ("0", "1")
 
 
 # --- the command ---

@@ -32,6 +32,7 @@ from freqkd_cli.errors import (
     TrainingFailed,
     UsageError,
 )
+from freqkd_cli.lab.tune_storage import open_study
 from freqkd_cli.lab.tune_study import TuneStudy
 from freqkd_cli.lab.tune_worker import TuneOptions
 from freqkd_cli.lab.tuning import tune
@@ -290,6 +291,44 @@ def test_a_loss_that_is_not_finite_ends_its_trial_alone(tmp_path):
     with pytest.raises(FreqKDError, match="no trial of .* was finished") as raised:
         run(tmp_path / "bad", trials=2, train=broken)
     assert "not finite" in str(raised.value)
+
+
+def test_a_trial_without_memory_ends_alone(tmp_path):
+    """It stayed unfinished, and each start took it up again."""
+
+    def large(recipe, out, progress, **others):
+        if out.name == "0001":
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+        return toy(recipe, out, progress, **others)
+
+    result = run(tmp_path / "st", trials=3, train=large)
+    assert (result["complete"], result["failed"], result["running"]) == (2, 1, 0)
+    (error,) = (row["error"] for row in result["rows"] if row["error"])
+    assert "not enough memory" in error
+
+
+def test_a_missing_device_uses_up_no_trial(tmp_path):
+    with pytest.raises(UsageError, match="no such device"):
+        run(tmp_path / "st", trials=2, device="cuda:7")
+    assert not (tmp_path / "st").exists()
+
+
+def test_a_trial_is_pruned_against_several_others_alone(tmp_path):
+    def lengths(recipe, out, progress, *, on_score, **others):
+        steps = recipe.train.epochs
+        noise = np.random.default_rng(steps).random(steps)
+        for step in range(1, steps + 1):
+            on_score(step, steps, noise[step - 1])
+        return {"last_miou": 0.5, "seconds": 1.0, "val_images": 2}
+
+    folder = tmp_path / "st"
+    tune(load(), folder, options("train.epochs=10..40:int", trials=25), Silent(), train=lengths)
+    trials = open_study(folder, None, 0).get_trials()
+    whole = [set(trial.intermediate_values) for trial in trials if trial.state.name == "COMPLETE"]
+    for trial in trials:
+        if trial.state.name == "PRUNED":
+            last = max(trial.intermediate_values)
+            assert sum(last in places for places in whole) >= 5
 
 
 def test_without_pruning_every_trial_is_complete(tmp_path):

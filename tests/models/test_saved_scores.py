@@ -14,6 +14,7 @@ from small_recipe import SMALL
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble
+from freqkd_cli.build.training_images import training_images
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, FreqKDError, WeightsMissing
 from freqkd_cli.models import saved_scores
@@ -135,6 +136,30 @@ def test_whole_numbers_logits_and_other_files(tmp_path):
     model = saved_scores.build(classes=9, root=str(tmp_path), scores="logits")
     np.testing.assert_array_equal(model.files.read("b"), scores)
     assert saved_scores.taps(classes=9, root=str(tmp_path))[0].channels == model.classes == 3
+
+
+def test_logits_are_never_read_as_probabilities(folder):
+    """All values below 0 were the same probability."""
+    rng = np.random.default_rng(0)
+    path = sorted((folder / "saved").iterdir())[0]
+    np.save(path, 5 * rng.standard_normal((K, 16, 16)).astype(np.float32))
+    source, views, _ = source_of(recipe_of(folder))
+    (batch,) = Loader(views, [[(0, 0)]])
+    with pytest.raises(DataBroken, match="contains no probabilities(.|\n)*teacher.scores=logits"):
+        source.taps(batch)
+
+
+def test_an_image_of_the_pool_never_gets_the_outputs_of_another_of_its_name(folder):
+    pool = "data.pool={name: scenes, length: 8, seed: %d, share: 0.5}"
+    with pytest.raises(DataMissing, match="8 images of the pool have the name of another"):
+        pooled(recipe_of(folder, pool % 3))
+    pooled(recipe_of(folder, pool % 0))  # the same images
+
+
+def pooled(recipe):
+    plan = assemble.check(recipe)
+    images = training_images(plan, assemble.build_dataset(recipe, "train"))
+    return open_source(plan, assemble.build_lines(plan), None, images, "cpu")
 
 
 def test_the_fingerprint_is_of_the_files(folder):

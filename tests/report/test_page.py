@@ -177,11 +177,18 @@ def test_a_chart_without_a_line_is_left_out():
     assert line_chart("t", "a", [Series("a", "best", [1], [1])], x_label="", y_label="") is None
 
 
+def test_class_255_of_300_is_a_class_in_an_error_map():
+    truth, labels = np.array([255, 255, 65535, 7]), np.array([255, 3, 2, 7])
+    assert error_map([labels], truth, 300).tolist() == [BOTH, NEITHER, IGNORED, BOTH]
+
+
 def test_an_error_map_has_four_kinds():
     truth = np.array([[0, 0, 1, 1, 255]], np.uint8)
     first, second = np.array([[0, 0, 0, 0, 0]]), np.array([[0, 1, 1, 0, 0]])
-    assert error_map([first, second], truth).tolist() == [[BOTH, FIRST, SECOND, NEITHER, IGNORED]]
-    assert error_map([first], truth).tolist() == [[BOTH, BOTH, NEITHER, NEITHER, IGNORED]]
+    assert error_map([first, second], truth, 9).tolist() == [
+        [BOTH, FIRST, SECOND, NEITHER, IGNORED]
+    ]
+    assert error_map([first], truth, 9).tolist() == [[BOTH, BOTH, NEITHER, NEITHER, IGNORED]]
 
 
 # --- predictions and spectra ----------------------------------------------------------------------

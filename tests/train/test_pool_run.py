@@ -17,10 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from freqkd_cli import recipe as recipes
+from freqkd_cli.bench.measure import bench
+from freqkd_cli.bench.measured_loop import BenchOptions
 from freqkd_cli.build import assemble
 from freqkd_cli.build.training_images import training_images
 from freqkd_cli.cache.reader import CacheReader
-from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, RecipeError
+from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, RecipeError, UsageError
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.supervision import supervision
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
@@ -202,6 +204,28 @@ def test_the_baseline_has_the_steps_of_the_run_and_no_pool():
     assert plain.train.steps == 12 and plain.train.epochs is None
     extended = labels_alone(load("train.extend=[6]")).train
     assert (extended.steps, extended.extend) == (12, (6,))
+
+
+def test_the_baseline_has_as_many_scores_as_the_run():
+    """An epoch without the pool is shorter, and the best score is taken."""
+    assert labels_alone(load("train.eval_every=1")).train.eval_every == 2
+    assert labels_alone(load("train.eval_every=0")).train.eval_every == 0
+
+
+def test_a_baseline_without_a_batch_of_labelled_images_is_refused_first():
+    with pytest.raises(UsageError, match="fewer than one batch\n  got  3 images and train.batch"):
+        labels_alone(load("data.length=3"))
+
+
+def test_a_step_is_measured_where_the_pool_fills_its_batch():
+    result = bench(load("data.length=3"), BenchOptions(None, 2, device="cpu"), Silent())
+    assert result["step_ms"]["median"] > 0 and result["ratios"] == {}
+
+
+def test_supervision_leaves_out_held_out_images_of_the_pool():
+    same = "data.pool={name: scenes, length: 8, share: 0.5}"
+    recipe = load("data.hold_out=0.25", same)
+    assert supervision(recipe).in_words() == "6 labelled + teacher on 12"
 
 
 def test_supervision_counts_labels_and_teacher():
