@@ -391,6 +391,7 @@ data: {name: folder, root: gone, size: [64, 64], classes: [road, car], views: 1,
 teacher: {name: segformer, weights: embedded, class_map: {road: road, vehicle: car}}
 student: {name: fast_scnn, width: 0.25}
 losses: [LOSSES]
+train: {steps: 4, batch_size: 2}
 """
 
 
