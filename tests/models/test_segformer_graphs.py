@@ -187,10 +187,11 @@ def test_360_x_480_has_one_grid_at_every_stage(model: segformer.SegFormer) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "similar"), [(torch.bfloat16, 0.85), (torch.float16, 0.99)])
 def test_a_half_precision_teacher_has_graphs_in_float32(
-    model: segformer.SegFormer, images: Tensor, dtype: torch.dtype
+    model: segformer.SegFormer, images: Tensor, dtype: torch.dtype, similar: float
 ) -> None:
+    """Sharp attention amplifies the rounding of bfloat16: 0.91 with AMX, 0.99 without."""
     half = copy.deepcopy(model).to(dtype)
     taps, exact = half(images, NAMES), model(images, NAMES)
     for i in STAGES:
@@ -200,7 +201,8 @@ def test_a_half_precision_teacher_has_graphs_in_float32(
             and taps[f"keys{i}"].dtype == taps[f"context{i}"].dtype == dtype
         )
         torch.testing.assert_close(graph.sum(-1), torch.ones(graph.shape[:-1]), atol=1e-6, rtol=0)
-        assert F.cosine_similarity(graph.flatten(), exact[f"attention{i}"].flatten(), dim=0) > 0.99
+        plain = exact[f"attention{i}"]
+        assert F.cosine_similarity(graph.flatten(), plain.flatten(), dim=0) > similar
     with torch.autocast("cpu", torch.bfloat16):
         under = model(images, ["attention3"])["attention3"]
     assert under.dtype == torch.float32
