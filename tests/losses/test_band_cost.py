@@ -1,6 +1,7 @@
-"""The band loss costs at most half of its usual form, as a ratio in one process.
+"""The band loss costs at most 0.3 of its usual form, as a ratio in one process.
 
-An AMD processor with AVX-512 had 0.19 to 0.27, an Intel one with AMX 0.34 to 0.43.
+An AMD processor with AVX-512 had 0.19 to 0.27. An Intel one with AMX had 0.34 to
+0.43, so there the bound is 0.5.
 
 Another program that uses the memory slows this loss more than the usual form, which spends a larger
 share of its time in arithmetic. So no other test may run at the same time, and the least of up to
@@ -22,6 +23,10 @@ from freqkd_cli.spectral.masks import low_pass
 from freqkd_cli.views.batch import Batch
 
 TRIES = 3
+
+AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+STEP, WHOLE = (0.5, 0.6) if AMX else (0.3, 0.4)
+"""Bounds of a step, and of a step with the teacher's half."""
 
 
 def seconds(runs, rounds: int) -> list[float]:
@@ -84,6 +89,6 @@ def test_forward_and_backward_against_the_usual_form(shape, rounds, distance):
             f"with the teacher's half {whole / slow:.3f} of the usual form"
         )
         least_step, least_whole = min(least_step, step / slow), min(least_whole, whole / slow)
-        if least_step <= 0.5 and least_whole <= 0.6:
+        if least_step <= STEP and least_whole <= WHOLE:
             break
-    assert least_step <= 0.5 and least_whole <= 0.6
+    assert least_step <= STEP and least_whole <= WHOLE

@@ -144,8 +144,10 @@ def test_run_folders_and_names_of_classes(tmp_path: Path) -> None:
     second = {"name": "smp", "weights": str(tmp_path / "b")}
     model = ensemble.build(classes=4, members=[mapped, second], class_names=CLASSES)
     assert torch.equal(model.members[0](IMAGES)["logits"], plain.eval()(IMAGES)["logits"])
-    # With gradients, other kernels of the library may run, which round differently.
-    alone = whole.eval()(IMAGES)["logits"]
+    # Kernels differ by the alignment of weights in memory, so only these are compared bit by bit.
+    read, saved = model.members[1].state_dict(), whole.eval().state_dict()
+    assert read.keys() == saved.keys() and all(torch.equal(read[key], saved[key]) for key in saved)
+    alone = whole(IMAGES)["logits"]
     torch.testing.assert_close(model.members[1](IMAGES)["logits"], alone, rtol=1e-5, atol=1e-6)
     described = model.recipe_arguments["members"]
     assert described[0]["class_map"] == {"0": "sky", "1": "road", "2": "car"}
