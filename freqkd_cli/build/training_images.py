@@ -161,11 +161,11 @@ def compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
             continue
         try:
             loss = registry.find("losses", line.name).build(**line.arguments)
-            compares = bool(loss.teacher_taps(teacher_taps)) and not loss.needs_labels
+            copies = bool(loss.teacher_taps(teacher_taps)) and not loss.needs_labels
         except (FreqKDError, KeyError):
             # A line that cannot be built, or names no tap of the teacher, has an error of its own.
             return True
-        if compares:
+        if copies:
             return True
     return False
 
