@@ -11,6 +11,7 @@ from freqkd_cli.cache.shards import STORAGE_DTYPES, Storage, rounded
 from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.runtime.convolutions import require_right_in_bfloat16
 from freqkd_cli.runtime.lanes import Lanes
 from freqkd_cli.runtime.ranges import named_range
 from freqkd_cli.teacher.targets import Content, Targets, compute_targets, read_taps, union
@@ -29,6 +30,9 @@ class LiveTeacher:
         round_to: round as a cache of this form does, so that live equals cached.
         content: what such a cache contains.
         class_map: maps its logits to the classes of the data, before anything reads them.
+
+    Raises:
+        UsageError: the CPU computes a convolution of the teacher wrongly in bfloat16.
     """
 
     name = "live teacher"
@@ -45,6 +49,8 @@ class LiveTeacher:
         class_map: ClassMap | None = None,
     ) -> None:
         self.model = _frozen(model.to(STORAGE_DTYPES[dtype]))
+        if dtype == "bfloat16":
+            require_right_in_bfloat16(model, "teacher.dtype")
         self.lanes = Lanes(self.model)
         self.dtype, self.content, self.class_map = dtype, content, class_map
         self.round_to = round_to

@@ -18,6 +18,7 @@ from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.features.simulated_int8 import SimulatedInt8
 from freqkd_cli.images.pool import WithPool
+from freqkd_cli.runtime.convolutions import require_right_in_bfloat16
 from freqkd_cli.runtime.precision import choose
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Progress
@@ -190,6 +191,8 @@ def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
     student = assemble.build_student(plan)
     student.ready(device)
     student = student.to(device).train().requires_grad_(not train.freeze_student)
+    if compute.dtype is torch.bfloat16:
+        require_right_in_bfloat16(student, "train.precision")
     if compute.channels_last:
         student = student.to(memory_format=torch.channels_last)
     objective = Objective(student, lines, compute.autocast(device)).to(device)

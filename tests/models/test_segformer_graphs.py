@@ -191,7 +191,8 @@ def test_360_x_480_has_one_grid_at_every_stage(model: segformer.SegFormer) -> No
 def test_a_half_precision_teacher_has_graphs_in_float32(
     model: segformer.SegFormer, images: Tensor, dtype: torch.dtype
 ) -> None:
-    # On a CPU with AMX, torch 2.14 computes other keys of stages 1 and 2 in bfloat16 (cosine 0).
+    # On a CPU with AMX, torch 2.14 computes keys of stages 1 and 2 wrongly in bfloat16; a recipe is
+    # refused there (tests/runtime/test_convolutions.py).
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     compared = STAGES if dtype == torch.float16 or not amx else STAGES[2:]
     half = copy.deepcopy(model).to(dtype)
