@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from freqkd_cli.build import assemble
+from freqkd_cli.build.class_weights import counted_weights, rules, with_weights
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.cache.shards import Storage, rounded
+from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_plan import Job, stored_parts
 from freqkd_cli.teacher.live import rounded_targets
 from freqkd_cli.teacher.recipe_cache import STORAGE
@@ -19,6 +23,7 @@ from freqkd_cli.teacher.targets import Content, Targets, compute_targets
 from freqkd_cli.views.loader import Loader
 
 if TYPE_CHECKING:
+    from freqkd_cli.build.objective import Line
     from freqkd_cli.features.loss import Loss
     from freqkd_cli.recipe.sections import Recipe
     from freqkd_cli.views.batch import Batch
@@ -105,14 +110,28 @@ def _difference(expected: Outcome, actual: Outcome) -> dict[str, float]:
     return {"relative_error": abs(other - value) / scale, "gradient_cosine": cosine}
 
 
+def _lines(plan: assemble.Plan) -> list[Line]:
+    """Return the lines that read the teacher, with counted class weights in place of rules."""
+    lines = [line for line in assemble.build_lines(plan) if line.teacher_taps]
+    ids = {line.id for line in lines}
+    if ids.isdisjoint(rules(plan.recipe)):
+        return lines  # nothing to count: that may read thousands of masks
+    trained = training_parts(plan.recipe).trained
+    weights = counted_weights(plan.recipe, plan.classes, trained, Silent())
+    numbers = replace(plan, recipe=with_weights(plan.recipe, weights))
+    return [line for line in assemble.build_lines(numbers) if line.id in ids]
+
+
 class _StudentAtStart:
     """The taps of a recipe's student before its first step, on some views."""
 
     def __init__(self, recipe: Recipe, job: Job, batch: Batch) -> None:
         plan = assemble.check(recipe)
         self.batch = batch
-        self.lines = {line.id: line for line in assemble.build_lines(plan) if line.teacher_taps}
-        self.losses: dict[str, Loss] = {id: job.teacher.losses[id] for id in self.lines}
+        self.lines = {line.id: line for line in _lines(plan)}
+        self.losses: dict[str, Loss] = {
+            id: line.loss.to(job.device).eval() for id, line in self.lines.items()
+        }
         wanted = {name for line in self.lines.values() for name in line.student_taps}
         with torch.random.fork_rng(devices=[]):
             model = assemble.build_student(plan).to(job.device).eval()

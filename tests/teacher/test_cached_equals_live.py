@@ -14,7 +14,9 @@ from cache_fakes import Notes
 from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build import assemble
+from freqkd_cli.build.class_weights import counted_weights
 from freqkd_cli.build.saved import save_model
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, UsageError
 from freqkd_cli.teacher.cached import CachedTeacher
@@ -227,6 +229,25 @@ def test_a_dry_run_compares_losses_on_auxiliary_logits(weights, tmp_path):
     recipe = load(weights, "student.auxiliary=true", losses=losses)
     (row, *_) = dry_run(recipe, tmp_path / "a", DumpOptions(compare=True))["choices"]
     assert set(row["losses"]) == {"feature"}
+
+
+def test_a_dry_run_counts_class_weights(weights, tmp_path):
+    """A rule gives the rows of the numbers that it counts. It was refused."""
+    losses = "\n  - {name: cross_entropy, attention: high, class_weights: auto}"
+    sets = ("data.length=8", "data.hold_out=0.5")
+    recipe = load(weights, *sets, losses=losses)
+    trained = training_parts(recipe).trained
+    plan = assemble.check(recipe)
+    counted = counted_weights(recipe, plan.classes, trained, Notes())["cross_entropy"]
+    assert len(trained) == 4 and len(set(counted.values())) > 2
+    losses = losses.replace("auto", str(list(counted.values())))
+    options, plain = DumpOptions(compare=True), "\n  - {name: cross_entropy, attention: high}"
+    others = [load(weights, *sets, losses=text) for text in (losses, plain)]
+    rule, numbers, equal = (
+        [row["losses"] for row in dry_run(one, tmp_path / "a", options)["choices"]]
+        for one in (recipe, *others)
+    )
+    assert rule == numbers != equal
 
 
 def test_another_view_is_another_value(weights, cached):
