@@ -20,13 +20,14 @@ from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.train.recipe_identity import difference
 
 SHOWN = 8
+LIMIT = "train.eval_limit"
 
 
 def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
     """Check that all rows are scored on the same images.
 
     Raises:
-        RecipeError: two rows have different data; the keys are named.
+        RecipeError: two rows have different data or ``train.eval_limit``; the keys are named.
     """
     first = _scored_on(rows[0])
     problems = []
@@ -34,16 +35,19 @@ def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
         data = _scored_on(row)
         keys = [key for key in {**first, **data} if first.get(key) != data.get(key)]
         if keys:
-            texts = [f"data.{key} {first.get(key)} and {data.get(key)}" for key in keys]
-            what = f"{rows[0].row.row} and {row.row.row} have different data"
-            problems.append((row.key, f"{what}: {'; '.join(texts)}"))
+            texts = [f"{key} {first.get(key)} and {data.get(key)}" for key in keys]
+            what = "are scored on different images" if keys == [LIMIT] else "have different data"
+            rows_named = f"{rows[0].row.row} and {row.row.row}"
+            problems.append((row.key, f"{rows_named} {what}: {'; '.join(texts)}"))
     if problems:
         raise study.plan.error(problems)
 
 
 def _scored_on(row: CheckedRow) -> dict[str, Any]:
     data = resolved(row.recipe)["data"]
-    return held_out_data(data, None) | {"hold_out": data.get("hold_out")}
+    images = held_out_data(data, None) | {"hold_out": data.get("hold_out")}
+    limit = row.recipe.train.eval_limit or "0 (all)"
+    return {f"data.{key}": value for key, value in images.items()} | {LIMIT: limit}
 
 
 def check_folder(study: Study) -> Study | None:

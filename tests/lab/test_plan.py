@@ -211,6 +211,21 @@ def test_recipes_of_other_data_are_refused(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_rows_scored_on_another_number_of_images_are_refused(tmp_path):
+    """``compare`` refused them after all runs."""
+    from freqkd_cli.lab.prepare_study import open_study
+
+    row = "{recipe: scores.yaml, set: {train.eval_limit: 3}}"
+    text = f"version: 1\nrecipes: [labels.yaml, {row}]\n"
+    with pytest.raises(RecipeError) as refused:
+        open_study(plans.load(write_plan(tmp_path, text)), tmp_path / "study")
+    line = "labels and scores are scored on different images: train.eval_limit 0 (all) and 3"
+    assert f"recipes.1: {line}" in str(refused.value)
+    assert not (tmp_path / "study").exists()
+    plan = plans.load(write_plan(tmp_path, f"{text}set: {{train.eval_limit: 3}}\n"))
+    assert len(open_study(plan, tmp_path / "study").rows) == 2
+
+
 def test_the_schema_file_is_current():
     path = shipped.folder() / "plans" / "plan.schema.json"
     assert json.loads(path.read_text()) == plan_keys.schema(), (
