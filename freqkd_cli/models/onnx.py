@@ -3,8 +3,10 @@
 The taps are ``logits`` and what ``outputs`` names. Their strides and channels are read from one run
 of the file, or from the recipe. No gradient reaches it.
 
-- The image is x = (RGB in [0, 1] * ``range`` - ``mean``) / ``std``, per channel in the order
-  ``channels``. By default x is RGB in [0, 1], as in files that freqkd exports.
+- The image is x = (RGB in [0, 1] * ``range`` - ``mean``) / ``std``. ``channels: bgr`` reverses the
+  channels of x, so ``mean`` and ``std`` are in the order R, G, B either way. By default x is RGB
+  in [0, 1], as in files that freqkd exports.
+- A graph whose input is uint8 takes bytes: it needs ``range: 255``, without mean and std.
 - A graph of one image size refuses other sizes. With ``fit: resize`` images are resized to it
   bilinearly, and the outputs back to their grids.
 - Outputs of softmax need ``scores: probabilities``; their logarithm is then the logits.
@@ -16,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, NotRequired
 
 import numpy as np
 import torch
@@ -31,16 +33,12 @@ from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._log_scores import VERSION, log_of_probabilities
-from freqkd_cli.models._onnx_file import Layout, OnnxFile, output_of, require_file
+from freqkd_cli.models._onnx_file import OnnxFile, output_of, require_file
+from freqkd_cli.models._onnx_form import Form, open_file
 from freqkd_cli.registry import flattened
 
 TEACHER_ONLY = True
 """A recipe cannot name it as a student."""
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Mean = Annotated[list[Number], Field(min_length=3, max_length=3)]
-Std = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
 class Output(TypedDict):
@@ -52,31 +50,6 @@ class Output(TypedDict):
 
 
 Outputs = dict[str, str | Output]
-
-
-@dataclass(frozen=True)
-class Form:
-    """Recipe keys: what the graph takes and gives.
-
-    Attributes:
-        input: name of the image input where there are several.
-        layout: order of the axes of images and outputs.
-        channels: order of the colors.
-        range: value of white before mean and std: 1 or 255.
-        mean: subtracted from each channel, in units of range; 0 by default.
-        std: what each channel is divided by after that; 1 by default.
-        scores: what the output logits holds.
-        fit: what is done with images of another size than that of a graph of one size.
-    """
-
-    input: str | None = None
-    layout: Layout = "nchw"
-    channels: Literal["rgb", "bgr"] = "rgb"
-    range: Positive = 1.0
-    mean: Mean | None = None
-    std: Std | None = None
-    scores: Literal["logits", "probabilities"] = "logits"
-    fit: Literal["refuse", "resize"] = "refuse"
 
 
 @flattened
@@ -98,9 +71,10 @@ def build(
 
     Raises:
         WeightsMissing: the file is missing or onnxruntime cannot read it.
-        RecipeError: it has no such input or output, or ``scores`` is not what the output holds.
+        RecipeError: it has no such input or output, ``scores`` is not what the output holds, or
+            its input takes bytes and gets other numbers.
     """
-    file = OnnxFile(weights, form.layout, form.input)
+    file = open_file(weights, form)
     listed = _taps(file, outputs or {}, classes)
     name = listed["logits"][0]
     if form.scores == "logits" and file.holds_probabilities(name):
@@ -135,7 +109,7 @@ def taps(
     """
     outputs = {"logits": None, **(outputs or {})}
     if not _complete(outputs) and Path(weights).expanduser().is_file():
-        listed = _taps(OnnxFile(weights, form.layout, form.input), outputs, classes)
+        listed = _taps(open_file(weights, form), outputs, classes)
         return tuple(tap for _, tap in listed.values())
     listed_taps = []
     for tap, entry in outputs.items():

@@ -120,6 +120,32 @@ def test_axes_last_whole_numbers_and_a_batch_of_one(tmp_path, images):
     check(model(images, ["decoder"]), (images * 255).round())
 
 
+@pytest.mark.parametrize(
+    ("keys", "got", "tip"),
+    [
+        ({}, "range 1", 255),
+        ({"range": 1.0}, "range 1", 255),
+        ({"range": 255.0, "mean": [123.5, 116.0, 103.0]}, "mean [123.5, 116, 103]", "null"),
+        ({"range": 255.0, "std": [58.0, 57.0, 57.0]}, "std [58, 57, 57]", "null"),
+    ],
+)
+def test_bytes_need_white_at_255(tmp_path, keys, got, tip):
+    """Every image was black, and with a mean every dark half."""
+    path = write(tmp_path / "t.onnx", kind=TensorProto.UINT8)
+    for make in (teacher_file.taps, teacher_file.build):
+        with pytest.raises(RecipeError, match="takes bytes from 0 to 255") as refused:
+            make(classes=9, weights=path, outputs=OUTPUTS, **keys)
+        assert refused.value.got == got
+        assert refused.value.tip == f"--set '{refused.value.key}={tip}'"
+
+
+def test_bytes_with_a_mean_of_zero(tmp_path, images):
+    path = write(tmp_path / "t.onnx", kind=TensorProto.UINT8)
+    keys = {"range": 255.0, "mean": [0.0] * 3, "std": [1.0] * 3, "channels": "bgr"}
+    model = teacher_file.build(classes=9, weights=path, outputs=OUTPUTS, **keys)
+    check(model(images, ["decoder"]), (images * 255).round().flip(1))
+
+
 @pytest.mark.parametrize("number", [1, 4, 6])
 def test_a_batch_of_four_takes_any_number_of_images(tmp_path, number):
     """A number that is no multiple of the batch was an endless recursion."""
