@@ -23,15 +23,16 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.errors import RecipeError, WeightsMissing, quoted
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._smp_encoder import encoder_file, file_normalisation, load_encoder
 from freqkd_cli.models._smp_exportable import make_exportable
 from freqkd_cli.models._smp_guess import with_tip
 from freqkd_cli.models._smp_network import Network, create, network_of, unfilled
+from freqkd_cli.models._smp_parts import divisor_of, run_parts
 from freqkd_cli.models._smp_weights import (
     ONE_ROW_NAMES,
     SMPTensors,
@@ -82,7 +83,8 @@ def build(
         std: standard deviation of the training images, with the same default.
 
     Raises:
-        RecipeError: no such architecture or encoder, or they do not go together.
+        RecipeError: no such architecture or encoder, or they do not go together, or the encoder
+            takes images of one size or in patches that do not divide padded images.
         WeightsMissing: the weights do not exist or do not fit.
     """
     place = Path(weights).expanduser() if weights else None
@@ -151,9 +153,19 @@ def _fill(model: SMP, tensors: SMPTensors, place: Path, network: Network) -> Non
 @lru_cache(maxsize=32)
 def _measured(network: Network, classes: int) -> tuple[Tap, ...]:
     net, device = unfilled(network, classes)
-    side = 8 * _divisor(net)
-    with torch.no_grad():
-        stages, decoder, logits = _pass(net.eval(), torch.zeros(1, 3, side, side, device=device))
+    side = 8 * divisor_of(net)
+    try:
+        with torch.no_grad():
+            images = torch.zeros(1, 3, side, side, device=device)
+            stages, decoder, logits = run_parts(net.eval(), images)
+    except AssertionError as error:  # how encoders of timm refuse a size
+        raise RecipeError(
+            f"{network.arch} with {network.encoder} does not run on images of {side}x{side}",
+            got=quoted(error),
+            need=f"an encoder for all sizes that are multiples of {divisor_of(net)}",
+            tip="another encoder, such as one with patches of 16 pixels instead of 14",
+            key="encoder",
+        ) from error
     stage_taps = [Tap(name, side // x.shape[-1], x.shape[1]) for name, x in stages.items()]
     if not stage_taps:
         raise RecipeError(
@@ -167,33 +179,6 @@ def _measured(network: Network, classes: int) -> tuple[Tap, ...]:
         Tap("logits", side // logits.shape[-1], classes, "logits"),
         Tap("encoder", deepest.stride, deepest.channels, alias=deepest.name),
     )
-
-
-def _divisor(net: nn.Module) -> int:
-    """Return the number that padded sides are multiples of.
-
-    The nominal output stride of a dilated encoder is too small for its pooled levels.
-    """
-    return max(32, int(getattr(net.encoder, "output_stride", 32)))
-
-
-def _pass(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Return the stages by name, the decoder's output, and logits before the head's upsampling.
-
-    Level n of an encoder is stage n - 1, so 1/4 is stage 1. A dilated encoder keeps the names and
-    has smaller strides. A vision transformer (dpt) gives maps of one stride from four depths, and
-    these are its stages.
-    """
-    encoded = net.encoder(images)
-    if isinstance(encoded, tuple):
-        features, first = encoded[0], 0
-        decoder = net.decoder(*encoded)
-    else:
-        features, first = encoded, 2
-        decoder = net.decoder(encoded)
-    stages = {f"stage{i}": x for i, x in enumerate(features[first:], start=1) if x.shape[1] > 0}
-    head = net.segmentation_head
-    return stages, decoder, head[0](decoder) if isinstance(head, nn.Sequential) else head(decoder)
 
 
 class SMP(Segmenter):
@@ -215,11 +200,12 @@ class SMP(Segmenter):
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
-        divisor = _divisor(self.net)
+        divisor = divisor_of(self.net)
         right = _cells(width, divisor) * divisor - width
         below = _cells(height, divisor) * divisor - height
         # Zero after the normalisation is the mean color.
-        stages, decoder, logits = _pass(self.net, F.pad(images, (0, right, 0, below)))
+        padded = F.pad(images, (0, right, 0, below))
+        stages, decoder, logits = run_parts(self.net, padded)
         outputs = stages | {"decoder": decoder, "logits": logits, "encoder": stages[self.deepest]}
         return {
             name: _crop(x, _cells(height, self.strides[name]), _cells(width, self.strides[name]))

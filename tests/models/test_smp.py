@@ -109,6 +109,21 @@ def test_listing_taps_draws_no_random_number() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("arch", "encoder", "got"),
+    [
+        ("dpt", "tu-vit_small_patch14_dinov2", "divisible by patch size (14)"),
+        ("unet", "tu-swin_tiny_patch4_window7_224", "doesn't match model (224)"),
+    ],
+)
+def test_an_encoder_that_refuses_the_size_is_one_message(arch: str, encoder: str, got: str) -> None:
+    """It was a traceback."""
+    for make in (smp.taps, smp.build):
+        with pytest.raises(RecipeError, match="does not run on images of 256x256") as refused:
+            make(classes=3, arch=arch, encoder=encoder)
+        assert got in refused.value.got and refused.value.key == "encoder"
+
+
 @torch.no_grad()
 def test_padding_changes_nothing_where_none_is_needed_and_little_elsewhere() -> None:
     model = smp.build(classes=3, arch="unet", encoder=SMALL).eval()
