@@ -45,11 +45,22 @@ class AveragePool(nn.Module):
         return average_pool(x, self.bins)
 
 
+def _synchronised(norm: nn.Module) -> bool:
+    """Return whether a norm in training takes the values of more than one process."""
+    return (
+        isinstance(norm, nn.SyncBatchNorm)
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size(norm.process_group) > 1
+    )
+
+
 class PoolingBranch(nn.Module):
     """Average to ``bins`` a side, 1x1 convolution, norm, ReLU.
 
     One bin of one image is a single value per channel, which has no variance. In that case (a last
-    batch of one) the norm uses its running statistics.
+    batch of one) the norm uses its running statistics, unless it takes the values of several
+    processes together.
     """
 
     def __init__(self, channels: int, out: int, bins: int) -> None:
@@ -60,7 +71,7 @@ class PoolingBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(average_pool(x, self.bins))
-        if self.training and self.bins == 1 and len(y) == 1:
+        if self.training and self.bins == 1 and len(y) == 1 and not _synchronised(self.norm):
             norm = self.norm
             statistics = (norm.running_mean, norm.running_var)
             y = F.batch_norm(y, *statistics, norm.weight, norm.bias, training=False, eps=norm.eps)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from freqkd_cli.models import fast_scnn
-from freqkd_cli.models._pooling import average_pool, averaging_matrix
+from freqkd_cli.models._pooling import PoolingBranch, average_pool, averaging_matrix
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
@@ -102,6 +102,33 @@ def test_averaging_matrices_are_adaptive_pooling(size: tuple[int, int], bins: in
 class _Pools(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [average_pool(x, bins) for bins in fast_scnn.BINS]
+
+
+@pytest.mark.parametrize(
+    ("processes", "training", "bins", "images", "calls"),
+    [
+        (2, True, 1, 1, 1),
+        (1, True, 1, 1, 0),
+        (1, True, 1, 2, 1),
+        (1, True, 2, 1, 1),
+        (1, False, 1, 1, 1),
+    ],
+)
+def test_a_synchronised_norm_takes_the_values_of_all_processes(
+    monkeypatch, processes: int, training: bool, bins: int, images: int, calls: int
+) -> None:
+    """With one image per process it used the running statistics. The norm refuses CPU tensors."""
+    inputs: list[torch.Tensor] = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda norm, x: inputs.append(x) or x + 3)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: processes)
+    plain = PoolingBranch(4, 2, bins)
+    branch = nn.SyncBatchNorm.convert_sync_batchnorm(plain).train(training)
+    x = torch.rand(images, 4, 8, 8)
+    y, convolved = branch(x), branch.conv(average_pool(x, bins))
+    assert len(inputs) == calls
+    expected = convolved + 3 if calls else convolved / (1 + branch.norm.eps) ** 0.5
+    torch.testing.assert_close(y, F.relu(expected))
 
 
 def test_pooling_exports_with_sizes_that_are_symbols() -> None:
