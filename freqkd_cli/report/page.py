@@ -173,9 +173,8 @@ def _measured(
     from freqkd_cli.report.page_spectra import page_spectra
 
     shown = shown_runs(comparison, roles)
-    size = comparison.rows[0].records[0].recipe["data"].get("size") or (0, 0)
     predictions = page_images(shown, images, progress, data_root=data_root, device=device)
-    spectra = page_spectra(shown, images, size, progress, data_root=data_root, device=device)
+    spectra = page_spectra(shown, images, progress, data_root=data_root, device=device)
     return predictions, spectra
 
 

@@ -19,8 +19,8 @@ from freqkd_cli.spectrum.subjects import SpectrumOptions
 
 CUTOFF = 0.25
 """Radial frequency between the two bands whose energies are given."""
-MOST_NODES = 2048
-"""Nodes of a graph of stage 3 up to which it is measured; its eigenvalues cost their cube."""
+GRAPHS = (3, 4)
+"""Stages whose graphs are measured."""
 
 Numbers = Mapping[str, Any]
 
@@ -38,7 +38,6 @@ class PageSpectra:
 def page_spectra(
     runs: Sequence[ShownRun],
     count: int,
-    size: Sequence[int],
     progress: Progress,
     *,
     data_root: Path | None = None,
@@ -46,13 +45,9 @@ def page_spectra(
 ) -> PageSpectra:
     """Measure the spectra of runs and their teacher on the first ``count`` validation images.
 
-    Args:
-        size: (H, W) of the images in pixels.
+    Large maps are pooled as in ``freqkd spectrum --graph``.
     """
     notes: list[str] = []
-    large = (size[0] // 16) * (size[1] // 16) > MOST_NODES
-    if large:
-        notes.append("The graph of stage 3 is left out: it has too many nodes.")
 
     def measured(stages: Sequence[int], graph: bool) -> list[tuple[ShownRun, dict[str, Any]]]:
         options = SpectrumOptions(stages, (), CUTOFF, "val", count, device, data_root)
@@ -68,7 +63,7 @@ def page_spectra(
         return documents
 
     radial = measured((), False)
-    graphs = measured((4,) if large else (3, 4), True)
+    graphs = measured(GRAPHS, True)
     images = max((document["images"] for _, document in (*radial, *graphs)), default=0)
     return PageSpectra(radial_charts(radial), graph_charts(graphs), images, notes)
 

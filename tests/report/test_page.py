@@ -236,6 +236,19 @@ def test_a_page_shows_predictions_and_spectra(pair, freqkd, tmp_path):
     assert len(ids) == len(set(ids))
 
 
+def test_large_images_have_a_graph_of_stage_3(pair, freqkd, tmp_path):
+    """46 x 46 cells, pooled to 23 x 23 nodes. They were left out."""
+    run = tmp_path / "large"
+    shutil.copytree(pair[0], run)
+    text = (run / "recipe.yaml").read_text().replace("[96, 128]", "[736, 736]")
+    (run / "recipe.yaml").write_text(text)
+    code, printed, err = freqkd("report", run, "--images", "1", "--json")
+    assert code == 0, err
+    assert json.loads(printed)["left_out"] == ["These recipes have no teacher."]
+    titles = [text for _, text in PageReader((run / "report.html").read_text()).headings]
+    assert "Graph spectrum, stage3" in titles and "Graph spectrum, stage4" in titles
+
+
 def test_predictions_of_runs_that_held_images_out_are_of_those_images(pair, freqkd, tmp_path):
     for run in pair:
         shutil.copytree(run, tmp_path / run.name)
