@@ -7,8 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import UsageError
+from freqkd_cli.runtime import convolutions
 from freqkd_cli.runtime.convolutions import require_right_in_bfloat16
+from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.teacher.live import LiveTeacher
+from freqkd_cli.train.distillation import distill
+
+STUDENT = """
+version: 1
+data: {name: scenes, size: [32, 64], length: 4, held_out: 2, workers: 0}
+student: {name: segformer, channels: [8, 8, 8, 8], depths: [1, 1, 1, 1], heads: [1, 1, 1, 1]}
+losses: [{name: cross_entropy}]
+train: {steps: 1, batch_size: 2, precision: bfloat16}
+"""
 
 
 class Scrambled(nn.Conv2d):
@@ -24,6 +37,21 @@ def test_a_wrong_convolution_is_named_with_its_key() -> None:
     with pytest.raises(UsageError, match="'1' wrongly") as caught:
         require_right_in_bfloat16(net, "teacher.dtype")
     assert caught.value.key == "teacher.dtype" and net[1].weight.dtype == torch.float32
+
+
+def test_a_teacher_is_tried_in_bfloat16_alone() -> None:
+    LiveTeacher(Scrambled(8, 8, 4, 4), {}, {})
+    with pytest.raises(UsageError, match="wrongly") as caught:
+        LiveTeacher(nn.Sequential(Scrambled(8, 8, 4, 4)), {}, {}, dtype="bfloat16")
+    assert caught.value.key == "teacher.dtype"
+
+
+def test_a_student_is_tried_before_the_first_step(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(convolutions, "_is_wrong", lambda layer: True)
+    with pytest.raises(UsageError, match="sequence_reduction") as caught:
+        distill(recipes.loads(STUDENT), tmp_path / "run", Silent())
+    assert caught.value.key == "train.precision"
+    assert not any(tmp_path.iterdir())
 
 
 @torch.no_grad()
