@@ -20,6 +20,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.models import segformer
 from freqkd_cli.runtime import user_cache
+from freqkd_cli.runtime.convolutions import require_right_in_bfloat16
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.eval_source import EvalOptions, evaluate
 from freqkd_cli.score.predicted_labels import predicted
@@ -205,8 +206,14 @@ def test_a_dry_run_shows_the_score_and_keeps_nothing(here, scored, poleless, cap
     assert not Path("kept").exists() and not Path("a").exists()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_cached_and_live_agree(here, scored, monkeypatch, dtype):
+    if dtype == "bfloat16":
+        try:
+            teacher = segformer.build(classes=12, weights="embedded")
+            require_right_in_bfloat16(teacher, "teacher.dtype")
+        except UsageError as error:  # float16 is run everywhere
+            pytest.skip(str(error))
     sets = (f"teacher.dtype={dtype}",)
     dump_recipe(recipes.load("r.yaml", sets), Path("cache"), Silent(), DumpOptions())
     cached = run("cached", *sets, cache=Path("cache"))
