@@ -12,6 +12,7 @@ import numpy as np
 
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.held_out import labelled_images
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
@@ -74,9 +75,10 @@ def count_pixels(dataset: Dataset, classes: int, progress: Progress) -> Frequenc
         DataBroken: a mask cannot be read.
     """
     pixels, around, masks = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0
-    progress.begin("mask", min(MASKS, len(dataset)))
+    labelled = labelled_images(dataset)
+    progress.begin("mask", min(MASKS, labelled))
     try:
-        for index in _order(len(dataset)):
+        for index in _order(labelled):
             if masks >= MASKS and pixels.all():
                 break
             of_mask = _pixels_of(dataset, index, classes)

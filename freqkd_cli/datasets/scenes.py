@@ -23,7 +23,6 @@ from freqkd_cli.datasets._scenes_street import CLASSES, paint_open, plan
 from freqkd_cli.datasets._scenes_things import place_things
 from freqkd_cli.errors import UsageError
 from freqkd_cli.images.dataset import SPLITS, Origin, Split
-from freqkd_cli.views.labels import IGNORE
 
 VERSION = 1
 """Version of the generator: raised whenever an image or a label changes."""
@@ -108,16 +107,18 @@ class Scenes:
     def image_size(self, index: int) -> tuple[int, int]:
         return self.size
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         if index < 0:
             raise IndexError(index)
         image, labels = draw(self.seed, self.split, index, self.size)
-        if self.first_labelled is not None and index >= self.first_labelled:
-            labels = np.full_like(labels, IGNORE)
-        return image, labels
+        return image, labels if self._has_labels(index) else None
+
+    def _has_labels(self, index: int) -> bool:
+        return self.first_labelled is None or index < self.first_labelled
 
     def origin(self, index: int) -> Origin:
-        return Origin([{**self.manifest(), "number": None}, index])
+        origin = Origin([{**self.manifest(), "number": None}, index])
+        return origin if self._has_labels(index) else origin.without_labels()
 
     def manifest(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {"size": list(self.size), "seed": self.seed}
@@ -151,8 +152,8 @@ def build(
         seed: another seed gives other scenes.
         length: images in an epoch of train.
         held_out: images in val and in test.
-        labelled: only the first N training images have labels, the others are 255 everywhere; all
-            have labels by default.
+        labelled: only the first N training images have labels, the others are used like those of a
+            pool; all have labels by default.
 
     Raises:
         UsageError: an unknown split, or a size that is too small for a street.

@@ -21,7 +21,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Dataset(Protocol):
     """One split: images by number, without augmentation.
 
-    With a method ``origin(index) -> Origin``, too, its images take part in ``data.keep``.
+    With a method ``origin(index) -> Origin``, too, its images take part in ``data.keep``. With an
+    attribute ``labelled_images``, only that number of images, the first ones, have labels.
 
     Attributes:
         classes: names in the order of the train ids.
@@ -77,6 +78,10 @@ class Origin:
     place: Any
     state: Any = None
     labelled: bool = True
+
+    def without_labels(self) -> Origin:
+        """Return the origin of the image alone."""
+        return Origin(["without labels", self.place], self.state, labelled=False)
 
 
 def origin_of(dataset: Dataset, index: int) -> Origin | None:

@@ -9,6 +9,8 @@ batch) needs no second name, and a cache with the pool also serves a recipe with
 - Labels of a pool image are void everywhere, and ``Batch.from_pool`` marks its row. Losses that
   read labels divide by labelled pixels or images, so they do not see it. All other losses do. Graph
   losses leave out void nodes, but count every node of an image that has no labels at all.
+- The same holds for images without labels of a data set of which a part is labelled
+  (``data.labelled``).
 - A cache's fingerprint has the manifest of the pool beside that of the data.
 - ``build/training_images.py`` makes the pool of a recipe. Validation, ``eval`` and class weights
   use labelled images alone.
@@ -22,6 +24,7 @@ import numpy as np
 
 from freqkd_cli.images.dataset import Dataset, Origin, origin_of
 from freqkd_cli.images.file_dataset import FileDataset
+from freqkd_cli.images.held_out import labelled_images
 
 POOL_IMAGE = "pool image "
 """Start of the names of a pool's images."""
@@ -59,6 +62,10 @@ class WithPool:
     def origin(self, index: int) -> Origin | None:
         return origin_of(*self._at(index))
 
+    @property
+    def labelled_images(self) -> int:
+        return labelled_images(self.dataset)
+
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of the data set alone; :func:`manifest_of_pool` is that of the pool.
 
@@ -90,12 +97,18 @@ class _Unlabelled:
 
     def origin(self, index: int) -> Origin | None:
         origin = origin_of(self.dataset, index)
-        return origin and Origin(["without labels", origin.place], origin.state, labelled=False)
+        return origin and origin.without_labels()
 
 
 def without_labels(dataset: Dataset) -> Dataset:
     """Return the images of a data set alone; label files are never opened, nor in its manifest."""
     return dataset.images_alone() if isinstance(dataset, FileDataset) else _Unlabelled(dataset)
+
+
+def partly_labelled(images: Dataset) -> bool:
+    """Return whether single images of the data set have no labels; a pool beside it is not one."""
+    own = images.dataset if isinstance(images, WithPool) else images
+    return 0 < labelled_images(own) < len(own)
 
 
 def manifest_of_pool(images: Dataset) -> dict[str, Any] | None:

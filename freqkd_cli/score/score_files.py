@@ -62,9 +62,8 @@ def score_files(
     wrong: list[str] = []
     started = time.monotonic()
     for index, name in enumerate(scored):
-        if name in files:
-            labels = dataset.read(index)[1]
-            assert labels is not None
+        labels = dataset.read(index)[1] if name in files else None
+        if labels is not None:  # single images of a labelled split may have none
             try:
                 ids = readings.read(files[name], labels)
                 tally.add(torch.from_numpy(ids), torch.from_numpy(labels.astype(np.int64)))

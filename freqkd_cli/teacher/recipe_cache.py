@@ -30,7 +30,7 @@ from freqkd_cli.cache.stored_teacher import StoredTeacher
 from freqkd_cli.errors import CacheMismatch, UsageError
 from freqkd_cli.features.taps import stored_as
 from freqkd_cli.images.pairs import some
-from freqkd_cli.images.pool import manifest_of_pool
+from freqkd_cli.images.pool import manifest_of_pool, partly_labelled
 from freqkd_cli.recipe.sections import STDIN
 from freqkd_cli.teacher.recorded import listed_files
 from freqkd_cli.teacher.targets import Content, union
@@ -176,6 +176,9 @@ def needed_fingerprint(
         fields["class_map"] = mapping.to_json()
     if form.content == "targets":
         fields["targets"] = {line.id: _target(plan, line) for line in lines if line.teacher_taps}
+        if partly_labelled(dataset):
+            # Older caches do not have it: there all pixels were void, and left out by graph losses.
+            fields["unlabelled"] = "as a pool"
     return Fingerprint(fields)
 
 

@@ -26,8 +26,8 @@ class Batch:
         teacher_images: the teacher's input where it differs from ``images``
             (``data.teacher_sees: clean``), else None.
         ignore: the label of void pixels, 255 with up to 255 classes.
-        from_pool: ``[B]`` bool, the images of a pool (``data.pool``): they have no labels, so all
-            of their pixels are void. None where the batch has no pool.
+        from_pool: ``[B]`` bool, images without labels beside labelled ones (``data.pool``,
+            ``data.labelled``): all of their pixels are void. None where the batch has none.
         host_items: ``[B, 2]`` int64, ``indices`` and ``views`` in the host's memory, for a batch on
             another device; see :attr:`items`.
     """

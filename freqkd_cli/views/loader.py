@@ -29,8 +29,8 @@ Sample = dict[str, Any]
 class ImageSource(Protocol):
     """The part of a data set that views use.
 
-    With ``labelled``, single images may still have no labels: those of a pool. A source may have an
-    attribute ``kept`` (``images/keep.py``), from which views then read.
+    With ``labelled``, single images may still have no labels, such as those of a pool. A source may
+    have an attribute ``kept`` (``images/keep.py``), from which views then read.
     """
 
     labelled: bool
