@@ -40,7 +40,10 @@ def _int8(facts: dict[str, Any]) -> list[list[str]]:
     return [
         ["ranges", "trained with the weights" if facts["trained_ranges"] else ranges],
         ["mIoU float32, int8", f"{100 * facts['float_miou']:.2f}, {100 * facts['miou']:.2f}"],
-        ["same class as float32", f"{100 * facts['agreement']:.2f} % of the pixels of val"],
+        [
+            "same class as float32",
+            f"{100 * facts['agreement']:.2f} % of the pixels of {facts['scored_on']}",
+        ],
         ["float32 file", size(facts["float_bytes"])],
         *([["in float32", ", ".join(kept)]] if kept else []),
     ]

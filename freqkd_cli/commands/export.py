@@ -88,8 +88,9 @@ def run(
     rewritten file is checked. All students have been exported down to 13.
 
     With --int8 the ONNX file has int8 weights and activations. It and the float32 file are scored
-    on the validation split of the recipe. It is written only if it loses at most --max-drop points
-    of mIoU. A run that was trained with train.quantize brings its own ranges.
+    on the validation split of the recipe, or on its held-out images (data.hold_out). It is written
+    only if it loses at most --max-drop points of mIoU. A run that was trained with train.quantize
+    brings its own ranges.
 
     By default the export is written beside the run's weights: model.onnx, model.int8.onnx,
     model.pt2, or the folder export. A file gets a model card beside it, NAME.md. freqkd eval and

@@ -43,7 +43,8 @@ def _int8(facts: dict[str, Any]) -> str:
     )
     return (
         f"- int8 weights (per channel) and activations; ranges: {ranges}; layers kept in float32: "
-        f"{kept}. mIoU {100 * facts['miou']:.2f} on {facts['images']} images of the split val, "
+        f"{kept}. mIoU {100 * facts['miou']:.2f} on {facts['images']} images of "
+        f"{'the split val' if facts['scored_on'] == 'val' else facts['scored_on']}, "
         f"where the float32 file has {100 * facts['float_miou']:.2f}; "
         f"{100 * facts['agreement']:.2f} % of the pixels have its class."
     )

@@ -1,7 +1,7 @@
 """A trained model as an int8 ONNX file, which is scored beside its float32 file before it is kept.
 
 Ranges are calibrated on whole training images, or are those that ``train.quantize`` trained. Both
-files are scored on the validation split.
+files are scored on the validation split, or on held-out images.
 """
 
 from __future__ import annotations
@@ -94,4 +94,5 @@ def _facts(trial: Int8Trial, scored: Scored, images: int, trained: bool) -> dict
         "drop": trial.drop(scored),
         "agreement": scored.agreement,
         "images": trial.split.images,
+        "scored_on": trial.split.split,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqkd_cli import recipe as recipes
-from freqkd_cli.build import assemble
+from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.score.evaluate import check_labelled
 from freqkd_cli.score.scored_split import ScoredSplit
@@ -21,8 +21,8 @@ class Int8Images:
     """The images of an int8 export.
 
     Attributes:
-        train: the training split, for calibration.
-        scored: the validation split.
+        train: the images that were trained on, for calibration.
+        scored: the validation split, or the held-out images of ``data.hold_out``.
     """
 
     train: Dataset
@@ -30,7 +30,7 @@ class Int8Images:
 
 
 def open_images(source: Path, recipe: str | None, root: Path | None, limit: int) -> Int8Images:
-    """Open both splits of a recipe.
+    """Open the images of a recipe. With ``data.hold_out``, the validation split is not read.
 
     Args:
         source: folder of the model, whose recipe is used where ``recipe`` is None.
@@ -39,6 +39,7 @@ def open_images(source: Path, recipe: str | None, root: Path | None, limit: int)
 
     Raises:
         UsageError: there is no recipe, or the validation split has no labels.
+        RecipeError: no image can be held out.
         DataMissing: the images are not there.
     """
     beside = source / "recipe.yaml"
@@ -51,8 +52,8 @@ def open_images(source: Path, recipe: str | None, root: Path | None, limit: int)
         )
     loaded = recipes.load(recipe or str(beside), (), {"data.root": str(root) if root else None})
     try:
-        train = assemble.build_dataset(loaded, "train", root)
-        scored = ScoredSplit.open(loaded, "val", root, limit)
+        parts = training_parts(loaded, root)
+        scored = ScoredSplit.of_run(parts, loaded, root, limit)
     except DataMissing as error:
         raise DataMissing(
             "--int8 needs training images to calibrate on and labelled images to score on",
@@ -62,4 +63,4 @@ def open_images(source: Path, recipe: str | None, root: Path | None, limit: int)
             key="data.root",
         ) from error
     check_labelled(scored.dataset)
-    return Int8Images(train, scored)
+    return Int8Images(parts.trained, scored)

@@ -55,7 +55,7 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class Scored:
-    """A file on the validation split.
+    """A file on the images that are scored.
 
     Attributes:
         miou: in [0, 1].
@@ -94,7 +94,9 @@ class Int8Trial:
             kept = labels.numpy().astype(np.int16)
             np.savez_compressed(self.folder / f"{number}.npz", labels=kept)
 
-        self.progress.note(f"scoring the float32 file on {self.split.images} images of val")
+        self.progress.note(
+            f"scoring the float32 file on {self.split.images} images of {self.split.split}"
+        )
         result = self.split.score(model, "float32", self.progress, ALONE, each=keep)
         self.baseline = Scored(result.values["miou"] or 0.0)
         count = min(self.options.images, len(train))
@@ -130,7 +132,9 @@ class Int8Trial:
             pixels += expected.size
 
         model = load_exported(self.int8_file)
-        self.progress.note(f"scoring the int8 file on {self.split.images} images of val")
+        self.progress.note(
+            f"scoring the int8 file on {self.split.images} images of {self.split.split}"
+        )
         result = self.split.score(model, f"int8{in_words}", self.progress, ALONE, each=count)
         return Scored(result.values["miou"] or 0.0, same / max(pixels, 1), tuple(in_float))
 

@@ -14,7 +14,6 @@ from freqkd_cli.build.exported_model import load_file_or_folder
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.errors import FreqKDError
 from freqkd_cli.images.dataset import spread
-from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.report.comparison_image import VOID
 from freqkd_cli.report.page_panels import (
     Panel,
@@ -84,7 +83,7 @@ def page_images(
     notes: list[str] = []
     try:
         recipe = recipes.load(runs[-1].folder / "recipe.yaml")
-        split = _scored_split(recipe, data_root)
+        split = ScoredSplit.of_run(training_parts(recipe, data_root), recipe, data_root)
         models = [_Model(run.name, _loaded(run, split)) for run in runs]
         chosen = spread(len(split.dataset), count)
         teacher = _teacher([recipes.load(run.folder / "recipe.yaml") for run in runs], split, notes)
@@ -92,14 +91,6 @@ def page_images(
         return _drawn(models, len(runs), split, chosen, progress, pick_device(device), notes)
     except (FreqKDError, OSError) as error:
         return PageImages([], [], [], [*notes, f"No predictions are shown: {in_one_line(error)}."])
-
-
-def _scored_split(recipe: Recipe, root: Path | None) -> ScoredSplit:
-    """Return the validation split, or the held-out training images of ``data.hold_out``."""
-    held_out = training_parts(recipe, root).held_out if recipe.data.hold_out else None
-    if held_out is None:
-        return ScoredSplit.open(recipe, "val", root, 0)
-    return ScoredSplit(recipe, HELD_OUT, held_out)
 
 
 def in_one_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from freqkd_cli.build.exported_model import ExportedModel
 from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.class_names import same_classes
+from freqkd_cli.images.held_out import HELD_OUT
 from freqkd_cli.runtime.latency import measure_latency, threads
 from freqkd_cli.runtime.operations import parameters
 from freqkd_cli.runtime.precision import for_scores
@@ -23,6 +24,7 @@ from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.score.evaluate import Pass, Result, score
 
 if TYPE_CHECKING:
+    from freqkd_cli.build.training_parts import TrainingParts
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
 
@@ -63,6 +65,19 @@ class ScoredSplit:
         """
         dataset = assemble.build_dataset(recipe, split, root)
         return cls(recipe, split, dataset, limit, batch_size, metrics)
+
+    @classmethod
+    def of_run(
+        cls, parts: TrainingParts, recipe: Recipe, root: Path | None, limit: int = 0
+    ) -> ScoredSplit:
+        """Open what a run of the recipe scores: val, or the held-out images of ``data.hold_out``.
+
+        Raises:
+            DataMissing: as :meth:`open`.
+        """
+        if parts.held_out is None:
+            return cls.open(recipe, "val", root, limit)
+        return cls(recipe, HELD_OUT, parts.held_out, limit)
 
     @property
     def images(self) -> int:

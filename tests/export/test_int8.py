@@ -12,6 +12,7 @@ import pytest
 import torch
 from cache_fakes import Notes
 from onnx import numpy_helper
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -124,6 +125,7 @@ def test_an_int8_file_is_scored_beside_its_float_file(tmp_path):
     assert load_exported(out).precision == "int8"
     facts = result["int8"]
     assert facts["float_miou"] == pytest.approx(1, abs=1e-3) and facts["images"] == 4
+    assert facts["scored_on"] == "val"
     assert facts["drop"] == pytest.approx(100 * (facts["float_miou"] - facts["miou"]))
     assert 0.8 < facts["agreement"] <= 1 and facts["layers"] == 3 and facts["float_layers"] == []
     assert facts["calibration_images"] == 3 and not facts["trained_ranges"]
@@ -163,6 +165,28 @@ def test_mixed_keeps_the_layers_that_hurt_in_float32(tmp_path):
     assert facts["drop"] <= 5 and 0 < len(facts["float_layers"]) < 3
     assert {"net.3", "net.5"} & set(facts["float_layers"])
     assert facts["layers"] + len(facts["float_layers"]) == 3
+
+
+def test_held_out_images_are_scored_and_not_calibrated_on(tmp_path):
+    """val is not read, as in training: here there is none."""
+    for number in range(10):
+        for kind, value in (("images", 20 * number), ("masks", number % 2)):
+            path = tmp_path / f"data/{kind}/train/p{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shape = (64, 64, 3) if kind == "images" else (64, 64)
+            Image.fromarray(np.full(shape, value, np.uint8)).save(path)
+    data = f"{{name: folder, root: {tmp_path / 'data'}, classes: [road, car], size: [64, 64], "
+    text = SMALL.replace("{name: scenes, size: [64, 64], length: 8, held_out: 4, ", data)
+    (tmp_path / "recipe.yaml").write_text(text.replace("workers: 0", "workers: 0, hold_out: 0.3"))
+    images = open_images(tmp_path, None, None, 0)
+    names = [
+        {part.name(k) for k in range(len(part))} for part in (images.train, images.scored.dataset)
+    ]
+    assert [len(x) for x in names] == [7, 3] and not names[0] & names[1]
+    how, notes = Int8Options(images=3, max_drop=101, calibration="minmax"), Notes()
+    facts = export_int8(small(2), tmp_path / "a.int8.onnx", SIZES, how, images, notes)["int8"]
+    assert facts["images"] == 3 and facts["scored_on"] == "the held-out part"
+    assert "scoring the int8 file on 3 images of the held-out part" in notes.said
 
 
 def test_int8_without_images_is_one_message(tmp_path):
