@@ -227,11 +227,12 @@ def distill_command(recipe: Recipe, cache: Path) -> str:
     return shlex.join(["freqkd", "distill", *words])
 
 
-def eval_command(recipe: Recipe) -> str:
-    """Return the ``freqkd eval`` line that scores the teacher, quoted for a shell."""
+def eval_command(recipe: Recipe, split: str = "val") -> str:
+    """Return the ``freqkd eval`` line that scores the teacher on a split, quoted for a shell."""
     without_seed = {key: value for key, value in recipe.options.items() if key != "train.seed"}
     recipe = replace(recipe, options=without_seed)
-    return shlex.join(["freqkd", "eval", _source(recipe), "--teacher", *_given(recipe)])
+    of_split = [] if split == "val" else ["--split", split]
+    return shlex.join(["freqkd", "eval", _source(recipe), "--teacher", *of_split, *_given(recipe)])
 
 
 def _source(recipe: Recipe) -> str:

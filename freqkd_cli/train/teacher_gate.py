@@ -138,13 +138,16 @@ def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
     if not low or not copying:
         return
     low.sort(key=lambda item: item.iou)
+    split = "val" if score.images.split == "val" else "train"  # of which a part is held out
     log.warning(
-        "the teacher's IoU is below %g (teacher.min_iou) for %s: %s. The student learns these "
-        "errors too. Score it on all images: %s. Then train a better teacher, or %s",
+        "the teacher's IoU on %s is below %g (teacher.min_iou) for %s: %s. The student learns "
+        "these errors too. Score it on all images%s: %s. Then train a better teacher, or %s",
+        score.images,
         least,
         "1 class" if len(low) == 1 else f"{len(low)} classes",
         some(map(_item, low), LISTED),
-        eval_command(recipe),
+        "" if split == "val" else f" of {split}",
+        eval_command(recipe, split),
         ", or ".join(_remedies(recipe, lines, [line.id for line in copying])),
     )
 

@@ -95,7 +95,8 @@ def test_a_dead_class_of_the_teacher_is_named(here, poleless, caplog):
     notes = Notes()
     summary = run("a", LARGE, f"teacher.weights={poleless}", progress=notes)
     (text,) = warnings(caplog)
-    assert "below 10 (teacher.min_iou) for 1 class: pole 0.0." in text
+    assert text.startswith("the teacher's IoU on 32 of 40 images of val is below 10 ")
+    assert "(teacher.min_iou) for 1 class: pole 0.0." in text and "on all images: freqkd" in text
     assert f"--teacher --set '{LARGE}' --set teacher.weights={poleless}. Then" in text
     assert "--set losses.kl.only_where_right=true, or --set losses.kl.weight=0" in text
     (line,) = notes.teacher
@@ -295,6 +296,15 @@ def test_other_processes_score_nothing(here, scored):
     recipe = recipes.load("r.yaml")
     loop = make_loop(recipe, Path("a"), Silent(), Second(torch.device("cpu"), index=1), None)
     assert teacher_gate.check(loop, recipe) == {"teacher_miou": 0.5} and not scored
+
+
+def test_the_warning_names_the_held_out_part(here, poleless, caplog):
+    """Its command scores the training split, since such a run does not read val."""
+    sets = (LARGE, "data.length=20", "data.hold_out=0.5", f"teacher.weights={poleless}")
+    run("a", *sets, dry_run=True)
+    (text,) = warnings(caplog)
+    assert text.startswith("the teacher's IoU on 10 images of the held-out part is below 10 ")
+    assert "on all images of train: freqkd eval r.yaml --teacher --split train --set" in text
 
 
 @pytest.mark.parametrize("least", ["200", "-1", "high"])
