@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).with_name("templates")
 
+UNMEASURED = "Expected: not yet measured"
+
 
 @dataclass(frozen=True)
 class Page:
@@ -179,10 +181,14 @@ def _measured(
 
 
 def _note(paths: Sequence[Path]) -> str:
-    """Return the note on top of the plan of a single study; else an empty text."""
+    """Return the note on top of the plan of a single study; else an empty text.
+
+    Its line ``Expected: not yet measured`` is left out, since the page has the results.
+    """
     if len(paths) != 1 or not study.is_study(paths[0]):
         return ""
-    return study.read(paths[0]).plan.note
+    lines = study.read(paths[0]).plan.note.splitlines()
+    return "\n".join(line for line in lines if not line.startswith(UNMEASURED))
 
 
 def render(page: Page, template: str) -> str:

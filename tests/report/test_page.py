@@ -28,7 +28,9 @@ def study(tmp_path) -> Path:
     rows |= {"weak": {0: 0.40, 1: 0.47, 2: 0.41}}
     folder = fake_runs.study(tmp_path / "study", rows)
     plan = (folder / "plan.yaml").read_text()
-    (folder / "plan.yaml").write_text(f"# Is <KL> worth it?\n# A note & more.\n{plan}")
+    (folder / "plan.yaml").write_text(
+        f"# Is <KL> worth it?\n# A note & more.\n# Expected: not yet measured\n{plan}"
+    )
     return folder
 
 
@@ -43,6 +45,7 @@ def test_a_page_has_every_section_in_order(page):
     assert page.wrong == []
     assert [text for level, text in page.headings if level == 2] == SECTIONS
     assert page.headings[0] == (1, "Is <KL> worth it?") and "A note & more." in page.text
+    assert "not yet measured" not in page.text, "a plan's line; the page has the results"
     levels = [level for level, _ in page.headings]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
