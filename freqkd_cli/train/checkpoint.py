@@ -12,11 +12,11 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from freqkd_cli.runtime.files import sha256, write_synced
 from freqkd_cli.runtime.tensor_file import write_tensors
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FORMAT = 3
 """Since 3, ``recipe`` is the digest of ``recipe_identity``. It is not compared for format 2."""
@@ -116,12 +117,35 @@ def load(
     Raises:
         CheckpointDamaged: there are checkpoints, and none is intact.
     """
+    return _newest(folder, lambda path: _read(path, recipes))
+
+
+def facts_of(folder: Path, recipes: Collection[str] = ()) -> dict[str, Any] | None:
+    """Return the facts of the checkpoint that :func:`load` would take, without its tensors.
+
+    Of the tensor file only the header is read. So a file that is cut off is skipped, but bytes that
+    changed are not noticed before :func:`load`.
+
+    Raises:
+        CheckpointDamaged: as :func:`load`.
+    """
+
+    def facts(path: Path) -> dict[str, Any]:
+        found = _facts(path, recipes)
+        with safe_open(path, framework="pt"):  # compares the header with the size of the file
+            return found
+
+    return _newest(folder, facts)
+
+
+def _newest(folder: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what ``read`` returns for the newest checkpoint that it does not find damaged."""
     problem = ""
     for path in _finished(folder):
         if problem:
             log.warning("%s; the one before it is used", problem)
         try:
-            return _read(path, recipes)
+            return read(path)
         except (OSError, ValueError, RecursionError, SafetensorError) as error:
             problem = f"the checkpoint {path.stem} is damaged: {error}"
     if problem:
@@ -135,6 +159,14 @@ def load(
 
 def _read(path: Path, recipes: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return one checkpoint; an error of reading, or a ValueError that names the fault."""
+    facts = _facts(path, recipes)
+    if facts["tensors_sha256"] != sha256(path):
+        raise ValueError("its tensors do not match their checksum")
+    return load_file(path), facts
+
+
+def _facts(path: Path, recipes: Collection[str]) -> dict[str, Any]:
+    """Return the facts of one checkpoint; raise as :func:`_read`."""
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.get("format") not in READ:
         raise ValueError(f"{path.stem}.json is not of format {FORMAT}")
@@ -144,9 +176,7 @@ def _read(path: Path, recipes: Collection[str]) -> tuple[dict[str, Tensor], dict
         raise ValueError(f"it is the checkpoint of step {facts['step']} under another name")
     if recipes and facts["format"] == FORMAT and facts.get("recipe") not in recipes:
         raise ValueError("it belongs to another recipe")
-    if facts["tensors_sha256"] != sha256(path):
-        raise ValueError("its tensors do not match their checksum")
-    return load_file(path), facts
+    return facts
 
 
 def _seal(body: dict[str, Any]) -> str:

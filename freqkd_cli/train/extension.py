@@ -76,11 +76,13 @@ def start(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, extend: i
 def steps_done(out: Path, recipe: Recipe) -> int:
     """Return the step from which a run continues: that of its newest intact checkpoint, or 0.
 
+    The tensors are not read, see :func:`freqkd_cli.train.checkpoint.facts_of`.
+
     Raises:
         CheckpointDamaged: there are checkpoints, and none is intact.
     """
-    saved = checkpoint.load(out / "state", digests(recipe))
-    return saved[1]["step"] if saved else 0
+    facts = checkpoint.facts_of(out / "state", digests(recipe))
+    return facts["step"] if facts else 0
 
 
 def with_extensions(recipe: Recipe, extensions: tuple[int, ...] | None) -> Recipe:

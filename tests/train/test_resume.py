@@ -23,7 +23,7 @@ from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError
 from freqkd_cli.runtime import files
 from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train import checkpoint, environment, loop, run_folder
+from freqkd_cli.train import checkpoint, environment, extension, loop, run_folder
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """
@@ -281,6 +281,22 @@ def test_a_dry_run_costs_the_steps_that_are_left(half, tmp_path):
     left = distill(recipes.loads(RECIPE), half, Silent(), **dry)
     assert (left["steps"], left["views_seen"]) == (STEPS - 6, 4 * (STEPS - 6))
     assert distill(recipes.loads(RECIPE), tmp_path / "new", Silent(), **dry)["steps"] == STEPS
+
+
+def test_a_dry_run_reads_no_tensors(half, monkeypatch, caplog):
+    """Only the header: a file that is cut off is skipped as a resumed run skips it."""
+    recipe = recipes.loads(RECIPE)
+    for name in ("load_file", "sha256"):
+        monkeypatch.setattr(checkpoint, name, None)
+    assert extension.steps_done(half, recipe) == 6
+    last = half / "state/step-00000006.safetensors"
+    last.write_bytes(last.read_bytes()[:-8])
+    assert extension.steps_done(half, recipe) == 4
+    assert "step-00000006 is damaged" in caplog.text
+    (half / "state/step-00000004.safetensors").unlink()
+    with pytest.raises(CheckpointDamaged):
+        extension.steps_done(half, recipe)
+    assert extension.steps_done(half / "none", recipe) == 0
 
 
 def test_the_command_in_the_environment_can_be_run_again(monkeypatch):
