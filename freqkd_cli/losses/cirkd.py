@@ -24,7 +24,8 @@ smaller grid per axis in frequency space. ``L_batch`` averages 4x4 cells where b
 grid have at least 256. The class of a cell is that of its top left pixel. A cache of targets holds
 the teacher's map at unit norm. The memory is K x size x C numbers, and every checkpoint holds it.
 Where a batch comes in parts (several processes, ``train.accumulate``), pairs are those of a part,
-and parts are weighted by their images, also in the terms that are means over labelled pixels.
+and parts are weighted by their images, also in the terms that are means over labelled pixels. The
+authors' code does the same: processes with equally many images count equally.
 Each process has a memory of its own images, and a checkpoint that of the first process.
 
 **Source** Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation",
