@@ -77,7 +77,8 @@ LatencySizes = Annotated[
     typer.Option(
         "--latency-size",
         metavar="H,W",
-        help="Image size to time (repeatable); by default that of the recipe and one more.",
+        help="Image size to time (repeatable); by default that of the recipe and one more, or that "
+        "of a graph of one size.",
         show_default=False,
     ),
 ]

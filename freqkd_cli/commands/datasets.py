@@ -43,7 +43,7 @@ def _describe(name: str) -> dict[str, Any]:
         classes = None
     return {
         "name": name,
-        "about": registry.first_line(module),
+        "about": registry.first_line(module).replace("``", ""),
         "classes": None if classes is None else len(classes),
         "class_names": classes,
         "layout": module.LAYOUT,

@@ -102,7 +102,7 @@ def run(
     check_exist([source], "a run folder or a model folder")
     check_recipe(recipe)
     from freqkd_cli.export.card import card_path
-    from freqkd_cli.export.deploy import latency_sizes
+    from freqkd_cli.export.deploy import own_sizes
     from freqkd_cli.export.graph_file import ExportOptions
     from freqkd_cli.export.hub_upload import check_push, upload
     from freqkd_cli.export.int8_images import open_images
@@ -113,7 +113,8 @@ def run(
     options = ExportOptions(
         **parse_head(head, upsample, argmax),
         opset=opset,
-        latency_sizes=tuple(map(parse_size, latency_size or ())) or latency_sizes(source),
+        own_sizes=own_sizes(source),
+        latency_sizes=tuple(map(parse_size, latency_size or ())),
         latency_runs=0 if no_latency else latency,
         latency_threads=parse_threads(threads),
     )

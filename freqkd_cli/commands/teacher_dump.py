@@ -32,7 +32,9 @@ MANY_PROCESSES = True
 
 Content = Annotated[
     Literal["taps", "targets"],
-    typer.Option(help="taps fit many recipes; targets are smaller and fit only these losses."),
+    typer.Option(
+        help="taps fit many recipes; targets fit only these losses and are usually smaller."
+    ),
 ]
 Dtype = Annotated[
     Literal["fp16", "bf16", "fp32", "int8"],

@@ -77,7 +77,7 @@ def export_folder(
         if options.latency_threads:
             forms |= bfloat16_form(form)
         document |= latency_rows(
-            forms, options.latency_sizes, options.latency_runs, options.latency_threads
+            forms, options.timed_sizes, options.latency_runs, options.latency_threads
         )
         text = card(model, config, run, document)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -149,7 +149,7 @@ def _from_transformers(folder: Path, model: nn.Module) -> Callable[[Tensor], Ten
     return lambda image: network(pixel_values=(image - mean) / std).logits
 
 
-def latency_sizes(source: Path) -> tuple[tuple[int, int], ...]:
+def own_sizes(source: Path) -> tuple[tuple[int, int], ...]:
     """Return the size of a model's training views and one more; 192 x 256 without a recipe."""
     recipe = source / RECIPE
     height, width = recipes.load(recipe, parts=False).data.size if recipe.is_file() else (192, 256)

@@ -47,7 +47,9 @@ class ExportOptions:
         opset: ONNX operator set; the exporter's default where it is None.
         fixed: the only (height, width) that the graph accepts; None = any.
         sizes: (batch, height, width) of each check.
-        latency_sizes: (height, width) of the rows of the latency table.
+        own_sizes: (height, width) of the rows of the latency table where none are asked for. The
+            first is that of a graph of one size that is not ``fixed``.
+        latency_sizes: (height, width) of the rows that are asked for.
         latency_runs: timed runs per row, whose median is reported; 0 = no table.
         latency_threads: numbers of threads of the table, which then has bfloat16 where the CPU has
             it; none = torch's own number.
@@ -63,7 +65,8 @@ class ExportOptions:
     opset: int | None = None
     fixed: tuple[int, int] | None = None
     sizes: Sequence[tuple[int, int, int]] = SIZES
-    latency_sizes: Sequence[tuple[int, int]] = ((192, 256),)
+    own_sizes: Sequence[tuple[int, int]] = ((192, 256),)
+    latency_sizes: Sequence[tuple[int, int]] = ()
     latency_runs: int = 0
     latency_threads: Sequence[int] = ()
 
@@ -89,9 +92,29 @@ class ExportOptions:
         return "upsampled" if self.upsample else "logits"
 
     def at(self, size: tuple[int, int]) -> ExportOptions:
-        """Return the options of a graph of one (height, width), checked and timed at that size."""
+        """Return the options of a graph of one (height, width), checked and timed at that size.
+
+        Raises:
+            UsageError: other sizes are to be timed.
+        """
+        others = [other for other in self.latency_sizes if other != size]
+        if others:
+            raise UsageError(
+                "a graph of one size cannot be timed at another",
+                got="--latency-size {},{}".format(*others[0]),
+                need="the size of the graph, {},{}".format(*size),
+                tip="leave out --latency-size, or write a file for it: --size {},{}".format(
+                    *others[0]
+                ),
+                key="latency-size",
+            )
         sizes = [(batch, *size) for batch in (1, 2, 3)]
-        return replace(self, fixed=size, sizes=sizes, latency_sizes=(size,))
+        return replace(self, fixed=size, sizes=sizes, own_sizes=(size,))
+
+    @property
+    def timed_sizes(self) -> Sequence[tuple[int, int]]:
+        """(height, width) of the rows of the latency table."""
+        return self.latency_sizes or self.own_sizes
 
 
 def export_file(
@@ -99,7 +122,7 @@ def export_file(
 ) -> dict[str, Any]:
     """Write ``model`` to ``out``, after a check against the model at every size.
 
-    A model of ``one_size`` gets the first of ``options.latency_sizes`` where no size is fixed.
+    A model of ``one_size`` gets the first of ``options.own_sizes`` where no size is fixed.
 
     Returns:
         The result's JSON: file, format, bytes, max_abs_difference, relative_difference,
@@ -110,10 +133,11 @@ def export_file(
         CheckFailed: a weight is not finite, or the exported model gives other results; nothing is
             written.
         FreqKDError: the exporter cannot express the model, or ``out`` cannot be written.
+        UsageError: a graph of one size is to be timed at another.
     """
     options = options or ExportOptions()
     if options.fixed is None and getattr(model, "one_size", False):
-        options = options.at(options.latency_sizes[0])
+        options = options.at(options.own_sizes[0])
     require_finite(model)
     form = form_of(model.float().cpu(), options)
     metadata = file_metadata(form, options.colors)
@@ -155,7 +179,7 @@ def _latency(
         forms |= bfloat16_form(form)
         if "onnxruntime" in forms:
             forms["onnxruntime"] = lambda count: onnx_call(onnx_session(out, count))
-    return latency_rows(forms, options.latency_sizes, options.latency_runs, options.latency_threads)
+    return latency_rows(forms, options.timed_sizes, options.latency_runs, options.latency_threads)
 
 
 def synced(path: Path) -> int:

@@ -77,7 +77,7 @@ def _compared(model: nn.Module, trial: Int8Trial, options: ExportOptions) -> dic
         "max_abs_difference": parity.max_abs_difference,
         "relative_difference": parity.relative_difference,
         "argmax_agreement": parity.argmax_agreement,
-    } | latency_rows(forms, options.latency_sizes, options.latency_runs, options.latency_threads)
+    } | latency_rows(forms, options.timed_sizes, options.latency_runs, options.latency_threads)
 
 
 def _facts(trial: Int8Trial, scored: Scored, images: int, trained: bool) -> dict[str, Any]:

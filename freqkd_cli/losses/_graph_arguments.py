@@ -34,7 +34,7 @@ class Edges:
     """How relations become edges and edges a Laplacian.
 
     Attributes:
-        kernel: exp is exp(cos / tau), relu sets negative relations to 0.
+        kernel: exp is exp((cos - 1) / tau), relu sets negative relations to 0.
         tau: temperature of kernel exp.
         laplacian: normalized is I - D^-1/2 A D^-1/2, combinatorial D - A.
     """

@@ -110,7 +110,8 @@ class Train(Section):
     schedule: Literal[*SCHEDULES] = Field("poly", description="schedule of the learning rate")
     power: Positive = Field(0.9, description="exponent of the poly schedule")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of all steps in which the learning rate rises from 0"
+        0.0,
+        description="share of the steps in which the learning rate rises; 0.3 for 0 with one_cycle",
     )
     clip: NotNegative = Field(0.0, description="largest norm of the gradient; 0 = no clipping")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -185,7 +185,7 @@ def laplacian(graph: Tensor, kind: LaplacianKind = "normalized") -> Tensor:
             "a graph with negative edges has no Laplacian",
             got=f"edges from {float(graph.min()):.3g}",
             need="a kernel that leaves none",
-            tip="kernel: exp (exp(cos / tau)), or kernel: relu",
+            tip="kernel: exp (exp((cos - 1) / tau)), or kernel: relu",
             key="kernel",
         )
     degrees = degree(graph)

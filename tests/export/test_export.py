@@ -143,7 +143,7 @@ def test_a_graph_of_one_size_takes_no_other(tmp_path):
     model = tiny()
     model.one_size = True
     result = export_file(
-        model, tmp_path / "a.pt2", "pt2", ExportOptions(latency_sizes=((32, 48), (64, 96)))
+        model, tmp_path / "a.pt2", "pt2", ExportOptions(own_sizes=((32, 48), (64, 96)))
     )
     assert result["size"] == [32, 48] and result["sizes"] == [[1, 32, 48], [2, 32, 48], [3, 32, 48]]
     asked = export_file(model, tmp_path / "b.pt2", "pt2", ExportOptions().at((40, 56)))
@@ -152,6 +152,16 @@ def test_a_graph_of_one_size_takes_no_other(tmp_path):
     assert graph(torch.rand(4, 3, 40, 56)).shape[0] == 4
     with pytest.raises(Exception, match=r"40|56"):
         graph(torch.rand(1, 3, 32, 48))
+
+
+def test_a_graph_of_one_size_is_timed_at_no_other(tmp_path):
+    model = tiny()
+    model.one_size = True
+    options = ExportOptions(own_sizes=((32, 48),), latency_sizes=((64, 96),))
+    with pytest.raises(UsageError, match="cannot be timed at another") as error:
+        export_file(model, tmp_path / "a.pt2", "pt2", options)
+    assert error.value.got == "--latency-size 64,96" and "32,48" in error.value.need
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
