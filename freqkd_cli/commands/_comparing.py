@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.score.side_by_side import compare
 
-    folders, names = request.runs, request.names
+    folders, names, collection = request.runs, request.names, None
     if not all(map(is_run, folders)) or request.of_rows:
         collection = collect(folders)
         _check_metric(request.metric or MIOU, collection)
@@ -139,7 +139,8 @@ def scored(request: Request, verbosity: int) -> tuple[dict[str, Any], Comparison
         comparison(result.panels, result.classes, result.palette, request.image)
     document = {"split": request.split, "models": result.rows, "picture": request.image}
     teacher = next((row["miou"] for row in result.rows[len(folders) :]), None)
-    return document, _rows_of_models(request, folders, result.rows, teacher)
+    scores = dict(zip(folders, map(_numbers, result.rows), strict=False))
+    return document, _rows_of_models(request, collection, scores, teacher)
 
 
 def _check_metric(metric: str, collection: RunCollection) -> None:
@@ -161,19 +162,25 @@ def _check_metric(metric: str, collection: RunCollection) -> None:
 
 
 def _rows_of_models(
-    request: Request, folders: Sequence[Path], models: Sequence[dict[str, Any]], teacher: Any
+    request: Request,
+    collection: RunCollection | None,
+    scores: Mapping[Path, dict[str, float]],
+    teacher: float | None,
 ) -> Comparison | None:
-    """Return the recipes over their seeds, from the scores of the models."""
+    """Return the recipes over their seeds, from the scores of the models.
+
+    Args:
+        collection: the runs as they were before the models were scored; None = they are read now.
+            A run that has ended since has no score of these images.
+        scores: run folder -> its numbers.
+    """
     from freqkd_cli.lab.compared_number import MIOU
     from freqkd_cli.lab.run_collection import collect
 
     try:
-        collection = collect(request.runs)
-        of_folder = dict(zip(folders, models, strict=False))
+        collection = collection or collect(request.runs)
         records = [
-            dataclasses.replace(record, scored=_numbers(of_folder[record.folder]))
-            if record.folder in of_folder
-            else record
+            dataclasses.replace(record, scored=scores.get(record.folder, record.scored))
             for record in collection.records
         ]
         collection = dataclasses.replace(collection, records=records)

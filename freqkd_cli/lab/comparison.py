@@ -94,7 +94,7 @@ def compare_records(
         )
     reference = _reference(groups, alone, baseline, missing)
     base, with_teacher = alone[reference.name], _first_with_teacher(groups, reference)
-    teachers = _teachers(groups, teacher) if number.name == MIOU else {}
+    teachers = _teachers(groups, finished, teacher) if number.name == MIOU else {}
     rows = tuple(
         base
         if group is reference
@@ -171,11 +171,23 @@ def _first_with_teacher(groups: Sequence[Group], reference: Group) -> Group | No
     return next((group for group in ordered if "teacher.name" in group.values), None)
 
 
-def _teachers(groups: Sequence[Group], known: float | None) -> dict[str, float]:
-    """Return the mIoU of the teacher of each row, where some run scored it on all its images."""
+def _teachers(
+    groups: Sequence[Group], finished: Sequence[RunRecord], known: float | None
+) -> dict[str, float]:
+    """Return the mIoU of the teacher of each row, where some run scored it on all its images.
+
+    Args:
+        finished: the finished runs, in the order in which their models were scored.
+        known: mIoU of the teacher of the first of them that has one.
+    """
     if known is not None:
-        first = next(filter(None, map(_teacher_of, groups)), None)
+        by_folder = {
+            run.folder: _teacher_of(group) for group in groups for run in group.runs.values()
+        }
+        first = next(filter(None, (by_folder.get(run.folder) for run in finished)), None)
         return {group.name: known for group in groups if _teacher_of(group) == first}
+    if any(run.scored for run in finished):
+        return {}  # these scores may be of other images than the teacher's in the run folders
     scores: dict[str, float] = {}
     for group in groups:
         for run in group.runs.values():

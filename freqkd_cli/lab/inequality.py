@@ -77,8 +77,10 @@ def require_same_data(
 
 
 def _scored_images(run: RunRecord) -> str:
-    held_out = run.summary.get("held_out_images")
-    part = "data.hold_out" if held_out else "val"
+    part, data = "val", run.recipe["data"]
+    if run.summary.get("held_out_images"):
+        labelled = data.get("labelled") or data.get("length") or "all"
+        part = f"data.hold_out {data.get('hold_out')} of {labelled} labelled images"
     return f"{run.summary['val_images']} images of {part}"
 
 

@@ -136,8 +136,10 @@ class RunRecord:
         """The content of :data:`EVAL`, where it is about these weights and images."""
         document = object_or_none(self.folder / EVAL) or {}
         own, other = self.summary.get("miou"), document.get("miou")
-        same = document.get("images") == self.summary.get("val_images") and not document.get(
-            "test_time"
+        same = (
+            document.get("split", "val") == "val"
+            and document.get("images") == self.summary.get("val_images")
+            and not document.get("test_time")
         )
         close = _is_number(own) and _is_number(other) and abs(own - other) < SAME_MIOU
         return document if same and close else {}

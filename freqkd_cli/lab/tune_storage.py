@@ -27,17 +27,18 @@ EARLIEST = 200
 
 
 def open_study(folder: Path, storage: str | None, seed: int) -> Study:
-    """Return the study of a folder.
+    """Return the study of a folder; that of a journal keeps its name when the folder is renamed.
 
     Raises:
         UsageError: the database cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name = folder.resolve().name
     try:
+        journal = _journal(folder / JOURNAL) if storage is None else None
+        names = optuna.get_all_study_names(journal) if journal else []
         return optuna.create_study(
-            storage=_journal(folder / JOURNAL) if storage is None else storage,
-            study_name=name,
+            storage=journal or storage,
+            study_name=names[0] if names else folder.resolve().name,
             direction="maximize",
             load_if_exists=True,
             sampler=_SeededByTrial(seed),

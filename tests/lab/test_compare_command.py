@@ -12,6 +12,7 @@ from pathlib import Path
 import fake_runs
 import pytest
 
+from freqkd_cli.commands import _comparing
 from freqkd_cli.lab.comparison import compare_records
 from freqkd_cli.lab.run_collection import collect
 from freqkd_cli.report.comparison_table import as_text
@@ -153,6 +154,28 @@ def test_a_number_of_eval_is_compared(study, freqkd):
     document = json.loads(freqkd("compare", study, "--metric", "boundary_iou", "--json")[1])
     assert document["rows"][1]["boundary_iou"]["mean"] == pytest.approx(0.21)
     assert document["rows"][1]["wins"] == 2
+
+
+def test_a_run_that_ends_while_the_others_are_scored_is_left_out(tmp_path, monkeypatch):
+    """Before, its score of val stood among the scores of the test split."""
+    from freqkd_cli.score import side_by_side
+
+    study = fake_runs.study(tmp_path / "st", {"ce": CE, "kl": KL})
+    summary = study / "runs/kl/seed-1/summary.json"
+    finished = summary.read_text()
+    summary.unlink()
+
+    def scored(folders, *others, **options):
+        summary.write_text(finished)
+        rows = [{"miou": 0.5, "iou": {"road": 0.5, "pole": 0.5}} for _ in folders]
+        return side_by_side.Comparison(rows, [], ("road", "pole"), None)
+
+    monkeypatch.setattr(side_by_side, "compare", scored)
+    request = _comparing.Request([study], score=True, split="test", markdown=True)
+    _, rows = _comparing.scored(request, 0)
+    values = {row.name: row.values for row in rows.rows}
+    assert values == {"ce": {0: 0.5, 1: 0.5, 2: 0.5}, "kl": {0: 0.5, 2: 0.5}}
+    assert "not finished" in rows.left_out[str(summary.parent)]
 
 
 @pytest.mark.timing

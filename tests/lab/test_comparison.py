@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fake_runs
@@ -192,6 +193,27 @@ def test_a_score_of_the_first_teacher_is_not_that_of_another(tmp_path):
     assert result.teachers == {"kl": 0.9} and row(result, "big").gap_closed is None
 
 
+def test_the_first_teacher_is_that_of_the_first_finished_run(tmp_path):
+    """It alone was scored. Before, an unfinished run of another teacher came first."""
+    paths = fake_runs.seeds(tmp_path, "ce", CE)
+    paths.append(fake_runs.run(tmp_path / "kl_s0", None, kl=1.0, finished=False))
+    paths += fake_runs.seeds(tmp_path, "big", KL, kl=1.0, weights="big")
+    paths.append(fake_runs.run(tmp_path / "kl_s1", 0.754, kl=1.0, seed=1))
+    result = compare(*paths, teacher=0.9)
+    assert [row.name for row in result.rows] == ["ce", "kl", "big"]
+    assert result.teachers == {"big": 0.9} and row(result, "kl").gap_closed is None
+
+
+def test_scores_of_other_images_are_not_measured_against_a_teacher_on_val(tmp_path):
+    scored = {"teacher_miou": 0.9, "teacher_images": 200}
+    paths = fake_runs.seeds(tmp_path, "ce", CE)
+    paths += fake_runs.seeds(tmp_path, "kl", KL, kl=1.0, summary=scored)
+    assert compare(*paths).teachers == {"kl": 0.9}
+    records = [replace(run, scored={"miou": 0.5}) for run in collect(paths).records]
+    result = compare_records(records)
+    assert result.teachers == {} and row(result, "kl").gap_closed is None
+
+
 def test_the_share_of_the_gap_needs_a_teacher_scored_on_all_images(tmp_path):
     scored = {"teacher_miou": 0.9, "teacher_images": 200}
     paths = fake_runs.seeds(tmp_path, "ce", CE)
@@ -300,6 +322,9 @@ def test_runs_on_other_data_are_refused(two, tmp_path):
     tuned = fake_runs.run(tmp_path / "tuned", 0.6, lr=0.2, summary=held)
     with pytest.raises(UsageError, match=r"got  200 images of val and 200 images of data.hold_out"):
         compare(*two, tuned)
+    fewer = fake_runs.run(tmp_path / "fewer", 0.6, lr=0.2, length=512, summary=held)
+    with pytest.raises(UsageError, match=r"of 1024 labelled images and .* of 512 labelled images"):
+        compare(tuned, fewer)
 
 
 def test_copies_of_one_folder_are_compared_with_data_root(tmp_path):

@@ -57,8 +57,8 @@ def test_numbers_of_eval_are_added_where_the_images_are_the_same(tmp_path):
     assert record.scores["boundary_iou"] == 0.3
     assert not {"images", "parameters", "latency_ms", "threads"} & record.numbers.keys()
     assert record.numbers["boundary_f.road"] == 0.8 and record.numbers["iou.road"] == 0.5
-    others = ({"images": 20}, {"miou": 0.4}, {"test_time": {"flip": True}})
-    for other in others:  # other images, another split or other weights, another way of scoring
+    others = ({"images": 20}, {"split": "test"}, {"miou": 0.4}, {"test_time": {"flip": True}})
+    for other in others:  # other images, another split, other weights, another way of scoring
         (folder / "eval.json").write_text(json.dumps({**result, **other}))
         assert "boundary_iou" not in read_run(folder).scores
 

@@ -155,6 +155,13 @@ def test_finished_trials_are_never_redone_and_more_may_be_added(tmp_path):
     assert facts(more) == facts(whole), "each trial draws its values from its own seed"
 
 
+def test_a_renamed_folder_keeps_its_trials(tmp_path):
+    first = run(tmp_path / "st", trials=4)
+    renamed = (tmp_path / "st").rename(tmp_path / "moved")
+    again = run(renamed, trials=4)
+    assert facts(again) == facts(first) and starts(renamed) == [1] * 4
+
+
 def facts(result: dict[str, Any]) -> list[tuple[Any, ...]]:
     """What a kill must not change."""
     return [(row["trial"], row["state"], row["miou"], row["values"]) for row in result["rows"]]
