@@ -86,11 +86,9 @@ def open_study(plan: StudyPlan, folder: Path) -> OpenStudy:
             ],
         )
     study = with_measured_steps(study, before)
-    opened = OpenStudy(study, rows, lengths, ())
-    if opened.measured:
-        check_runs(study)
+    check_runs(study)
     shared = tuple(shared_caches(study.caches, rows, plan.keys.cache))
-    return replace(opened, shared=shared)
+    return OpenStudy(study, rows, lengths, shared)
 
 
 def prepare(
@@ -117,8 +115,7 @@ def prepare(
     with _alone(folder, progress, stop):
         before = check_folder(opened.study)
         opened = replace(opened, study=with_measured_steps(opened.study, before))
-        if opened.measured:
-            check_runs(opened.study)
+        check_runs(opened.study)
         _write(opened)
         for line in _new_lengths(opened):
             progress.note(line)

@@ -20,10 +20,12 @@ from freqkd_cli.build import assemble
 from freqkd_cli.errors import Interrupted, UsageError
 from freqkd_cli.lab import fairness, prepare_study, run_process, shared_caches, study_worker
 from freqkd_cli.lab import plan as plans
-from freqkd_cli.lab.plan_rows import CheckedRow
+from freqkd_cli.lab.plan_rows import CheckedRow, load_row
+from freqkd_cli.recipe.resolved import dump
 from freqkd_cli.runtime.progress import Silent
 
 THREE = "version: 1\nrecipes: [labels.yaml, scores.yaml, features.yaml]\nseeds: [0, 1]\n"
+SECONDS = f"{THREE}cache: live\nfair: seconds\n"
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,19 @@ def quick(monkeypatch):
     monkeypatch.setattr(run_process, "child_command", fake_child)
     monkeypatch.setattr(run_process, "POLL", 0.02)
     monkeypatch.setattr(study_worker, "WAIT", 0.02)
+
+
+@pytest.fixture
+def measurements(monkeypatch) -> list[set[str]]:
+    """Replace the measurement of steps; return the rows of each."""
+    measured: list[set[str]] = []
+
+    def step_ms(rows, device, progress, before_each):
+        measured.append(set(rows))
+        return {name: {"labels": 100.0, "scores": 200.0, "features": 50.0}[name] for name in rows}
+
+    monkeypatch.setattr(prepare_study, "measured_step_ms", step_ms)
+    return measured
 
 
 def opened(tmp_path, text: str = f"{THREE}cache: live\n"):
@@ -335,20 +350,12 @@ def test_steps_are_measured_as_bench_does(tmp_path):
     assert notes.done == [0, 1, 2, 3]
 
 
-def test_equal_seconds_are_measured_once_and_kept(tmp_path, monkeypatch):
-    measured = []
-
-    def step_ms(rows, device, progress, before_each):
-        measured.append(set(rows))
-        return {name: {"labels": 100.0, "scores": 200.0, "features": 50.0}[name] for name in rows}
-
-    monkeypatch.setattr(prepare_study, "measured_step_ms", step_ms)
-    text = f"{THREE}cache: live\nfair: seconds\n"
-    study_worker.sweep(opened(tmp_path, text), Silent())
-    again = opened(tmp_path, text)
+def test_equal_seconds_are_measured_once_and_kept(tmp_path, measurements):
+    study_worker.sweep(opened(tmp_path, SECONDS), Silent())
+    again = opened(tmp_path, SECONDS)
     assert again.steps == {"labels": 2, "scores": 1, "features": 4} and again.complete
     study_worker.sweep(again, Silent())
-    assert measured == [{"labels", "scores", "features"}]
+    assert measurements == [{"labels", "scores", "features"}]
     assert "train.steps=4" in words_of(again.study.runs()[2])
 
 
@@ -365,6 +372,23 @@ def test_a_row_that_is_added_under_another_load_gets_equal_time(tmp_path, monkey
     study_worker.sweep(opened(tmp_path, fewer), Silent())
     study_worker.sweep(opened(tmp_path, text), Silent())
     assert opened(tmp_path, text).steps == {"labels": 2, "scores": 2, "features": 4}
+
+
+def test_a_refused_plan_of_equal_time_changes_nothing(tmp_path, measurements):
+    """Before, the steps of the missing row were lost, and then its own plan was refused too."""
+    first = SECONDS.replace(", features.yaml", "")
+    study_worker.sweep(opened(tmp_path, first), Silent())
+    study = opened(tmp_path, first).study
+    for run in study.runs():  # as distill leaves it
+        text = dump(load_row(study.plan, run.row, run.seed))
+        (run.folder / "recipe.yaml").write_text(text)
+    before = (study.folder / "plan.yaml").read_text()
+    with pytest.raises(UsageError, match="scores/seed-0 is not in the plan"):
+        study_worker.sweep(opened(tmp_path, SECONDS.replace(" scores.yaml,", "")), Silent())
+    assert (study.folder / "plan.yaml").read_text() == before
+    assert measurements == [{"labels", "scores"}]
+    assert opened(tmp_path, first).complete
+    assert study_worker.sweep(opened(tmp_path, SECONDS), Silent()).finished == 6
 
 
 def identity(path, line: str, content: str) -> str:
