@@ -68,10 +68,10 @@ def open_study(plan: StudyPlan, folder: Path) -> OpenStudy:
 
     Raises:
         RecipeError: problems of the plan or of its recipes, all at once.
-        UsageError: the folder holds another study.
+        UsageError: the folder holds another study, or one that was measured for another length.
         DataMissing, WeightsMissing: data or weights of a recipe.
     """
-    plan, rows = expand(plan)
+    plan, rows = expand(_unmeasured(plan))
     study = Study(folder, plan)
     same_data(study, rows)
     before = check_folder(study)
@@ -85,7 +85,7 @@ def open_study(plan: StudyPlan, folder: Path) -> OpenStudy:
                 for row in study.rows
             ],
         )
-    study = with_measured_steps(study, before)
+    study = with_measured_steps(study, before, lengths[study.baseline])
     check_runs(study)
     shared = tuple(shared_caches(study.caches, rows, plan.keys.cache))
     return OpenStudy(study, rows, lengths, shared)
@@ -107,14 +107,15 @@ def prepare(
         stop: gets a signal when this process is asked to stop.
 
     Raises:
-        UsageError: the folder holds another study by now.
+        UsageError: the folder holds another study by now, as :func:`open_study`.
         Interrupted: a signal asked to stop.
     """
     folder = opened.study.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, progress, stop):
         before = check_folder(opened.study)
-        opened = replace(opened, study=with_measured_steps(opened.study, before))
+        steps = opened.own_steps[opened.study.baseline]
+        opened = replace(opened, study=with_measured_steps(opened.study, before, steps))
         check_runs(opened.study)
         _write(opened)
         for line in _new_lengths(opened):
@@ -125,6 +126,14 @@ def prepare(
             check_runs(opened.study)
             _write(opened)
     return opened
+
+
+def _unmeasured(plan: StudyPlan) -> StudyPlan:
+    """Return a plan of equal time without the steps of the study that it was read from."""
+    if plan.keys.fair != "seconds":
+        return plan
+    rows = tuple(row.model_copy(update={"steps": None, "step_ms": None}) for row in plan.recipes)
+    return replace(plan, keys=plan.keys.model_copy(update={"recipes": rows}))
 
 
 def _made_caches(

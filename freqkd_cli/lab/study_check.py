@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,21 +126,33 @@ def _differences(study: Study) -> Iterator[str]:
             yield f"{name} has {differing.key} {values[0]}, the plan {values[1]}"
 
 
-def with_measured_steps(study: Study, before: Study | None) -> Study:
-    """Return a study of equal time with the steps that were measured for it before."""
-    if before is None or study.plan.keys.fair != "seconds":
+def with_measured_steps(study: Study, before: Study | None, steps: int) -> Study:
+    """Return a study of equal time with the steps that were measured for it before.
+
+    Args:
+        steps: those of the baseline now.
+
+    Raises:
+        UsageError: they were measured for another baseline, or for another length of it.
+    """
+    if before is None or study.plan.keys.fair != "seconds" or before.plan.keys.fair != "seconds":
         return study
-    known: Mapping[str, Any] = {
-        row.row: row for row in before.rows if before.plan.keys.fair == "seconds"
-    }
-    rows = tuple(
-        row.model_copy(
-            update={"steps": known[row.row].steps, "step_ms": known[row.row].step_ms}
-            if row.row in known
-            else {}
+    known = {row.row: row for row in before.rows if row.step_ms}
+    measure = known.get(before.baseline)
+    if measure is None:
+        return study
+    if (measure.row, measure.steps) != (study.baseline, steps):
+        raise UsageError(
+            f"the study {study.folder} was measured for another length or baseline",
+            got=f"the baseline {study.baseline} of {steps} steps",
+            need=f"the baseline {measure.row} of {measure.steps} steps, as it was measured",
+            tip="give another --out",
         )
-        for row in study.rows
-    )
+    rows = []
+    for row in study.rows:
+        then = known.get(row.row)
+        changes = {"steps": then.steps, "step_ms": then.step_ms} if then else {}
+        rows.append(row.model_copy(update=changes))
     return with_rows(study, rows)
 
 

@@ -391,6 +391,29 @@ def test_a_refused_plan_of_equal_time_changes_nothing(tmp_path, measurements):
     assert study_worker.sweep(opened(tmp_path, SECONDS), Silent()).finished == 6
 
 
+@pytest.mark.parametrize("change", ["set: {train.steps: 4}", "baseline: scores"])
+def test_steps_of_equal_time_are_those_of_one_baseline_and_length(tmp_path, measurements, change):
+    """Before, the study kept its steps and said of itself that it had the new length."""
+    study_worker.sweep(opened(tmp_path, SECONDS), Silent())
+    with pytest.raises(UsageError) as refused:
+        opened(tmp_path, f"{SECONDS}{change}\n")
+    assert "was measured for another length or baseline" in str(refused.value)
+    assert "need the baseline labels of 2 steps" in str(refused.value)
+    (tmp_path / "study").rename(tmp_path / "other")
+    assert not opened(tmp_path, f"{SECONDS}{change}\n").measured
+
+
+def test_the_study_of_a_study_is_measured_anew(tmp_path, measurements):
+    """Before, the steps of another machine and length went along."""
+    study_worker.sweep(opened(tmp_path, SECONDS), Silent())
+    plan = plans.load(tmp_path / "study" / "plan.yaml", ["train.steps=8"])
+    study = prepare_study.open_study(plan, tmp_path / "new")
+    assert not study.measured and set(study.own_steps.values()) == {8}
+    study_worker.sweep(study, Silent())
+    again = prepare_study.open_study(plans.load(tmp_path / "new" / "plan.yaml"), tmp_path / "new")
+    assert again.complete and again.steps == {"labels": 8, "scores": 4, "features": 16}
+
+
 def identity(path, line: str, content: str) -> str:
     path.write_text(SCORES.replace("{id: kl, name: logit_kl}", line))
     return shared_caches._identity(recipes.load(str(path)), content)
