@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ FAILED = "failed: "
 """Start of the last line in the log of a failed run."""
 
 _TAIL = 8192
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 State = Literal["missing", "started", "running", "failed", "finished"]
 
@@ -154,7 +156,7 @@ def read(folder: Path) -> Study:
 
 
 def held(path: Path) -> bool:
-    """Return whether a process holds the lock in a file."""
+    """Return whether a process holds the lock in a file; False where one may only read it."""
     if not path.is_file():
         return False
     lock = FileLock(path)
@@ -162,6 +164,10 @@ def held(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return False
     lock.release()
     return False
 

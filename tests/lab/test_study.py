@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -59,6 +60,25 @@ def test_a_run_that_is_still_being_saved_is_not_claimed(study):
     (run.folder / "state").mkdir(parents=True)
     with FileLock(run.folder / "state" / ".lock"), run.claimed() as mine:
         assert not mine
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_study_that_one_may_only_read_has_states(study, monkeypatch, code):
+    """Before, ``compare`` and ``report`` failed on the study of another user."""
+    run = study.runs()[0]
+    run.folder.mkdir(parents=True)
+    run.lock.touch()
+    (run.folder / "summary.json").write_text("{}")
+    error = OSError(code, "no")
+
+    def acquire(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert run.state() == "finished"
+    error = OSError(errno.ENOLCK, "No locks available")
+    with pytest.raises(OSError, match="No locks available"):
+        run.state()
 
 
 def test_a_killed_worker_leaves_no_claim(study):
