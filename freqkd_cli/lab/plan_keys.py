@@ -16,7 +16,8 @@ LENGTHS = ("train.epochs", "train.steps")
 ROW_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$"
 PATTERNS[ROW_NAME] = "letters, digits and _ . , = + -, as it is the name of a folder"
 
-RowName = Annotated[str, Field(pattern=ROW_NAME, max_length=120)]
+ROW_NAME_LENGTH = 120
+RowName = Annotated[str, Field(pattern=ROW_NAME, max_length=ROW_NAME_LENGTH)]
 Changes = dict[str, Any]
 
 

@@ -14,7 +14,7 @@ from freqkd_cli.build import assemble, single_values
 from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
 from freqkd_cli.lab import recipe_keys
 from freqkd_cli.lab.plan import StudyPlan, sets_of
-from freqkd_cli.lab.plan_keys import LENGTHS, PlannedRecipe
+from freqkd_cli.lab.plan_keys import LENGTHS, ROW_NAME_LENGTH, PlannedRecipe
 from freqkd_cli.recipe.overrides import short
 from freqkd_cli.recipe.problems import Problem
 from freqkd_cli.recipe.resolved import flow
@@ -164,7 +164,13 @@ def _rows(plan: StudyPlan, refusals: _Refusals) -> list[tuple[PlannedRecipe, str
             for axis, values in plan.keys.axes.items()
             if recipe_keys.has_key(recipe, axis) and axis not in row.set
         }
-        rows += [(one, key) for one in _combinations(row, axes, plan.keys.axes)]
+        made = list(_combinations(row, axes, plan.keys.axes))
+        longest = max((one.row for one in made), key=len)
+        if len(longest) > ROW_NAME_LENGTH:
+            text = f"the row {longest} has a name of {len(longest)} characters"
+            tip = "list these recipes one by one, each with a name"
+            refusals.add(key, f"{text}, need at most {ROW_NAME_LENGTH}; {tip}")
+        rows += [(one, key) for one in made]
     names = [row.row for row, _ in rows]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         refusals.add("axes", f"two rows are called {name!r}; need values with different texts")

@@ -139,6 +139,19 @@ def test_an_axis_has_as_many_words_as_tell_it_apart(tmp_path):
     assert row.row == "scores,kl.weight=2,cross_entropy.weight=1,size=64_96"
 
 
+def test_a_row_of_axes_whose_name_is_too_long_is_refused(tmp_path):
+    """Before, its study was trained and could not be read again."""
+    text = "version: 1\nrecipes: [labels.yaml, {recipe: scores.yaml, name: NAME}]\n"
+    axes = "axes: {losses.kl.weight: [1, 10]}\n"
+    long = "x" * 111
+    assert refusal(tmp_path, text.replace("NAME", long) + axes).splitlines() == [
+        "1 problem in plan.yaml",
+        f"  plan.yaml:2:24 recipes.1: the row {long},weight=10 has a name of 121 characters, "
+        "need at most 120; list these recipes one by one, each with a name",
+    ]
+    assert len(rows(tmp_path, text.replace("NAME", long[1:]) + axes)) == 3
+
+
 def test_a_misspelt_axis_is_refused(tmp_path):
     text = "version: 1\nrecipes: [labels.yaml, scores.yaml]\naxes: {losses.kl.wieght: [1, 2]}\n"
     assert refusal(tmp_path, text).splitlines() == [
