@@ -92,7 +92,7 @@ def loads(
     keys, of_values = _validated(root)
     if keys is not None:
         keys = keys.model_copy(update={"recipes": _entries(keys, folder)})
-        of_values += _of_names(keys, root)
+        of_values += _of_names(keys, root) + _of_sets(keys, root)
     if problems or of_values or keys is None:
         raise as_error([*problems, *of_values], source)
     return StudyPlan(keys, source, _note(text), places(root))
@@ -170,6 +170,26 @@ def _of_names(keys: PlanKeys, root: Node) -> list[Problem]:
         if key in keys.set:
             at = root.value["axes"].value[key]
             problems.append(Problem(at.place, f"axes.{key}", "it is also in set; need one of them"))
+    return problems
+
+
+def _of_sets(keys: PlanKeys, root: Node) -> list[Problem]:
+    """Return problems of keys that ``--set`` and a recipe's own ``set`` give different values."""
+    given = {
+        key: node.plain()
+        for key, node in (root.value["set"].children() if keys.set else ())
+        if node.at.order > 0
+    }
+    problems = []
+    for number, row in enumerate(keys.recipes):
+        for key in row.set.keys() & given.keys():
+            if row.set[key] != given[key]:
+                at = root.value["recipes"].value[number].value["set"].value[key]
+                text = (
+                    f"got {shown(row.set[key])}, and the command changes it to "
+                    f"{shown(given[key])} in every recipe; need one of them"
+                )
+                problems.append(Problem(at.place, f"recipes.{number}.set.{key}", text))
     return problems
 
 

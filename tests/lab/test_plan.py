@@ -103,6 +103,18 @@ def test_set_options_join_the_plan():
     )
 
 
+def test_a_set_option_and_the_own_set_of_a_recipe_are_refused():
+    """Before, the option lost to the recipe's own value without a message."""
+    text = "version: 1\nset: {a.b: 1}\nrecipes: [a, {recipe: b, set: {train.lr: 3e-3, a.b: 2}}]\n"
+    assert problems(text, ("train.lr=1e-3", "data.root='x'")).splitlines() == [
+        "1 problem in p.yaml",
+        "  p.yaml:3:42 recipes.1.set.train.lr: got 0.003, and the command changes it to 0.001 in "
+        "every recipe; need one of them",
+    ]
+    assert "recipes.1.set.a.b: got 2, and" in problems(text, ("a.b=3",))
+    assert plans.loads(text, sets=("train.lr=0.003",)).keys.set == {"a.b": 1, "train.lr": 0.003}
+
+
 def test_a_resolved_plan_is_read_back(tmp_path):
     text = "# Is it better?\n# A note.\nversion: 1\nrecipes: [labels.yaml, scores.yaml]\n"
     plan, _ = plan_rows.expand(
