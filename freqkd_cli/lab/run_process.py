@@ -55,7 +55,11 @@ def execute(
             raise
     if code == 0 or (stop and code in (Interrupted.exit_code, -signal.SIGTERM)):
         return None
-    reason = _reason(code, run.log)
+    return note_failure(run, _reason(code, run.log))
+
+
+def note_failure(run: Run, reason: str) -> str:
+    """Write at the end of a run's log why it failed, for other workers; return the reason."""
     with open(run.log, "a", encoding="utf-8") as log:
         log.write(f"\n{FAILED}{reason}\n")
     return reason

@@ -122,7 +122,7 @@ def _differences(study: Study) -> Iterator[str]:
             continue
         differing = difference(there, load_row(study.plan, run.row, run.seed))
         if differing is not None:
-            values = [_shown(value) for value in (differing.run, differing.recipe)]
+            values = [shown(value) for value in (differing.run, differing.recipe)]
             yield f"{name} has {differing.key} {values[0]}, the plan {values[1]}"
 
 
@@ -162,5 +162,6 @@ def with_rows(study: Study, rows: Sequence[Any]) -> Study:
     return replace(study, plan=replace(study.plan, keys=keys))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value of a recipe for messages; None stands for a key without one."""
     return "left out" if value is None else str(value)

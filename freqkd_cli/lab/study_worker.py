@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.lab.plan_rows import load_row
 from freqkd_cli.lab.prepare_study import OpenStudy, prepare
-from freqkd_cli.lab.run_process import check_stop, distill_words, execute, pause
+from freqkd_cli.lab.run_process import check_stop, distill_words, execute, note_failure, pause
 from freqkd_cli.lab.study import Run
+from freqkd_cli.lab.study_check import shown
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.train.recipe_identity import difference
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ def sweep(
 ) -> Outcome:
     """Run every missing run of a study and return what was done.
 
-    A run that fails is reported, and the others go on. Runs of other workers are waited for.
+    A run that fails, or whose recipe file was changed meanwhile, is reported, and the others go on.
+    Runs of other workers are waited for.
 
     Args:
         only: names of runs (``NAME/seed-N``); empty for all.
@@ -142,10 +146,14 @@ class _Worker:
     def _run(self, run: Run) -> None:
         finished = sum(other.summary() is not None for other in self.runs)
         self.progress.note(f"run {finished + 1} of {len(self.runs)}: {run.name}")
-        words = distill_words(
-            self.opened.study.plan, run, self.opened.caches.get(run.row.row), self.device
-        )
-        reason = execute(run, words, self.stop, lambda: self._report(run.name))
+        reason = self._changed(run)
+        if reason is not None:
+            note_failure(run, reason)
+        else:
+            words = distill_words(
+                self.opened.study.plan, run, self.opened.caches.get(run.row.row), self.device
+            )
+            reason = execute(run, words, self.stop, lambda: self._report(run.name))
         if self.stop and run.summary() is None:
             return
         if reason is not None:
@@ -156,6 +164,21 @@ class _Worker:
         score = "not scored" if miou is None else f"{100 * miou:.2f} mIoU"
         self.progress.note(f"{run.name}: {score}")
         self._report(run.name)
+
+    def _changed(self, run: Run) -> str | None:
+        """Return how a recipe differs from the one that was checked when this sweep began."""
+        plan = self.opened.study.plan
+        checked = next(row for row in self.opened.rows if row.row.row == run.row.row)
+        changed = f"{run.row.recipe} was changed since this sweep began"
+        try:
+            now = load_row(plan, checked.row, plan.keys.seeds[0])
+        except FreqKDError as error:
+            return f"{changed}: {error.line}"
+        differing = difference(checked.recipe, now)
+        if differing is None:
+            return None
+        values = [shown(value) for value in (differing.recipe, differing.run)]
+        return f"{changed}: {differing.key} {values[0]} instead of {values[1]}"
 
     def _report(self, text: str) -> None:
         finished = sum(run.summary() is not None for run in self.runs)

@@ -128,6 +128,29 @@ def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, ca
     assert study_worker.sweep(opened(tmp_path), Silent()).finished == 6
 
 
+def test_a_recipe_that_is_edited_during_a_sweep_is_not_run(tmp_path):
+    """Before, later seeds trained another recipe, and ``compare`` refused them all."""
+    study, recipe = opened(tmp_path), tmp_path / "scores.yaml"
+
+    class Editor(Notes):
+        def note(self, text: str) -> None:
+            if text == "scores/seed-0: 50.00 mIoU":
+                recipe.write_text(SCORES.replace("steps: 2", "steps: 2, lr: 0.3"))
+                (tmp_path / "labels.yaml").write_text(f"# the same\n{small_plan.LABELS}")
+                (tmp_path / "features.yaml").unlink()
+
+    outcome = study_worker.sweep(study, Editor())
+    assert outcome.finished == 3 and set(outcome.failed) == {
+        "scores/seed-1",
+        "features/seed-0",
+        "features/seed-1",
+    }
+    text = f"{recipe} was changed since this sweep began: train.lr 0.3 instead of 0.001"
+    assert outcome.failed["scores/seed-1"] == text == study.study.runs()[4].failure()
+    assert "features.yaml was changed since this sweep began: " in outcome.failed["features/seed-1"]
+    assert study_worker.sweep(opened(tmp_path), Silent()).finished == 6
+
+
 def test_two_workers_share_the_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("SLOW", "0.2")
     plan, outcomes = write_plan(tmp_path, f"{THREE}cache: live\n"), []
