@@ -13,21 +13,22 @@ from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.lab import study as studies
 from freqkd_cli.lab.plan_rows import CheckedRow, load_row
 from freqkd_cli.lab.study import PLAN, RUNS, Study
-from freqkd_cli.recipe.data_section import held_out_data
+from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.lock import LOCK
 from freqkd_cli.train.recipe_identity import difference
 
 SHOWN = 8
-LIMIT = "train.eval_limit"
+LIMIT, LABELLED = "train.eval_limit", "labelled images for data.hold_out"
 
 
 def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
     """Check that all rows are scored on the same images.
 
     Raises:
-        RecipeError: two rows have different data or ``train.eval_limit``; the keys are named.
+        RecipeError: two rows have different data, held-out images or ``train.eval_limit``; what
+            differs is named.
     """
     first = _scored_on(rows[0])
     problems = []
@@ -36,7 +37,8 @@ def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
         keys = [key for key in {**first, **data} if first.get(key) != data.get(key)]
         if keys:
             texts = [f"{key} {first.get(key)} and {data.get(key)}" for key in keys]
-            what = "are scored on different images" if keys == [LIMIT] else "have different data"
+            same = {*keys} <= {LIMIT, LABELLED}
+            what = "are scored on different images" if same else "have different data"
             rows_named = f"{rows[0].row.row} and {row.row.row}"
             problems.append((row.key, f"{rows_named} {what}: {'; '.join(texts)}"))
     if problems:
@@ -46,8 +48,11 @@ def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
 def _scored_on(row: CheckedRow) -> dict[str, Any]:
     data = resolved(row.recipe)["data"]
     images = held_out_data(data, None) | {"hold_out": data.get("hold_out")}
-    limit = row.recipe.train.eval_limit or "0 (all)"
-    return {f"data.{key}": value for key, value in images.items()} | {LIMIT: limit}
+    scored: dict[str, Any] = {LIMIT: row.recipe.train.eval_limit or "0 (all)"}
+    if images["hold_out"] is not None:  # a share of the training images with labels
+        numbers = [data[key] for key in TRAINING_IMAGES if data.get(key) is not None]
+        scored[LABELLED] = min(numbers, default="all")
+    return {f"data.{key}": value for key, value in images.items()} | scored
 
 
 def check_folder(study: Study) -> Study | None:

@@ -251,6 +251,21 @@ def test_rows_scored_on_another_number_of_images_are_refused(tmp_path):
     assert len(open_study(plan, tmp_path / "study").rows) == 2
 
 
+def test_rows_that_hold_out_other_images_are_refused(tmp_path):
+    """``compare`` refused them after all runs, too: the held-out images have labels."""
+    from freqkd_cli.lab.prepare_study import open_study
+
+    text = "version: 1\nrecipes: [labels.yaml]\naxes: {data.labelled: [4, 8]}\n"
+    held_out = f"{text}set: {{data.hold_out: 0.25}}\n"
+    with pytest.raises(RecipeError) as refused:
+        open_study(plans.load(write_plan(tmp_path, held_out)), tmp_path / "study")
+    line = "labels,labelled=4 and labels,labelled=8 are scored on different images"
+    assert f"{line}: labelled images for data.hold_out 4 and 8" in str(refused.value)
+    assert len(open_study(plans.load(write_plan(tmp_path, text)), tmp_path / "study").rows) == 2
+    same = held_out.replace("data.labelled: [4, 8]", "data.labelled: [8, 99, null]")  # of 8
+    assert len(open_study(plans.load(write_plan(tmp_path, same)), tmp_path / "study").rows) == 3
+
+
 def test_the_schema_file_is_current():
     path = shipped.folder() / "plans" / "plan.schema.json"
     assert json.loads(path.read_text()) == plan_keys.schema(), (
