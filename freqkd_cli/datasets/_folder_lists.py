@@ -11,7 +11,7 @@ from pathlib import Path
 
 from freqkd_cli.datasets._folder_files import File, Tree
 from freqkd_cli.datasets._folder_match import FORMS
-from freqkd_cli.datasets._folder_names import listed_split
+from freqkd_cli.datasets._folder_names import listed_split, role
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, some
 
@@ -115,6 +115,9 @@ class ListReader:
             return File(self.tree.root, folder, folder, path.stem, path.suffix)
         parts = _parts(where, text)
         fits = self.by_name.get(FORMS[1](parts[-1]), []) if len(parts) == 1 or not exact else []
+        if len(parts) > 1:  # an image in a subfolder must be in the one that the line names
+            folder = _subfolder(parts[:-1])
+            fits = [file for file in fits if _subfolder(file.group.split("/")) in ("", folder)]
         if len(fits) > 1:
             end = "/".join(parts[:-1])
             fits = [file for file in fits if end and f"/{file.path.parent}".endswith(f"/{end}")]
@@ -175,6 +178,12 @@ def _words(text: str) -> list[str]:
     """Return the parts of a line, divided at tabs or commas, else at spaces."""
     split = re.split(r"\s*[\t,;]\s*", text) if re.search(r"[\t,;]", text) else text.split()
     return [word.strip("\"' ") for word in split if word.strip("\"' ")]
+
+
+def _subfolder(folders: list[str]) -> str:
+    """Return the last of these folders whose name does not mean images or masks."""
+    named = [folder for folder in folders if folder and not role(folder).kind]
+    return FORMS[1](named[-1]) if named else ""
 
 
 def _parts(where: str, text: str) -> list[str]:

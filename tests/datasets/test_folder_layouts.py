@@ -404,6 +404,8 @@ def test_a_share_that_leaves_no_image_is_refused(tmp_path):
     [
         ("train.txt", "p{0}"),
         ("train.txt", "p{0}.jpg"),
+        ("train.txt", "/SomeDisk/p{0}.jpg"),
+        ("train.txt", "/other/SegNet/train/p{0}.jpg"),
         ("splits/train_list.txt", "images/p{0}.jpg"),
         ("train.txt", "./images/p{0}.jpg masks/m{0}.png"),
         ("train.txt", "/SomeDisk/data/images/p{0}.jpg /SomeDisk/data/masks/m{0}.png"),
@@ -455,6 +457,19 @@ def test_lines_that_cannot_be_right_are_refused(tmp_path, lines, message):
     (tmp_path / "train.txt").write_text(lines)
     with pytest.raises(DataBroken, match=message):
         open_split(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "rgb/"])
+def test_an_image_that_is_missing_is_not_one_of_another_folder(tmp_path, inner):
+    write(tmp_path, [(f"images/a/{inner}p1.jpg", "masks/a/p1.png")])
+    save(tmp_path, "masks/b/p1.png", 1, mask=True)
+    path = tmp_path / "train.txt"
+    path.write_text(f"images/b/{inner}p1.jpg masks/b/p1.png\n")
+    with pytest.raises(DataBroken, match="train.txt:1 names a file that is not there"):
+        open_split(tmp_path)
+    for name in ("p1", f"/disk/a/{inner}p1.jpg"):
+        path.write_text(f"{name} masks/a/p1.png\n")
+        assert numbers(open_split(tmp_path)) == [1]
 
 
 def test_images_in_two_lists_are_a_warning(tmp_path, caplog):
