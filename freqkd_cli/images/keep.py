@@ -28,6 +28,9 @@ from freqkd_cli.runtime.memory import free_memory
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.views.labels import IGNORE
 
+_READING = 2
+"""Higher by one whenever the same files and settings give other pixels or labels than before."""
+
 log = logging.getLogger(__name__)
 
 FOLDER = "FREQKD_KEEP"
@@ -206,7 +209,7 @@ def _place(origin: Origin) -> str:
 
 def _key(origin: Origin) -> bytes:
     """Return 32 bytes that differ where the pixels may differ; libraries count as well."""
-    identity = [PIL.__version__, origin.place, origin.state]
+    identity = [PIL.__version__, _READING, origin.place, origin.state]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
 
 

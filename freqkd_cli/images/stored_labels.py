@@ -14,6 +14,8 @@ from PIL import Image
 
 from freqkd_cli.errors import DataBroken
 from freqkd_cli.images.decode import with_image
+from freqkd_cli.images.deep_pixels import deep_values, readable, stored_bits
+from freqkd_cli.images.tiff_header import tiff_pages
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", *LOSSY_SUFFIXES)
@@ -56,6 +58,9 @@ def read_labels(path: Path, *, colors: bool = False) -> StoredLabels:
 
     def read(image: Image.Image) -> StoredLabels:
         _check_pages(image, path)
+        deep = None if colors else _deep_grey(image, path)
+        if deep is not None and np.ptp(deep.values):
+            return deep
         stored = stored_values(image)
         rgb = stored.ndim != 2
         if rgb:
@@ -63,7 +68,7 @@ def read_labels(path: Path, *, colors: bool = False) -> StoredLabels:
         if colors:
             return StoredLabels(packed(image), rgb, {})
         if rgb:
-            grey = _equal_channels(image)
+            grey = deep or _equal_channels(image)
             return StoredLabels(packed(image), True, {}) if grey is None else grey
         return _indices(image, stored)
 
@@ -156,6 +161,22 @@ def _check_alpha(image: Image.Image, path: Path) -> None:
             need=NEED,
             tip="save the alpha channel as the mask: Image.open(FILE).getchannel('A').save(FILE)",
         )
+
+
+def _deep_grey(image: Image.Image, path: Path) -> StoredLabels | None:
+    """Return the grey values of an image of 16 bits whose color channels are all equal, else None.
+
+    Pillow keeps the high byte alone. The file is opened again, and ``image`` is not decoded.
+    """
+    if image.mode not in ("LA", "RGB", "RGBA"):
+        return None
+    page = next(iter(tiff_pages(path, most=1)), None) if image.format == "TIFF" else None
+    if stored_bits(image, page, path) <= 8 or not readable(image, page):
+        return None
+    values = with_image(path, lambda again: deep_values(again, path))
+    color = values[..., None] if values.ndim == 2 else values[..., :3]
+    equal = (color == color[..., :1]).all()
+    return StoredLabels(color[..., 0].copy(), False, {}, grey_rgb=True) if equal else None
 
 
 def _equal_channels(image: Image.Image) -> StoredLabels | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from raw_images import GREY_ALPHA, RGB, RGBA, png16
 
 from freqkd_cli import registry
 from freqkd_cli.datasets import folder
@@ -143,6 +144,33 @@ def test_one_bit_and_sixteen_bit_masks(tmp_path):
         DataBroken, match="p1.png contains label values that belong to no class\n  got  256\n"
     ):
         data.read(1)
+
+
+@pytest.mark.parametrize("color", [GREY_ALPHA, RGB, RGBA])
+def test_sixteen_bit_masks_with_equal_channels_keep_their_ids(tmp_path, color):
+    mask = np.random.default_rng(0).integers(0, 3, (9, 14)).astype(np.uint16)
+    write(tmp_path, masks=[mask.astype(np.uint8)] * 3)
+    alpha = [np.full_like(mask, 65535)] if color in (GREY_ALPHA, RGBA) else []
+    values = [mask, np.full_like(mask, 2), 256 * mask + 5]
+    for number, value in enumerate(values):
+        channels = [value] * (1 if color == GREY_ALPHA else 3) + alpha
+        png16(tmp_path / f"masks/train/p{number}.png", np.dstack(channels), color)
+    data = open_split(tmp_path, classes=NAMES, label_map={"5": 0, "261": 1, "517": 2})
+    for index, labels in enumerate((mask, values[1], mask)):
+        np.testing.assert_array_equal(data.read(index)[1], labels)
+    channels = [0 * mask] * (1 if color == GREY_ALPHA else 3) + [256 * mask]
+    if alpha:
+        png16(tmp_path / "masks/train/p0.png", np.dstack(channels), color)
+        with pytest.raises(DataBroken, match="one color, and transparency"):
+            data.read(0)
+
+
+def test_sixteen_bit_colors_are_colors(tmp_path):
+    write(tmp_path)
+    colors = np.random.default_rng(0).integers(0, 65536, (9, 14, 3), dtype=np.uint16)
+    png16(tmp_path / "masks/train/p0.png", colors, RGB)
+    with pytest.raises(DataBroken, match="p0.png is not a label image\n  got  RGB colors"):
+        open_split(tmp_path, classes=NAMES).read(0)
 
 
 def test_values_outside_the_classes_are_refused_unless_ignored(tmp_path):
