@@ -67,10 +67,14 @@ class Column:
         return hash((self.where, self.name))
 
     def content(self, row: int) -> bytes:
-        """Return an encoded image; an array becomes a file without loss."""
+        """Return an encoded image; an array becomes a file without loss.
+
+        Raises:
+            DataBroken: the row has none, or an array that is not ``[H, W]`` whole numbers.
+        """
         value = self.rows[row][self.name]
         if self.is_array:
-            return _encoded(np.asarray(value))
+            return _encoded(_whole_numbers(value, Cell(self, row)))
         if not value or (value["bytes"] is None and value["path"] is None):
             raise DataBroken(f"cannot read {Cell(self, row)}", got="no image in this row")
         if value["bytes"] is not None:
@@ -176,6 +180,25 @@ def _is_encoded(kind: Any) -> bool:
     if isinstance(kind, datasets.Value):
         return kind.dtype in ("binary", "large_binary", "string", "large_string")
     return isinstance(kind, datasets.Image) or (isinstance(kind, dict) and "bytes" in kind)
+
+
+def _whole_numbers(value: Any, cell: Cell) -> np.ndarray:
+    """
+    Raises:
+        DataBroken: it is no array ``[H, W]`` of whole numbers.
+    """
+    values = np.asarray(value)
+    if values.dtype.kind in "iu" and values.ndim == 2 and values.size:
+        return values
+    empty = (
+        value is None or not values.size or (values.dtype.kind == "f" and np.isnan(values).all())
+    )
+    raise DataBroken(
+        f"cannot read {cell}",
+        got="no labels in this row" if empty else "rows of different lengths, or missing numbers",
+        need="an array [H, W] of whole numbers",
+        tip="remove this row, or save its labels again",
+    )
 
 
 def _encoded(values: np.ndarray) -> bytes:

@@ -324,3 +324,25 @@ def test_arrays_hold_whole_numbers(tmp_path, dtype, read):
     else:
         with pytest.raises(DataBroken, match=r"has no images(.|\n)*arrays \[H, W\] of class numb"):
             open_split(root)
+
+
+@pytest.mark.parametrize("kind", ["lists", "array"])
+def test_a_row_with_no_labels_or_ragged_ones_is_named(tmp_path, kind):
+    hub, mask = library(), np.ones(SHAPE, int).tolist()
+    hole = [[*mask[0][1:], None], *mask[1:]]
+    masks, feature = (
+        [mask, None, [*mask[:-1], [1, 2]], hole, []],
+        hub.List(hub.List(hub.Value("int64"))),
+    )
+    if kind == "array":
+        masks, feature = [mask, None], hub.Array2D(SHAPE, "int64")
+    data = open_split(
+        save_splits(tmp_path / "saved", train=rows(len(masks), labels=(masks, feature)))
+    )
+    np.testing.assert_array_equal(data.read(0)[1], np.ones(SHAPE))
+    gots = ["no labels in this row", "rows of diff", "rows of diff", "no labels in this row"]
+    for row, got in enumerate(gots[: len(masks) - 1], start=1):
+        match = rf"cannot read .*train\[{row}\].label\n  got  {got}(.|\n)*\[H, W\] of whole numbers"
+        for use in (data.read, data.mask, data.mask_header, lambda row: data.manifest([row])):
+            with pytest.raises(DataBroken, match=match):
+                use(row)
