@@ -48,11 +48,12 @@ from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import Pair, some
 from freqkd_cli.images.palette import palette_with
 
-__all__ = ["LAYOUT", "build", "build_pool", "classes"]
+__all__ = ["LAYOUT", "build", "build_pool", "classes", "palette_of"]
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Shares = Share | Annotated[list[Share], Field(min_length=2, max_length=3)]
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+Colors = dict[str, Color] | list[Color]
 Splits = dict[Literal["train", "val", "test"], str]
 
 
@@ -74,7 +75,7 @@ def build(
     label_map: LabelMap | None = None,
     threshold: float | None = None,
     scale: Annotated[float, Field(gt=0)] | None = None,
-    colors: dict[str, Color] | list[Color] | None = None,
+    colors: Colors | None = None,
 ) -> Dataset:
     """Return one split of the data set. Images keep their own size; ``size`` is that of the views.
 
@@ -166,6 +167,15 @@ def classes(
         rows = opened[name_of_split("train", splits or {}, opened)]
         names = _class_list(source, rows, label, None).names
     return tuple(names[number] for number in sorted(names))
+
+
+def palette_of(names: Sequence[str], colors: Colors | None = None) -> np.ndarray:
+    """Return ``[K, 3]`` uint8: the colors of these classes without opening the data set.
+
+    Raises:
+        UsageError: a name that is no class, or a list of another length.
+    """
+    return palette_with(colors, names)
 
 
 def _class_list(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from freqkd_cli.datasets import camvid
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.score import input_images, prediction_files
 from freqkd_cli.score.averaging import Averaged, Averaging
+from freqkd_cli.score.predict_images import class_colors
 from freqkd_cli.score.predicted_labels import Predictor
 
 CLASSES = camvid.CLASSES
@@ -128,6 +130,16 @@ def test_images_of_a_data_set_get_the_labels_that_eval_writes(model_folder, freq
     assert [
         row["color"] for row in json.loads((tmp_path / "out/legend.json").read_text())
     ] == camvid.PALETTE.tolist()
+
+
+@pytest.mark.parametrize("name", ["folder", "hf"])
+def test_colors_of_a_recipe_need_no_images(tmp_path, name):
+    text = f"version: 1\ndata: {{name: {name}, size: [64, 64], root: {tmp_path}/absent, "
+    text += "classes: [road, car], colors: {car: [1, 2, 3]}}\n"
+    text += "student: {name: fast_scnn, width: 0.25}\nlosses: [{name: cross_entropy}]\n"
+    (tmp_path / "recipe.yaml").write_text(recipes.dump(recipes.loads(text + "train: {steps: 1}\n")))
+    model = SimpleNamespace(classes=2, id2label={0: "road", 1: "car"})
+    assert class_colors(tmp_path, model)[1] == [1, 2, 3]
 
 
 def test_gray_transparent_palette_and_turned_images(model_folder, freqkd, tmp_path):
