@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def held_out_numbers(dataset: Dataset, share: float) -> tuple[int, ...]:
 
 
 def _rank(name: str) -> tuple[bytes, str]:
-    return hashlib.sha256(b"hold out " + os.fsencode(name)).digest(), name
+    composed = os.fsencode(unicodedata.normalize("NFC", name))  # systems differ in this form
+    return hashlib.sha256(b"hold out " + composed).digest(), name
 
 
 def part(dataset: Dataset, numbers: Sequence[int]) -> Dataset:

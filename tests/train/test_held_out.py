@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import layouts
@@ -88,6 +89,13 @@ def test_the_part_depends_on_names_alone():
     assert held_out_numbers(Named(["a"]), 0.5) == ()
     # Written down once: another version of freqkd must choose the same images.
     assert sorted(held_names(names[:10], 0.3)) == ["image_0", "image_4", "image_8"]
+
+
+def test_the_part_does_not_depend_on_how_a_system_writes_letters():
+    names = [f"b{'äöü'[k % 3]}um_{k}" for k in range(40)] + ["stra\udcdfe"]
+    written = [unicodedata.normalize("NFD", name) for name in names]
+    assert names != written
+    assert held_out_numbers(Named(names), 0.3) == held_out_numbers(Named(written), 0.3)
 
 
 def test_steps_draw_every_other_image_once_per_epoch_at_its_own_number():
