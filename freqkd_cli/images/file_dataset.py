@@ -209,7 +209,7 @@ class FileDataset:
             DataBroken: it cannot be read.
         """
         read_colors = self.rule.colors is not None
-        stored = read_labels(self._label_path(index), colors=read_colors)
+        stored = read_labels(self._label_path(index), colors=read_colors, white=self.rule.white)
         colored = stored.rgb and not read_colors
         counts = count_values(stored.values)
         return Mask(
@@ -228,7 +228,7 @@ class FileDataset:
 
     def _labels(self, path: Path, image: Path, size: tuple[int, ...]) -> np.ndarray:
         read_colors = self.rule.colors is not None
-        stored = read_labels(path, colors=read_colors)
+        stored = read_labels(path, colors=read_colors, white=self.rule.white)
         if stored.rgb and not read_colors:
             tip = self.advice.for_colors(count_values(stored.values))
             raise DataBroken(f"{path} is not a label image", got="RGB colors", need=NEED, tip=tip)

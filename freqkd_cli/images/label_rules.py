@@ -76,6 +76,12 @@ class LabelRule:
     levels: Levels | None = None
     void: int = IGNORE
 
+    @property
+    def white(self) -> int:
+        """What 1 means in a mask of 1 bit: 255 beside a threshold above 1."""
+        threshold = self.levels.threshold if self.levels else None
+        return 255 if threshold is not None and threshold > 1 else 1
+
     def ids(self, stored: np.ndarray) -> np.ndarray:
         """Return train ids, int32 of the same shape; :data:`INVALID` for values not allowed."""
         if self.colors is not None:

@@ -45,11 +45,12 @@ class StoredLabels:
     grey_rgb: bool = False
 
 
-def read_labels(path: Path, *, colors: bool = False) -> StoredLabels:
+def read_labels(path: Path, *, colors: bool = False, white: int = 1) -> StoredLabels:
     """Read a label file.
 
     Grey values and palette indices stay as they are, never expanded to colors. Channels that are
-    all equal are one grey value. With ``colors`` everything is read as 0xRRGGBB.
+    all equal are one grey value. With ``colors`` everything is read as 0xRRGGBB. The bits of a file
+    of 1 bit are 0 and ``white``.
 
     Raises:
         DataBroken: it cannot be read, has several pages, holds NaN, or its mask is the alpha
@@ -70,7 +71,7 @@ def read_labels(path: Path, *, colors: bool = False) -> StoredLabels:
         if rgb:
             grey = deep or _equal_channels(image)
             return StoredLabels(packed(image), True, {}) if grey is None else grey
-        return _indices(image, stored)
+        return _indices(image, stored * np.uint8(white) if image.mode == "1" else stored)
 
     labels = with_image(path, read)
     if labels.values.dtype.kind not in "uif":

@@ -63,7 +63,7 @@ class Reader:
                 values = "fractions" if stored.ndim == 2 else f"{stored.shape[-1]} channels"
                 raise Unfit(f"has {values}, not one class number per pixel")
             return stored, stored.astype(np.int64)
-        labels = read_labels(path)
+        labels = read_labels(path, white=self.rule.white)
         if self.rule.colors is not None:
             if not (labels.rgb or labels.grey_rgb or labels.palette):
                 raise Unfit("has no colors")

@@ -146,6 +146,19 @@ def test_one_bit_and_sixteen_bit_masks(tmp_path):
         data.read(1)
 
 
+@pytest.mark.parametrize("threshold", [0.5, 1, 2, 128])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_one_bit_masks_with_a_threshold_keep_their_object(tmp_path, threshold, suffix):
+    mask = np.random.default_rng(0).integers(0, 2, (9, 14)).astype(np.uint8)
+    write(tmp_path, masks=[mask, mask * 255])
+    (tmp_path / "masks/train/p0.png").unlink()
+    Image.fromarray(mask.astype(bool)).save(tmp_path / f"masks/train/p0{suffix}")
+    data = open_split(tmp_path, classes=NAMES[:2], threshold=threshold)
+    for index in range(2):
+        np.testing.assert_array_equal(data.read(index)[1], mask)
+    assert data.mask(0).values.keys() == {0, 255 if threshold > 1 else 1}
+
+
 @pytest.mark.parametrize("color", [GREY_ALPHA, RGB, RGBA])
 def test_sixteen_bit_masks_with_equal_channels_keep_their_ids(tmp_path, color):
     mask = np.random.default_rng(0).integers(0, 3, (9, 14)).astype(np.uint16)
