@@ -85,6 +85,25 @@ def rejected(dataset: FileDataset, survey: Survey) -> Finding | None:
     )
 
 
+def bits(dataset: FileDataset, survey: Survey) -> Finding | None:
+    """Return the finding of masks of 1 bit, read as 0 and 1, beside others in which 255 is void."""
+    rule = dataset.rule
+    void = rule.colors is None and rule.white == 1 and rule.table[IGNORE] == rule.void
+    if not (void and survey.values[IGNORE] and survey.bits):
+        return None
+    return finding_about(
+        dataset,
+        "error",
+        survey.bits,
+        one="has 1 bit, so its 1 may mean 255",
+        many="have 1 bit, so their 1 may mean 255",
+        got=f"1 bit in {len(survey.bits)} of {survey.headers} masks, and 255 (void) in others",
+        need="8 bits in all masks of a split",
+        tip="save them with 8 bits: Image.open(FILE).convert('L').save(FILE) writes 0 and 255; "
+        "where 1 is a class, add .point(lambda value: value // 255) before .save",
+    )
+
+
 def contradicted(dataset: FileDataset, survey: Survey) -> Finding | None:
     """Return the finding of a split in which 255 is read as void but is probably a class."""
     doubt = _doubt(dataset, survey) if not survey.rejected else None

@@ -16,6 +16,7 @@ def findings(dataset: FileDataset, survey: Survey) -> tuple[Finding, ...]:
         label_errors.misfits(dataset, survey),
         label_errors.rgb_colors(dataset, survey),
         label_errors.rejected(dataset, survey),
+        label_errors.bits(dataset, survey),
         doubt,
     )
     # Void pixels and the ground mean nothing where 255 itself is in doubt, nor do empty

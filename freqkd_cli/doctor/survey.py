@@ -32,6 +32,7 @@ class Survey:
         headers, read: how many label images were examined, by header and by pixel.
         broken: files that cannot be read, as their errors.
         misfits: index -> (size of the label image, size of the image).
+        bits: label images of 1 bit, by their headers.
         several: label images with several channels, by their headers.
         colored: those of them that hold colors where values are read; ``colors`` counts the pixels
             of those that were read. If one does, all with several channels count as colored.
@@ -49,6 +50,7 @@ class Survey:
     read: int = 0
     broken: list[DataBroken] = field(default_factory=list)
     misfits: dict[int, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    bits: list[int] = field(default_factory=list)
     several: list[int] = field(default_factory=list)
     colored: list[int] = field(default_factory=list)
     colors: Counter[int] = field(default_factory=Counter)
@@ -87,12 +89,14 @@ def _add_header(result: Survey, dataset: FileDataset, index: int) -> None:
     result.headers += 1
     try:
         image_size = dataset.image_size(index)
-        size, channels = dataset.mask_header(index)
+        size, channels, one_bit = dataset.mask_header(index)
     except DataBroken as error:
         result.broken.append(error)
         return
     if size != image_size:
         result.misfits[index] = (size, image_size)
+    if one_bit:
+        result.bits.append(index)
     if channels > 1 and dataset.rule.colors is None:
         result.several.append(index)
 

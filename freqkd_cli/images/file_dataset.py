@@ -198,8 +198,8 @@ class FileDataset:
         """
         return read_upright(self.pairs[index].image, self.conversion)
 
-    def mask_header(self, index: int) -> tuple[tuple[int, int], int]:
-        """Return (H, W) of an image's label image and its number of channels."""
+    def mask_header(self, index: int) -> tuple[tuple[int, int], int, bool]:
+        """Return (H, W) of an image's label image, its channels, and whether it has 1 bit."""
         return read_header(self._label_path(index))
 
     def mask(self, index: int) -> Mask:

@@ -81,13 +81,17 @@ def read_labels(path: Path, *, colors: bool = False, white: int = 1) -> StoredLa
     return labels
 
 
-def read_header(path: Path) -> tuple[tuple[int, int], int]:
-    """Return (H, W) of a label file and its number of channels, without decoding it.
+def read_header(path: Path) -> tuple[tuple[int, int], int, bool]:
+    """Return (H, W) of a label file, its channels, and whether it has 1 bit; it is not decoded.
 
     Raises:
         DataBroken: it cannot be read.
     """
-    return with_image(path, lambda image: ((image.height, image.width), len(image.getbands())))
+
+    def header(image: Image.Image) -> tuple[tuple[int, int], int, bool]:
+        return (image.height, image.width), len(image.getbands()), image.mode == "1"
+
+    return with_image(path, header)
 
 
 def read_values(path: Path) -> np.ndarray:

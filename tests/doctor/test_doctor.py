@@ -833,3 +833,27 @@ def test_absent_classes_are_named_by_distill_and_eval(freqkd):
 def test_wrong_values_are_described_in_words(freqkd, setting, need):
     done = freqkd("recipe", "check", "folder.yaml", "--set", setting)
     assert done.code == 2 and need in done.err and "^" not in done.err, done.err
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_masks_of_one_bit_beside_others_with_void(freqkd, white):
+    masks = [layouts.labels(range(2), number) for number in range(4)]
+    layouts.folder(Path("d"), masks, ["road", "car"])
+    files = [Path(f"d/masks/train/p{number}.png") for number in range(4)]
+    for path in files[:2]:
+        Image.fromarray(masks[0] == 1).save(path)
+    assert doctor(freqkd, "folder") == (0, [])
+    masks[3][:5] = 255
+    Image.fromarray(masks[3]).save(files[3])
+    code, (finding,) = doctor(freqkd, "folder")
+    assert (code, finding["level"]) == (3, "error") and "2 of 4 masks" in finding["got"]
+    assert finding["what"].startswith("2 label images have 1 bit, so their 1 may mean 255")
+    assert [Path(name).name for name in finding["files"]] == ["p0.png", "p1.png"]
+    for path in files[:2]:
+        grey = Image.open(path).convert("L")
+        (grey if white == 255 else grey.point(lambda value: value // 255)).save(path)
+        np.testing.assert_array_equal(np.array(Image.open(path)), (masks[0] == 1) * white)
+    assert doctor(freqkd, "folder") == (0, [])
+    for path in files:
+        Image.fromarray(masks[0] == 1).save(path)
+    assert doctor(freqkd, "folder") == (0, [])
