@@ -55,7 +55,7 @@ class ExportOptions:
             it; none = torch's own number.
 
     Raises:
-        UsageError: an operator set that does not exist, or a fixed size without pixels.
+        UsageError: an operator set that does not exist, or a size without pixels.
     """
 
     upsample: bool = False
@@ -71,14 +71,16 @@ class ExportOptions:
     latency_threads: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        if self.fixed and min(self.fixed) < 1:
-            raise UsageError(
-                "an image has at least one pixel",
-                got="--size {},{}".format(*self.fixed),
-                need="height and width in pixels",
-                tip="--size 192,256",
-                key="size",
-            )
+        timed = [("latency-size", size) for size in self.latency_sizes]
+        for key, size in [("size", self.fixed), *timed]:
+            if size and min(size) < 1:
+                raise UsageError(
+                    "an image has at least one pixel",
+                    got="--{} {},{}".format(key, *size),
+                    need="height and width in pixels",
+                    tip=f"--{key} 192,256",
+                    key=key,
+                )
         if self.opset is not None:
             require_opset(self.opset)
 
@@ -120,7 +122,7 @@ class ExportOptions:
 def export_file(
     model: nn.Module, out: Path, kind: Literal["onnx", "pt2"], options: ExportOptions | None = None
 ) -> dict[str, Any]:
-    """Write ``model`` to ``out``, after a check against the model at every size.
+    """Write ``model`` to ``out``, after a check against the model at every size and the timing.
 
     A model of ``one_size`` gets the first of ``options.own_sizes`` where no size is fixed.
 
@@ -157,20 +159,21 @@ def export_file(
             read = calls["pt2"] = torch.export.load(unchecked).module()
         parity = compare(form, read, options.sizes, OTHERWISE[kind])
         parity.require(f"the {kind} file")
+        latency = _latency(form, calls, unchecked, options)
         size = synced(unchecked)
         os.replace(unchecked, out)
     return (
         result(out, kind, size, parity)
         | {"output": form.output_name, "head": options.head, "opset": opset}
         | {"size": options.fixed and list(options.fixed)}
-        | _latency(form, calls, out, options)
+        | latency
     )
 
 
 def _latency(
     form: ExportForm,
     calls: Mapping[str, Callable[[Tensor], Tensor]],
-    out: Path,
+    file: Path,
     options: ExportOptions,
 ) -> dict[str, Any]:
     """Return the latency table; a session of onnxruntime is made for each number of threads."""
@@ -178,7 +181,7 @@ def _latency(
     if options.latency_threads:
         forms |= bfloat16_form(form)
         if "onnxruntime" in forms:
-            forms["onnxruntime"] = lambda count: onnx_call(onnx_session(out, count))
+            forms["onnxruntime"] = lambda count: onnx_call(onnx_session(file, count))
     return latency_rows(forms, options.timed_sizes, options.latency_runs, options.latency_threads)
 
 

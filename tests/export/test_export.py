@@ -164,6 +164,20 @@ def test_a_graph_of_one_size_is_timed_at_no_other(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_export_that_is_interrupted_while_it_is_timed_keeps_the_earlier_file(
+    tmp_path, monkeypatch, kind
+):
+    def interrupted(*args) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph_file, "latency_rows", interrupted)
+    (tmp_path / "model").write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        export_file(tiny(), tmp_path / "model", kind, ExportOptions().at((32, 48)))
+    assert (tmp_path / "model").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_the_checked_sizes_have_an_odd_one_a_small_one_and_two_batches():
     assert any(height % 2 and width % 2 for _, height, width in SIZES)
     assert any(min(height, width) / 32 < 6 for _, height, width in SIZES)
@@ -643,6 +657,8 @@ def test_the_command_prints_one_document_and_refuses_to_overwrite(run_folder):
         (("--opset", "99"), 2, "to that operator set\n  got  --opset 99\n  need 13 .. "),
         (("--size", "0,0"), 2, "at least one pixel\n  got  --size 0,0\n  need height and width"),
         (("--size", "-5x7"), 2, "at least one pixel\n  got  --size -5,7\n"),
+        (("--latency-size", "0,0"), 2, "at least one pixel\n  got  --latency-size 0,0\n"),
+        (("--latency-size", "-5,10"), 2, "at least one pixel\n  got  --latency-size -5,10\n"),
         (("--size", "192"), 2, "not a height and a width\n  got  --size 192\n  need H,W"),
     ],
 )
