@@ -46,7 +46,7 @@ def export_folder(
 
     The folder is read back by ``freqkd_cli.load`` and, for a SegFormer, by transformers'
     ``from_pretrained``; both must give the model's results. In a folder that exists already, only
-    these files are replaced.
+    these files are replaced; a recipe and a summary that this model lacks are removed.
 
     Args:
         name: the model's name in a recipe.
@@ -122,6 +122,9 @@ def _move(folder: Path, out: Path) -> None:
     if not out.exists():
         os.rename(folder, out)
         return
+    for name in COPIED:  # of an earlier export, which may be that of another model
+        if not (folder / name).exists():
+            (out / name).unlink(missing_ok=True)
     for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
         os.replace(path, out / path.name)
 

@@ -415,6 +415,19 @@ def test_a_folder_is_loaded_again_and_describes_its_origin(run_folder, tmp_path)
     assert "Apache-2.0" not in text
 
 
+def test_a_folder_keeps_no_record_of_an_earlier_model(run_folder, tmp_path):
+    options, out = ExportOptions(sizes=((1, 64, 96),)), tmp_path / "out"
+    deploy.export_folder(student(), "fast_scnn", out, run=run_folder, options=options)
+    assert all((out / name).is_file() for name in deploy.COPIED)
+    (out / "mine.txt").write_text("kept")
+    (run_folder / "summary.json").write_text("no JSON")
+    deploy.export_folder(student(), "fast_scnn", out, run=run_folder, options=options)
+    assert (out / "recipe.yaml").is_file() and not (out / "summary.json").exists()
+    deploy.export_folder(student(), "fast_scnn", out, options=options)
+    assert not any((out / name).exists() for name in deploy.COPIED)
+    assert (out / "mine.txt").read_text() == "kept"
+
+
 def test_a_card_says_which_images_were_scored(run_folder):
     words = (str(run_folder), "--format", "safetensors", "--no-latency", "--overwrite")
     card = run_folder / "export" / "README.md"
