@@ -178,7 +178,16 @@ class PredictionFiles:
             row["overlay"] = str(path)
         else:
             list(overlays())
+        self._remove_frames(folder, row["frames"])
         return row
+
+    def _remove_frames(self, folder: Path, first: int) -> None:
+        """Remove frames from number ``first`` on: those of an earlier, longer video."""
+        images = {row["labels"] for row in self.done}
+        for path in folder.glob("[0-9]*.png"):
+            is_frame = path.stem.isdecimal() and path.name == f"{int(path.stem):06d}.png"
+            if is_frame and int(path.stem) >= first and str(path) not in images:
+                path.unlink()
 
     def _frames(self, entry: Input) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Frames of a video with their labels, labelled in batches."""

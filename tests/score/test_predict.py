@@ -16,7 +16,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.datasets import camvid
 from freqkd_cli.models import fast_scnn
-from freqkd_cli.score import input_images, prediction_files
+from freqkd_cli.score import input_images, predict_images, prediction_files
 from freqkd_cli.score.averaging import Averaged, Averaging
 from freqkd_cli.score.predict_images import class_colors
 from freqkd_cli.score.predicted_labels import Predictor
@@ -461,6 +461,26 @@ def test_videos_become_frames_and_an_overlay(model_folder, freqkd, tmp_path):
     assert len(frames) == 6 and frames[0].shape[1] == 128 and frames[0].shape[0] > 64
     again = (*words, "--overwrite", "--limit", 1, "--labels-only", "--flip")
     assert json.loads(freqkd(*again)[1])["files"][0]["frames"] == 1
+    assert names_in(tmp_path / "out/drive") == ["000000.png"]
+
+
+def test_frames_of_a_longer_earlier_video_are_removed(model_folder, freqkd, tmp_path, monkeypatch):
+    images = [noise(32, 32, number) for number in range(6)]
+    monkeypatch.setattr(predict_images, "require_library", lambda: None)
+    monkeypatch.setattr(prediction_files, "frames", lambda path, limit: images[: limit or None])
+    (tmp_path / "in/drive").mkdir(parents=True)
+    (tmp_path / "in/drive.mp4").write_bytes(b"never opened")
+    out = tmp_path / "out"
+    words = ("predict", model_folder, tmp_path / "in", "--out", out, "--labels-only", "-q")
+    assert freqkd(*words)[0] == 0
+    (out / "drive/notes.txt").write_text("mine")
+    assert len(names_in(out / "drive")) == 7
+    assert freqkd(*words, "--overwrite", "--limit", 2)[0] == 0
+    assert names_in(out / "drive") == ["000000.png", "000001.png", "notes.txt"]
+    Image.fromarray(images[0]).save(tmp_path / "in/drive/000009.png")  # its labels lie there too
+    assert freqkd(*words, "--overwrite")[0] == 0
+    expected = [*(f"{number:06d}.png" for number in (*range(6), 9)), "notes.txt"]
+    assert names_in(out / "drive") == expected
 
 
 def test_images_of_other_formats_in_a_folder_are_listed(model_folder, freqkd, tmp_path):
