@@ -1,4 +1,4 @@
-"""Facts stored in an exported file: output, classes and colors."""
+"""Facts stored in an exported file: output, classes, colors and how images are read."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class FileFacts:
         classes: K.
         colors: RGB of each class in 0..255, or None.
         size: the only (height, width) that the graph takes; None = any.
+        conversion: ``bits``, ``percentile`` and ``bands`` of the images that the model was trained
+            on, those that are set; None where the file does not say.
     """
 
     output: str
@@ -31,6 +33,7 @@ class FileFacts:
     classes: int
     colors: tuple[tuple[int, int, int], ...] | None
     size: tuple[int, int] | None
+    conversion: Mapping[str, Any] | None
 
     @classmethod
     def read(
@@ -60,6 +63,9 @@ class FileFacts:
                 raise ValueError("a name for each class")
             if len(colors) not in (0, classes) or any(len(c) != 3 for c in colors):
                 raise ValueError("colors: three numbers for each class")
+            conversion = json.loads(metadata.get("conversion", "null"))
+            if not isinstance(conversion, dict | None):
+                raise ValueError("conversion: an object")
         except (KeyError, ValueError, TypeError) as error:
             raise WeightsMissing(
                 f"{path} was not written by freqkd",
@@ -68,4 +74,5 @@ class FileFacts:
                 tip="freqkd export RUN again",
             ) from error
         fixed = tuple(side for side in sides if isinstance(side, int))
-        return cls(output, names, classes, colors or None, fixed if len(fixed) == 2 else None)
+        size = fixed if len(fixed) == 2 else None
+        return cls(output, names, classes, colors or None, size, conversion)

@@ -154,13 +154,16 @@ def _exported(
     from freqkd_cli.export.deploy import export_folder, model_name
     from freqkd_cli.export.graph_file import export_file
     from freqkd_cli.export.int8_file import export_int8
+    from freqkd_cli.score.input_conversion import conversion_keys
     from freqkd_cli.score.predict_images import class_colors
 
     model = load_model(source)
     log.info("writing %s and checking it", target)
     if kind == "safetensors":
         return export_folder(model, model_name(source), target, run=source, options=options)
-    options = replace(options, colors=class_colors(source, model))
+    options = replace(
+        options, colors=class_colors(source, model), conversion=conversion_keys(source)
+    )
     if images:
         result = export_int8(model, target, options, how, images, shown)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -59,15 +59,18 @@ def form_of(model: nn.Module, options: ExportOptions) -> ExportForm:
     )
 
 
-def file_metadata(form: ExportForm, colors: Sequence[Sequence[int]]) -> dict[str, str]:
-    """Return the metadata that a user of the file needs; lists are JSON."""
+def file_metadata(form: ExportForm, options: ExportOptions) -> dict[str, str]:
+    """Return the metadata that a user of the file needs; lists and objects are JSON."""
     names: Mapping[int, str] = getattr(form.model, "id2label", None) or {}
     listed = [str(names[number]) for number in sorted(names, key=int)]
-    return {
+    metadata = {
         "producer": "freqkd",
         "input": "RGB in [0, 1], float32 [B, 3, H, W]",
         "output": form.output_name,
         "number_of_classes": str(form.model.classes),
         "classes": json.dumps(listed, ensure_ascii=False),
-        "colors": json.dumps([list(map(int, color)) for color in colors]),
+        "colors": json.dumps([list(map(int, color)) for color in options.colors]),
     }
+    if options.conversion is not None:
+        metadata["conversion"] = json.dumps(dict(options.conversion))
+    return metadata

@@ -44,6 +44,8 @@ class ExportOptions:
         argmax: class numbers instead of logits.
         probabilities: softmax over the classes instead of logits.
         colors: RGB of each class in 0..255, for the file's metadata.
+        conversion: ``bits``, ``percentile`` and ``bands`` of the run's images, for the file's
+            metadata; None = unknown.
         opset: ONNX operator set; the exporter's default where it is None.
         fixed: the only (height, width) that the graph accepts; None = any.
         sizes: (batch, height, width) of each check.
@@ -62,6 +64,7 @@ class ExportOptions:
     argmax: bool = False
     probabilities: bool = False
     colors: Sequence[Sequence[int]] = ()
+    conversion: Mapping[str, Any] | None = None
     opset: int | None = None
     fixed: tuple[int, int] | None = None
     sizes: Sequence[tuple[int, int, int]] = SIZES
@@ -142,7 +145,7 @@ def export_file(
         options = options.at(options.own_sizes[0])
     require_finite(model)
     form = form_of(model.float().cpu(), options)
-    metadata = file_metadata(form, options.colors)
+    metadata = file_metadata(form, options)
     with folder_beside(out) as folder, naming(out), torch.inference_mode(False):
         unchecked = folder / out.name
         program, opset = _program(form, kind, options.fixed), None

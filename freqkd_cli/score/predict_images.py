@@ -76,13 +76,13 @@ def predict(
         UsageError: two images have one name, or ``out`` holds files that must not be replaced.
         FreqKDError: the model's logits of an image are not finite.
     """
-    conversion = conversion_of(folder_of(source), options.conversion)
     inputs = gather(images, options.out)[: options.limit or None]
     if any(entry.video for entry in inputs):
         require_library()
     written = WrittenFiles(options.out)
     _check_targets(inputs, options, written)
     model = load_file_or_folder(source)
+    conversion = conversion_of(source, model, options.conversion)
     require_class_scores(model, options.averaging)
     check_class_count(model.classes)
     legend = legend_of(source, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from freqkd_cli.models import fast_scnn
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.averaging import Averaging
 from freqkd_cli.score.eval_source import EvalOptions, evaluate
+from freqkd_cli.score.input_conversion import ConversionOptions
 from freqkd_cli.score.predict_images import PredictOptions, class_colors, predict
 from tests.helpers.small_recipe import SMALL
 
@@ -100,6 +102,42 @@ def test_a_file_labels_images_as_its_run(run, tmp_path):
     assert (actual == expected).mean() > 0.999 and of_file == legend
     windows = Averaging(window=(64, 64), stride=(32, 32))
     assert labels(run / "model.onnx", "windows", averaging=windows)[0].shape == expected.shape
+
+
+def test_a_file_away_from_its_run_reads_images_as_the_run(run, freqkd, tmp_path):
+    there, alone = tmp_path / "run", tmp_path / "deploy"
+    shutil.copytree(run, there)
+    text = (there / "recipe.yaml").read_text()
+    (there / "recipe.yaml").write_text(
+        text.replace("name: scenes", "name: folder, root: data, bands: [3, 2, 1]")
+    )
+    for kind in ("onnx", "pt2"):
+        words = ("export", there, "--format", kind, "--out", alone / f"a.{kind}", "--size", "64,64")
+        code, _, err = freqkd(*words, "--latency", 0, "-q")
+        assert code == 0, err
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+
+    def labels(source: Path, out: str, **options) -> np.ndarray:
+        how = PredictOptions(tmp_path / out, conversion=ConversionOptions(**options))
+        predict(source, [tmp_path / "a.png"], how, Silent())
+        with Image.open(tmp_path / out / "a.png") as image:
+            return np.array(image)
+
+    expected = labels(there, "of_run")
+    as_stored = labels(there, "as_stored", bands="1,2,3")
+    assert (expected != as_stored).mean() > 0.01
+    # A recipe of another run beside the file says nothing about it.
+    (alone / "recipe.yaml").write_text(text)
+    for name in ("a.onnx", "a.pt2"):
+        assert load_exported(alone / name).facts.conversion == {"bands": [3, 2, 1]}
+        assert (labels(alone / name, name) == expected).mean() > 0.999
+        replaced = labels(alone / name, f"{name}_option", bands="1,2,3")
+        assert (replaced == as_stored).mean() > 0.999
+    # Files of earlier versions hold no conversion: that of the recipe beside them is used.
+    assert load_exported(run / "model.onnx").facts.conversion is None
+    shutil.copy(run / "model.onnx", there / "earlier.onnx")
+    assert (labels(there / "earlier.onnx", "earlier") == expected).mean() > 0.999
 
 
 def test_a_file_of_one_size_names_the_size_of_the_images(run, tmp_path):
