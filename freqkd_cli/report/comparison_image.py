@@ -47,7 +47,7 @@ def comparison(
     """
     headings = list(rows[0])
     shapes = [next(iter(row.values())).shape for row in rows]
-    heights = [round(width * shape[0] / shape[1]) for shape in shapes]
+    heights = [max(1, round(width * shape[0] / shape[1])) for shape in shapes]
     label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
     plain = ImageFont.load_default(_TEXT)
 

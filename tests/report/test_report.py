@@ -115,6 +115,16 @@ def test_the_legend_holds_only_classes_that_occur(tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "same.png").read_bytes()
 
 
+def test_an_image_much_wider_than_high_is_one_pixel_high(tmp_path):
+    sheets = []
+    for height in (1, 10):
+        image = np.full((height, 2560, 3), 90, np.uint8)
+        comparison([{"image": image}], ("a",), PALETTE[:1], tmp_path / "p.png", width=256)
+        with Image.open(tmp_path / "p.png") as sheet:
+            sheets.append(sheet.size)
+    assert sheets[0] == sheets[1]
+
+
 def test_a_long_legend_breaks_into_lines_inside_the_sheet(tmp_path):
     labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     palette = np.stack(
