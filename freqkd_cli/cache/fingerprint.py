@@ -128,6 +128,8 @@ def _serves(field: str, cached: Any, need: Any, wanted: Mapping[str, Any]) -> bo
         return set(need) <= set(cached)
     if field.startswith("pool.") and "pool" not in wanted:
         return True  # its images come after those of the data
+    if field.startswith("class_map.") and "logits" not in wanted.get("taps", ()):
+        return True  # only class scores are mapped
     if field in ("images", "views.stored") and isinstance(cached, int) and isinstance(need, int):
         return need <= cached  # view v of an image does not depend on the number of views
     parts = field.split(".")

@@ -168,6 +168,17 @@ def test_cached_equals_live_and_another_map_is_refused(text, tmp_path):
     )
 
 
+def test_a_cache_with_a_map_serves_features_alone(text, tmp_path):
+    """It was refused: `class_map.0: cached [0], wanted nothing`."""
+    feature = "  - {name: feature, student: decoder, teacher: decoder}\n"
+    text = text.replace("train:", f"{feature}train:")
+    dump_recipe(recipes.loads(text), tmp_path / "c", Silent(), DumpOptions())
+    kl = next(line for line in text.splitlines(keepends=True) if "logit_kl" in line)
+    plan = assemble.check(recipes.loads(text.replace(kl, "")))
+    lines, dataset = assemble.build_lines(plan), assemble.build_dataset(plan.recipe, "train")
+    assert open_source(plan, lines, tmp_path / "c", dataset, "cpu").name.startswith("cache")
+
+
 def test_mistakes_name_their_line(text):
     with pytest.raises(RecipeError) as caught:
         assemble.check(recipes.loads(text.replace("street: road", "street: raod"), "r.yaml"))
