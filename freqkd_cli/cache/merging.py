@@ -110,8 +110,9 @@ def _differences(first: Fingerprint, second: Fingerprint) -> Iterator[Difference
     before, after = (dict(leaves(_comparable(side.fields, shared))) for side in (first, second))
     for field in dict.fromkeys([*before, *after]):
         part = field.partition(".")[0]
-        # A part without class scores has no class map; where both have one they must agree.
-        optional = part in ("class_map", "pool") and not (before.get(field) and after.get(field))
+        # A cache without class scores has no class map; where both have one they must agree.
+        both = first.fields.get(part) and second.fields.get(part)
+        optional = part in ("class_map", "pool") and not both
         if part in ("taps", "images") or optional or field == "teacher.license":
             continue
         if before.get(field) != after.get(field):

@@ -12,7 +12,7 @@ import torch
 from cache_fakes import Images, Notes, Teacher, bytes_of, make_job
 
 from freqkd_cli import app
-from freqkd_cli.cache import pruning
+from freqkd_cli.cache import index_file, pruning
 from freqkd_cli.cache.fingerprint import Fingerprint
 from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.merging import merge
@@ -213,6 +213,24 @@ def test_targets_of_a_loss_with_other_arguments_are_refused(tmp_path):
     (line,) = str(caught.value).splitlines()[1:-1]
     assert line.strip() == "targets.wave.arguments.cutoff: cached 0.5, other 0.25"
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("part", ["class_map", "pool"])
+def test_caches_of_other_class_maps_or_pools_are_refused(tmp_path, part):
+    """Leaves that one of them lacks were left out: the second map stayed in neither."""
+    dump(make_job(content="targets"), tmp_path / "all", Notes())
+    folders = []
+    for number, value in enumerate(({"0": [0], "1": [1]}, {"0": [0], "2": [1]}, {})):
+        folder = copy_of(tmp_path / "all", str(number), keep=[("copy", "wave", "wave")[number]])
+        index = index_file.read_index(folder)
+        fields = {**index.full_fingerprint.fields, **({part: value} if value else {})}
+        index_file.write_index(folder, Fingerprint(fields), index.shards)
+        folders.append(folder)
+    with pytest.raises(CacheMismatch) as caught:
+        merge(folders[0], folders[1], tmp_path / "x")
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert lines == [f"{part}.1: cached [1], other nothing", f"{part}.2: cached nothing, other [1]"]
+    assert merge(folders[0], folders[2], tmp_path / "x")["items"] == 12
 
 
 def test_an_interrupted_merge_has_a_tip_of_its_own(cache, tmp_path):
