@@ -43,33 +43,42 @@ def check(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[s
 
     Raises:
         UsageError: ``out`` is not empty and neither ``resume`` nor ``overwrite`` is given, or it
-            contains the run of another recipe, or files that freqkd did not write.
+            contains the run of another recipe, or no run.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file", need="a folder", tip="give another --out")
     if not out.is_dir() or not any(out.iterdir()):
         return None
+    if foreign := _foreign(out):
+        raise UsageError(
+            f"--out {out} is not empty, and what is in it is no run of freqkd",
+            got=", ".join(sorted(foreign)[:5]),
+            need="a folder that is new, empty, or that of a run",
+            tip="give another --out",
+        )
     if not (resume or overwrite):
         raise UsageError(
             f"--out {out} is not empty",
             tip="--resume to continue the run in it, --overwrite to replace it, or another --out",
         )
-    foreign = [
-        path.name
-        for path in out.iterdir()
-        if path.name not in (*FILES, *FOLDERS) and path.suffix != SUFFIX
-    ]
-    if foreign and not (out / "recipe.yaml").exists():
-        option = "--overwrite" if overwrite else "--resume"
-        raise UsageError(
-            f"{option} refused: {out} contains files that freqkd did not write",
-            got=", ".join(sorted(foreign)[:5]),
-            tip="give another --out",
-        )
     if overwrite or not (out / "recipe.yaml").exists():
         return None
     _check_recipe(out, recipe)
     return object_or_none(out / "summary.json")
+
+
+def _foreign(out: Path) -> list[str]:
+    """Return the names in ``out`` that are not of a run; none where a run has its recipe there.
+
+    A recipe alone may be written by hand. A run makes ``state`` before it; a copy of a finished run
+    may lack that folder.
+    """
+    names = [path.name for path in out.iterdir()]
+    if "state" not in names and "environment.json" not in names:
+        return names
+    if "recipe.yaml" in names:
+        return []
+    return [name for name in names if name not in (*FILES, *FOLDERS) and not name.endswith(SUFFIX)]
 
 
 def _check_recipe(out: Path, recipe: Recipe) -> None:

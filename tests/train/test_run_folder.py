@@ -200,8 +200,35 @@ def test_overwrite_removes_links_inside_its_folders(here):
 
 
 def test_a_folder_of_others_is_refused(here):
-    with pytest.raises(UsageError, match="contains files that freqkd did not write"):
+    with pytest.raises(UsageError, match="what is in it is no run of freqkd"):
         distill(load(), Path("data"), Silent(), overwrite=True)
+
+
+@pytest.mark.parametrize("option", ["resume", "overwrite", None])
+def test_a_folder_with_a_recipe_of_ones_own_is_no_run(here, option):
+    """The message advised both options, and they replaced the recipe and emptied the folders."""
+    out = Path("exp")
+    (out / "wandb").mkdir(parents=True)
+    for name, text in (("recipe.yaml", SCENES), ("wandb/mine.txt", "mine"), ("notes.txt", "mine")):
+        (out / name).write_text(text)
+    for names in ("notes.txt, recipe.yaml, wandb", "recipe.yaml, wandb"):
+        with pytest.raises(UsageError, match="what is in it is no run of freqkd") as caught:
+            distill(load(text=SCENES), out, Silent(), **({option: True} if option else {}))
+        assert f"got  {names}" in str(caught.value) and caught.value.tip == "give another --out"
+        (out / "notes.txt").unlink(missing_ok=True)
+    assert (out / "recipe.yaml").read_text() == SCENES and (out / "wandb/mine.txt").exists()
+
+
+@pytest.mark.parametrize("lost", ["state", "environment.json"])
+def test_a_run_that_lost_a_part_is_one_still(here, lost):
+    """Runs of early versions have no environment.json, and copies of runs may have no state."""
+    summary = distill(load(text=SCENES), Path("run"), Silent())
+    path = Path("run") / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Path("run/notes.txt").write_text("mine")
+    again = distill(load(text=SCENES), Path("run"), Silent(), resume=True)
+    assert again["miou"] == summary["miou"]
+    assert distill(load(text=SCENES), Path("run"), Silent(), overwrite=True)["steps"] == 2
 
 
 @pytest.mark.parametrize(
