@@ -81,13 +81,20 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
 
 
+RESUME_TIP = "fix this, then rerun the same command with --resume: finished shards are kept"
+
+
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of the disk into one message."""
+def disk_errors(folder: Path, tip: str = RESUME_TIP) -> Iterator[None]:
+    """Turn an error of the disk into one message.
+
+    Raises:
+        FreqKDError: the disk is full, or permission is missing.
+    """
     try:
         yield
     except OSError as error:
         raise FreqKDError(
             f"the cache {folder} cannot be written: {error.strerror or error}",
-            tip="fix this, then rerun the same command with --resume: finished shards are kept",
+            tip=tip,
         ) from error

@@ -31,6 +31,7 @@ def merge(first: Path, second: Path, out: Path, mode: Mode = "new") -> dict[str,
         CacheMismatch: they are of other teachers, views, data or storage, or both have a tensor of
             an item.
         Missing, UsageError, CacheDamaged: a cache cannot be used, or ``out`` is not empty.
+        FreqKDError: the disk is full, or permission is missing.
     """
     if out.resolve() in (first.resolve(), second.resolve()):
         raise UsageError(f"--out {out} is one of the merged caches", tip="give another --out")
@@ -47,7 +48,8 @@ def merge(first: Path, second: Path, out: Path, mode: Mode = "new") -> dict[str,
         readers[0].index.teacher or readers[1].index.teacher,
         object_or_none(first / FILES) or object_or_none(second / FILES),
     )
-    with CacheWriter(out, plan, mode) as writer:
+    tip = "fix this, for example free space, then run it again with --overwrite"
+    with CacheWriter(out, plan, mode, tip=tip) as writer:
         for number, (items, parts_of) in enumerate(sources):
             columns: Columns = {}
             for reader in parts_of:

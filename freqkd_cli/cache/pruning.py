@@ -28,7 +28,7 @@ def prune(
     """Keep a part of a cache; return what ``cache prune --json`` prints.
 
     New shards are written beside the old ones, then the index is replaced, then the old shards are
-    removed. A kill leaves the old cache or the new one.
+    removed. A kill leaves the old cache or the new one, and shards that the next call removes.
 
     Args:
         keep: taps, or ids of losses; all where it is empty.
@@ -38,26 +38,32 @@ def prune(
     Raises:
         Missing: there is no cache.
         UsageError: nothing would be left, nothing would be removed, or a name is not in the cache.
+        FreqKDError: the disk is full, or permission is missing.
     """
     index_file.read_index(folder)  # a folder without a cache gets no lock
-    with disk_errors(folder), locked(folder, f"the cache {folder}"):
+    tip = "fix this, for example free space, then run it again: the cache is whole"
+    with disk_errors(folder, tip), locked(folder, f"the cache {folder}"):
         reader = CacheReader(folder)
+        _remove_others(folder, reader.index.shards)
         names = _kept_names(reader, keep)
         kept = [
             tuple(item for item in shard.items if _is_kept(item, views, images))
             for shard in reader.index.shards
         ]
         _check(reader, names, sum(map(len, kept)), views, images)
-        old = shard_files(folder)
         written: list[Shard] = []
-        for number, items in enumerate(filter(None, kept), 1 + _number(old[-1])):
-            columns = stored_columns(reader, items, names)
-            file = shard_name(number)
-            written.append(write_shard(folder, file, items, columns, complex_names(reader)))
+        try:
+            first = 1 + _number(shard_files(folder)[-1])
+            for number, items in enumerate(filter(None, kept), first):
+                columns = stored_columns(reader, items, names)
+                file = shard_name(number)
+                written.append(write_shard(folder, file, items, columns, complex_names(reader)))
+        except OSError:  # their space is what the next call needs
+            _remove_others(folder, reader.index.shards)
+            raise
         fingerprint = _pruned(reader, names, views, images)
         index_file.write_index(folder, fingerprint, written, reader.index.teacher)
-        for path in old:
-            path.unlink()
+        _remove_others(folder, written)
     before, after = (cache.fields["images"] for cache in (reader.fingerprint, fingerprint))
     if after < before:
         log.warning(
@@ -67,6 +73,14 @@ def prune(
             before,
         )
     return summary(CacheReader(folder)) | {"bytes_before": reader.bytes}
+
+
+def _remove_others(folder: Path, shards: Sequence[Shard]) -> None:
+    """Remove the shard files that are not among the ``shards`` of the index."""
+    listed = {shard.file for shard in shards}
+    for path in shard_files(folder):
+        if path.name not in listed:
+            path.unlink()
 
 
 def _number(shard: Path) -> int:

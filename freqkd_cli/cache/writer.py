@@ -11,6 +11,7 @@ from torch import Tensor
 
 from freqkd_cli.cache import index_file
 from freqkd_cli.cache.cache_folder import (
+    RESUME_TIP,
     Mode,
     check_folder,
     disk_errors,
@@ -44,6 +45,7 @@ class CacheWriter:
         first: of several processes that write this cache, the first holds the lock, resumes and
             finishes. It must enter its ``with`` block before the others put a shard, and must have
             their ``shards`` before it finishes.
+        tip: what to do after an error of the disk.
 
     Attributes:
         finished: numbers of the shards that are written.
@@ -56,10 +58,16 @@ class CacheWriter:
     """
 
     def __init__(
-        self, folder: str | Path, plan: CachePlan, mode: Mode = "new", *, first: bool = True
+        self,
+        folder: str | Path,
+        plan: CachePlan,
+        mode: Mode = "new",
+        *,
+        first: bool = True,
+        tip: str = RESUME_TIP,
     ) -> None:
-        self.folder, self.plan, self.mode, self.first = Path(folder), plan, mode, first
-        self.journal = Journal(self.folder)
+        self.folder, self.journal = Path(folder), Journal(Path(folder))
+        self.plan, self.mode, self.first, self.tip = plan, mode, first, tip
         self.shards: dict[int, Shard] = {}
         self.complete = False
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-writer")
@@ -83,7 +91,7 @@ class CacheWriter:
         if not self.first:
             return self
         check_folder(self.folder, self.mode)
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, self.tip):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = WriteLock(self.folder, f"the cache {self.folder}")
             try:
@@ -187,7 +195,7 @@ class CacheWriter:
         """Wait for the shard that is being written, and raise its error."""
         pending, self._pending = self._pending, None
         if pending:
-            with disk_errors(self.folder):
+            with disk_errors(self.folder, self.tip):
                 pending.result()
 
     def _write(
@@ -203,7 +211,7 @@ class CacheWriter:
         self.wait()
         assert len(self.shards) == len(self.plan.shards), "a shard is missing"
         shards = [self.shards[n] for n in range(len(self.shards))]
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, self.tip):
             if self.plan.files:
                 write_files(self.folder, self.plan.files)
             index_file.write_index(self.folder, self.plan.fingerprint, shards, self.plan.teacher)

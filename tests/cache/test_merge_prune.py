@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from cache_fakes import Images, Notes, Teacher, bytes_of, make_job
 
 from freqkd_cli import app
-from freqkd_cli.cache import index_file, pruning
+from freqkd_cli.cache import index_file, pruning, writer
 from freqkd_cli.cache.fingerprint import Fingerprint
 from freqkd_cli.cache.journal import CachePlan
 from freqkd_cli.cache.merging import merge
@@ -20,7 +21,7 @@ from freqkd_cli.cache.pruning import prune
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.stored_rows import complex_names, stored_columns
 from freqkd_cli.cache.writer import CacheWriter
-from freqkd_cli.errors import CacheMismatch, Missing, UsageError
+from freqkd_cli.errors import CacheMismatch, FreqKDError, Missing, UsageError
 from freqkd_cli.teacher.dump import dump
 
 SMALL = 3_000  # a shard per batch
@@ -152,6 +153,41 @@ def test_a_killed_pruning_leaves_one_whole_cache(cache, monkeypatch, where):
         prune(cache, [], 1, 4)
     assert len(CacheReader(cache)) == 4
     assert len(list(cache.glob("shard-*"))) == len(CacheReader(cache).index.shards)
+
+
+def test_the_same_pruning_again_removes_what_a_killed_one_left(cache, monkeypatch):
+    """It said that nothing would be removed, and the old shards stayed."""
+    monkeypatch.setattr(pruning, "_remove_others", lambda folder, shards: None)
+    prune(cache, [], 1, None)
+    monkeypatch.undo()
+    assert len(list(cache.glob("shard-*"))) > len(CacheReader(cache).index.shards)
+    with pytest.raises(UsageError, match="nothing of the cache .* would be removed"):
+        prune(cache, [], 1, None)
+    assert len(list(cache.glob("shard-*"))) == len(CacheReader(cache).index.shards)
+
+
+def test_a_full_disk_leaves_no_new_shards_and_no_tip_of_a_dump(cache, tmp_path, monkeypatch):
+    """Each new try needed the whole space again, and `--resume` was advised."""
+
+    def full(*words):
+        if words[1] in ("shard-00001.safetensors", last):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*words)
+
+    halves = [copy_of(cache, f"half{i}", keep=[subject(cache, i)]) for i in (0, 1)]
+    before, write = bytes_of(cache), pruning.write_shard
+    last = f"shard-{2 * len(CacheReader(cache).index.shards) - 1:05d}.safetensors"
+    monkeypatch.setattr(pruning, "write_shard", full)
+    monkeypatch.setattr(writer, "write_shard", full)
+    with pytest.raises(FreqKDError, match="No space left") as caught:
+        prune(cache, [subject(cache, 0)], None, None)
+    assert bytes_of(cache) == before
+    assert caught.value.tip.endswith("then run it again: the cache is whole")
+    with pytest.raises(FreqKDError, match="No space left") as caught:
+        merge(*halves, tmp_path / "both")
+    assert caught.value.tip.endswith("then run it again with --overwrite")
+    monkeypatch.undo()
+    assert merge(*halves, tmp_path / "both", "overwrite")["items"] == 12
 
 
 def test_caches_of_other_teachers_are_refused_with_all_fields(cache, tmp_path):
