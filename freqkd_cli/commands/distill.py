@@ -45,7 +45,7 @@ Verify = Annotated[
     bool,
     typer.Option(
         "--verify",
-        help="With --cache, hash every image again, instead of comparing size and time stamps.",
+        help="With --cache, hash every image and saved output again, whatever its time stamps.",
     ),
 ]
 Baseline = Annotated[
@@ -122,7 +122,7 @@ def run(
         )
     if verify and cache is None:
         raise UsageError(
-            "--verify checks the images of a cache", tip="give --cache, or leave it out"
+            "--verify checks the files of a cache", tip="give --cache, or leave it out"
         )
     check_parents("--out", out)
     loaded = recipes.load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +11,17 @@ import numpy as np
 import torch
 
 from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
-from freqkd_cli.images.dataset import Dataset, spread
+from freqkd_cli.images.dataset import Dataset
+from freqkd_cli.images.decode import digest
 from freqkd_cli.images.held_out import same_images
 from freqkd_cli.images.pairs import some
 from freqkd_cli.images.pool import POOL_IMAGE, WithPool
 from freqkd_cli.models._log_scores import VERSION
+from freqkd_cli.runtime import file_hashes
 from freqkd_cli.views.loader import ViewDataset
 from freqkd_cli.views.view import View
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
-
-SAMPLED = 16
-"""Files whose content is in the hash of a folder; of all others it has names and sizes."""
 
 
 class SavedFiles:
@@ -105,14 +105,16 @@ class SavedFiles:
         return values
 
     def sha256(self) -> bytes:
-        """Return a hash of all names and sizes, and of the content of some files."""
+        """Return a hash of the names and contents of all files, each read once and remembered.
+
+        Raises:
+            DataBroken: a file cannot be read.
+        """
         total = hashlib.sha256(self.layout.encode() + VERSION)
-        paths = list(self.paths.values())
-        for path in paths:
-            total.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
-        for number in spread(len(paths), SAMPLED):
-            with paths[number].open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+        for path in self.paths.values():
+            for part in (path.name, *digest(path)):
+                total.update(os.fsencode(part) + b"\0")
+        file_hashes.keep_new()
         return total.digest()
 
     def _stem(self, index: int) -> str:

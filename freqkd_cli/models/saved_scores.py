@@ -9,7 +9,8 @@ The target of a view is cut from the file of its image: zoom, crop and mirroring
 view. Changes of color do not reach these outputs, and no hidden part of ``data.augment.isolate``.
 The only tap is ``logits``. Nothing is known about other images, so this teacher is not scored.
 
-Files are read in each step. ``freqkd teacher-dump`` stores the views, which is faster.
+All files are read once for their hash, which is remembered, and then in each step. ``freqkd
+teacher-dump`` stores the views, which is faster.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def build(
 
     Raises:
         WeightsMissing: there is no such folder, or no file in it.
-        DataBroken: the first file is no array of three axes.
+        DataBroken: the first file is no array of three axes, or a file cannot be read.
     """
     files = SavedFiles(root, layout)
     arguments = {"root": root, "scores": scores, "layout": layout, "stride": stride}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 
@@ -18,6 +19,8 @@ from freqkd_cli.build.training_images import training_images
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import CacheMismatch, DataBroken, DataMissing, FreqKDError, WeightsMissing
 from freqkd_cli.models import saved_scores
+from freqkd_cli.models._saved_scores_files import SavedFiles
+from freqkd_cli.runtime import file_hashes
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.side_by_side import compare
 from freqkd_cli.spectrum.locate import identify
@@ -172,6 +175,26 @@ def test_the_fingerprint_is_of_the_files(folder):
     assert not torch.equal(
         one.sha256, saved_scores.build(classes=9, root=str(folder / "saved")).sha256
     )
+
+
+def test_the_fingerprint_is_of_every_file(tmp_path, monkeypatch):
+    """Of 40 files the content of 16 was in it, so a cache of others was accepted."""
+    for number in range(40):
+        np.save(tmp_path / f"{number:02d}.npy", np.full((2, 1, 1), number, np.float32))
+    seen = {SavedFiles(str(tmp_path), "chw").sha256()}
+    for path in sorted(tmp_path.iterdir()):
+        np.save(path, np.load(path) + 0.5)
+        seen.add(SavedFiles(str(tmp_path), "chw").sha256())
+    assert len(seen) == 41
+
+    reads, digest = [], hashlib.file_digest
+    monkeypatch.setattr(file_hashes, "SETTLED", -1)
+    monkeypatch.setattr(file_hashes, "_trusting", True)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *words: reads.append(1) or digest(*words))
+    for before, number in ((lambda: None, 40), (lambda: None, 0), (file_hashes.hash_again, 40)):
+        before()
+        reads.clear()
+        assert SavedFiles(str(tmp_path), "chw").sha256() in seen and len(reads) == number
 
 
 def test_what_is_missing_or_broken_is_one_message(folder, tmp_path):
