@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump import _TeacherPass
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.recipe_cache import Form
+from freqkd_cli.train import estimate
 from freqkd_cli.train.distillation import distill
 
 SCRIPT = Path(__file__).with_name("many_processes.py")
@@ -230,6 +232,19 @@ def test_only_the_first_process_prints_results(folder, launched):
     assert (
         launched.stderr.count("global batch 4: 2 on each of 2 processes") == 5
     )  # distill, stopped, resumed, live norms, nan
+
+
+def test_all_processes_measure_equally_many_steps():
+    """Each took one more step by its own clock, and waited in it for those that did not."""
+    steps = []
+    loop = SimpleNamespace(
+        setting=SimpleNamespace(length=SimpleNamespace(steps=9), device=torch.device("cpu")),
+        batches=lambda: (batch for batch in ()),
+        step=lambda batches: steps.append(1),
+        processes=SimpleNamespace(any=lambda flag: flag or len(steps) == 2),  # the other is slow
+    )
+    assert estimate._step_seconds(loop) < estimate.PROBE_SECONDS
+    assert len(steps) == 2
 
 
 def test_a_batch_that_cannot_be_shared(folder, launched):
