@@ -101,7 +101,7 @@ def environments(comparison: Comparison) -> list[Environment]:
 
 def _facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the texts of an environment, its libraries one by one."""
-    own = ("command", "libraries", "source", "class_weights", "resumed")
+    own = ("command", "libraries", "source", "cache", "teacher_sha256", "class_weights", "resumed")
     libraries = environment.get("libraries")
     values = {key: value for key, value in environment.items() if key not in own}
     values |= libraries if isinstance(libraries, dict) else {}

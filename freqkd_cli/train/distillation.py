@@ -123,6 +123,7 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
                 now = environment.describe(setting.device, setting.compute.reason, source)
                 now |= {"processes": setting.processes.number} | setting.numbers_of_images
                 now |= {"image_names": environment.image_names(setting.images)}
+                now |= environment.of_teacher(loop.source)
                 if setting.class_weights:
                     now |= {"class_weights": setting.class_weights}
                 environment.record(setting.out, now)

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from freqkd_cli import __version__
+from freqkd_cli.cache.fingerprint import weights_sha256
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.teacher.cached import CachedTeacher
+from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.train.checkpoint import write_json
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset
+    from freqkd_cli.teacher.targets import Source
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,43 @@ def image_names(images: Dataset) -> dict[str, Any]:
     return {"number": len(names)} | {key: value.hexdigest() for key, value in hashes.items()}
 
 
+def of_teacher(source: Source) -> dict[str, str]:
+    """Return the form of a cache, and the hash of the teacher's weights; empty without a teacher.
+
+    The hash of a cache is that of the weights before they were cast to ``teacher.dtype``.
+    """
+    if isinstance(source, CachedTeacher):
+        cache = source.cache
+        scores = f" of {cache.form.scores} scores" if cache.form.scores else ""
+        sha256 = str(cache.fingerprint.fields["teacher"].get("weights_sha256"))
+        form = f"{cache.content} in {cache.storage}{scores}"
+        return {"cache": form, "teacher_sha256": sha256}
+    if isinstance(source, LiveTeacher):
+        return {"teacher_sha256": weights_sha256(source.model)}
+    return {}
+
+
+def require_same_teacher(out: Path, source: Source) -> None:
+    """Check that a run that is resumed has the teacher that it was started with.
+
+    A run of an earlier version has no record of it. A live teacher and a cache are not compared.
+
+    Raises:
+        UsageError: the teacher has other weights.
+    """
+    before = _object(object_or_none(out / "environment.json"))
+    recorded, now = before.get("teacher_sha256"), of_teacher(source).get("teacher_sha256")
+    if before.get("source") != source.name.split()[0] or not recorded or recorded == now:
+        return
+    raise UsageError(
+        f"the run in {out} was started with another teacher",
+        got=f"weights of sha256 {str(now)[:16]}",
+        need=f"weights of sha256 {str(recorded)[:16]}",
+        tip="restore the teacher's weights or its cache, or start a new run with another --out",
+        key="teacher",
+    )
+
+
 def require_same_images(out: Path, images: Dataset) -> None:
     """Check that a run that is resumed trains on the images that it was started with.
 
@@ -105,9 +146,10 @@ def record(out: Path, now: dict[str, Any]) -> None:
     path = out / "environment.json"
     first = object_or_none(path)
     before, after = (facts | _object(facts.get("libraries")) for facts in (first or now, now))
+    forms = ("cache",) if before.get("cache") and after.get("cache") else ()
     changed = [
         f"{key} {after[key]} instead of {before.get(key)}"
-        for key in (*SETTINGS, *LIBRARIES)
+        for key in (*SETTINGS, *forms, *LIBRARIES)
         if after[key] != before.get(key)
     ]
     if changed:

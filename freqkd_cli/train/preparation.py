@@ -88,6 +88,8 @@ def make_loop(
     lines = assemble.build_lines(plan)
     training_images.check_labels(plan, lines, dataset)
     source = open_source(plan, lines, cache, images, processes.device)
+    if resume and processes.first:
+        environment.require_same_teacher(out, source)
     if processes.first:
         look_at_labels(parts.whole, None if parts.held else scored, progress)
         if pool:
