@@ -22,11 +22,11 @@ from freqkd_cli.spectral.modes import Modes, Rank, Scaling, low_rank, scaled, si
 
 log = logging.getLogger(__name__)
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=32)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Numbers = list[Annotated[int, Field(ge=0)]]
+Numbers = list[Annotated[int, Field(ge=0, le=10**9)]]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ PART = 32
 LEAST = -80.0
 """Least score relative to the greatest: exp of less is a denormal number, ten times as slow."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -67,7 +67,7 @@ class Contrast:
     """How samples are made and compared; every field is a key of the recipe."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    groups: Annotated[int, Field(ge=2)] = 16
+    groups: Annotated[int, Field(ge=2, le=10**9)] = 16
     pool: Count = 4
     patch: Count = 4
 

@@ -51,7 +51,7 @@ def build(
     *,
     student: str,
     teacher: str,
-    reduction: Annotated[int, Field(ge=1)] = 16,
+    reduction: Annotated[int, Field(ge=1, le=10**9)] = 16,
     norm: Literal["batch", "image"] = "batch",
     batch_norm: bool = True,
 ) -> Loss:

@@ -87,7 +87,7 @@ def build(
     cutoff: Annotated[float, Field(gt=0)] | None = None,
     cutoff_cycles: Annotated[float, Field(gt=0)] | None = None,
     mask: Kind = "gaussian",
-    order: Annotated[int, Field(ge=1)] = 2,
+    order: Annotated[int, Field(ge=1, le=10**9)] = 2,
     high_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
     mix: Literal["loss", "signal"] = "loss",
     filter_side: Filtered = "both",

@@ -73,7 +73,7 @@ class Parts:
     body: Weight = 20.0
     edge: Weight = 50.0
     alpha: Positive = 2.0
-    radius: Annotated[int, Field(ge=1)] = 3
+    radius: Annotated[int, Field(ge=1, le=10**9)] = 3
     edges: Literal["labels", "prediction"] = "labels"
 
 

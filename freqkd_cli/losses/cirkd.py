@@ -63,7 +63,7 @@ from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "relations"
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 

@@ -56,7 +56,7 @@ from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "frequency"
 
-Side = Annotated[int, Field(ge=2)]
+Side = Annotated[int, Field(ge=2, le=4096)]
 Start = Literal["low", "high", "all"]
 Form = Literal["coarse", "released"]
 

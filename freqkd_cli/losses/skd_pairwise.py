@@ -46,7 +46,7 @@ def build(
     student: str,
     teacher: str,
     pool: Annotated[float, Field(gt=0, lt=1)] = 0.5,
-    cells: Annotated[int, Field(ge=1)] | None = None,
+    cells: Annotated[int, Field(ge=1, le=10**9)] | None = None,
 ) -> Loss:
     """Build pair-wise distillation between two taps; the top of the file explains every key.
 

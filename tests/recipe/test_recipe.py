@@ -8,7 +8,9 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -491,6 +493,23 @@ def test_the_shipped_schema_is_up_to_date():
     assert json.loads(path.read_text()) == json.loads(json.dumps(describe.schema())), (
         "run freqkd recipe schema > recipes/recipe.schema.json"
     )
+
+
+def test_every_whole_number_of_a_loss_has_an_upper_bound():
+    """Before, ``groups: 99999999999999999999`` was a traceback of torch."""
+
+    def unbounded(node: Any, place: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            if node.get("type") == "integer" and not {"maximum", "exclusiveMaximum"} & node.keys():
+                yield place
+            for key, value in node.items():
+                yield from unbounded(value, f"{place}/{key}")
+        elif isinstance(node, list):
+            for number, value in enumerate(node):
+                yield from unbounded(value, f"{place}/{number}")
+
+    losses = describe.schema()["properties"]["losses"]
+    assert list(unbounded(losses, "")) == []
 
 
 @pytest.mark.parametrize("name", list(shipped.paths()))

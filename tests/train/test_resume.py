@@ -400,7 +400,7 @@ def test_lost_permission_ends_in_one_message(whole, half):
 
 def test_resume_refuses_a_folder_that_no_run_wrote(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"--resume refused.*\n.*holiday\.jpg"):
+    with pytest.raises(UsageError, match=r"is no run of freqkd\n.*holiday\.jpg"):
         run(tmp_path)
     assert os.listdir(tmp_path) == ["holiday.jpg"]
 
