@@ -10,7 +10,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.lab.grouping import Group
 from freqkd_cli.lab.recipe_values import UNSEEN, Values, differing
 from freqkd_cli.lab.run_record import RunRecord
-from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data
+from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data, labelled_number
 
 EQUAL_TIME = 1.1
 """Times whose ratio is smaller than that are called equal."""
@@ -79,8 +79,7 @@ def require_same_data(
 def _scored_images(run: RunRecord) -> str:
     part, data = "val", run.recipe["data"]
     if run.summary.get("held_out_images"):
-        labelled = data.get("labelled") or data.get("length") or "all"
-        part = f"data.hold_out {data.get('hold_out')} of {labelled} labelled images"
+        part = f"data.hold_out {data.get('hold_out')} of {labelled_number(data)} labelled images"
     return f"{run.summary['val_images']} images of {part}"
 
 

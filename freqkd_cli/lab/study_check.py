@@ -13,7 +13,7 @@ from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.lab import study as studies
 from freqkd_cli.lab.plan_rows import CheckedRow, load_row
 from freqkd_cli.lab.study import PLAN, RUNS, Study
-from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data
+from freqkd_cli.recipe.data_section import held_out_data, labelled_number
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.lock import LOCK
@@ -49,9 +49,8 @@ def _scored_on(row: CheckedRow) -> dict[str, Any]:
     data = resolved(row.recipe)["data"]
     images = held_out_data(data, None) | {"hold_out": data.get("hold_out")}
     scored: dict[str, Any] = {LIMIT: row.recipe.train.eval_limit or "0 (all)"}
-    if images["hold_out"] is not None:  # a share of the training images with labels
-        numbers = [data[key] for key in TRAINING_IMAGES if data.get(key) is not None]
-        scored[LABELLED] = min(numbers, default="all")
+    if images["hold_out"] is not None:
+        scored[LABELLED] = labelled_number(data)
     return {f"data.{key}": value for key, value in images.items()} | scored
 
 

@@ -93,6 +93,12 @@ TRAINING_IMAGES = ("length", "labelled")
 """Arguments of data sets that choose among the training images alone."""
 
 
+def labelled_number(data: Mapping[str, Any]) -> int | str:
+    """Return how many training images, of which ``hold_out`` takes a share, have labels at most."""
+    numbers = [data[key] for key in TRAINING_IMAGES if data.get(key) is not None]
+    return min(numbers, default="all")
+
+
 def held_out_data(data: Mapping[str, Any], root: Path | None) -> dict[str, Any]:
     """Return what decides which images a recipe is scored on, the share ``hold_out`` apart.
 

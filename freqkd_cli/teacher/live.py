@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from freqkd_cli.cache.fingerprint import weights_sha256
 from freqkd_cli.cache.shards import STORAGE_DTYPES, Storage, rounded
 from freqkd_cli.features.class_map import ClassMap
 from freqkd_cli.features.loss import Grid, Loss
@@ -57,6 +59,11 @@ class LiveTeacher:
         self.losses = dict(losses)
         self.taps_by_loss = read_taps(self.losses, available)
         self.wanted = union(taps.values() for taps in self.taps_by_loss.values())
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The hash of the weights as they compute, so after the cast to ``dtype``."""
+        return weights_sha256(self.model)
 
     def taps(self, batch: Batch) -> dict[str, Tensor]:
         """Return every tap that a loss reads, float32 and not rounded; empty where none does."""

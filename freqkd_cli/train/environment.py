@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from freqkd_cli import __version__
-from freqkd_cli.cache.fingerprint import weights_sha256
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.teacher.cached import CachedTeacher
@@ -86,7 +85,7 @@ def of_teacher(source: Source) -> dict[str, str]:
         form = f"{cache.content} in {cache.storage}{scores}"
         return {"cache": form, "teacher_sha256": sha256}
     if isinstance(source, LiveTeacher):
-        return {"teacher_sha256": weights_sha256(source.model)}
+        return {"teacher_sha256": source.weights_sha256}
     return {}
 
 
