@@ -40,12 +40,12 @@ def comparison(
 
     Args:
         rows: for each image, heading -> image ``[H, W, 3]`` uint8 or label map ``[h, w]``, in the
-            order of the columns. A heading may have a second line after a line break. All rows
-            have the headings of the first.
+            order of the columns. A heading may have a second line after a line break. A row that
+            lacks a panel, such as labels, has an empty place there.
         classes, palette: names, and ``[K, 3]`` uint8 RGB.
         width: pixels of a column; panels keep the shape of the row's first one.
     """
-    headings = list(rows[0])
+    headings = list(max(rows, key=len))
     shapes = [next(iter(row.values())).shape for row in rows]
     heights = [max(1, round(width * shape[0] / shape[1])) for shape in shapes]
     label_maps = [panel for row in rows for panel in row.values() if panel.ndim == 2]
@@ -62,8 +62,9 @@ def comparison(
     y = top
     for row, height in zip(rows, heights, strict=True):
         for column, heading in enumerate(headings):
-            panel = _panel(row[heading], palette, (width, height))
-            sheet.paste(panel, (_MARGIN + column * (width + _GAP), y))
+            if heading in row:
+                panel = _panel(row[heading], palette, (width, height))
+                sheet.paste(panel, (_MARGIN + column * (width + _GAP), y))
         y += height + _GAP
     draw_legend(pen, legend, plain, (_MARGIN, y + 3))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,12 @@ def test_the_image_shows_the_colors_of_the_recipe(data, freqkd, option):
     assert freqkd("data", "r.yaml", "--data-root", "d", "--image", "a.txt")[0] == 2
 
 
+def test_samples_without_labels_are_drawn_alone(tmp_path, freqkd):
+    words = ("data", "fastscnn_few_labels", "--image", tmp_path / "a.png")
+    code, _, err = freqkd(*words, "--set", "data.labelled=2")
+    assert code == 0 and "Traceback" not in err and (tmp_path / "a.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("colors", "problem"),
     [

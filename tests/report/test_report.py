@@ -107,6 +107,17 @@ def test_comparison_places_panels_and_keeps_their_colors(tmp_path):
     )
 
 
+def test_a_row_without_labels_has_an_empty_place(tmp_path):
+    image, labels = np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32), np.uint8)
+    whole = {"image": image, "truth": labels, "student": labels}
+    rows = [{"image": image, "student": labels}, whole]
+    comparison(rows, ("a",), PALETTE[:1], tmp_path / "p.png", width=32)
+    sheet = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    second_column = sheet[:, 16 + 32 + 8 : 16 + 32 + 8 + 32]
+    assert (second_column == PALETTE[0]).all(-1).sum(0).max() == 32  # of 64 rows of pixels
+    assert (sheet[:, -48:-16] == PALETTE[0]).all(-1).sum(0).max() == 64
+
+
 def test_the_legend_holds_only_classes_that_occur(tmp_path):
     one = np.zeros((32, 32), np.uint8)
     names = ("a", "b", "c")
