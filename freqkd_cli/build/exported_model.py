@@ -118,6 +118,11 @@ class ExportedModel(nn.Module):
         return {"logits": values}
 
 
+def returns_labels(model: nn.Module) -> bool:
+    """Return whether a model is an exported file whose output is labels."""
+    return isinstance(model, ExportedModel) and model.facts.output == "labels"
+
+
 def load_exported(path: Path) -> ExportedModel:
     """Return the model of an exported file.
 

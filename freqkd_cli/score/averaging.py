@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd_cli.build.exported_model import returns_labels
 from freqkd_cli.errors import UsageError
 from freqkd_cli.views.upsample import most_likely, require_finite, upsampled
 
@@ -118,8 +119,7 @@ def require_class_scores(model: nn.Module, averaging: Averaging) -> None:
     Raises:
         UsageError: ``--flip`` or ``--scales`` was given for such a file.
     """
-    output = getattr(getattr(model, "facts", None), "output", None)
-    if output == "labels" and not (averaging.plain or averaging.only_windows):
+    if returns_labels(model) and not (averaging.plain or averaging.only_windows):
         raise UsageError(
             f"{model.path} returns labels, which --flip and --scales cannot average",
             need="a file that returns class scores",

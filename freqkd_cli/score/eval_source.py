@@ -23,6 +23,7 @@ from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding
 from freqkd_cli.score.score_files import score_files
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.score.source_recipe import recipe_of
+from freqkd_cli.score.tally import metrics_of
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
 from freqkd_cli.weights.folder_kinds import model_folder
 
@@ -101,7 +102,7 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
 def _score_model(source: str, options: EvalOptions, progress: Progress) -> dict[str, Any]:
     recipe, model, name = _subject(source, options)
     require_class_scores(model, options.averaging)
-    how = (options.limit, options.batch_size, options.metrics)
+    how = (options.limit, options.batch_size, metrics_of(model, options.metrics))
     split = ScoredSplit.open(recipe, options.split, options.data_root, *how)
     split.check_classes(model, name, _OTHER_CLASSES)
     if options.masks:

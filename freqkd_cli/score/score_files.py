@@ -51,7 +51,10 @@ def score_files(
             hold a value that is no class where the label counts; all of them in one message.
     """
     check_labelled(dataset)
-    tally = Tally(len(dataset.classes), requested=without_probabilities(metrics))
+    requested = without_probabilities(
+        metrics, "label images", "score the run without --predictions"
+    )
+    tally = Tally(len(dataset.classes), requested=requested)
     readings = Readings(dataset, coding)
     files, repeated = _files(folder, dataset)
     names = [dataset.name(index) for index in range(len(dataset))]

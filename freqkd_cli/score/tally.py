@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from freqkd_cli import registry
+from freqkd_cli.build.exported_model import returns_labels
 from freqkd_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,10 +128,27 @@ def metric_names(*, cheap: bool = False, requested: Sequence[str] = ()) -> list[
     return [name for name in names if name in wanted or _by_default(name, cheap)]
 
 
-def without_probabilities(requested: Sequence[str]) -> Sequence[str]:
+def metrics_of(model: nn.Module, requested: Sequence[str]) -> Sequence[str]:
+    """The requested metrics of a model, see :func:`without_probabilities`.
+
+    Raises:
+        UsageError: a metric that needs probabilities, of an exported file that returns labels.
+    """
+    if not returns_labels(model):
+        return requested
+    return without_probabilities(
+        requested, "files that return labels", "freqkd export RUN --head logits"
+    )
+
+
+def without_probabilities(requested: Sequence[str], what: str, instead: str) -> Sequence[str]:
     """The requested metrics of predictions that are only labels.
 
     :data:`registry.ALL` becomes the metrics that read labels alone; a warning lists the others.
+
+    Args:
+        what: the predictions, in the plural.
+        instead: how to get probabilities.
 
     Raises:
         UsageError: a metric that needs probabilities was requested by its name.
@@ -139,13 +157,13 @@ def without_probabilities(requested: Sequence[str]) -> Sequence[str]:
     named = [name for name in needing if name in requested]
     if named:
         raise UsageError(
-            f"label images have no probabilities, which {', '.join(named)} needs",
-            got=f"--metrics {','.join(requested)} with --predictions",
-            need="a model to score",
-            tip=f"leave out {', '.join(named)}, or score the run without --predictions",
+            f"{what} have no probabilities, which {', '.join(named)} needs",
+            got=f"--metrics {','.join(requested)}",
+            need="a model that returns class scores",
+            tip=f"leave out {', '.join(named)}, or {instead}",
         )
     if needing:
-        log.warning("left out, since label images have no probabilities: %s", ", ".join(needing))
+        log.warning("left out, since %s have no probabilities: %s", what, ", ".join(needing))
     return [name for name in metric_names(requested=requested) if name not in needing]
 
 

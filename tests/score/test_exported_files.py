@@ -210,6 +210,12 @@ def test_options_that_a_file_ignored_are_refused(run, tmp_path):
     with pytest.raises(UsageError, match="labels.onnx returns labels"):
         predict(run / "labels.onnx", [tmp_path / "a.png"], how, Silent())
     assert not (tmp_path / "out").exists()
+    needing = ("calibration",)
+    with pytest.raises(UsageError, match="files that return labels have no probabilities"):
+        evaluate(str(run / "labels.onnx"), EvalOptions(metrics=needing, limit=1), Silent())
+    assert "ece" not in evaluate(
+        str(run / "labels.onnx"), EvalOptions(metrics=("all",), limit=1), Silent()
+    )
     windows = Averaging(window=(64, 64), stride=(32, 32))
     assert evaluate(str(run / "labels.onnx"), EvalOptions(averaging=windows, limit=1), Silent())
 
