@@ -49,7 +49,9 @@ Source = Annotated[
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="RECIPE", help="Recipe that defines the data."),
+    typer.Option(
+        "--recipe", metavar="RECIPE", help="Recipe that defines the data; not with --teacher."
+    ),
 ]
 Predictions = Annotated[
     Path | None,

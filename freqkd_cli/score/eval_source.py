@@ -82,6 +82,10 @@ def evaluate(source: str, options: EvalOptions, progress: Progress) -> dict[str,
         raise UsageError("--overwrite has no effect without --masks", need="--masks DIR")
     if options.coding is not None and options.predictions is None:
         raise UsageError("--coding has no effect without --predictions", need="--predictions DIR")
+    if options.teacher and options.recipe is not None:
+        what = "--teacher scores the teacher of SOURCE on its own data, so --recipe has no effect"
+        tip = f"leave out --recipe, or freqkd eval {options.recipe} --teacher"
+        raise UsageError(what, got=f"--recipe {options.recipe}", tip=tip)
     score_source = _score_model if options.predictions is None else _score_predictions
     document = score_source(source, options, progress)
     absent = [row["name"] for row in document["per_class"] if row["accuracy"] is None]

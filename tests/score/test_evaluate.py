@@ -151,6 +151,14 @@ def test_eval_prints_one_document_and_checks_a_threshold(run_folder, capsys, tmp
     assert _main("eval", str(tmp_path / "nothing")) == 4
 
 
+@pytest.mark.parametrize("source", ["fastscnn_basic", "{run}"])
+def test_a_teacher_is_scored_on_its_own_data(run_folder, freqkd, source):
+    words = ("eval", source.format(run=run_folder), "--teacher", "--recipe", "quickstart")
+    code, out, err = freqkd(*words)
+    assert (code, out) == (2, "") and "--recipe has no effect" in err
+    assert "freqkd eval quickstart --teacher" in err
+
+
 @pytest.mark.parametrize(
     "words",
     [
