@@ -69,6 +69,7 @@ class PredictionFiles:
         self.done: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
         self._waiting: list[tuple[Input, np.ndarray]] = []
+        self._label_files: set[Path] = set()
 
     def add(self, entry: Input) -> None:
         """Label a video, or an image together with others of its size; see :meth:`flush`."""
@@ -155,6 +156,19 @@ class PredictionFiles:
         self.done.append(row)
 
     def _write_labels(self, path: Path, labels: np.ndarray) -> Path:
+        """Write a label PNG, but not over that of another input.
+
+        Raises:
+            DataBroken: another input has it, such as a frame of ``clip.mp4`` and an image of
+                ``clip/``.
+        """
+        if path in self._label_files:
+            raise DataBroken(
+                "two inputs have one label file",
+                got=f"{path} has the labels of another input",
+                tip="one command with its own --out for each",
+            )
+        self._label_files.add(path)
         write_labels(self.written, path, labels, len(self.palette), self.palette)
         return path
 

@@ -483,6 +483,23 @@ def test_frames_of_a_longer_earlier_video_are_removed(model_folder, freqkd, tmp_
     assert names_in(out / "drive") == expected
 
 
+def test_a_frame_and_an_image_do_not_share_a_label_file(
+    model_folder, freqkd, tmp_path, monkeypatch
+):
+    images = [noise(32, 32, number) for number in range(3)]
+    monkeypatch.setattr(predict_images, "require_library", lambda: None)
+    monkeypatch.setattr(prediction_files, "frames", lambda path, limit: images)
+    (tmp_path / "in/drive").mkdir(parents=True)
+    (tmp_path / "in/drive.mp4").write_bytes(b"never opened")
+    Image.fromarray(noise(40, 64)).save(tmp_path / "in/drive/000001.png")
+    out = tmp_path / "out"
+    words = ("predict", model_folder, tmp_path / "in", "--out", out, "--labels-only", "-q")
+    code, _, err = freqkd(*words)
+    assert code == 1 and "1 of 2 images could not be labelled" in err
+    assert f"000001.png: {out / 'drive/000001.png'} has the labels of another input" in err
+    assert pixels(out / "drive/000001.png").shape == (32, 32)
+
+
 def test_images_of_other_formats_in_a_folder_are_listed(model_folder, freqkd, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
