@@ -52,8 +52,8 @@ def image_findings(
         deep += [index] * (header.bits > 8)
         alpha += [index] * header.alpha
     unread = deep if not dataset.conversion.reads_deep else []
-    chosen = range(len(dataset)) if every else _sample(deep)
-    errors += _decode(dataset, [k for k in chosen if k not in set(unread)], progress)
+    chosen, skipped = range(len(dataset)) if every else _sample(deep), set(unread)
+    errors += _decode(dataset, [k for k in chosen if k not in skipped], progress)
     findings = (_unreadable(errors, known), _deep(dataset, unread), _alpha(dataset, _sample(alpha)))
     return tuple(finding for finding in findings if finding is not None)
 

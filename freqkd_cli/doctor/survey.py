@@ -75,7 +75,8 @@ def survey(dataset: FileDataset, *, every: bool = False) -> Survey:
     for index in spread(len(dataset), len(dataset) if every else HEADERS):
         _add_header(result, dataset, index)
     sample = spread(len(dataset), len(dataset) if every else MASKS)
-    more = [index for index in result.several if index not in set(sample)][:COLORED]
+    seen = set(sample)
+    more = [index for index in result.several if index not in seen][:COLORED]
     for index in (*sample, *more):
         _add_pixels(result, dataset, index)
     if result.colored:
