@@ -30,12 +30,19 @@ class ComparedNumber:
     Attributes:
         percent: it is a share, printed times 100.
         larger_is_better: False for an error.
+        absolute: its absolute value is compared, since negative values are errors as well.
     """
 
     name: str
     title: str
     percent: bool = True
     larger_is_better: bool = True
+    absolute: bool = False
+
+    def of(self, run: RunRecord) -> float | None:
+        """Return the value of a run; None where it has none."""
+        value = run.numbers.get(self.name)
+        return abs(value) if self.absolute and value is not None else value
 
     @property
     def factor(self) -> float:
@@ -74,8 +81,9 @@ def _declared(name: str) -> ComparedNumber:
     if declared is None:
         return ComparedNumber(name, name, percent=False)
     title = f"{declared.heading} of {label}" if label else declared.heading
-    larger = declared.best > 0
-    return ComparedNumber(name, title, percent=declared.unit == "%", larger_is_better=larger)
+    title = f"absolute {title}" if declared.signed else title
+    percent, larger = declared.unit == "%", declared.best > 0
+    return ComparedNumber(name, title, percent, larger, absolute=declared.signed)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -88,17 +88,13 @@ class Row:
 
 def row_alone(group: Group, number: ComparedNumber) -> Row | None:
     """Return the row of a group without a difference; None where no run has the number."""
-    runs = {
-        seed: run for seed, run in sorted(group.runs.items()) if _value(run, number) is not None
-    }
-    if not runs:
+    known = {seed: number.of(run) for seed, run in sorted(group.runs.items()) if run.finished}
+    values = {seed: value for seed, value in known.items() if value is not None}
+    if not values:
         return None
-    return Row(
-        name=group.name,
-        records=tuple(runs.values()),
-        values={seed: run.numbers[number.name] for seed, run in runs.items()},
-        seconds_per_step=mean([run.seconds_per_step for run in runs.values()]),
-    )
+    runs = tuple(group.runs[seed] for seed in values)
+    seconds = mean([run.seconds_per_step for run in runs])
+    return Row(name=group.name, records=runs, values=values, seconds_per_step=seconds)
 
 
 def row_against(
@@ -145,10 +141,6 @@ def row_against(
         unequal=unequal,
         verdict=verdict(test, seeds, deviation=deviation, larger_is_better=number.larger_is_better),
     )
-
-
-def _value(run: RunRecord, number: ComparedNumber) -> float | None:
-    return run.numbers.get(number.name) if run.finished else None
 
 
 def _ratio(own: float | None, other: float | None) -> float | None:

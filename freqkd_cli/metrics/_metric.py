@@ -24,11 +24,13 @@ class Number:
         unit: ``%`` for a share, stored in [0, 1] and printed times 100; any other unit is printed
             behind the title and the number as it is.
         best: the value of a perfect prediction.
+        signed: a value below 0, the best one, is as wrong as one above it.
     """
 
     title: str
     unit: str = "%"
     best: float = 1.0
+    signed: bool = False
 
     @property
     def heading(self) -> str:

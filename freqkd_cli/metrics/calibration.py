@@ -24,7 +24,7 @@ from freqkd_cli.metrics._metric import Counts, Metric, Number
 BINS = 15
 NUMBERS = {
     "ece": Number("calibration error (ECE)", best=0.0),
-    "overconfidence": Number("overconfidence", best=0.0),
+    "overconfidence": Number("overconfidence", best=0.0, signed=True),
 }
 PER_CLASS: dict[str, Number] = {}
 CHEAP = False

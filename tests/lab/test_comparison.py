@@ -259,6 +259,20 @@ def test_a_smaller_error_is_better(tmp_path, monkeypatch):
     assert compare(*paths, metric="own").number.percent is False
 
 
+def test_a_signed_error_is_compared_by_its_size(tmp_path):
+    paths = [
+        fake_runs.run(tmp_path / f"{name}_s{seed}", 0.7, seed=seed, kl=weight, summary=summary)
+        for name, weight, score in (("ce", None, 0.02), ("kl", 1.0, -0.2))
+        for seed in range(3)
+        for summary in ({"metrics": {"overconfidence": score + 0.001 * seed}},)
+    ]
+    result = compare(*paths, metric="overconfidence")
+    assert result.number.title == "absolute overconfidence"
+    kl = row(result, "kl")
+    assert kl.verdict.kind == "worse" and kl.wins == 0
+    assert kl.mean == pytest.approx(0.199) and kl.difference == pytest.approx(0.199 - 0.021)
+
+
 def test_a_run_without_the_number_is_named(tmp_path):
     paths = fake_runs.seeds(tmp_path, "ce", CE) + fake_runs.seeds(tmp_path, "kl", KL, kl=1.0)
     (paths[5] / "metrics.jsonl").unlink()
