@@ -18,6 +18,7 @@ from freqkd_cli.report.page_charts import (
     scatter_chart,
 )
 from freqkd_cli.report.page_roles import Roles
+from freqkd_cli.report.page_tables import printed
 
 MARKED = 30
 """Rows up to which every point of the scatter chart has the number of its row."""
@@ -47,7 +48,8 @@ def cost_chart(comparison: Comparison, roles: Roles) -> Chart | None:
         cost = (costs[row.name] or 1.0) if relative else 1000 * (row.seconds_per_step or 0)
         unit = "times the baseline's" if relative else "ms"
         place, role = numbers[row.name], roles[row.name]
-        tip = f"{place} {row.name}: {mean:.2f} ± {sd:.2f}, step {cost:.3g} {unit}"
+        score = " ± ".join(filter(None, (printed(row.mean, number), printed(row.sd, number))))
+        tip = f"{place} {row.name}: {score}, step {cost:.3g} {unit}"
         mark = str(place) if role != "other" or len(timed) <= MARKED else ""
         points.append(Point(row.name, role, cost, mean, mean - sd, mean + sd, mark, tip))
     return scatter_chart(

@@ -61,6 +61,13 @@ def test_the_result_is_that_of_compare(page, study, freqkd):
     assert "Of 2 recipes: 1 better, 1 worse." in page.text
 
 
+def test_a_single_seed_has_no_deviation(tmp_path, freqkd):
+    folder = fake_runs.study(tmp_path / "study", {"ce": {0: 0.5}, "kl": {0: 0.55}})
+    assert freqkd("report", folder, "--out", tmp_path / "p.html", "--images", "0")[0] == 0
+    text = (tmp_path / "p.html").read_text()
+    assert "kl: 55.00, step" in text and "± 0.00" not in text
+
+
 def test_images_that_were_held_out_are_not_called_validation_images(tmp_path, freqkd):
     runs = fake_runs.seeds(tmp_path, "ce", {0: 0.5}, summary={"held_out_images": 200})
     text = freqkd("report", *runs, "--markdown")[1]
