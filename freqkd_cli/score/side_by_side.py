@@ -122,11 +122,12 @@ def _teacher(run_recipes: Iterable[Recipe], scored: ScoredSplit) -> list[Compare
         log.warning("the teacher is left out: %s", error.what)
         return []
     classes = len(scored.dataset.classes)
-    if teacher.classes == classes:
-        return [ComparedModel(TEACHER, teacher)]
-    text = "the teacher has %d classes and the data %d, so the teacher is left out"
-    log.info(text, teacher.classes, classes)
-    return []
+    if teacher.classes != classes:
+        text = "the teacher has %d classes and the data %d, so the teacher is left out"
+        log.info(text, teacher.classes, classes)
+        return []
+    scored.check_classes(teacher, "the teacher", "map its classes in the recipe")
+    return [ComparedModel(TEACHER, teacher)]
 
 
 def _row(

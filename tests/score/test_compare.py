@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import layouts
 import numpy as np
@@ -16,7 +17,8 @@ from freqkd_cli.build.saved import save_model
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.recipe.data_section import held_out_data
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.score import evaluate
+from freqkd_cli.score import evaluate, side_by_side
+from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.score.side_by_side import _names, compare
 from freqkd_cli.score.supervision import supervision
 
@@ -300,6 +302,15 @@ def test_a_number_that_scoring_does_not_measure_is_refused_first(seeds, freqkd, 
     monkeypatch.setattr("freqkd_cli.score.side_by_side.compare", None)
     code, _, err = freqkd("compare", *seeds, "--score", "--metric", "iou.cat", "-q")
     assert code == 2 and "scoring the models measures no 'iou.cat'" in err and "boundary_iou" in err
+
+
+def test_a_teacher_with_other_class_names_is_a_warning(monkeypatch, caplog):
+    teacher = SimpleNamespace(classes=2, id2label={0: "car", 1: "road"})
+    monkeypatch.setattr(side_by_side, "build_scored_teacher", lambda recipe, classes: teacher)
+    recipe = recipes.load("fastscnn_feature")
+    scored = ScoredSplit(recipe, "val", SimpleNamespace(classes=("road", "car")))
+    assert [row.model for row in side_by_side._teacher([recipe], scored)] == [teacher]
+    assert "the teacher and scenes name their classes differently" in caplog.text
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 5])
