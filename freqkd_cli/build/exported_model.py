@@ -21,6 +21,7 @@ from freqkd_cli.build.saved import load_model
 from freqkd_cli.errors import FreqKDError, UsageError, WeightsMissing, quoted
 from freqkd_cli.features.simulated_int8 import simulate_stored
 from freqkd_cli.runtime.latency import threads
+from freqkd_cli.runtime.memory import out_of_memory
 
 SUFFIXES = (".onnx", ".pt2")
 CERTAIN = 50.0
@@ -92,6 +93,7 @@ class ExportedModel(nn.Module):
 
         Raises:
             UsageError: the graph takes another size.
+            MemoryError: memory ran out.
             FreqKDError: the runtime failed.
         """
         size = self.facts.size
@@ -99,7 +101,9 @@ class ExportedModel(nn.Module):
             raise _other_size(self.path, size, (images.shape[-2], images.shape[-1]))
         try:
             return self._call(images.contiguous())
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:  # onnxruntime raises classes of its own
+            if out_of_memory(error):
+                raise MemoryError(quoted(error)) from error
             raise _failed(self.path, error, images) from error
 
     def forward(self, images: Tensor, taps: Collection[str] = ()) -> dict[str, Tensor]:

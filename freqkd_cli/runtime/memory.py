@@ -12,7 +12,7 @@ MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX = -4, -1, -8
 """Numbers of glibc's ``mallopt``."""
 
 _MESSAGES = ("allocate memory", "not enough memory", "out of memory", "bad alloc", "bad_alloc")
-"""Parts of the messages of plain RuntimeErrors about memory, of torch and onnxruntime."""
+"""Parts of messages about memory, of errors of torch and onnxruntime that have no own class."""
 
 CONTAINER = Path("/sys/fs/cgroup")
 """Files with the memory of this container, where there is one."""
@@ -44,7 +44,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on a CPU or a GPU.
 
     torch raises ``OutOfMemoryError`` for a GPU, but a plain ``RuntimeError`` for a CPU, which only
-    its message identifies. The causes of an error are checked too.
+    its message identifies, as it does for onnxruntime's ``Fail``. The causes of an error are
+    checked too.
     """
     current: BaseException | None = error
     while current is not None:
@@ -52,8 +53,9 @@ def out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(current, OSError) and current.errno == errno.ENOMEM:
             return True
-        message = str(current).lower()
-        if isinstance(current, RuntimeError) and any(part in message for part in _MESSAGES):
+        message, kind = str(current).lower(), type(current)
+        plain = issubclass(kind, RuntimeError) or kind.__module__.startswith("onnxruntime.")
+        if plain and any(part in message for part in _MESSAGES):
             return True
         current = current.__cause__
     return False

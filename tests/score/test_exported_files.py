@@ -140,6 +140,29 @@ def test_a_file_away_from_its_run_reads_images_as_the_run(run, freqkd, tmp_path)
     assert (labels(there / "earlier.onnx", "earlier") == expected).mean() > 0.999
 
 
+def test_memory_may_run_out_in_onnxruntime(run, tmp_path, monkeypatch):
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    def limited(session):
+        def call(image):
+            if image.shape[-1] > 32:
+                raise Fail("FAIL : Failed to allocate memory" if image.shape[-1] > 64 else "FAIL")
+            return torch.zeros(len(image), len(scenes.CLASSES), 8, 8)
+
+        return call
+
+    monkeypatch.setattr("freqkd_cli.build.exported_model.onnx_call", limited)
+    for name, width in (("a", 32), ("large", 96), ("z", 32)):
+        Image.new("RGB", (width, 32)).save(tmp_path / f"{name}.png")
+    how = PredictOptions(out=tmp_path / "out")
+    document = predict(run / "model.onnx", [tmp_path], how, Silent())
+    (failed,) = document["unreadable"]
+    assert failed["image"].endswith("large.png") and "memory ran out" in failed["why"]
+    assert document["images"] == 2
+    with pytest.raises(FreqKDError, match="cannot be run on 1 image of 32x64"):
+        load_exported(run / "model.onnx").raw(torch.zeros(1, 3, 32, 64))
+
+
 def test_a_file_of_one_size_names_the_size_of_the_images(run, tmp_path):
     options = ExportOptions(sizes=((1, 32, 64),)).at((32, 64))
     export_file(load_model(run), tmp_path / "a.pt2", "pt2", options)
