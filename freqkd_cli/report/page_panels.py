@@ -101,7 +101,8 @@ def error_legend(names: Sequence[str]) -> list[tuple[str, str]]:
 def _shrunk(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
     if image.width <= WIDEST:
         return image
-    return image.resize((WIDEST, round(WIDEST * image.height / image.width)), resampling)
+    height = max(1, round(WIDEST * image.height / image.width))
+    return image.resize((WIDEST, height), resampling)
 
 
 def _panel(heading: str, image: Image.Image, alt: str, form: str) -> Panel:

@@ -14,7 +14,16 @@ import pytest
 from page_reader import PageReader
 
 from freqkd_cli.report.page_charts import Series, line_chart
-from freqkd_cli.report.page_panels import BOTH, FIRST, IGNORED, NEITHER, SECOND, error_map
+from freqkd_cli.report.page_panels import (
+    BOTH,
+    FIRST,
+    IGNORED,
+    NEITHER,
+    SECOND,
+    WIDEST,
+    error_map,
+    photo,
+)
 from freqkd_cli.report.page_scales import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks_between
 
 TEMPLATES = Path(__file__).parents[2] / "freqkd_cli" / "report" / "templates"
@@ -190,6 +199,11 @@ def test_a_chart_without_a_line_is_left_out():
 def test_class_255_of_300_is_a_class_in_an_error_map():
     truth, labels = np.array([255, 255, 65535, 7]), np.array([255, 3, 2, 7])
     assert error_map([labels], truth, 300).tolist() == [BOTH, NEITHER, IGNORED, BOTH]
+
+
+def test_an_image_much_wider_than_high_is_one_pixel_high():
+    panel = photo(np.zeros((1, 2560, 3), np.uint8), "wide")
+    assert (panel.width, panel.height) == (WIDEST, 1)
 
 
 def test_an_error_map_has_four_kinds():
