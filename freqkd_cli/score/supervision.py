@@ -10,7 +10,7 @@ from freqkd_cli import registry
 from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.training_images import pool_of
 from freqkd_cli.build.training_parts import training_parts
-from freqkd_cli.errors import DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.held_out import labelled_images
 from freqkd_cli.images.pool import WithPool
 
@@ -44,7 +44,7 @@ class Supervision:
 
 
 def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | None:
-    """Return what a recipe trains with; None where its training images are not here."""
+    """Return what a recipe trains with; None where its training images are not here any more."""
     reads_labels = reads_teacher = compares = False
     for line in recipe.losses:
         if line.weight > 0:
@@ -57,7 +57,7 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
         parts = training_parts(recipe, data_root)
         dataset = parts.trained
         pool = pool_of(recipe, parts.whole) if compares else None
-    except DataMissing:
+    except (DataMissing, DataBroken):  # such as images that were added without a mask
         return None
     labelled = labelled_images(dataset)
     share = parts.pool_share(recipe, WithPool(parts.whole, pool)) if pool else None

@@ -248,6 +248,9 @@ def test_supervision_counts_the_teacher_of_labels_weighted_by_attention():
 def test_supervision_is_unknown_where_the_training_images_are_not(run, tmp_path):
     recipe = recipes.load(run("a", "d") / "recipe.yaml")
     assert supervision(recipe, tmp_path / "nowhere") is None
+    assert supervision(recipe) is not None
+    (tmp_path / "d/masks/train/p0.png").unlink()
+    assert supervision(recipe) is None
 
 
 @pytest.fixture
