@@ -34,7 +34,7 @@ def answer(comparison: Comparison, best: Row) -> list[str]:
             ends = (page_tables.change(end, number) for end in (best.low, best.high))
             text += f", 95 % interval {' to '.join(ends)}"
         sentences += [f"{text} ({best.verdict.words})."]
-    if best.gap_closed is not None and best.verdict.kind != "open":
+    if (best.gap_closed or 0) > 0 and best.verdict.kind != "open":
         sentences.append(f"It closes {best.gap_closed:.0%} of the gap to the teacher.")
     kinds = Counter(row.verdict.kind for row in comparison.rows)
     words = {"better": "better", "worse": "worse", "open": "without a difference that is shown"}

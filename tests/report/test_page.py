@@ -70,6 +70,16 @@ def test_the_result_is_that_of_compare(page, study, freqkd):
     assert "Of 2 recipes: 1 better, 1 worse." in page.text
 
 
+@pytest.mark.parametrize(("score", "closes"), [(0.65, True), (0.45, False)])
+def test_a_recipe_that_is_worse_closes_no_gap(tmp_path, freqkd, score, closes):
+    fake_runs.seeds(tmp_path, "ce", {0: 0.5, 1: 0.5})
+    teacher = {"teacher_miou": 0.8, "teacher_images": 200}
+    fake_runs.seeds(tmp_path, "kl", {0: score, 1: score}, kl=1.0, summary=teacher)
+    code, text, _ = freqkd("report", tmp_path, "--markdown")
+    assert code == 0 and ("It closes 50% of the gap to the teacher." in text) is closes
+    assert ("It closes" in text) is closes
+
+
 def test_a_single_seed_has_no_deviation(tmp_path, freqkd):
     folder = fake_runs.study(tmp_path / "study", {"ce": {0: 0.5}, "kl": {0: 0.55}})
     assert freqkd("report", folder, "--out", tmp_path / "p.html", "--images", "0")[0] == 0
