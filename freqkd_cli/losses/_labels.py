@@ -14,6 +14,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.constants import constant
+from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
 
 ClassWeights = (
@@ -134,9 +135,11 @@ class PixelLoss(LabelLoss):
 
 
 def weighted_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    """Return the sum of ``losses`` over the sum of ``counted``; 0 where nothing counts."""
-    total = counted.sum()
-    return losses.sum() / torch.where(total > 0, total, 1.0)
+    """Return the sum of ``losses`` over the sum of ``counted``; 0 where nothing counts.
+
+    Also where label smoothing leaves losses on pixels whose class has the weight 0.
+    """
+    return ratio(losses.sum(), counted.sum())
 
 
 def mean_over_classes(losses: Tensor, pixels: Tensor, *, present: bool) -> Tensor:

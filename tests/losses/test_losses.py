@@ -97,6 +97,17 @@ def test_class_weights_and_smoothing_are_torch_s(smoothing):
     torch.testing.assert_close(loss({"logits": logits}, {}, batch_of(labels), 0), known)
 
 
+@pytest.mark.parametrize("more", [{}, {"ohem": 0.5}])
+def test_smoothing_without_a_pixel_that_counts_gives_zero(more):
+    """It was the sum over all pixels: thousands, where only background of weight 0 is seen."""
+    logits = normal(2, CLASSES, 6, 8).requires_grad_(True)
+    weights = [0.0, 1.0, 1.0, 1.0]
+    loss = start("cross_entropy", class_weights=weights, label_smoothing=0.1, **more)
+    value = loss({"logits": logits}, {}, batch_of(torch.zeros(2, 6, 8, dtype=torch.long)), 0)
+    assert value.item() == 0.0
+    assert not torch.autograd.grad(value, logits)[0].any()
+
+
 def test_ohem_keeps_the_hardest_share():
     logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
     hardest = np.sort(nll(logits, labels))[::-1]
