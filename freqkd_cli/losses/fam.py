@@ -159,8 +159,8 @@ class FrequencyAttention(nn.Module):
             align_corners=True,
         ).unbind(0)
         if self.shape.cutoff > 0:
-            above = radial(height, width) > self.shape.cutoff
-            keep = constant(above, like.dtype, like.device)
+            low = low_pass(radial(height, width), "ideal", self.shape.cutoff)
+            keep = constant(1.0 - low, like.dtype, like.device)
             real, imaginary = real * keep, imaginary * keep
         return torch.complex(*_hermitian(real, imaginary, width))
 

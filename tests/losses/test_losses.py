@@ -14,6 +14,7 @@ from freqkd_cli import registry
 from freqkd_cli.errors import BandError, RecipeError, ShapeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.spectral.fourier import radial
 from freqkd_cli.views.batch import Batch
 
 CLASSES = 4
@@ -349,6 +350,14 @@ def test_fam_starts_as_half_local_and_half_the_high_pass(size):
     torch.testing.assert_close(
         module(x), 0.5 * local + 0.5 * torch.from_numpy(high), atol=1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("cutoff", [0.3, 0.6, 0.7])
+def test_fam_removes_the_bins_at_its_cutoff_as_an_ideal_mask_does(cutoff):
+    """Rounding put 0.3 above 0.3 on a grid of 15 x 20."""
+    kept = fam((1, 1), cutoff=cutoff)[1].gains(15, 20, normal(1)).detach() != 0
+    at_cutoff = torch.from_numpy(np.abs(radial(15, 20) - cutoff) < 1e-12)
+    assert at_cutoff.any() and not kept[0][at_cutoff].any()
 
 
 @pytest.mark.parametrize("band", ["low", "high", "all"])
