@@ -66,12 +66,15 @@ class Filter:
     border: Border
     sparse: bool
 
-    def check(self, grid: Grid, taps: str, key: str) -> None:
+    def check(self, grid: Grid, taps: str, key: str, unit: float) -> None:
         """
+        Args:
+            key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
+
         Raises:
             BandError: the filter keeps nothing or everything; ``taps`` and ``key`` are named.
         """
-        check_band(grid, self.kind, self.cutoff, self.order, taps, key=key)
+        check_band(grid, self.kind, self.cutoff, self.order, taps, key=key, unit=unit)
 
     def cells(
         self, grid: Grid, taps: str, key: str, unit: float, more: Collection[str]
@@ -79,7 +82,7 @@ class Filter:
         """Return the effective cells of each band that has a share in a term.
 
         Args:
-            key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
+            key, unit: as in :meth:`check`.
             more: bands that are read beside those of the terms.
         """
         mask = (grid, self.kind, self.cutoff, self.order)

@@ -187,17 +187,16 @@ class BandLoss(PairLoss):
     def band_cells(
         self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
     ) -> tuple[BandCells, ...]:
-        cycles = self.compared.cutoff_cycles
-        unit = cycles / self.filter.cutoff if cycles is not None else 1.0
-        return self.filter.cells(*self._place(student, teacher), unit, self.emphasis.bands)
+        return self.filter.cells(*self._place(student, teacher), self.emphasis.bands)
 
     def _place(
         self, student: Mapping[str, Grid], teacher: Mapping[str, Grid]
-    ) -> tuple[Grid, str, str]:
-        """Return the common grid, the taps in words, and the recipe key of the cutoff."""
+    ) -> tuple[Grid, str, str, float]:
+        """Return the common grid, the taps in words, and the key and unit of the cutoff."""
         grid = common_grid(student[self.student], teacher[self.teacher])
-        key = "cutoff" if self.compared.cutoff_cycles is None else "cutoff_cycles"
-        return grid, f"student {self.student!r} and teacher {self.teacher!r}", key
+        by_cycles = self.compared.cutoff_cycles is not None
+        key, unit = ("cutoff_cycles", 0.5 / self.stride) if by_cycles else ("cutoff", 1.0)
+        return grid, f"student {self.student!r} and teacher {self.teacher!r}", key, unit
 
     def target(
         self, teacher: Mapping[str, Tensor], batch: Batch, grids: Mapping[str, Grid]

@@ -50,16 +50,19 @@ def effective_cells(grid: Grid, kind: Kind, cutoff: float, order: int = 2) -> tu
     return low, float(count.sum()) - low
 
 
-def usable_cutoffs(grid: Grid, kind: Kind, order: int = 2) -> tuple[float, float] | None:
+def usable_cutoffs(
+    grid: Grid, kind: Kind, order: int = 2, unit: float = 1.0, decimals: int = 3
+) -> tuple[float, float] | None:
     """Return the smallest and the largest cutoff with an effective cell on either side.
 
-    Rounded inwards to three digits; None where there is none.
+    In ``unit`` per Nyquist and rounded inwards to so many decimals; None where there is none.
     """
     if grid[0] * grid[1] < 3:
         return None
     smallest = _bisect(lambda c: effective_cells(grid, kind, c, order)[0] >= 1.0)
     largest = _bisect(lambda c: effective_cells(grid, kind, c, order)[1] < 1.0)
-    inwards = math.ceil(smallest * 1000) / 1000, math.floor(largest * 1000) / 1000
+    steps = 10**decimals
+    inwards = math.ceil(smallest * unit * steps) / steps, math.floor(largest * unit * steps) / steps
     return inwards if inwards[0] <= inwards[1] else None
 
 
@@ -148,9 +151,19 @@ def measured_band(
 
 
 def check_band(
-    grid: Grid, kind: Kind, cutoff: float, order: int, taps: str, *, key: str = "cutoff"
+    grid: Grid,
+    kind: Kind,
+    cutoff: float,
+    order: int,
+    taps: str,
+    *,
+    key: str = "cutoff",
+    unit: float = 1.0,
 ) -> None:
     """Refuse a filter that keeps nothing or everything on this grid.
+
+    Args:
+        key, unit: recipe key of the cutoff, and its value for a cutoff of 1 Nyquist.
 
     Raises:
         BandError: fewer than one effective cell (sum of the gains, DC apart) in the low band or in
@@ -159,14 +172,15 @@ def check_band(
     low, high = effective_cells(grid, kind, cutoff, order)
     if low >= 1.0 and high >= 1.0:
         return
-    usable = usable_cutoffs(grid, kind, order)
+    decimals = 3 - math.floor(math.log10(unit))
+    usable = usable_cutoffs(grid, kind, order, unit, decimals)
     empty = "low" if low < 1.0 else "high"
     raise BandError(
         f"the {empty} band of {taps} is empty: "
-        f"the {kind} mask with cutoff {cutoff:.4g} leaves it fewer than one cell beside DC",
+        f"the {kind} mask with {key} {unit * cutoff:.4g} leaves it fewer than one cell beside DC",
         got=f"{grid[0]}x{grid[1]} cells, {low:.3g} of them low and {high:.3g} high",
         need="at least one on either side",
-        tip=f"a cutoff from {usable[0]:.3f} to {usable[1]:.3f}"
+        tip=f"a {key} from {usable[0]:.{decimals}f} to {usable[1]:.{decimals}f}"
         if usable
         else "a tap with more cells: on this one no cutoff works",
         key=key,

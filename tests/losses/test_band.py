@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -464,8 +465,19 @@ def test_cutoff_in_cycles_per_image_pixel():
     image = image_of(PAIRS[2])
     known = number_of(value(by_nyquist, student, teacher, image))
     assert number_of(value(by_cycles, student, teacher, image)) == pytest.approx(known, rel=1e-6)
-    with pytest.raises(BandError, match="cutoff 16"):
+    with pytest.raises(BandError, match="cutoff_cycles 1 "):
         band_loss(PAIRS[2], cutoff_cycles=1.0).check_grids({"s": (6, 7)}, {"t": (12, 14)})
+
+
+def test_the_usable_cutoffs_are_in_the_unit_of_the_key():
+    """The message had Nyquist units, so that none of its cutoffs could be used."""
+    grids = {"s": (6, 7)}, {"t": (12, 14)}
+    with pytest.raises(BandError, match="with cutoff_cycles 0.0001 ") as error:
+        band_loss(PAIRS[2], cutoff_cycles=0.0001).check_grids(*grids)
+    assert error.value.key == "cutoff_cycles"
+    smallest, largest = re.search(r"a cutoff_cycles from (\S+) to (\S+)$", error.value.tip).groups()
+    for cutoff in (float(smallest), float(largest)):
+        band_loss(PAIRS[2], cutoff_cycles=cutoff).check_grids(*grids)
 
 
 def test_two_cutoffs_are_refused():
