@@ -32,6 +32,8 @@ class NodeLoss(TwoTaps):
 
     target_arguments = ("teacher", "gram", "heads", "object_heads", "object_by", "k")
     target_version = 3
+    fixed_rank = False
+    """Whether k is the rank of CASS, and no key of the recipe."""
 
     def __init__(self, taps: tuple[str, str], k: int, heads: Heads, graph: StudentGraph) -> None:
         super().__init__(*taps)
@@ -85,12 +87,14 @@ class NodeLoss(TwoTaps):
         """
         nodes, needed = grid[0] * grid[1], self.modes_needed()
         if nodes < needed:
+            fixed = self.fixed_rank
             raise RecipeError(
                 f"the graph of {self.student!r} and {self.teacher!r} is too small for k",
-                got=f"{grid[0]} x {grid[1]} = {nodes} nodes and k {self.k}",
+                got=f"{grid[0]} x {grid[1]} = {nodes} nodes and k {self.k}"
+                + (" of rank: cass_fixed_10" if fixed else ""),
                 need=f"k of at most {max(nodes - needed + self.k, 0)}",
-                tip="a smaller k, or larger views",
-                key="k",
+                tip=("rank: energy with " if fixed else "") + "a smaller k, or larger views",
+                key="rank" if fixed else "k",
             )
 
     def grid(self, batch: Batch) -> Grid:

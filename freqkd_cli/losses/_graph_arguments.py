@@ -113,9 +113,14 @@ class LowRank:
         if self.scaling != "power" and self.power != LowRank.power:
             _warn_of_power(self.power, self.scaling)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the number of modes does not depend on k."""
+        return self.rank == "cass_fixed_10"
+
     def columns(self, k: int) -> int:
         """Return the largest number of modes that are kept."""
-        return 10 if self.rank == "cass_fixed_10" else k
+        return 10 if self.fixed else k
 
     def modes(self, graph: Graph, k: int) -> tuple[Modes, dict[str, Tensor]]:
         """Return the strongest modes with vectors of unit norm, and the mode that the graph lost.

@@ -140,7 +140,6 @@ class GraphBand(NodeLoss):
         return tuple(dict.fromkeys((self.compared.features, self.teacher)))
 
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
-        super().start(student, teacher, classes)
         student_tap, features_tap = student[self.student], teacher[self.compared.features]
         for side, tap, kinds in (
             ("student", student_tap, ("features", "logits")),
@@ -153,6 +152,7 @@ class GraphBand(NodeLoss):
                     need=" or ".join(kinds),
                     key=side,
                 )
+        super().start(student, teacher, classes)
         check_kernel(self.graph.gram, self.compared.edges.kernel, self.sides()[1])
         self.features_tap = features_tap
         if self.compared.adapted:

@@ -73,6 +73,7 @@ class GraphBasis(GraphLoss):
         self, taps: tuple[str, str], graphs: tuple[int, Heads, StudentGraph], low_rank: LowRank
     ) -> None:
         super().__init__(taps, *graphs)
+        self.fixed_rank = low_rank.fixed
         self.low_rank = low_rank
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:

@@ -108,11 +108,12 @@ class GraphLaplacian(GraphLoss):
         if self.compare != "smoothness":
             check_same_rule(of_student, of_teacher)
         elif of_student.dense:
+            separate = of_student.separate
             raise RecipeError(
-                f"smoothness of the student's {self.student!r}",
-                got="a graph",
-                need="a tap of kind features or nodes",
-                key="student",
+                f"smoothness of the student's {self.student!r} needs features, and no attention",
+                got="projection: separate" if separate else f"a tap of kind {of_student.tap.kind}",
+                need="projection: shared" if separate else "a tap of kind features or nodes",
+                key="projection" if separate else "student",
             )
 
     def modes_needed(self) -> int:

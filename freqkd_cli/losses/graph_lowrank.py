@@ -114,6 +114,7 @@ class GraphLowRank(GraphLoss):
         tau: float,
     ) -> None:
         super().__init__(taps, *graphs)
+        self.fixed_rank = low_rank.fixed
         self.low_rank, self.kind, self.tau = low_rank, kind, tau
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def build(
         k: largest number of modes.
         matching: pair each head with the one that differs most, or least.
     """
-    graphs = (k, Heads("mean_spectrum", 1, "rank"), student_graph)
+    graphs = (low_rank.columns(k), Heads("mean_spectrum", 1, "rank"), student_graph)
     return GraphMatch((student, teacher), graphs, low_rank, matching)
 
 
@@ -84,6 +84,7 @@ class GraphMatch(GraphLoss):
         matching: Matching,
     ) -> None:
         super().__init__(taps, *graphs)
+        self.fixed_rank = low_rank.fixed
         self.low_rank, self.matching = low_rank, matching
 
     def describe(self, graph: Graph) -> dict[str, Tensor]:

@@ -726,6 +726,14 @@ def test_messages():
         begun("lowrank", k=20).check_grids({"s": (3, 4)}, {"t": (3, 4)})
     with pytest.raises(RecipeError, match="k of at most 11"):
         begun("band_low", k=12).check_grids({"s": (3, 4)}, {"t": (3, 4)})
+    # The tip was a smaller k, which has no effect there.
+    for form in ("lowrank", "basis", "match_closest"):
+        with pytest.raises(
+            RecipeError, match="k 10 of rank: cass_fixed_10(.|\n)*rank: energy"
+        ) as e:
+            begun(form, k=3, rank="cass_fixed_10").check_grids({"s": (2, 4)}, {"t": (2, 4)})
+        assert e.value.key == "rank"
+        begun(form, k=20, rank="cass_fixed_10").check_grids({"s": (3, 4)}, {"t": (3, 4)})
     for form in ("lowrank", "band_low"):
         tap, more = (GRAPH, {}) if form == "lowrank" else (NODES, {})
         with pytest.raises(RecipeError, match="different nodes(.|\n)*cannot be pooled"):
@@ -745,6 +753,10 @@ def test_messages():
         begun("smoothness", Tap("s", STRIDE, 1, "graph"))
     with pytest.raises(RecipeError, match="holds no features"):
         begun("band_low", teacher=GRAPH)
+    with pytest.raises(RecipeError, match="holds no features") as error:
+        begun("band_low", Tap("s", STRIDE, 1, "graph"))
+    # It was graph, a key that graph_band does not have.
+    assert (error.value.key, error.value.need) == ("student", "features or logits")
     for tap in (GRAPH, NODES):
         with pytest.raises(RecipeError, match="is a graph and no map"):
             feature(student="s", teacher="t").start({"s": STUDENT}, {"t": tap}, 3)

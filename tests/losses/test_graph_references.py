@@ -325,8 +325,9 @@ def test_what_two_projections_need():
     with pytest.raises(RecipeError, match="which only query_key has") as error:
         started("graph_lowrank", projection="separate")
     assert error.value.key == "projection"
-    with pytest.raises(RecipeError, match="smoothness of the student's 's'"):
+    with pytest.raises(RecipeError, match="smoothness of the student's 's'") as error:
         started("graph_laplacian", compare="smoothness", **SEPARATE)
+    assert (error.value.key, error.value.need) == ("projection", "projection: shared")
     loss = started("graph_spectrum", k=12, **SEPARATE)
     with pytest.raises(RecipeError, match="k of at most 11"):
         loss.check_grids({"s": GRID}, {"t": GRID})
