@@ -55,6 +55,7 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._cells import cell_labels, one_hot
 from freqkd_cli.losses._memory import Memory, few_of_each, labelled_rows
 from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.losses._relations import averaged, between_images, divergence, is_large
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import unit
@@ -111,13 +112,7 @@ def build(*, student: str, teacher: str, terms: Terms, sizes: Sizes) -> Loss:
     Raises:
         RecipeError: all three weights are 0.
     """
-    if terms.minibatch == terms.pixel == terms.region == 0:
-        raise RecipeError(
-            "cirkd has nothing to compare",
-            got="minibatch, pixel and region 0",
-            need="one of them above 0",
-            key="minibatch",
-        )
+    require_a_part("cirkd", minibatch=terms.minibatch, pixel=terms.pixel, region=terms.region)
     return CrossImage(student, teacher, terms, sizes)
 
 
