@@ -10,12 +10,13 @@ pixels by that band of the teacher's class probabilities, as in ``logit_kl`` wit
 
 **Shapes and units** ``logits`` ``[B, K, h, w]``, upsampled bilinearly (align_corners False) to the
 labels ``[B, H, W]``; void never counts. ``ohem`` is the share of labelled pixels of the batch
-that are kept, the hardest first (0 = all of them). ``ohem_threshold`` keeps every pixel whose true
-class has less than this probability, and never fewer than the share. Where a batch comes in parts
-(several processes, ``train.accumulate``) each part is mined by itself. A batch without a label
-gives 0. Nats. The attention map is made on the grid of the teacher's logits (the unit of
-``cutoff``) and upsampled bilinearly to the labels. Its weights have mean 1 over the counted pixels
-of each image, class weights included. A cache of targets holds ``a / mean a`` ``[B, h, w]``.
+that are kept, the hardest first (0 = all of them); classes of weight 0 are left out.
+``ohem_threshold`` keeps every pixel whose true class has less than this probability, and never
+fewer than the share. Where a batch comes in parts (several processes, ``train.accumulate``) each
+part is mined by itself. A batch without a label gives 0. Nats. The attention map is made on the
+grid of the teacher's logits (the unit of ``cutoff``) and upsampled bilinearly to the labels. Its
+weights have mean 1 over the counted pixels of each image, class weights included. A cache of
+targets holds ``a / mean a`` ``[B, h, w]``.
 
 ``class_weights`` is one number per class, or a rule that ``freqkd distill`` applies to the labels
 of the training split. n is the number of pixels of a class, K that of the classes that occur:
@@ -157,7 +158,8 @@ class CrossEntropy(PixelLoss):
         losses = self._each(logits, labels, ignore, plain=False)
         counted = self.counted(labels, ignore, losses.dtype)
         if self.ohem:
-            kept = self._hardest(logits.detach(), losses.detach(), labels, ignore)
+            scored = logits.detach(), losses.detach()
+            kept = self._hardest(*scored, labels, ignore, counted > 0)
             losses, counted = losses * kept, counted * kept
         if emphasis is not None:
             losses = losses * self._pixel_weights(emphasis, counted)
@@ -195,20 +197,25 @@ class CrossEntropy(PixelLoss):
             ]
         )
 
-    def _hardest(self, logits: Tensor, losses: Tensor, labels: Tensor, ignore: int) -> Tensor:
+    def _hardest(
+        self, logits: Tensor, losses: Tensor, labels: Tensor, ignore: int, counts: Tensor
+    ) -> Tensor:
         """Return 1 for the hardest pixels of the batch and 0 for the others, ``[B, H, W]``.
 
         Pixels as hard as the last one kept stay too.
+
+        Args:
+            counts: ``[B, H, W]`` bool. A class of weight 0 is never learned, so its pixels would be
+                the hardest and leave nothing that counts.
         """
-        labelled = labels != ignore
-        if labels.device.type == "cpu" and not labelled.any():
-            return labelled.to(losses.dtype)
+        if labels.device.type == "cpu" and not counts.any():
+            return counts.to(losses.dtype)
         plain = self.weights is None and not self.label_smoothing
         scores = losses if plain else self._each(logits, labels, ignore, plain=True)
-        limit = least_kept(scores, labelled, self.ohem)
+        limit = least_kept(scores, counts, self.ohem)
         if self.threshold > 0:
             limit = limit.clamp(max=-math.log(self.threshold))
-        return (labelled & (scores >= limit)).to(losses.dtype)
+        return (counts & (scores >= limit)).to(losses.dtype)
 
 
 def least_kept(scores: Tensor, labelled: Tensor, share: float) -> Tensor:

@@ -118,6 +118,17 @@ def test_ohem_keeps_the_hardest_share():
     )
 
 
+def test_ohem_leaves_out_a_class_of_weight_0_as_if_it_were_void():
+    """It is never learned, so all of the hardest pixels were its own: the loss was 0."""
+    logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
+    logits[:, 0] -= 100.0
+    loss = start("cross_entropy", class_weights=[0.0, 1.0, 1.0, 1.0], ohem=0.25)
+    without = labels.masked_fill(labels == 0, 255)
+    known = start("cross_entropy", ohem=0.25)({"logits": logits}, {}, batch_of(without), 0)
+    assert known > 0
+    torch.testing.assert_close(loss({"logits": logits}, {}, batch_of(labels), 0), known)
+
+
 def test_ohem_with_a_threshold_keeps_all_that_are_hard_and_never_fewer_than_the_share():
     logits, labels = normal(2, CLASSES, 6, 8), labels_of(2, 6, 8)
     every = nll(logits, labels)
