@@ -14,7 +14,7 @@ from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.errors import DataMissing
 from freqkd_cli.features.taps import stored_as
 from freqkd_cli.spectrum.graph_pairs import GraphPair
-from freqkd_cli.spectrum.subjects import Subject, first_views
+from freqkd_cli.spectrum.subjects import Subject
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import Loader, ViewDataset, whole_batches
 from freqkd_cli.views.view import ViewSpec
@@ -22,6 +22,7 @@ from freqkd_cli.views.view import ViewSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from freqkd_cli.cache.reader import Item
     from freqkd_cli.images.dataset import Dataset
 
 
@@ -62,7 +63,7 @@ def cached_inputs(
     reader: CacheReader,
     subject: Subject,
     pairs: Sequence[GraphPair],
-    limit: int,
+    items: Sequence[Item],
     data_root: Path | None,
 ) -> Iterator[GraphInput]:
     """Yield stored taps with the view that they were made of, which defines the void nodes."""
@@ -74,7 +75,6 @@ def cached_inputs(
     )
     taps = [tap.name for pair in pairs for tap in pair.taps.values()]
     stored = {name: stored_as(name, subject.taps) for name in taps}
-    items = first_views(reader, min(limit, len(images)))  # those of a pool come after them
     for item, batch in zip(items, Loader(dataset, [[item] for item in items]), strict=True):
         rows = reader.read([item], set(stored.values()))
         features = {name: rows[place] for name, place in stored.items()}

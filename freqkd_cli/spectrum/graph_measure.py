@@ -55,8 +55,11 @@ def graph_spectra(
     if source.kind == "cache":
         reader, subject = open_cache(source, options)
         subjects, pairs = [subject], _pairs_of_cache(subject, reader, options)
-        total = len(first_views(reader, options.limit))
-        inputs = cached_inputs(reader, subject, pairs, options.limit, options.data_root)
+        # Images of a pool come after those of the data set, which has no views of them.
+        own = reader.fingerprint.fields["data"]["number"]
+        items = first_views(reader, min(options.limit, own))
+        total = len(items)
+        inputs = cached_inputs(reader, subject, pairs, items, options.data_root)
     else:
         subjects, dataset = open_networks(source, options)
         pairs = choose_pairs(subjects, options.stages, options.taps)

@@ -455,3 +455,17 @@ def test_the_chain_from_dump_to_spectra(folders, tmp_path):
         assert figures == (
             {"graph_spectrum.png", "graph_spectrum_maps.png"} if source == "a" else set()
         )
+
+
+def test_images_of_a_pool_are_not_measured_from_a_cache(folders, tmp_path):
+    """Before, scenes of the data set's own seed took their place: other void nodes and images."""
+    text = (folders["run"] / "recipe.yaml").read_text()
+    compared = "cross_entropy}, {name: feature, student: stage3, teacher: context3}"
+    pool = "length: 2, views: 1, pool: {name: scenes, seed: 5, length: 2}}"
+    text = text.replace("cross_entropy}", compared).replace("128]}", f"128], {pool}")
+    (tmp_path / "r.yaml").write_text(text.replace("epochs: 1", "epochs: 1, batch_size: 2"))
+    code, _, err = run_command("r.yaml", "--out", "c", folder=tmp_path, command="teacher-dump")
+    assert code == 0, err
+    words = ("c", "--graph", "--tap", "context3", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0 and json.loads(out)["images"] == 2, err
