@@ -42,7 +42,7 @@ def training_images(plan: Plan, dataset: Dataset) -> Dataset:
     pool = pool_of(recipe, dataset)
     if pool is None:
         return dataset
-    if recipe.data.pool is None and not compares(recipe, plan.teacher_taps):
+    if not compares(recipe, plan.teacher_taps):
         log.info("%d images without masks are not used: no loss compares with a teacher", len(pool))
         return dataset
     if problems := _share_problems(recipe):

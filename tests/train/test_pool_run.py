@@ -332,10 +332,12 @@ def test_a_folder_with_some_masks(mine, caplog):
     result = distill(folder("data.unlabelled=pool"), mine / "run", Silent())
     assert (result["images"], result["pool_images"], result["val_images"]) == (6, 4, 6)
     caplog.set_level("INFO")
-    alone = folder("data.unlabelled=pool", "losses=[{name: cross_entropy}]")
-    result = distill(alone, mine / "alone", Silent())
-    assert result["images"] == 6 and "pool_images" not in result
-    assert "4 images without masks are not used: no loss compares with a teacher" in caplog.text
+    sets = ["data.unlabelled=pool", "losses=[{name: cross_entropy}]"]
+    for name, share in (("alone", []), ("share", ["data.pool={share: 0.75}"])):
+        caplog.clear()
+        result = distill(folder(*sets, *share), mine / name, Silent())
+        assert result["images"] == 6 and "pool_images" not in result
+        assert "4 images without masks are not used: no loss compares with a teacher" in caplog.text
     share = folder("data.unlabelled=pool", "data.pool={share: 0.75}")
     plan = assemble.check(share)
     assert plan.recipe.data.pool.share == 0.75
