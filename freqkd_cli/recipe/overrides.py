@@ -59,7 +59,7 @@ def _put(root: Node, key: str, node: Node, place: Place) -> list[Problem]:
     *parents, last = key.split(".")
     here = root
     for depth, part in enumerate(parents):
-        child, problem = _step(here, part)
+        child, problem = _step(here, part, parents[:depth] == ["losses"])
         if problem:
             return [Problem(place, key, problem)]
         if child is None or child.value is None:
@@ -70,7 +70,7 @@ def _put(root: Node, key: str, node: Node, place: Place) -> list[Problem]:
             path = ".".join(parents[: depth + 1])
             return [Problem(place, key, f"{path} is a value, not a section")]
         here = child
-    old, problem = _step(here, last)
+    old, problem = _step(here, last, parents == ["losses"])
     if problem:
         return [Problem(place, key, problem)]
     _replace(here, last, old, node)
@@ -87,25 +87,33 @@ def _replace(here: Node, part: str, old: Node | None, new: Node) -> None:
         here.value[next(i for i, child in enumerate(here.value) if child is old)] = new
 
 
-def _step(here: Node, part: str) -> tuple[Node | None, str]:
-    """Return the child that one word of a path names, or what is wrong with that word."""
+def _step(here: Node, part: str, losses: bool) -> tuple[Node | None, str]:
+    """Return the child that one word of a path names, or what is wrong with that word.
+
+    Args:
+        losses: ``here`` is the list of losses.
+    """
     if isinstance(here.value, dict):
         return here.value.get(part), "" if part else "an empty word in the path"
+    items = f"only 0 to {len(here.value) - 1}" if here.value else "the list is empty"
     if part.isdecimal() and len(part) < 6:
         if int(part) < len(here.value):
             return here.value[int(part)], ""
-        items = f"only 0 to {len(here.value) - 1}" if here.value else "the list is empty"
         return None, f"there is no item {part}, {items}"
     lines = [child for child in here.value if isinstance(child.value, dict)]
+    if not lines:
+        return None, f"{part!r} is not the number of an item, {items}"
     for match in (_called, _named):
         hits = [child for child in lines if match(child) == part]
         if len(hits) == 1:
             return hits[0], ""
-        if len(hits) > 1:
+        if len(hits) > 1 and losses:
             return None, f"{len(hits)} losses are called {part!r}; add ids, or use their number"
-    known = [str(_called(child)) for child in lines]
-    names = f", need one of {', '.join(known)}" if known else ""
-    return None, f"no loss has the id {part!r}{did_you_mean(part, known)}{names}"
+        if len(hits) > 1:
+            return None, f"{len(hits)} items are called {part!r}; use their number"
+    known = list(dict.fromkeys(str(_called(child)) for child in lines))
+    what = "no loss has the id" if losses else "no item is called"
+    return None, f"{what} {part!r}{did_you_mean(part, known)}, need one of {', '.join(known)}"
 
 
 def _word(line: Node, key: str) -> Any:

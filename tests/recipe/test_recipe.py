@@ -294,6 +294,7 @@ def test_precedence_is_recipe_then_set_then_option():
             "--set losses.hihg.weight=1: no loss has the id 'hihg', did you mean 'high'?",
         ),
         ("losses.band.weight=1", "2 losses are called 'band'"),
+        ("data.size.height=64", "'height' is not the number of an item, only 0 to 1"),
         ("losses.9.weight=1", "there is no item 9, only 0 to 2"),
         ("losses.low.cutof=1", "losses.1.cutof: unknown key, did you mean 'cutoff'?"),
         ("train.lr.x=1", "train.lr is a value, not a section"),
@@ -316,6 +317,16 @@ def test_a_mistake_in_set_names_the_set(text, expected):
     lines = problems(GOOD, text)
     assert expected in "\n".join(lines), lines
     assert lines[0].startswith("--set")
+
+
+def test_a_mistake_in_set_about_members_does_not_speak_of_losses():
+    """Before: "no loss has the id 'b2'" and "2 losses are called 'segformer'; add ids"."""
+    member = "{name: segformer, weights: embedded}"
+    text = GOOD.replace(member, f"{{name: ensemble, members: [{member}, {member}]}}")
+    (line,) = problems(text, "teacher.members.b2.weight=2")
+    assert line.endswith("no item is called 'b2', need one of segformer")
+    (line,) = problems(text, "teacher.members.segformer.weight=2")
+    assert line.endswith("2 items are called 'segformer'; use their number")
 
 
 def test_an_option_that_is_not_utf8_is_a_problem_of_that_option():
