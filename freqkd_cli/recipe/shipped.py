@@ -71,9 +71,12 @@ def copy_text(source: Path, target: Path) -> str:
     folder = source.parent
     text = re.sub(r"\$schema=(?=\w+\.schema\.json)", lambda _: f"$schema={folder}/", text, count=1)
     old, new = re.escape(source.stem), shlex.quote(str(target))
-    run = shlex.quote(f"runs/{target.stem}")
     text = re.sub(rf"(?m)^(# Command: freqkd \S+) {old}\b", lambda line: f"{line[1]} {new}", text)
-    return re.sub(rf"(?m)^(# Command: .*--out) runs/{old}$", lambda line: f"{line[1]} {run}", text)
+    return re.sub(
+        rf"(?m)^(# Command: .*--out) (runs|studies)/{old}(?!\S)",
+        lambda line: f"{line[1]} {shlex.quote(f'{line[2]}/{target.stem}')}",
+        text,
+    )
 
 
 def find(name: str) -> Path:

@@ -559,7 +559,7 @@ def test_a_shipped_plan_can_be_copied(name, tmp_path, freqkd):
     text = (tmp_path / "my.yaml").read_text()
     assert code == 0 and out.strip() == str(tmp_path / "my.yaml")
     assert f"$schema={shipped.plan_paths()[name].with_name('plan.schema.json')}\n" in text
-    assert f"# Command: freqkd sweep {tmp_path / 'my.yaml'} --out" in text
+    assert f"# Command: freqkd sweep {tmp_path / 'my.yaml'} --out studies/my" in text
     plan = shipped.plan_paths()[name].read_text()
     assert text.split("version: 1")[1] == plan.split("version: 1")[1]
 
