@@ -74,7 +74,7 @@ def _kind(folder: Path) -> SourceKind | None:
     path = folder / "config.json"
     if path.is_file() and any((folder / name).is_file() for name in WEIGHT_FILES):
         config = read_config(path)
-        if config.section.model is not None or config.of_segformer:
+        if config.section.model is not None or config.of_segformer or config.of_smp:
             return "run" if (folder / "recipe.yaml").is_file() else "model"
     return None
 

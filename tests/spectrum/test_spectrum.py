@@ -540,6 +540,18 @@ def test_kinds_of_sources(folders, tmp_path):
         locate.identify(tmp_path / "nothing")
 
 
+def test_a_folder_of_smp_is_a_model(tmp_path):
+    """Before, it "contains no model", while eval and predict read it."""
+    import segmentation_models_pytorch as library
+
+    library.create_model("unet", "resnet18", None, classes=3).save_pretrained(tmp_path / "unet")
+    words = ("unet", "--limit", "1", "--stage", "4", "--set", "data.size=[64,96]", "--json")
+    code, out, err = run_command(*words, folder=tmp_path)
+    assert code == 0, err
+    (numbers,) = json.loads(out)["stages"].values()
+    assert (numbers["model"], numbers["stride"], numbers["grid"]) == ("smp", 32, [2, 3])
+
+
 @pytest.mark.parametrize(
     "words, code, text",
     [
