@@ -83,11 +83,13 @@ def cached_inputs(
 
 def _spec(views: Mapping[str, Any]) -> ViewSpec:
     known = {field.name for field in fields(ViewSpec)}
-    return ViewSpec(**{key: _tupled(value) for key, value in views.items() if key in known})
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return ViewSpec(
+        **{
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in views.items()
+            if key in known
+        }
+    )
 
 
 def images_of_cache(
@@ -99,13 +101,13 @@ def images_of_cache(
         DataMissing: it does not exist, or it has changed.
     """
     manifest = reader.fingerprint.fields["data"]
-    name = manifest["name"]
-    arguments = {
-        "size": tuple(size or (192, 256)),
-        **registry.keywords("datasets", name, manifest["arguments"]),
-    }
+    name, keys = manifest["name"], dict(manifest["arguments"])
+    ids = keys.get("ids", [])
+    if ids != list(range(len(ids))):  # a list beside the data has them; the recipe's counts from 0
+        keys.pop("classes")
+    arguments = {"size": size or (192, 256), **registry.keywords("datasets", name, keys)}
     accepted = registry.takes("datasets", name)
-    given = {key: _tupled(value) for key, value in arguments.items() if key in accepted}
+    given = {key: value for key, value in arguments.items() if key in accepted}
     dataset = registry.find("datasets", name).build(
         split=manifest["split"], root=data_root, **given
     )

@@ -6,22 +6,26 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
 from without_float64 import on_apple_gpu
 
+from freqkd_cli.cache.fingerprint import Fingerprint
+from freqkd_cli.datasets import folder
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.spectral.graph_forms import Dense
 from freqkd_cli.spectrum.eigen_maps import SHOWN
-from freqkd_cli.spectrum.graph_inputs import GraphInput
+from freqkd_cli.spectrum.graph_inputs import GraphInput, images_of_cache
 from freqkd_cli.spectrum.graph_measure import measure_graphs
 from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
 from freqkd_cli.spectrum.graph_result import TAU
@@ -469,3 +473,19 @@ def test_images_of_a_pool_are_not_measured_from_a_cache(folders, tmp_path):
     words = ("c", "--graph", "--tap", "context3", "--json")
     code, out, err = run_command(*words, folder=tmp_path)
     assert code == 0 and json.loads(out)["images"] == 2, err
+
+
+@pytest.mark.parametrize("keys", [{}, {"classes": ["road", "car"], "split_": [0.5, 0.25, 0.25]}])
+def test_the_data_set_of_a_cache_is_found_again(tmp_path, keys):
+    """Before, it had "changed" with class ids of its own (7 and 8), and with a list of shares."""
+    for number in range(16):
+        for kind, shape in (("images", (32, 32, 3)), ("masks", (32, 32))):
+            path = tmp_path / kind / "train" / f"{number}.png"
+            path = tmp_path / kind / path.name if keys else path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full(shape, number % 2 if keys else 7, np.uint8)).save(path)
+    if not keys:
+        (tmp_path / "classes.txt").write_text("7 road\n8 car\n")
+    dataset = folder.build(split="train", root=tmp_path, size=(32, 32), **keys)
+    reader = SimpleNamespace(folder="c", fingerprint=Fingerprint({"data": dataset.manifest()}))
+    assert images_of_cache(reader, tmp_path, (32, 32)).manifest() == dataset.manifest()
