@@ -142,7 +142,7 @@ def run(
 
         freqkd spectrum --graph --stage 3 --limit 4
     """
-    if source and str(source) not in shipped_names():
+    if source and str(source) not in ("-", *shipped_names()):
         check_exist([source], "a run, a cache, a recipe, or a model folder")
     check_recipe(recipe)
     from freqkd_cli.report.eigenvector_maps import graph_table

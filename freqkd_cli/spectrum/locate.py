@@ -41,7 +41,7 @@ class SpectrumSource:
 
 
 def identify(path: Path) -> SpectrumSource:
-    """Return the source that a path is; a name that is no path may be a shipped recipe's.
+    """Return the source that a path is; a shipped recipe's name and - are recipes, too.
 
     Raises:
         WeightsMissing: there is nothing of that name, or a model's ``config.json`` cannot be read.
@@ -58,7 +58,7 @@ def identify(path: Path) -> SpectrumSource:
         return SpectrumSource(kind, path)
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path} is not a recipe", need=_SOURCES, key="source")
-    if not path.is_file() and str(path) not in shipped.paths():
+    if not path.is_file() and str(path) not in ("-", *shipped.paths()):
         raise WeightsMissing(f"{path} does not exist", need=_SOURCES, key="source")
     return SpectrumSource("recipe", path)
 

@@ -557,6 +557,7 @@ def test_a_folder_of_smp_is_a_model(tmp_path):
     [
         (("{plain}",), 2, "no teacher"),
         (("nowhere/at/all",), 4, "does not exist"),
+        (("-",), 2, "<stdin>:1:1: the recipe is empty"),
         (("{run}", "--tap", "stag3"), 2, "did you mean"),
         (("{model}", "--teacher"), 2, "so it has no teacher"),
         (("{run}", "--recipe", "{plain}"), 2, "has its own data set"),
