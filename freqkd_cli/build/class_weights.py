@@ -152,7 +152,8 @@ def counted_weights(
         weights[id] = _of_line(line.arguments, frequencies, classes, f"losses.{id}")
         each = ", ".join(f"{name} {weight:.4g}" for name, weight in weights[id].items())
         rule, masks = line.arguments["class_weights"], frequencies.masks
-        progress.note(f"class weights of {id} ({rule}, {masks} of {len(dataset)} masks): {each}")
+        counted = f"{masks} of {labelled_images(dataset)} masks"
+        progress.note(f"class weights of {id} ({rule}, {counted}): {each}")
     return weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cache_fakes import Notes
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -143,3 +144,11 @@ def test_numbers_take_the_place_of_rules_and_an_unknown_rule_is_refused():
     assert not class_weights.rules(replaced)
     with pytest.raises(RecipeError, match="class_weights: got 'balanced', need a list or 'auto'"):
         recipes.loads(RECIPE.replace("auto", "balanced"))
+
+
+def test_images_without_labels_are_not_counted_among_the_masks():
+    """Before, a split of which two images have labels had "2 of 4 masks"."""
+    dataset, notes = Masks(masks()), Notes()
+    dataset.labelled_images = 2
+    counted_weights(recipes.loads(RECIPE), Masks.classes, dataset, notes)
+    assert notes.said and all(", 2 of 2 masks): road " in text for text in notes.said)
