@@ -153,15 +153,18 @@ def _check_options(source: SpectrumSource, options: SpectrumOptions) -> None:
     """Check the options that only some sources allow.
 
     Raises:
-        UsageError: ``--recipe`` for a source with its own data, or ``--teacher`` without a recipe.
+        UsageError: ``--recipe`` for a source with its own data, ``--set`` for a cache, or
+            ``--teacher`` without a recipe.
     """
-    if options.recipe and source.kind not in ("model", "embedded"):
-        raise UsageError(
-            f"{source} has its own data set",
-            got=f"--recipe {options.recipe}",
-            tip="leave --recipe out; --set changes a key",
-            key="recipe",
-        )
+    cache = source.kind == "cache"
+    for option, value in (("recipe", options.recipe), ("set", next(iter(options.sets), None))):
+        if value and (cache or (option == "recipe" and source.kind in ("run", "recipe"))):
+            raise UsageError(
+                f"{source} has its own data set",
+                got=f"--{option} {value}",
+                tip=f"leave --{option} out" + ("" if cache else "; --set changes a key"),
+                key=option,
+            )
     if options.teacher and source.kind not in ("run", "recipe"):
         raise UsageError(
             f"{source} is not a run or a recipe, so it has no teacher",
@@ -230,6 +233,8 @@ def open_cache(source: SpectrumSource, options: SpectrumOptions) -> tuple[CacheR
     facts = reader.index.teacher  # older caches have none
     known = {tap.name: tap for tap in facts.taps} if facts else taps_of(name, teacher["arguments"])
     taps = {key: tap for key, tap in known.items() if stored_as(key, known) in reader.names}
+    data = reader.fingerprint.fields["data"]
+    log.info("teacher %s on stored views of %s, split %s", name, data["name"], data["split"])
     return reader, Subject("teacher", name, taps)
 
 

@@ -467,6 +467,7 @@ def test_a_cache_gives_what_its_teacher_gives_live(folders, tmp_path):
     live = run_command(
         str(folders["model"]), *words, "--set", "data.size=[96,128]", folder=tmp_path
     )
+    assert "teacher segformer on stored views of scenes, split val" in err
     cached, alive = json.loads(out)["stages"], json.loads(live[1])["stages"]
     assert list(cached) == list(alive) == ["stage3", "decoder"]
     for tap in cached:
@@ -562,6 +563,7 @@ def test_a_folder_of_smp_is_a_model(tmp_path):
         (("{model}", "--teacher"), 2, "so it has no teacher"),
         (("{run}", "--recipe", "{plain}"), 2, "has its own data set"),
         (("{plain}", "--teacher"), 2, "no teacher"),
+        (("{cache}", "--set", "data.size=[64,64]"), 2, "has its own data set"),
     ],
 )
 def test_bad_input_is_one_message(folders, tmp_path, words, code, text):
