@@ -178,7 +178,7 @@ def run(
     write = _write_graphs if graph else _write_radial
     document = write(spectra, files, image=not no_image)
     print_result(document, as_json, graph_table if graph else _table)
-    _log_files(place, files, graph)
+    _log_files(place, document, graph)
 
 
 def _write_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
@@ -208,11 +208,10 @@ def _write_graphs(spectra: GraphSpectra, files: SpectrumFiles, *, image: bool) -
     return document | {"png": files.png, "maps": maps, "csv": files.csv}
 
 
-def _log_files(source: SpectrumSource, files: SpectrumFiles, graph: bool) -> None:
-    for path in (files.png, files.maps, files.csv):
-        if path and path.exists():
-            log.info("written: %s", path)
-    if not files.png:
+def _log_files(source: SpectrumSource, document: dict[str, Any], graph: bool) -> None:
+    for path in filter(None, (document["png"], document.get("maps"), document["csv"])):
+        log.info("written: %s", path)
+    if not document["png"]:
         log.info("no figure written; --out DIR or --png FILE writes one")
     place = "" if source.path is None else f" {source.path}"
     if graph and source.kind == "run":

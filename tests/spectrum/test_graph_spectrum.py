@@ -24,6 +24,7 @@ from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageErro
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.spectral.graph_forms import Dense
+from freqkd_cli.spectrum import graph_measure
 from freqkd_cli.spectrum.eigen_maps import SHOWN
 from freqkd_cli.spectrum.graph_inputs import GraphInput, images_of_cache
 from freqkd_cli.spectrum.graph_measure import measure_graphs
@@ -489,3 +490,18 @@ def test_the_data_set_of_a_cache_is_found_again(tmp_path, keys):
     dataset = folder.build(split="train", root=tmp_path, size=(32, 32), **keys)
     reader = SimpleNamespace(folder="c", fingerprint=Fingerprint({"data": dataset.manifest()}))
     assert images_of_cache(reader, tmp_path, (32, 32)).manifest() == dataset.manifest()
+
+
+def test_maps_of_an_earlier_measurement_are_not_called_written(folders, tmp_path, monkeypatch):
+    """An image without valid nodes has no eigenvectors to draw."""
+    measure = graph_measure.graph_spectra
+
+    def undrawn(*options):
+        return dataclasses.replace(measure(*options), drawn=[])
+
+    monkeypatch.setattr(graph_measure, "graph_spectra", undrawn)
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "graph_spectrum_maps.png").write_bytes(b"earlier")
+    words = ("--graph", "--tap", "keys3", "--limit", "1", "--out", "o", "--overwrite")
+    code, _, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
+    assert code == 0 and "written: o/graph_spectrum.png" in err and "maps" not in err
