@@ -67,18 +67,27 @@ def cached_inputs(
     data_root: Path | None,
 ) -> Iterator[GraphInput]:
     """Yield stored taps with the view that they were made of, which defines the void nodes."""
-    views = reader.fingerprint.fields["views"]
-    images = images_of_cache(reader, data_root, views.get("size"))
-    spec = None if views["kind"] == "whole" else _spec(views)
-    dataset = ViewDataset(
-        images, spec, view_seed=views.get("view_seed", 0), views=views.get("stored", 0)
-    )
+    dataset = views_of_cache(reader, data_root)
     taps = [tap.name for pair in pairs for tap in pair.taps.values()]
     stored = {name: stored_as(name, subject.taps) for name in taps}
     for item, batch in zip(items, Loader(dataset, [[item] for item in items]), strict=True):
         rows = reader.read([item], set(stored.values()))
         features = {name: rows[place] for name, place in stored.items()}
-        yield GraphInput(images.name(item[0]), batch, {"teacher": features})
+        yield GraphInput(dataset.images.name(item[0]), batch, {"teacher": features})
+
+
+def views_of_cache(reader: CacheReader, data_root: Path | None) -> ViewDataset:
+    """Return the views that the cache was made of.
+
+    Raises:
+        DataMissing: as :func:`images_of_cache`.
+    """
+    views = reader.fingerprint.fields["views"]
+    images = images_of_cache(reader, data_root, views.get("size"))
+    spec = None if views["kind"] == "whole" else _spec(views)
+    return ViewDataset(
+        images, spec, view_seed=views.get("view_seed", 0), views=views.get("stored", 0)
+    )
 
 
 def _spec(views: Mapping[str, Any]) -> ViewSpec:

@@ -18,8 +18,8 @@ from spectrum_fakes import run_command, write_cache
 from torch import Tensor, nn
 from without_float64 import on_apple_gpu
 
-from freqkd_cli.cache.fingerprint import Fingerprint
-from freqkd_cli.datasets import folder
+from freqkd_cli.cache.fingerprint import Fingerprint, views_identity
+from freqkd_cli.datasets import folder, scenes
 from freqkd_cli.errors import RecipeError, ShapeError, TrainingFailed, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.files import SUFFIX
@@ -30,8 +30,10 @@ from freqkd_cli.spectrum.graph_inputs import GraphInput, images_of_cache
 from freqkd_cli.spectrum.graph_measure import measure_graphs
 from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
 from freqkd_cli.spectrum.graph_result import TAU
+from freqkd_cli.spectrum.padded_views import warn_of_padding
 from freqkd_cli.spectrum.subjects import Subject
 from freqkd_cli.views.batch import Batch
+from freqkd_cli.views.view import ViewSpec
 
 SIZE = (128, 160)
 N = 20
@@ -505,3 +507,20 @@ def test_maps_of_an_earlier_measurement_are_not_called_written(folders, tmp_path
     words = ("--graph", "--tap", "keys3", "--limit", "1", "--out", "o", "--overwrite")
     code, _, err = run_command(str(folders["cache"]), *words, folder=tmp_path)
     assert code == 0 and "written: o/graph_spectrum.png" in err and "maps" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "padded"),
+    [({}, 0), ({"scale": (0.5, 0.5)}, 2), ({"isolate": 1.0}, 2), ({"scale": (1.0, 2.0)}, 0)],
+)
+def test_drawn_views_of_a_cache_that_show_padding_have_a_warning(caplog, change, padded):
+    """Before, only whole images had one."""
+    spec = ViewSpec(size=(64, 96), **change)
+    fields = {
+        "views": views_identity(spec, view_seed=0, stored=2),
+        "data": scenes.build(split="train", size=(64, 96), length=2).manifest(),
+    }
+    reader = SimpleNamespace(folder="c", fingerprint=Fingerprint(fields))
+    warn_of_padding(reader, [(0, 0), (1, 0), (2, 0)], None)  # the last one is of a pool
+    warnings = [text for text in caplog.messages if f"{padded} of 2 views" in text]
+    assert len(warnings) == (padded > 0) == len(caplog.messages)
