@@ -233,8 +233,9 @@ class _Builder:
             key, node.key_at = into.key
             into.key = None
             if key in into.node.value:
-                first = into.node.value[key].key_at
-                self.problem(node.key_at, f"{key!r} is written twice, first on line {first.line}")
+                line = into.node.value[key].key_at.line  # 0 in a --set
+                first = f", first on line {line}" if line else ""
+                self.problem(node.key_at, f"{key!r} is written twice{first}")
             else:
                 into.node.value[key] = node
 

@@ -319,6 +319,12 @@ def test_a_mistake_in_set_names_the_set(text, expected):
     assert lines[0].startswith("--set")
 
 
+def test_a_key_that_a_set_has_twice_is_on_no_line():
+    """Before, "first on line 0"."""
+    text = "student={a: 1, a: 2}"
+    assert problems(GOOD, text) == [f"--set {text}: 'a' is written twice"]
+
+
 def test_a_mistake_in_set_about_members_does_not_speak_of_losses():
     """Before: "no loss has the id 'b2'" and "2 losses are called 'segformer'; add ids"."""
     member = "{name: segformer, weights: embedded}"
