@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,7 +179,7 @@ def run(
     write = _write_graphs if graph else _write_radial
     document = write(spectra, files, image=not no_image)
     print_result(document, as_json, graph_table if graph else _table)
-    _log_files(place, document, graph)
+    _log_files(place, document, graph, f" --recipe {shlex.quote(recipe)}" if recipe else "")
 
 
 def _write_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
@@ -208,16 +209,16 @@ def _write_graphs(spectra: GraphSpectra, files: SpectrumFiles, *, image: bool) -
     return document | {"png": files.png, "maps": maps, "csv": files.csv}
 
 
-def _log_files(source: SpectrumSource, document: dict[str, Any], graph: bool) -> None:
+def _log_files(source: SpectrumSource, document: dict[str, Any], graph: bool, data: str) -> None:
     for path in filter(None, (document["png"], document.get("maps"), document["csv"])):
         log.info("written: %s", path)
     if not document["png"]:
         log.info("no figure written; --out DIR or --png FILE writes one")
-    place = "" if source.path is None else f" {source.path}"
+    place = "" if source.path is None else f" {shlex.quote(str(source.path))}"
     if graph and source.kind == "run":
         log.info("Next: freqkd export%s", place)
     elif not graph:
-        log.info("Next: freqkd spectrum%s --graph", place)
+        log.info("Next: freqkd spectrum%s%s --graph", place, data)
 
 
 def _table(document: dict[str, Any]) -> str:

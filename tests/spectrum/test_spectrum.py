@@ -450,6 +450,7 @@ def test_a_teacher_alone_and_a_folder_on_the_data_of_a_recipe(folders, tmp_path)
         code, out, err = run_command(*map(str, way), *words, folder=tmp_path)
         assert code == 0, err
         documents.append(json.loads(out))
+    assert f"Next: freqkd spectrum {folders['model']} --recipe {recipe} --graph" in err
     assert [(document["of"], "teacher" in document) for document in documents] == [
         ("teacher", False)
     ] * 4
