@@ -27,6 +27,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NO_MEMBERS = ("ensemble", "saved_scores")
 """Models that cannot be members: one is made of others, one has outputs for its own images."""
 
+NORMALISATION = ("mean", "std")
+"""Keys of every member that some models read themselves, in units of their own (``onnx``)."""
+
 
 class Member(BaseModel):
     """The keys of every member. All further keys are arguments of its model."""
@@ -98,9 +101,11 @@ class Member(BaseModel):
         return problems
 
     def _given(self) -> dict[str, Any]:
-        """Return the keys for the model, with ``weights`` where it reads them itself."""
-        given = dict(self.__pydantic_extra__ or {})
-        return given if self.run == self.weights else given | {"weights": self.weights}
+        """Return the keys for the model, with those of every member that it reads itself."""
+        takes = registry.takes("models", self.name)
+        shared = {key: getattr(self, key) for key in ("weights", *NORMALISATION) if key in takes}
+        given = {key: value for key, value in shared.items() if value is not None}
+        return {**(self.__pydantic_extra__ or {}), **given}
 
     @property
     def run(self) -> str | None:
@@ -128,7 +133,7 @@ class Member(BaseModel):
         model = build_trained(
             self.name, classes=self.classes or classes, arguments=self.arguments, weights=self.run
         )
-        if self.mean or self.std:
+        if (self.mean or self.std) and "mean" not in registry.takes("models", self.name):
             own = model.mean.flatten().tolist(), model.std.flatten().tolist()
             model.set_normalisation(self.mean or own[0], self.std or own[1])
         return model

@@ -32,7 +32,7 @@ from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.features.trained_weights import in_section
 from freqkd_cli.models._ensemble_classes import require_same, resolved_maps
-from freqkd_cli.models._ensemble_member import Member
+from freqkd_cli.models._ensemble_member import NORMALISATION, Member
 
 TEACHER_ONLY = True
 """A recipe cannot name it as a student."""
@@ -173,8 +173,9 @@ def _described(member: Member, model: Segmenter, mapping: ClassMap | None) -> di
     """Return the keys of a member without weights, from which it can be built again."""
     names = dict(model.recipe_arguments)
     described: dict[str, Any] = {"name": member.name, **names, "weight": member.weight}
-    for key in ("mean", "std"):
-        described[key] = [float(f"{x:.7g}") for x in getattr(model, key).flatten().tolist()]
+    for key in NORMALISATION:
+        if key not in names:
+            described[key] = [float(f"{x:.7g}") for x in getattr(model, key).flatten().tolist()]
     if mapping is not None and member.class_map:
         described["class_map"] = _by_number(member.class_map, model)
     return described

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper
 from scipy.special import logsumexp, softmax
 
 from freqkd_cli.build.saved import load_model, save_model
@@ -16,6 +18,7 @@ from freqkd_cli.cache.fingerprint import weights_sha256
 from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing
 from freqkd_cli.features.class_map import NEVER
 from freqkd_cli.models import ensemble, fast_scnn, segformer, smp
+from freqkd_cli.models import onnx as onnx_teacher
 from freqkd_cli.weights.config import License
 
 CLASSES = ("road", "sky", "car", "pole")
@@ -184,3 +187,21 @@ def test_members_of_equal_classes_keep_their_names_and_a_restrictive_license(
     joined = ensemble.build(classes=9, members=[{**SMALL, "classes": 4}, member])
     assert joined.classes == 4 and joined.id2label == dict(enumerate(CLASSES))
     assert joined.license.noncommercial
+
+
+def test_mean_and_std_of_an_onnx_member_are_those_of_a_teacher(tmp_path: Path) -> None:
+    """They were ignored: the file got the images as they are."""
+    weights = str(tmp_path / "t.onnx")
+    nodes = [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[8, 8], strides=[8, 8])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", 3, "h", "w"]) for n in "xy")
+    graph = helper.make_graph(nodes, "pool", [x], [y])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), weights)
+    form = {"range": 255, "mean": [120.0, 110.0, 100.0], "std": [50.0, 60.0, 70.0]}
+    member = {"name": "onnx", "weights": weights, **form}
+    joined = ensemble.build(classes=3, members=[member, member])
+    alone = onnx_teacher.build(classes=3, weights=weights, **form)
+    expected = alone(IMAGES)["logits"].log_softmax(1)
+    torch.testing.assert_close(joined(IMAGES)["logits"], expected)
+    save_model(tmp_path / "saved", joined)
+    torch.testing.assert_close(load_model(tmp_path / "saved")(IMAGES)["logits"], expected)
