@@ -46,7 +46,7 @@ def architecture(
         WeightsMissing: arguments that contradict the weights.
     """
     chosen = _variant_sizes(variant) if variant else {}
-    if channels is not None and heads is None:
+    if channels is not None and heads is None and weights is None:
         most_heads = VARIANTS[variant or "b0"][2]
         heads = [
             max(n for n in range(1, most + 1) if c % n == 0)

@@ -346,6 +346,21 @@ def test_published_sizes_need_no_word(tmp_path: Path, variant: str) -> None:
     )
 
 
+def test_channels_do_not_decide_the_heads_of_weights(tmp_path: Path, net: Any) -> None:
+    """Heads were guessed from them, so that attention was another without a message."""
+    start = segformer.build(classes=4, variant="mini")
+    torch.save(start.net.state_dict(), tmp_path / "net.pth")
+    loaded = segformer.build(
+        classes=4, weights=str(tmp_path / "net.pth"), channels=[24, 48, 96, 160]
+    )
+    assert loaded.recipe_arguments["heads"] == start.recipe_arguments["heads"] == [1, 2, 3, 5]
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(WeightsMissing, match="do not fix the attention heads"):
+        segformer.build(classes=2, weights=str(tmp_path / "net.pth"), channels=[8, 16, 24, 32])
+    folder = folder_of(tmp_path / "net", net)
+    assert segformer.build(classes=2, weights=str(folder), channels=[8, 16, 24, 32]).classes == 2
+
+
 def test_a_model_of_another_library_is_named(tmp_path: Path) -> None:
     state = {"encoder.patch_embed1.proj.weight": torch.zeros(8, 3, 7, 7)}
     state |= {"segmentation_head.0.weight": torch.zeros(2, 8, 1, 1)}
