@@ -16,6 +16,7 @@ from freqkd_cli.build.saved import load_model
 from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.simulated_int8 import SimulatedInt8
+from freqkd_cli.models import fast_scnn
 from freqkd_cli.report import page_images
 from freqkd_cli.report.page_roles import ShownRun
 from freqkd_cli.runtime.processes import Processes
@@ -149,6 +150,18 @@ def _check_another_process(run: Path, image: torch.Tensor, expected: torch.Tenso
     with torch.no_grad():
         actual = final_metrics._best(student, run, second)(image)["logits"]
     assert torch.equal(actual, expected)
+
+
+def test_batches_of_one_image_leave_an_output_in_float():
+    """Its range was unknown and rounded it to NaN, so that scores were those of garbage."""
+    torch.manual_seed(0)
+    student, image = fast_scnn.build(classes=3, width=0.25), torch.rand(1, 3, 64, 96)
+    simulated = SimulatedInt8.of(student, (64, 96))
+    for _ in range(2):
+        student.train()(image)
+    pooled = student.eval().pyramid.branches[0](torch.rand(2, 32, 2, 3))
+    assert pooled.isfinite().all()
+    assert "pyramid.branches.0.conv" not in simulated.ranges().outputs
 
 
 def test_a_frozen_student_is_not_quantized(tmp_path):
