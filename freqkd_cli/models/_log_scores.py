@@ -6,6 +6,8 @@ from torch import Tensor
 
 SMALLEST, SMALLEST_IN_FLOAT32 = 1e-7, 1e-20
 """Probabilities below this count as this, so that their logarithm is finite."""
+ROUNDING = 0.01
+"""How far below 0 or above 1 a probability may be, as rounded and resized ones are."""
 VERSION = b"2"
 """Part of the identity of a teacher of probabilities: other logits of the same files."""
 

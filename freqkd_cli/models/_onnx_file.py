@@ -107,15 +107,10 @@ class OnnxFile:
             RecipeError: an output is no map with one stride.
         """
         height, width = (side or _PROBE for side in self.size)
-        results = self._of_black(names)
+        results = self.of_black(names)
         return {name: self._grid(name, x.shape, height, width) for name, x in results.items()}
 
-    def holds_probabilities(self, name: str) -> bool:
-        """Return whether an output of a black image lies in [0, 1] and sums to 1 over channels."""
-        values = self._of_black([name])[name]
-        return bool(values.min() >= 0 and np.allclose(values.sum(1), 1, atol=1e-3))
-
-    def _of_black(self, names: Collection[str]) -> dict[str, np.ndarray]:
+    def of_black(self, names: Collection[str]) -> dict[str, np.ndarray]:
         """Return outputs of a black image; the graph runs once for each output."""
         if missing := [name for name in names if name not in self._black]:
             height, width = (side or _PROBE for side in self.size)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from freqkd_cli.errors import RecipeError
+from freqkd_cli.models._log_scores import ROUNDING
 from freqkd_cli.models._onnx_file import Layout, OnnxFile
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -52,6 +54,33 @@ def open_file(weights: str, form: Form) -> OnnxFile:
     if file.input.type == "tensor(uint8)":
         _check_bytes(file, form)
     return file
+
+
+def check_scores(file: OnnxFile, name: str, scores: str) -> None:
+    """Compare ``scores`` with the output ``name`` of a black image.
+
+    Raises:
+        RecipeError: it holds probabilities and ``scores`` is logits, or the reverse.
+    """
+    values = file.of_black([name])[name].astype(np.float32)  # a sum in float16 is too rough
+    low, high = float(values.min()), float(values.max())
+    shares = low >= 0 and np.allclose(values.sum(1), 1, atol=1e-3)
+    if scores == "logits" and shares:
+        raise RecipeError(
+            f"the output {name} of {file.path} holds probabilities",
+            got="scores: logits",
+            need="scores: probabilities",
+            tip="--set 'scores=probabilities'",
+            key="scores",
+        )
+    if scores == "probabilities" and not -ROUNDING <= low <= high <= 1 + ROUNDING:
+        raise RecipeError(
+            f"the output {name} of {file.path} holds no probabilities",
+            got=f"values from {low:.3g} to {high:.3g}",
+            need="values from 0 to 1, or scores: logits",
+            tip="--set 'scores=logits'",
+            key="scores",
+        )
 
 
 def _check_bytes(file: OnnxFile, form: Form) -> None:

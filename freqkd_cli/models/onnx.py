@@ -34,7 +34,7 @@ from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._log_scores import VERSION, log_of_probabilities
 from freqkd_cli.models._onnx_file import OnnxFile, output_of, require_file
-from freqkd_cli.models._onnx_form import Form, open_file
+from freqkd_cli.models._onnx_form import Form, check_scores, open_file
 from freqkd_cli.registry import flattened
 
 TEACHER_ONLY = True
@@ -71,20 +71,14 @@ def build(
 
     Raises:
         WeightsMissing: the file is missing or onnxruntime cannot read it.
-        RecipeError: it has no such input or output, ``scores`` is not what the output holds, or
-            its input takes bytes and gets other numbers.
+        RecipeError: it has no such input or output, ``outputs`` gives another stride or number of
+            channels, ``scores`` is not what the output holds, or its input takes bytes and gets
+            other numbers.
     """
     file = open_file(weights, form)
     listed = _taps(file, outputs or {}, classes)
     name = listed["logits"][0]
-    if form.scores == "logits" and file.holds_probabilities(name):
-        raise RecipeError(
-            f"the output {name} of {file.path} holds probabilities",
-            got="scores: logits",
-            need="scores: probabilities",
-            tip="--set 'scores=probabilities'",
-            key="scores",
-        )
+    check_scores(file, name, form.scores)
     arguments = {
         "weights": weights,
         "outputs": {tap: name for tap, (name, _) in listed.items()},
@@ -139,13 +133,29 @@ def _tap(name: str, channels: int, stride: int) -> Tap:
 
 
 def _taps(file: OnnxFile, outputs: Outputs, classes: int) -> dict[str, tuple[str, Tap]]:
-    """Return tap -> (output of the file, the tap)."""
+    """Return tap -> (output of the file, the tap).
+
+    Raises:
+        RecipeError: there is no such output, or ``outputs`` gives another stride or channels of it.
+    """
     named = {
         tap: output_of(tap, outputs, file.output_names)
         for tap in dict.fromkeys(["logits", *outputs])
     }
     grids = file.grids(tuple(dict.fromkeys(named.values())))
-    return {tap: (name, _tap(tap, *grids[name])) for tap, name in named.items()}
+    listed = {tap: (name, _tap(tap, *grids[name])) for tap, name in named.items()}
+    for tap, (name, own) in listed.items():
+        entry = outputs.get(tap)
+        given = entry if isinstance(entry, Mapping) else {}
+        for key, number in (("stride", own.stride), ("channels", own.channels)):
+            if given.get(key, number) != number:
+                raise RecipeError(
+                    f"the output {name} of {file.path}, the tap {tap}, has another {key}",
+                    got=f"{key}: {given[key]}",
+                    need=f"{key}: {number}",
+                    key="outputs",
+                )
+    return listed
 
 
 class OnnxTeacher(Segmenter):

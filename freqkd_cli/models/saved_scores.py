@@ -27,7 +27,7 @@ from torch import Tensor
 from freqkd_cli.errors import DataBroken, FreqKDError
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.models._log_scores import log_of_probabilities
+from freqkd_cli.models._log_scores import ROUNDING, log_of_probabilities
 from freqkd_cli.models._saved_scores_files import SavedFiles
 from freqkd_cli.views.batch import Batch
 from freqkd_cli.views.loader import ViewDataset
@@ -37,9 +37,6 @@ TEACHER_ONLY = True
 """A recipe cannot name it as a student."""
 
 READS_IMAGES = False
-
-ROUNDING = 0.01
-"""How far below 0 or above 1 a probability may be, as rounded and resized ones are."""
 """It has outputs for the images of its folder alone."""
 
 Stride = Annotated[int, Field(gt=0)]

@@ -172,6 +172,34 @@ def test_probabilities_are_not_read_as_logits(tmp_path):
     assert "scores=probabilities" in str(raised.value)
 
 
+def test_logits_are_not_read_as_probabilities(tmp_path):
+    """All values below 0 were the same probability, without a message."""
+    path = write(tmp_path / "t.onnx")
+    model = onnx.load(path)
+    bias = np.arange(-3, K - 3, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    model.graph.node[1].input.append("bias")
+    onnx.save(model, path)
+    arguments = {"weights": path, "outputs": OUTPUTS}
+    with pytest.raises(RecipeError, match="(?s)no probabilities.*values from -3 to 1") as raised:
+        teacher_file.build(classes=K, scores="probabilities", **arguments)
+    assert raised.value.tip == "--set 'scores=logits'"
+    assert teacher_file.build(classes=K, **arguments).classes == K
+
+
+@pytest.mark.parametrize(("key", "number", "own"), [("stride", 8, 4), ("channels", 7, C)])
+def test_given_grids_are_those_of_the_file(tmp_path, key, number, own):
+    """Losses were made for other sizes: a traceback in the first step, or another band."""
+    entry = {"name": "features", "stride": 4, "channels": C}
+    outputs = {"logits": "scores", "decoder": entry}
+    path = write(tmp_path / "t.onnx")
+    assert teacher_file.build(classes=K, weights=path, outputs=outputs).listed["decoder"]
+    entry[key] = number
+    with pytest.raises(RecipeError, match=f"the tap decoder, has another {key}") as raised:
+        teacher_file.build(classes=K, weights=path, outputs=outputs)
+    assert (raised.value.got, raised.value.need) == (f"{key}: {number}", f"{key}: {own}")
+
+
 def test_class_numbers_are_no_scores(tmp_path):
     path = write(tmp_path / "t.onnx")
     model = onnx.load(path)
