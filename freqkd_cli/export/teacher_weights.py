@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from freqkd_cli import registry
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.weights.config import License, read_config
+from freqkd_cli.weights.folder_kinds import described_folder
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -43,6 +44,7 @@ def license_of_weights(name: str, weights: str) -> License | None:
 def recorded_license(folder: Path) -> License | None:
     """Return the license in a folder's ``config.json``; None where there is no such folder."""
     try:
-        return read_config(folder.expanduser() / "config.json").section.license
+        folder = described_folder(folder.expanduser())
+        return read_config(folder / "config.json").section.license
     except WeightsMissing:  # a hub id, or another program's folder
         return None

@@ -14,6 +14,7 @@ from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.recipe.resolved import flow
 from freqkd_cli.weights.config import ModelSection, read_config
+from freqkd_cli.weights.folder_kinds import described_folder
 from freqkd_cli.weights.key_groups import fitting
 from freqkd_cli.weights.state_dict import read_state
 
@@ -45,7 +46,7 @@ def class_names_of(folder: str | Path) -> dict[int, str]:
     Raises:
         WeightsMissing: its ``config.json`` cannot be read.
     """
-    path = Path(folder).expanduser() / "config.json"
+    path = described_folder(Path(folder).expanduser()) / "config.json"
     return dict(read_config(path).section.id2label or {}) if path.is_file() else {}
 
 
@@ -60,7 +61,7 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
             shape; the model is unchanged then.
     """
     assert isinstance(model, Segmenter)
-    folder = Path(folder).expanduser()
+    folder = described_folder(Path(folder).expanduser())
     if not folder.is_file():
         require_folder(folder)
     own, state = model.portable_state(), read_state(folder)

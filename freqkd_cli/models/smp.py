@@ -42,6 +42,7 @@ from freqkd_cli.models._smp_weights import (
     warn_of_sigmoids,
 )
 from freqkd_cli.weights.config import read_config
+from freqkd_cli.weights.folder_kinds import described_folder
 from freqkd_cli.weights.state_dict import load_exact
 
 Three = Annotated[
@@ -87,7 +88,7 @@ def build(
             takes images of one size or in patches that do not divide padded images.
         WeightsMissing: the weights do not exist or do not fit.
     """
-    place = Path(weights).expanduser() if weights else None
+    place = described_folder(Path(weights).expanduser()) if weights else None
     network = network_of(arch, encoder, options, place)
     file = encoder_file(encoder_weights, weights)
     tensors = read_tensors(place, network) if place else None
@@ -124,7 +125,7 @@ def taps(
     Where the weights are on this machine, their head decides the classes.
     """
     encoder_file(encoder_weights, weights)
-    place = Path(weights).expanduser() if weights else None
+    place = described_folder(Path(weights).expanduser()) if weights else None
     network = network_of(arch, encoder, options, place)
     here = place is not None and place.exists()
     return _measured(network, read_tensors(place, network).classes if place and here else classes)

@@ -39,6 +39,16 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*WEIGHT_FILES, *INDEX_FILES))
 
 
+def described_folder(place: Path) -> Path:
+    """Return the folder of a ``model.safetensors`` beside a ``config.json``, else ``place``.
+
+    The file alone has no class names and no mean and std of the images.
+    """
+    folder = place.parent
+    described = place.name == WEIGHT_FILES[0] and (folder / _CONFIG).is_file()
+    return folder if described and place.is_file() else place
+
+
 def model_folder(folder: Path) -> Path:
     """Return the folder of the model: ``folder``, or the only checkpoint of a trainer's output.
 

@@ -12,7 +12,8 @@ import torch
 import freqkd_cli
 from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import RecipeError, WeightsMissing
-from freqkd_cli.models import smp
+from freqkd_cli.features.trained_weights import build_trained
+from freqkd_cli.models import fast_scnn, smp
 
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -51,6 +52,27 @@ def test_a_saved_network_is_read_with_all_its_arguments(tmp_path, form):
     torch.testing.assert_close(again(images)["logits"], expected, atol=1e-5, rtol=1e-5)
     student = smp.build(classes=3, weights=str(tmp_path / "b"))
     assert student.recipe_arguments == model.recipe_arguments
+
+
+def test_the_weight_file_of_a_folder_is_read_as_the_folder(tmp_path):
+    """Its mean, std and class names were left out without a message."""
+    torch.manual_seed(0)
+    model = smp.build(classes=2, encoder="resnet18", mean=[0.5] * 3, std=[0.25] * 3)
+    save_model(tmp_path, model, id2label={0: "road", 1: "sky"})
+    file = str(tmp_path / "model.safetensors")
+    student = fast_scnn.build(classes=2, width=0.25)
+    save_model(tmp_path / "student", student, id2label={0: "sky", 1: "road"})
+    other = str(tmp_path / "student" / "model.safetensors")
+    read = smp.build(classes=9, weights=file)
+    assert read.recipe_arguments == model.recipe_arguments
+    assert smp.taps(classes=9, weights=file) == smp.taps(classes=9, weights=str(tmp_path))
+    assert torch.equal(read.mean, model.mean) and torch.equal(read.std, model.std)
+    assert read.id2label == {0: "road", 1: "sky"}
+    trained = build_trained("fast_scnn", classes=9, arguments={"width": 0.25}, weights=other)
+    assert trained.id2label == {0: "sky", 1: "road"} and trained.classes == 2
+    (tmp_path / "config.json").unlink()
+    plain = smp.build(classes=9, weights=file, encoder="resnet18")
+    assert plain.id2label is None and not torch.equal(plain.mean, model.mean)
 
 
 @torch.no_grad()
