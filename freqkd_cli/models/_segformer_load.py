@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from freqkd_cli.errors import WeightsMissing
 from freqkd_cli.models._segformer_mmseg import FIRST as MMSEG_FIRST
 from freqkd_cli.models._segformer_names import first_tensors, to_module_names
+from freqkd_cli.weights.key_groups import one_network
 from freqkd_cli.weights.single_output import with_background_row
 from freqkd_cli.weights.state_dict import load_exact
 
@@ -52,15 +53,16 @@ class NamedTensors:
 def named_tensors(state: Mapping[str, Tensor], where: str) -> NamedTensors:
     """Return the network in a state dict, whatever prefix its names have; the rest is logged.
 
-    Of several networks the averaged one (``ema``) is used, else the one of the shortest prefix.
+    Of several networks the only one with a decoder is used, or the averaged one (``ema``).
 
     Raises:
-        WeightsMissing: there is no SegFormer in it.
+        WeightsMissing: there is no SegFormer in it, or there are several, of which neither is the
+            average of the other.
     """
     places = first_tensors(state)
     if not places or any(key.startswith("segmentation_head.") for key in state):
         raise _another_model(state, where)
-    prefix = min(places, key=lambda name: ("ema" not in name, len(name)))
+    prefix = _prefix(state, places, where)
     if len(places) > 1:
         log.warning(
             "%s contains several networks (%s): that of %s is used",
@@ -85,6 +87,15 @@ def named_tensors(state: Mapping[str, Tensor], where: str) -> NamedTensors:
         )
     kept = {key: x for key, x in converted.items() if key.startswith(parts)}
     return NamedTensors(where, kept, places[prefix] == MMSEG_FIRST)
+
+
+def _prefix(state: Mapping[str, Tensor], places: Collection[str], where: str) -> str:
+    """Return what stands before the names of the network to read, out of ``places``."""
+    whole = [name for name in places if any(key.startswith(f"{name}decode_head.") for key in state)]
+    prefixes = sorted(whole or places, key=len)
+    own = prefixes[-1]
+    names = [key.removeprefix(own) for key in state if key.startswith(own)]
+    return one_network(state, prefixes, names, where)
 
 
 def _another_model(state: Mapping[str, Tensor], where: str) -> WeightsMissing:

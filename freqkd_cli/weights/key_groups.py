@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,25 @@ def _prefix(
     totals = {prefix: _agreement(state, wanted, prefix) for prefix in counts}
     most = max(totals.values())
     best = [prefix for prefix, total in totals.items() if total == most]
-    if len(best) == 1 or all(_equal(state, wanted, best[0], prefix) for prefix in best[1:]):
-        return best[0]
-    averaged = [prefix for prefix in best if _AVERAGED.search(prefix)]
+    return one_network(state, best, wanted, where)
+
+
+def one_network(
+    state: Mapping[str, Tensor], prefixes: Sequence[str], names: Collection[str], where: str
+) -> str:
+    """Return the prefix of the network to read, of several with the same names.
+
+    Raises:
+        WeightsMissing: they are not equal, and none is the average of the others.
+    """
+    if all(_equal(state, names, prefixes[0], prefix) for prefix in prefixes[1:]):
+        return prefixes[0]
+    averaged = [prefix for prefix in prefixes if _AVERAGED.search(prefix)]
     if len(averaged) == 1:
-        rest = ", ".join(repr(p.rstrip(".")) for p in best if p not in averaged)
+        rest = ", ".join(repr(p.rstrip(".")) for p in prefixes if p not in averaged)
         log.warning("%s: the averaged weights of %r are read, not %s", where, averaged[0], rest)
         return averaged[0]
-    raise _ambiguous(where, best)
+    raise _ambiguous(where, prefixes)
 
 
 def _agreement(
@@ -192,7 +203,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _ambiguous(where: str, prefixes: list[str]) -> WeightsMissing:
+def _ambiguous(where: str, prefixes: Sequence[str]) -> WeightsMissing:
     groups = [prefix or "(no prefix)" for prefix in prefixes]
     chosen = min(prefixes, key=lambda prefix: "teacher" in prefix)
     out = str(Path(where).with_suffix("")) + "-chosen.pth"

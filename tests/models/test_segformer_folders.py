@@ -384,3 +384,22 @@ def test_the_averaged_network_of_several_is_read(
     torch.testing.assert_close(
         model(images)["logits"], logits_of(net, images, model), atol=1e-5, rtol=1e-5
     )
+
+
+def test_two_networks_are_refused_and_the_only_whole_one_is_read(tmp_path: Path, net: Any) -> None:
+    """The first of two was read, whichever that was; docs/recipes.md has always said refused."""
+    own, path = net.state_dict(), str(tmp_path / "net.ckpt")
+    changed_ones = {key: x + 1 if x.is_floating_point() else x for key, x in own.items()}
+
+    def read(**networks: dict[str, Tensor]) -> Tensor:
+        keys = {f"{prefix}.{key}": x for prefix, net in networks.items() for key, x in net.items()}
+        torch.save({"state_dict": keys}, path)
+        built = segformer.build(classes=2, weights=path, heads=[1, 2, 3, 4])
+        return built.net.decode_head.classifier.weight
+
+    with pytest.raises(WeightsMissing, match=r"(?s)several networks that fit.*teacher\., semantic"):
+        read(teacher=own, semantic=changed_ones)
+    classifier = own["decode_head.classifier.weight"]
+    assert torch.equal(read(a=own, bb=own), classifier)
+    encoder = {key: x for key, x in changed_ones.items() if key.startswith("segformer.")}
+    assert torch.equal(read(e=encoder, model=own), classifier)
