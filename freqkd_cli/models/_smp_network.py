@@ -19,6 +19,9 @@ from freqkd_cli.weights.hub import quiet_hub
 _FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes")
 """Arguments of the library's classes that are set from other keys."""
 
+_OLD_NORMS = {"decoder_use_batchnorm", "psp_use_batchnorm"}
+"""Names of ``decoder_use_norm`` in folders of the library before version 0.5."""
+
 _NO_EFFECT = ("activation", "aux_params", "upsampling")
 """Arguments that only concern what follows the logits, or a head beside them."""
 
@@ -119,6 +122,9 @@ def _of_library(path: Path, content: Mapping[str, Any]) -> Network:
     arch = by_class[name]
     dropped = (*_FIXED, *_NO_EFFECT, "_model_class", "dynamic_img_size")
     options = {key: value for key, value in content.items() if key not in dropped}
+    for key in _OLD_NORMS & options.keys():
+        norm = options.pop(key)
+        options["decoder_use_norm"] = {True: "batchnorm", False: "identity"}.get(norm, norm)
     return Network(arch, str(content.get("encoder_name")), _checked(arch, options))
 
 
@@ -201,14 +207,12 @@ def create(network: Network, classes: int, encoder_weights: str | None = None) -
             key="encoder_weights",
         ) from error
     except (
-        KeyError,
+        LookupError,
         ValueError,
         RuntimeError,
         AttributeError,
         TypeError,
-        NotImplementedError,
         AssertionError,
-        IndexError,
     ) as error:
         options = f" and {network.options}" if network.options else ""
         raise RecipeError(

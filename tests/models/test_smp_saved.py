@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_the_weight_file_of_a_folder_is_read_as_the_folder(tmp_path):
     (tmp_path / "config.json").unlink()
     plain = smp.build(classes=9, weights=file, encoder="resnet18")
     assert plain.id2label is None and not torch.equal(plain.mean, model.mean)
+
+
+@pytest.mark.parametrize(("arch", "old"), [("unet", "decoder"), ("pspnet", "psp")])
+@pytest.mark.parametrize(("used", "norm"), [(True, "batchnorm"), (False, "identity")])
+def test_folders_of_older_versions_are_read(tmp_path, arch, old, used, norm):
+    """They were refused: no option 'decoder_use_batchnorm'."""
+    saved(tmp_path, arch=arch, decoder_use_norm=norm)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["decoder_use_norm"]
+    path.write_text(json.dumps(config | {f"{old}_use_batchnorm": used}))
+    options = smp.build(classes=3, weights=str(tmp_path)).recipe_arguments.get("options", {})
+    assert options.get("decoder_use_norm", "batchnorm") == norm
 
 
 @torch.no_grad()
