@@ -14,7 +14,7 @@ from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
 from freqkd_cli.images.dataset import Dataset
 from freqkd_cli.images.decode import digest
 from freqkd_cli.images.held_out import same_images
-from freqkd_cli.images.pairs import some
+from freqkd_cli.images.pairs import some, stems
 from freqkd_cli.images.pool import POOL_IMAGE, WithPool
 from freqkd_cli.models._log_scores import VERSION
 from freqkd_cli.runtime import file_hashes
@@ -32,7 +32,7 @@ class SavedFiles:
 
     Raises:
         WeightsMissing: there is no such folder, or no file in it.
-        DataBroken: the first file is no array of three axes.
+        DataBroken: the first file is no array of three axes, or two files have the same stem.
     """
 
     def __init__(self, root: str, layout: Literal["chw", "hwc"]) -> None:
@@ -42,16 +42,15 @@ class SavedFiles:
             raise WeightsMissing(
                 f"there is no folder {self.root}", need="saved outputs of a teacher", key="root"
             )
-        files = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
-        self.paths = {path.stem: path for path in files}
-        if not files:
+        self.paths = stems(self.root, SUFFIXES)
+        if not self.paths:
             raise WeightsMissing(
                 f"no saved outputs in {self.root}",
                 need=f"files ending in {' '.join(SUFFIXES)}, named like the images",
                 key="root",
             )
         self.classes = 0
-        self.classes = self.read(files[0].stem).shape[0]
+        self.classes = self.read(next(iter(self.paths))).shape[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SavedFiles:
         return self
@@ -147,9 +146,10 @@ def _check_names_of_pool(images: Dataset) -> None:
 
 def _stored(path: Path) -> np.ndarray:
     """Return the only array of a file, or the one called probabilities or logits."""
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[_name(list(arrays.files))]
     from safetensors import safe_open

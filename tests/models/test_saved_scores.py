@@ -216,6 +216,20 @@ def test_what_is_missing_or_broken_is_one_message(folder, tmp_path):
         source_of(recipe_of(folder))
 
 
+def test_two_files_of_one_image_are_refused_and_hidden_files_are_none(folder):
+    """Of a.npy and a.npz the latter was read, also where it was the older one."""
+    root = folder / "saved"
+    (root / "._a.npy").write_bytes(b"of macOS")
+    assert len(SavedFiles(str(root), "chw").paths) == 8
+    first = sorted(root.glob("[!.]*"))[0]
+    upper = first.rename(first.with_suffix(".NPY"))
+    assert SavedFiles(str(root), "chw").read(first.stem).shape[0] == K
+    upper.rename(first)
+    np.savez(first.with_suffix(".npz"), np.zeros((K, 4, 4)))
+    with pytest.raises(DataBroken, match="have the same stem"):
+        SavedFiles(str(root), "chw")
+
+
 def test_it_runs_on_no_other_image(folder):
     model = saved_scores.build(classes=9, root=str(folder / "saved"))
     with pytest.raises(FreqKDError, match="no network runs on others(.|\n)*--predictions"):
