@@ -46,15 +46,22 @@ def class_names_of(folder: str | Path) -> dict[int, str]:
     Raises:
         WeightsMissing: its ``config.json`` cannot be read.
     """
-    path = described_folder(Path(folder).expanduser()) / "config.json"
-    return dict(read_config(path).section.id2label or {}) if path.is_file() else {}
+    run = _recorded(described_folder(Path(folder).expanduser()))
+    return dict(run.id2label or {}) if run else {}
+
+
+def _recorded(folder: Path) -> ModelSection | None:
+    """Return freqkd's fields in the ``config.json`` of a folder; None where there is none."""
+    path = folder / "config.json"
+    return read_config(path).section if path.is_file() else None
 
 
 def load_state(folder: str | Path, model: nn.Module) -> None:
     """Load the weights of a trained model into a new one of the same arguments.
 
     This is ``student.weights``, a folder or a weight file. Training-only heads may be absent from
-    either side: those of the model keep their initial values.
+    either side: those of the model keep their initial values. A license of the weights is that of
+    the model.
 
     Raises:
         WeightsMissing: there are no such weights, or a tensor is missing, unexpected or of another
@@ -75,6 +82,8 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     except WeightsMissing as error:
         error.tip = _section_that_fits(folder, model) or error.tip
         raise
+    if (run := _recorded(folder)) and run.license:
+        model.license = run.license
 
 
 def section_tip(run: ModelSection, folder: Path) -> str:
@@ -85,8 +94,7 @@ def section_tip(run: ModelSection, folder: Path) -> str:
 
 def _section_that_fits(folder: Path, model: Segmenter) -> str | None:
     """Return :func:`section_tip` where the model of the run is another one than ``model``."""
-    path = folder / "config.json"
-    run = read_config(path).section if path.is_file() else None
+    run = _recorded(folder)
     if run is None or run.model is None:
         return None
     own = (model.model_name, _architecture(model.recipe_arguments))

@@ -187,6 +187,12 @@ def test_members_of_equal_classes_keep_their_names_and_a_restrictive_license(
     joined = ensemble.build(classes=9, members=[{**SMALL, "classes": 4}, member])
     assert joined.classes == 4 and joined.id2label == dict(enumerate(CLASSES))
     assert joined.license.noncommercial
+    student = fast_scnn.build(classes=4, width=0.25)
+    student.license = model.license
+    save_model(tmp_path / "b", student)
+    member = {**SMALL, "weights": str(tmp_path / "b"), "classes": 4}
+    joined = ensemble.build(classes=9, members=[{**SMALL, "classes": 4}, member])
+    assert joined.license == model.license  # it was lost
 
 
 def test_mean_and_std_of_an_onnx_member_are_those_of_a_teacher(tmp_path: Path) -> None:
