@@ -17,7 +17,7 @@ from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_lab
 from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.config import License, ModelConfig, read_config
 from freqkd_cli.weights.folder_kinds import WEIGHT_FILES, has_weights, model_folder
-from freqkd_cli.weights.hub import hub_file, is_hub_id
+from freqkd_cli.weights.hub import hub_file, is_hub_id, is_unreachable
 from freqkd_cli.weights.state_dict import read_state
 
 log = logging.getLogger(__name__)
@@ -165,12 +165,19 @@ def find_weights(name: str, *, offline: bool = False) -> SegFormerWeights:
             need="embedded, a folder, a weight file, or a hub id such as owner/name",
         )
     config = read_config(hub_file(name, ("config.json",), offline=offline), f"{name}/config.json")
+    preprocessor = None
     try:
-        preprocessor = read_object(hub_file(name, ("preprocessor_config.json",), offline=offline))
-    except WeightsMissing:  # a repository may leave it out, and then ImageNet's mean and std hold
-        preprocessor = None
+        preprocessor = hub_file(name, ("preprocessor_config.json",), offline=offline)
+    except WeightsMissing as error:  # a repository may leave it out: ImageNet's mean and std hold
+        if not offline and is_unreachable(error):
+            log.warning(
+                "%s: its preprocessor_config.json is not in the hub's cache and could not be "
+                "fetched, so mean and std of the images are those of ImageNet",
+                name,
+            )
     license = hub_license(name) or config.section.license
-    return SegFormerWeights(name, describe(config), license, preprocessor, folder=None)
+    fields = read_object(preprocessor) if preprocessor else None
+    return SegFormerWeights(name, describe(config), license, fields, folder=None)
 
 
 def _local_weights(name: str, place: Path) -> SegFormerWeights:

@@ -72,6 +72,14 @@ def _announce(repository: str) -> None:
     log.info("looking for %s on the Hugging Face hub (not with HF_HUB_OFFLINE=1)", repository)
 
 
+def is_unreachable(error: WeightsMissing) -> bool:
+    """Whether :func:`hub_file` failed without an answer of the hub, which may have the file."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    cause = error.__cause__
+    return isinstance(cause, LocalEntryNotFoundError) or not isinstance(cause, EntryNotFoundError)
+
+
 def hub_file(
     repository: str,
     names: Collection[str],

@@ -327,6 +327,7 @@ def test_hub_ids_go_through_the_hub_cache_and_carry_their_license(
     assert loaded.license == segformer.NVIDIA_LICENSE
     assert loaded.license.noncommercial
     assert segformer.NVIDIA_LICENSE.note in caplog.text
+    assert "preprocessor_config.json is not in the hub's cache" in caplog.text  # not a word before
     with pytest.raises(WeightsMissing, match="could not be fetched"):
         segformer.build(classes=5, weights="nvidia/segformer-absent")
 
