@@ -15,7 +15,7 @@ from freqkd_cli.models._segformer_config import Description, describe
 from freqkd_cli.models._segformer_load import TRAIN_A_HEAD, NamedTensors, named_tensors
 from freqkd_cli.models._segformer_preprocessor import normalisation, reduces_labels
 from freqkd_cli.runtime.json_file import read_object
-from freqkd_cli.weights.config import License, ModelConfig, read_config
+from freqkd_cli.weights.config import License, ModelConfig, ModelSection, read_config
 from freqkd_cli.weights.folder_kinds import WEIGHT_FILES, has_weights, model_folder
 from freqkd_cli.weights.hub import hub_file, is_hub_id, is_unreachable
 from freqkd_cli.weights.state_dict import read_state
@@ -169,14 +169,14 @@ def find_weights(name: str, *, offline: bool = False) -> SegFormerWeights:
     try:
         preprocessor = hub_file(name, ("preprocessor_config.json",), offline=offline)
     except WeightsMissing as error:  # a repository may leave it out: ImageNet's mean and std hold
-        if not offline and is_unreachable(error):
+        if not (offline or config.section.mean) and is_unreachable(error):
             log.warning(
                 "%s: its preprocessor_config.json is not in the hub's cache and could not be "
                 "fetched, so mean and std of the images are those of ImageNet",
                 name,
             )
     license = hub_license(name) or config.section.license
-    fields = read_object(preprocessor) if preprocessor else None
+    fields = read_object(preprocessor) if preprocessor else _recorded(config.section)
     return SegFormerWeights(name, describe(config), license, fields, folder=None)
 
 
@@ -188,13 +188,20 @@ def _local_weights(name: str, place: Path) -> SegFormerWeights:
     if (folder / "config.json").is_file():
         config = read_config(folder / "config.json")
     preprocessor = folder / "preprocessor_config.json"
+    recorded = _recorded(config.section) if config else None
     return SegFormerWeights(
         name,
         describe(config) if config else None,
         config.section.license if config else None,
-        read_object(preprocessor) if preprocessor.is_file() else None,
+        read_object(preprocessor) if preprocessor.is_file() else recorded,
         place,
     )
+
+
+def _recorded(section: ModelSection) -> dict[str, Any] | None:
+    """Return mean and std that freqkd wrote into a ``config.json``, as fields of a preprocessor."""
+    known = section.mean and section.std
+    return {"image_mean": section.mean, "image_std": section.std} if known else None
 
 
 def local_weights(name: str) -> SegFormerWeights | None:

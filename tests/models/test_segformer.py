@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from freqkd_cli.build.saved import load_model, save_model
 from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing
 from freqkd_cli.models import _segformer_weights, segformer
 from freqkd_cli.models._segformer_names import authors_to_hub, to_hub_names, to_module_names
@@ -257,6 +258,16 @@ def test_mean_and_std_come_from_the_folder(tmp_path: Path, model: segformer.SegF
     loaded = segformer.build(classes=5, weights=str(folder))
     torch.testing.assert_close(loaded.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     torch.testing.assert_close(loaded.std.flatten(), torch.tensor([0.5, 0.6, 0.7]))
+
+
+def test_mean_and_std_of_a_run_do_not_need_its_preprocessor(tmp_path: Path) -> None:
+    """Without preprocessor_config.json they were those of ImageNet, without a message."""
+    model = segformer.build(classes=3, variant="mini")
+    model.set_normalisation([0.5] * 3, [0.25] * 3)
+    save_model(tmp_path, model)
+    (tmp_path / "preprocessor_config.json").unlink()
+    loaded = load_model(tmp_path)
+    assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
 
 
 def test_a_pickle_is_read_as_tensors_alone(tmp_path: Path, model: segformer.SegFormer) -> None:
