@@ -50,10 +50,13 @@ class Member(BaseModel):
         None, description="number of its classes, where its weights do not contain it"
     )
     mean: Annotated[list[Number], Field(min_length=3, max_length=3)] | None = Field(
-        None, description="mean of its training images in [0, 1]; that of its weights by default"
+        None,
+        description="mean of its training images in [0, 1]; that of its weights by default; "
+        "of onnx as of a teacher",
     )
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
-        None, description="standard deviation of its training images, with the same default"
+        None,
+        description="standard deviation of its training images, with the same default and units",
     )
 
     @model_validator(mode="after")
