@@ -22,7 +22,7 @@ from freqkd_cli.features.trained_weights import require_folder
 from freqkd_cli.runtime.files import write_synced
 from freqkd_cli.weights.checked_safetensors import safetensors_bytes
 from freqkd_cli.weights.config import FORMAT, ModelConfig, read_config
-from freqkd_cli.weights.folder_kinds import model_folder
+from freqkd_cli.weights.folder_kinds import source_folder
 from freqkd_cli.weights.hub import hub_folder, is_hub_id
 from freqkd_cli.weights.state_dict import read_state
 
@@ -74,7 +74,7 @@ def load_model(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     require_folder(folder)
     if not (folder / "recipe.yaml").is_file():
-        folder = model_folder(folder)
+        folder = source_folder(folder)
     config = _config(folder)
     section = config.section
     if config.of_segformer or section.model == "segformer":

@@ -25,7 +25,7 @@ from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.score.source_recipe import recipe_of
 from freqkd_cli.score.tally import metrics_of
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
-from freqkd_cli.weights.folder_kinds import model_folder
+from freqkd_cli.weights.folder_kinds import source_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -233,7 +233,7 @@ def _in_folder(folder: Path, options: EvalOptions) -> tuple[Recipe, nn.Module, s
     """The same for a folder: its model, or the teacher of its recipe."""
     files = ("recipe.yaml", CONFIG)
     if not options.teacher and not any((folder / name).is_file() for name in files):
-        model_folder(folder)
+        source_folder(folder)
     name = options.recipe or recipe_of(str(folder))
     recipe = _load(name, options)
     if options.teacher:

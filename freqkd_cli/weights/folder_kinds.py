@@ -6,6 +6,7 @@ The forms that are not read are named, with the command that makes a folder that
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from freqkd_cli.errors import WeightsMissing
@@ -70,6 +71,26 @@ def model_folder(folder: Path) -> Path:
     if not (folder / _CONFIG).is_file() or _weight_files(folder):
         raise _no_model(folder)
     return folder
+
+
+def source_folder(folder: Path) -> Path:
+    """Return :func:`model_folder` of a folder that is an argument of a command.
+
+    Raises:
+        WeightsMissing: the same; its tip names another argument, in place of a recipe's key.
+    """
+
+    def as_argument(match: re.Match[str]) -> str:
+        path = match[1]
+        is_file = path.endswith(_FILES)
+        return f"a recipe with teacher.weights: {path}" if is_file else f"{path} in its place"
+
+    try:
+        return model_folder(folder)
+    except WeightsMissing as error:
+        error.tip = error.tip and re.sub(r"--set 'weights=([^']+)'", as_argument, error.tip)
+        error.key = None
+        raise
 
 
 def _weight_files(folder: Path) -> list[str]:

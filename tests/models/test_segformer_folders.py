@@ -253,6 +253,20 @@ def test_of_several_checkpoints_the_recorded_best_is_read_else_all_are_listed(
     assert f"--set 'weights={tmp_path}/checkpoint-100' (the last)" in caught.value.tip
 
 
+def test_tips_for_an_argument_of_a_command_name_arguments(tmp_path: Path, net: Any) -> None:
+    """They named a key of a recipe: --set 'weights=...' of eval is an unknown key."""
+    for step in (10, 20):
+        folder_of(tmp_path / "out" / f"checkpoint-{step}", net)
+    with pytest.raises(WeightsMissing, match="2 checkpoints") as caught:
+        freqkd_cli.load(tmp_path / "out")
+    assert caught.value.tip == f"{tmp_path}/out/checkpoint-20 in its place (the last)"
+    (tmp_path / "own").mkdir()
+    torch.save(net.state_dict(), tmp_path / "own" / "best.pth")
+    with pytest.raises(WeightsMissing, match="holds no model") as caught:
+        freqkd_cli.load(tmp_path / "own")
+    assert caught.value.tip == f"a recipe with teacher.weights: {tmp_path}/own/best.pth"
+
+
 def test_a_final_model_comes_before_checkpoints(tmp_path: Path, net: Any) -> None:
     folder_of(tmp_path, net)
     folder_of(tmp_path / "checkpoint-1", network(rows=5))
