@@ -174,11 +174,7 @@ def teacher_identity(model: nn.Module, *, name: str, dtype: str) -> dict[str, An
     Call it before the weights are cast to ``dtype``. The licence note is only there where the model
     has one.
     """
-    arguments = {
-        key: value
-        for key, value in dict(getattr(model, "recipe_arguments", {})).items()
-        if key not in _WEIGHT_SOURCES
-    }
+    arguments = _without_sources(getattr(model, "recipe_arguments", {}))
     normalization = {
         name: getattr(model, name).detach().float().flatten().tolist()
         for name in ("mean", "std")
@@ -193,6 +189,14 @@ def teacher_identity(model: nn.Module, *, name: str, dtype: str) -> dict[str, An
         "dtype": dtype,
         **({"license": terms.name} if terms else {}),
     }
+
+
+def _without_sources(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model, and of an ensemble's members, that name no weights."""
+    kept = {key: value for key, value in arguments.items() if key not in _WEIGHT_SOURCES}
+    if "members" in kept:
+        kept["members"] = [_without_sources(member) for member in kept["members"]]
+    return kept
 
 
 def views_identity(spec: ViewSpec, *, view_seed: int, stored: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper
 from scipy.special import logsumexp, softmax
 
 from freqkd_cli.build.saved import load_model, save_model
-from freqkd_cli.cache.fingerprint import weights_sha256
+from freqkd_cli.cache.fingerprint import teacher_identity, weights_sha256
 from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing
 from freqkd_cli.features.class_map import NEVER
 from freqkd_cli.models import ensemble, fast_scnn, segformer, smp
@@ -209,5 +210,9 @@ def test_mean_and_std_of_an_onnx_member_are_those_of_a_teacher(tmp_path: Path) -
     alone = onnx_teacher.build(classes=3, weights=weights, **form)
     expected = alone(IMAGES)["logits"].log_softmax(1)
     torch.testing.assert_close(joined(IMAGES)["logits"], expected)
+    moved = member | {"weights": shutil.copy(weights, str(tmp_path / "moved.onnx"))}
+    again = ensemble.build(classes=3, members=[moved, moved])
+    first, second = (teacher_identity(x, name="ensemble", dtype="float32") for x in (joined, again))
+    assert first == second  # a cache of a moved file was refused
     save_model(tmp_path / "saved", joined)
     torch.testing.assert_close(load_model(tmp_path / "saved")(IMAGES)["logits"], expected)
