@@ -22,7 +22,7 @@ from freqkd_cli.bench.measured_loop import (
 from freqkd_cli.recipe.sections import LossLine
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.teacher.live import LiveTeacher
-from freqkd_cli.train.distillation import without_attention
+from freqkd_cli.train.labels_alone import without_attention
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.views.batch import Batch
 

@@ -108,7 +108,8 @@ def run(
     from freqkd_cli.report.progress_bars import progress
     from freqkd_cli.report.run_previews import RunPreviews
     from freqkd_cli.train import baseline_run, run_folder
-    from freqkd_cli.train.distillation import distill, labels_alone
+    from freqkd_cli.train.distillation import distill
+    from freqkd_cli.train.labels_alone import labels_alone
 
     if resume and overwrite:
         raise UsageError(
@@ -138,15 +139,15 @@ def run(
         "drawing": RunPreviews(),
     }
     listener, beside = progress(verbose - quiet), out.with_name(f"{out.name}-baseline")
-    plain = labels_alone(loaded, cache) if baseline else None
-    if plain is not None:  # refused now, and not after the first run
-        run_folder.check(beside, plain, resume=resume, overwrite=overwrite)
+    baseline_recipe = labels_alone(loaded, cache) if baseline else None
+    if baseline_recipe is not None:  # refused now, and not after the first run
+        run_folder.check(beside, baseline_recipe, resume=resume, overwrite=overwrite)
     result = distill(
-        loaded, out, listener, cache=cache, compared=baseline, verify=verify, **options
+        loaded, out, listener, cache=cache, baseline=baseline, verify=verify, **options
     )
-    if plain is not None:
+    if baseline_recipe is not None:
         log.info("Baseline: labels alone, into %s", beside)
-        alone = distill(plain, beside, listener, **options)
+        alone = distill(baseline_recipe, beside, listener, **options)
         if not dry_run and rank() == 0:
             baseline_run.warn_of_weak_teacher(result, alone)
             result = baseline_run.finish(out, result, alone)

@@ -130,8 +130,9 @@ def run(
     if kind != "safetensors":
         check_target(card_path(target), kind, source, overwrite=overwrite)
     images = open_images(source, recipe, data_root, limit or 0) if int8 else None
-    drop = 1.0 if max_drop is None else max_drop
-    how = Int8Options(calibration or "minmax", calibration_images or 32, drop, mixed)
+    given = {"calibration": calibration, "images": calibration_images, "max_drop": max_drop}
+    given = {name: value for name, value in given.items() if value is not None}
+    how = Int8Options(**given, mixed=mixed)
     result = _exported(source, target, kind, options, how, images, progress(verbose - quiet))
     if push:
         result |= {"pushed": upload(target, push, public=public)}

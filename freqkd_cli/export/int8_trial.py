@@ -47,7 +47,7 @@ class Int8Options:
         mixed: keep the most harmful layers in float32 until the loss is accepted.
     """
 
-    calibration: Method = "percentile"
+    calibration: Method = "minmax"
     images: int = 32
     max_drop: float = 1.0
     mixed: bool = False

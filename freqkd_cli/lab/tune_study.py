@@ -7,7 +7,6 @@ still marked as running, is continued by the next process that asks for a trial.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from freqkd_cli.lab.search_space import Search
 from freqkd_cli.lab.tune_identity import LOCKS, RECORD, TRIALS, Identity, check_folder
 from freqkd_cli.lab.tune_storage import open_study, suggest
-from freqkd_cli.runtime.files import write_synced
-from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.json_file import object_or_none, write_json
 
 STATES = ("complete", "pruned", "failed", "running")
 """States of trials in tables and JSON."""
@@ -122,8 +120,7 @@ class TuneStudy:
         stored = object_or_none(self.folder / RECORD)
         if stored is None:
             stored = self.identity.to_json() | {"journal": self.journal, FOLDER: uuid.uuid4().hex}
-            text = json.dumps(stored, indent=2)
-            write_synced(self.folder / RECORD, lambda file: file.write(text.encode()))
+            write_json(self.folder / RECORD, stored)
         else:  # another process may have been first
             check_folder(self.folder, self.identity, journal=self.journal)
         return stored[FOLDER]

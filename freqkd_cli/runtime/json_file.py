@@ -1,4 +1,4 @@
-"""Read JSON objects from files, required ones and optional ones."""
+"""Read JSON objects from files, required ones and optional ones, and write JSON files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.runtime.files import write_synced
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -34,3 +35,8 @@ def object_or_none(path: Path) -> dict[str, Any] | None:
         return read_object(path)
     except WeightsMissing:
         return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that outlives a power cut."""
+    write_synced(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def find(out: Path, plain: Recipe, images: int) -> dict[str, Any] | None:
-    """Return the summary of a run beside ``out`` that is ``plain`` exactly, or None.
+def find(out: Path, labels_alone: Recipe, images: int) -> dict[str, Any] | None:
+    """Return the summary of a run beside ``out`` that is ``labels_alone`` exactly, or None.
 
     Beside ``runs/NAME/seed-0`` of a study are also the runs ``runs/OTHER/seed-0``.
 
     Data, views, student, losses, length and seed are the same; loss lines of weight 0 do not count.
 
     Args:
-        plain: the recipe of ``out`` without its teacher.
+        labels_alone: the recipe of ``out`` without its teacher.
         images: number of images that both are scored on.
     """
-    wanted = _values(plain)
+    wanted = _values(labels_alone)
     parent, name = out.absolute().parent, out.absolute().name
     with contextlib.suppress(OSError):
         folders = sorted(parent.iterdir())

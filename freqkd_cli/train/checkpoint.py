@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from freqkd_cli.errors import CheckpointDamaged
-from freqkd_cli.runtime.files import sha256, write_synced
+from freqkd_cli.runtime.files import sha256
+from freqkd_cli.runtime.json_file import write_json
 from freqkd_cli.runtime.tensor_file import write_tensors
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,6 @@ class Interval:
     def saved(self) -> None:
         """Start the interval again."""
         self.at = time.monotonic()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that outlives a power cut."""
-    write_synced(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

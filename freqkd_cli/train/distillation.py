@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freqkd_cli.build import assemble
-from freqkd_cli.build.schedules import run_length
-from freqkd_cli.build.training_images import may_have_pool, share_of, training_images
-from freqkd_cli.build.training_parts import training_parts
-from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime import file_hashes
 from freqkd_cli.runtime.processes import join
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.teacher.absent_weights import teacher_of_cache
 from freqkd_cli.train import baseline_run, environment, extension, run_folder, teacher_gate
 from freqkd_cli.train.evaluation import Drawing
+from freqkd_cli.train.labels_alone import labels_alone_of
 from freqkd_cli.train.loop import Loop, OnScore
 from freqkd_cli.train.preparation import make_loop
 from freqkd_cli.train.trackers import require
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.objective import Line
-    from freqkd_cli.recipe.sections import LossLine, Recipe
+    from freqkd_cli.recipe.sections import Recipe
     from freqkd_cli.train.setting import Setting
 
 log = logging.getLogger(__name__)
@@ -46,7 +39,7 @@ def distill(
     extend: int | None = None,
     dry_run: bool = False,
     drawing: Drawing | None = None,
-    compared: bool = False,
+    baseline: bool = False,
     verify: bool = False,
     on_score: OnScore | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +49,7 @@ def distill(
         extend: train the finished run in ``out`` for so many more steps.
         dry_run: train and write nothing; return what the run would cost.
         drawing: draws the previews of the run; None for none.
-        compared: labels alone are trained too, so the teacher is scored on all images that the
+        baseline: labels alone are trained too, so the teacher is scored on all images that the
             student is scored on.
         verify: hash every image again, instead of relying on sizes and time stamps.
         on_score: called after each evaluation; it may raise an error to end the run.
@@ -85,8 +78,8 @@ def distill(
     if start.extended_at is not None:
         extension.check_length(start.extended_at, loop.setting.length)
         progress.note(extension.note(recipe.train, loop.setting.length))
-    plain = _plain_of(loop)
-    teacher = teacher_gate.check(loop, plain, exact=compared, keep=not dry_run)
+    alone = labels_alone_of(loop)
+    teacher = teacher_gate.check(loop, alone, exact=baseline, keep=not dry_run)
     if dry_run:
         from freqkd_cli.train.estimate import cost
 
@@ -98,14 +91,14 @@ def distill(
             progress.note(line)
         summary = loop.run(resume) | teacher
         if processes.first and teacher:
-            _add_gap(loop, plain, summary)
+            _add_gap(loop, alone, summary)
         return summary
 
 
-def _add_gap(loop: Loop, plain: Recipe, summary: dict[str, Any]) -> None:
+def _add_gap(loop: Loop, labels_alone: Recipe, summary: dict[str, Any]) -> None:
     """Add a run on labels alone, where one is known, to the summary of the run of a loop."""
     out = loop.setting.out
-    alone = baseline_run.find(out, plain, loop.evaluation.images)
+    alone = baseline_run.find(out, labels_alone, loop.evaluation.images)
     with run_folder.writing(out):
         baseline_run.finish(out, summary, alone)
 
@@ -160,83 +153,3 @@ def _note_of_int8(loop: Loop) -> list[str]:
         "train.quantize int8: the student computes in simulated int8; weights and activations of "
         f"{layers} layers are rounded to 8 bits"
     ]
-
-
-def labels_alone(recipe: Recipe, cache: Path | None = None) -> Recipe:
-    """Return the recipe without its teacher and every loss that compares with one: the baseline.
-
-    A loss of labels that weights its pixels by the teacher stays, without ``attention``. Steps,
-    seed and views stay the same.
-
-    Raises:
-        UsageError: no loss reads a teacher, or none is left without one.
-    """
-    plan = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
-    lines = assemble.build_lines(plan)
-    plain = _plain(recipe, lines, _pooled_steps(plan))
-    if not any(line.teacher_taps for line in lines):
-        raise UsageError(
-            "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
-            tip="leave out --baseline",
-        )
-    if not plain.losses:
-        raise UsageError(
-            "--baseline trains on labels alone, and no loss of this recipe reads labels",
-            tip="add a line {name: cross_entropy}, or leave out --baseline",
-        )
-    return plain
-
-
-def _plain_of(loop: Loop) -> Recipe:
-    """Return the recipe of a loop on labels alone."""
-    setting = loop.setting
-    steps = setting.length.stages[0] if setting.steps.pool else None
-    return _plain(setting.plan.recipe, loop.training.objective.lines, steps)
-
-
-def _pooled_steps(plan: assemble.Plan) -> int | None:
-    """Return the steps of a run with a pool, which would be others without it; else None.
-
-    Raises:
-        UsageError: the labelled images alone are fewer than a batch.
-    """
-    if not may_have_pool(plan.recipe):
-        return None
-    parts = training_parts(plan.recipe)
-    pool = parts.pool_share(plan.recipe, training_images(plan, parts.whole))
-    images, batch = len(parts.trained), plan.recipe.train.batch_size
-    if pool and images < batch:
-        raise UsageError(
-            "--baseline trains on labelled images alone, and they are fewer than one batch",
-            got=f"{images} images and train.batch_size {batch}",
-            tip="leave out --baseline, and train labels alone with a recipe of its own",
-        )
-    return run_length(images, plan.recipe.train, pool.share).stages[0] if pool else None
-
-
-def _plain(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:
-    """Return a recipe without its pool, its teacher and the ``lines`` that compare with one.
-
-    A line of labels that weights its pixels by the teacher stays, without ``attention``.
-
-    Args:
-        steps: of the run before any extension, where it has a pool.
-    """
-    weighted = {line.id for line in lines if line.loss.needs_labels and line.loss.reads_logits}
-    kept = {line.id for line in lines if not line.teacher_taps} | weighted
-    losses = tuple(
-        without_attention(line) if line.id in weighted else line
-        for line in recipe.losses
-        if line.id in kept
-    )
-    data, train = recipe.data.model_copy(update={"pool": None}), recipe.train
-    if steps is not None:
-        # Epochs of labelled images alone are shorter, and as many scores are to be chosen from.
-        every = round(train.eval_every / (1 - share_of(recipe)))
-        train = train.model_copy(update={"epochs": None, "steps": steps, "eval_every": every})
-    return dataclasses.replace(recipe, data=data, train=train, losses=losses, teacher=None)
-
-
-def without_attention(line: LossLine) -> LossLine:
-    """Return a line that weights pixels by the teacher as a line of labels alone."""
-    return line.model_copy(update={"arguments": line.arguments | {"attention": "none"}})

@@ -16,10 +16,9 @@ import torch
 
 from freqkd_cli import __version__
 from freqkd_cli.errors import UsageError
-from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.json_file import object_or_none, write_json
 from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.live import LiveTeacher
-from freqkd_cli.train.checkpoint import write_json
 
 if TYPE_CHECKING:
     from freqkd_cli.images.dataset import Dataset

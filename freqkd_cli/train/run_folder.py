@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.runtime.files import SUFFIX, write_synced
-from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.json_file import object_or_none, write_json
 from freqkd_cli.runtime.lock import LOCK, WriteLock
-from freqkd_cli.train.checkpoint import write_json
 from freqkd_cli.train.recipe_identity import difference, with_absolute_paths
 
 if TYPE_CHECKING:

@@ -36,15 +36,17 @@ LISTED = 12
 """Classes that a line lists at most, the lowest IoU first."""
 
 
-def check(loop: Loop, plain: Recipe, *, exact: bool = False, keep: bool = True) -> dict[str, Any]:
+def check(
+    loop: Loop, labels_alone: Recipe, *, exact: bool = False, keep: bool = True
+) -> dict[str, Any]:
     """Score the teacher of a loop, note its IoU, and warn; return its part of the summary.
 
     Nothing is done where no loss compares class scores, or ``teacher.min_iou`` is 0. The first
     process scores for all.
 
     Args:
-        plain: the recipe on labels alone. Where a run of it lies beside this run, the teacher is
-            compared with it.
+        labels_alone: the recipe without its teacher. Where a run of it lies beside this run, the
+            teacher is compared with it.
         exact: score every image that the student is scored on, as where such a run lies there.
         keep: keep the score for later runs.
 
@@ -58,7 +60,7 @@ def check(loop: Loop, plain: Recipe, *, exact: bool = False, keep: bool = True) 
     if not registry.reads_images(recipe.teacher.name):
         loop.progress.note("the teacher's outputs were saved, so it is not scored")
         return {}
-    return processes.share(_checked(loop, plain, exact, keep) if processes.first else None)
+    return processes.share(_checked(loop, labels_alone, exact, keep) if processes.first else None)
 
 
 def _reads(line: Line) -> bool:
@@ -66,8 +68,8 @@ def _reads(line: Line) -> bool:
     return line.loss.reads_logits and "logits" in line.teacher_taps
 
 
-def _checked(loop: Loop, plain: Recipe, exact: bool, keep: bool) -> dict[str, Any]:
-    alone = baseline_run.find(loop.setting.out, plain, loop.evaluation.images)
+def _checked(loop: Loop, labels_alone: Recipe, exact: bool, keep: bool) -> dict[str, Any]:
+    alone = baseline_run.find(loop.setting.out, labels_alone, loop.evaluation.images)
     images = _images(loop, exact=exact or bool(alone))
     if images is None:
         return {}

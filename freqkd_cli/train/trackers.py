@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.errors import FreqKDError, UsageError, quoted
 from freqkd_cli.recipe.resolved import resolved
-from freqkd_cli.runtime.json_file import object_or_none
+from freqkd_cli.runtime.json_file import object_or_none, write_json
 from freqkd_cli.runtime.leaves import leaves
-from freqkd_cli.train.checkpoint import write_json
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe

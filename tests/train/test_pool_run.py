@@ -27,7 +27,8 @@ from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.supervision import supervision
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.recipe_cache import Form
-from freqkd_cli.train.distillation import distill, labels_alone
+from freqkd_cli.train.distillation import distill
+from freqkd_cli.train.labels_alone import labels_alone
 from freqkd_cli.train.loop import Loop
 
 RECIPE = """

@@ -20,8 +20,9 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.report.run_previews import RunPreviews
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train.distillation import distill, labels_alone
+from freqkd_cli.train.distillation import distill
 from freqkd_cli.train.estimate import duration
+from freqkd_cli.train.labels_alone import labels_alone
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
