@@ -154,15 +154,15 @@ def _of_names(keys: PlanKeys, root: Node) -> list[Problem]:
     first: dict[str, int] = {}
     for number, row in enumerate(keys.recipes):
         node = root.value["recipes"].value[number]
-        if not re.fullmatch(ROW_NAME, row.row):
-            text = f"got {row.row!r}, need {PATTERNS[ROW_NAME]}"
+        if not re.fullmatch(ROW_NAME, row.row_name):
+            text = f"got {row.row_name!r}, need {PATTERNS[ROW_NAME]}"
             tip = "give a name: {recipe: ..., name: ...}"
             problems.append(Problem(node.at, f"recipes.{number}", f"{text}; {tip}"))
-        if row.row in first:
-            tip = f"give this one another name: {{recipe: {row.recipe}, name: {row.row}_2}}"
-            text = f"recipes.{first[row.row]} is called {row.row!r} too, {tip}"
+        if row.row_name in first:
+            tip = f"give this one another name: {{recipe: {row.recipe}, name: {row.row_name}_2}}"
+            text = f"recipes.{first[row.row_name]} is called {row.row_name!r} too, {tip}"
             problems.append(Problem(node.at, f"recipes.{number}", text))
-        first.setdefault(row.row, number)
+        first.setdefault(row.row_name, number)
     for seed, count in Counter(keys.seeds).items():
         if count > 1:
             problems.append(Problem(root.value["seeds"].place, "seeds", f"{seed} is there twice"))

@@ -33,8 +33,8 @@ class PlannedRecipe(Section):
     )
 
     @property
-    def row(self) -> str:
-        """Return the name of the row."""
+    def row_name(self) -> str:
+        """Return ``name``, or the name of the recipe."""
         return self.name or Path(self.recipe).stem
 
 

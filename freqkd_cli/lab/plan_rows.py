@@ -43,10 +43,10 @@ class _Refusals:
         """Add the problems of a row; ``key`` is the place of its recipe in the plan."""
         problems = error.problems if isinstance(error, RecipeError) else []
         for line in problems:
-            self._add(self._placed(line, row, key), row.row, type(error))
+            self._add(self._placed(line, row, key), row.row_name, type(error))
         if not problems:
             start = self.starts.setdefault(error.line, f"{self.plan.place(key)} {key}")
-            self._add(f"{start}: {error.line}", row.row, type(error))
+            self._add(f"{start}: {error.line}", row.row_name, type(error))
 
     def _placed(self, line: str, row: PlannedRecipe, key: str) -> str:
         """Return a line about a ``--set`` with the place in the plan that it comes from."""
@@ -79,7 +79,7 @@ class _Refusals:
     def _row_at(self, line: str) -> str:
         """Return the row that a line names by its place in the plan; else the empty string."""
         number = re.search(r" recipes\.(\d+)\b", line)
-        return self.plan.recipes[int(number[1])].row if number else ""
+        return self.plan.recipes[int(number[1])].row_name if number else ""
 
     def _everywhere(self, names: list[str]) -> bool:
         return len(names) >= len(self.plan.recipes) > 1
@@ -99,7 +99,7 @@ def _set_places(plan: StudyPlan, row: PlannedRecipe, key: str) -> list[str]:
 class CheckedRow:
     """A row, the key of its recipe in the plan, and that recipe (of the first seed), checked."""
 
-    row: PlannedRecipe
+    planned: PlannedRecipe
     key: str
     checked: assemble.Plan
 
@@ -165,13 +165,13 @@ def _rows(plan: StudyPlan, refusals: _Refusals) -> list[tuple[PlannedRecipe, str
             if recipe_keys.has_key(recipe, axis) and axis not in row.set
         }
         made = list(_combinations(row, axes, plan.keys.axes))
-        longest = max((one.row for one in made), key=len)
+        longest = max((one.row_name for one in made), key=len)
         if len(longest) > ROW_NAME_LENGTH:
             text = f"the row {longest} has a name of {len(longest)} characters"
             tip = "list these recipes one by one, each with a name"
             refusals.add(key, f"{text}, need at most {ROW_NAME_LENGTH}; {tip}")
         rows += [(one, key) for one in made]
-    names = [row.row for row, _ in rows]
+    names = [row.row_name for row, _ in rows]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         refusals.add("axes", f"two rows are called {name!r}; need values with different texts")
     return rows
@@ -184,7 +184,7 @@ def _combinations(
     for values in itertools.product(*axes.values()):
         changes = dict(zip(axes, values, strict=True))
         parts = [f"{_last_words(key, all_axes)}={_text(value)}" for key, value in changes.items()]
-        name = ",".join([row.row, *parts])
+        name = ",".join([row.row_name, *parts])
         yield row.model_copy(update={"name": name, "set": {**row.set, **changes}})
 
 
@@ -204,7 +204,7 @@ def _text(value: Any) -> str:
 
 def _baseline(plan: StudyPlan, rows: list[PlannedRecipe], refusals: _Refusals) -> str:
     """Return the name of the baseline's row."""
-    names = [row.row for row in rows]
+    names = [row.row_name for row in rows]
     wanted = plan.keys.baseline
     if wanted is None or wanted in names:
         return wanted or names[0]

@@ -49,7 +49,7 @@ class OpenStudy:
     @property
     def steps(self) -> dict[str, int]:
         """Return row -> the number of steps of its runs."""
-        return {row.row: row.steps or self.own_steps[row.row] for row in self.study.rows}
+        return {row.row_name: row.steps or self.own_steps[row.row_name] for row in self.study.rows}
 
     @property
     def measured(self) -> bool:
@@ -75,13 +75,13 @@ def open_study(plan: StudyPlan, folder: Path) -> OpenStudy:
     study = Study(folder, plan)
     same_data(study, rows)
     before = check_folder(study)
-    lengths = {row.row.row: own_steps(row.checked) for row in rows}
+    lengths = {row.planned.row_name: own_steps(row.checked) for row in rows}
     if plan.keys.fair == "steps":
         wanted = lengths[study.baseline]
         study = with_rows(
             study,
             [
-                row if lengths[row.row] == wanted else row.model_copy(update={"steps": wanted})
+                row if lengths[row.row_name] == wanted else row.model_copy(update={"steps": wanted})
                 for row in study.rows
             ],
         )
@@ -144,7 +144,7 @@ def _made_caches(
     stop: Sequence[int],
 ) -> dict[str, Path]:
     """Return row -> the finished cache that its runs read; missing ones are made."""
-    rows = {run.row.row for run in runs if run.summary() is None}
+    rows = {run.row.row_name for run in runs if run.summary() is None}
     if not opened.measured:
         rows |= _to_measure(opened.study)
     caches: dict[str, Path] = {}
@@ -158,16 +158,16 @@ def _made_caches(
 def _new_lengths(opened: OpenStudy) -> list[str]:
     """Return a line for each row that the fairness rule gives other steps than its recipe."""
     return [
-        f"{row.row}: {row.steps} steps instead of {opened.own_steps[row.row]}, as the baseline "
-        f"(fair: {opened.study.plan.keys.fair})"
+        f"{row.row_name}: {row.steps} steps instead of {opened.own_steps[row.row_name]}, "
+        f"as the baseline (fair: {opened.study.plan.keys.fair})"
         for row in opened.study.rows
-        if row.steps and not row.step_ms and row.steps != opened.own_steps[row.row]
+        if row.steps and not row.step_ms and row.steps != opened.own_steps[row.row_name]
     ]
 
 
 def _to_measure(study: Study) -> set[str]:
     """Return the rows without a measured step, and the baseline as their measure."""
-    return {row.row for row in study.rows if not row.step_ms} | {study.baseline}
+    return {row.row_name for row in study.rows if not row.step_ms} | {study.baseline}
 
 
 def _measured(
@@ -176,12 +176,12 @@ def _measured(
     """Return the study with the steps that take the time of the baseline."""
     study = opened.study
     seed = study.plan.keys.seeds[0]
-    known = {row.row: row.step_ms for row in study.rows if row.step_ms}
+    known = {row.row_name: row.step_ms for row in study.rows if row.step_ms}
     names = _to_measure(study)
     todo = {
-        row.row: (load_row(study.plan, row, seed), opened.caches.get(row.row))
+        row.row_name: (load_row(study.plan, row, seed), opened.caches.get(row.row_name))
         for row in study.rows
-        if row.row in names
+        if row.row_name in names
     }
     now = measured_step_ms(
         todo, device, progress, before_each=lambda: check_stop(stop, study.folder)
@@ -192,12 +192,12 @@ def _measured(
     steps = steps_of_equal_time(times, study.baseline, opened.own_steps[study.baseline])
     rows = [
         row
-        if row.row in known
-        else row.model_copy(update={"steps": steps[row.row], "step_ms": times[row.row]})
+        if row.row_name in known
+        else row.model_copy(update={"steps": steps[row.row_name], "step_ms": times[row.row_name]})
         for row in study.rows
     ]
     for row in rows:
-        progress.note(f"{row.row}: {row.steps} steps of {row.step_ms:.1f} ms")
+        progress.note(f"{row.row_name}: {row.steps} steps of {row.step_ms:.1f} ms")
     return replace(opened, study=with_rows(study, rows))
 
 

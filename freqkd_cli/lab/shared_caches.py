@@ -110,7 +110,7 @@ def _cache(
     teacher = needed[0].teacher
     assert teacher is not None
     form = Form("targets" if content == "targets" else "taps")
-    names = tuple(row.row.row for row, _ in group)
+    names = tuple(row.planned.row_name for row, _ in group)
     return SharedCache(folder / f"{teacher.name}-{digest}", form, tuple(needed), names)
 
 

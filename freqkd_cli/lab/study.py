@@ -49,7 +49,7 @@ class Run:
     @property
     def name(self) -> str:
         """Return ``NAME/seed-N``."""
-        return f"{self.row.row}/seed-{self.seed}"
+        return f"{self.row.row_name}/seed-{self.seed}"
 
     @property
     def log(self) -> Path:
@@ -122,7 +122,7 @@ class Study:
     @property
     def baseline(self) -> str:
         """Return the name of the row that differences are taken to."""
-        return self.plan.keys.baseline or self.rows[0].row
+        return self.plan.keys.baseline or self.rows[0].row_name
 
     @property
     def caches(self) -> Path:
@@ -131,7 +131,7 @@ class Study:
     def runs(self) -> tuple[Run, ...]:
         """Return all runs: the first seed of every row, then the second, and so on."""
         return tuple(
-            Run(row, seed, self.folder / RUNS / row.row / f"seed-{seed}")
+            Run(row, seed, self.folder / RUNS / row.row_name / f"seed-{seed}")
             for seed in self.plan.keys.seeds
             for row in self.rows
         )

@@ -39,7 +39,7 @@ def same_data(study: Study, rows: Sequence[CheckedRow]) -> None:
             texts = [f"{key} {first.get(key)} and {data.get(key)}" for key in keys]
             same = {*keys} <= {LIMIT, LABELLED}
             what = "are scored on different images" if same else "have different data"
-            rows_named = f"{rows[0].row.row} and {row.row.row}"
+            rows_named = f"{rows[0].planned.row_name} and {row.planned.row_name}"
             problems.append((row.key, f"{rows_named} {what}: {'; '.join(texts)}"))
     if problems:
         raise study.plan.error(problems)
@@ -141,7 +141,7 @@ def with_measured_steps(study: Study, before: Study | None, steps: int) -> Study
     """
     if before is None or study.plan.keys.fair != "seconds" or before.plan.keys.fair != "seconds":
         return study
-    known = {row.row: row for row in before.rows if row.step_ms}
+    known = {row.row_name: row for row in before.rows if row.step_ms}
     measure = known.get(before.baseline)
     if measure is None:
         return study
@@ -154,7 +154,7 @@ def with_measured_steps(study: Study, before: Study | None, steps: int) -> Study
         )
     rows = []
     for row in study.rows:
-        then = known.get(row.row)
+        then = known.get(row.row_name)
         changes = {"steps": then.steps, "step_ms": then.step_ms} if then else {}
         rows.append(row.model_copy(update=changes))
     return with_rows(study, rows)

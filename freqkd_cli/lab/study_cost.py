@@ -26,7 +26,7 @@ def cost(opened: OpenStudy, device: str | None, progress: Progress) -> dict[str,
     """
     study, runs = opened.study, opened.study.runs()
     missing = [run for run in runs if run.summary() is None]
-    caches = _caches(opened, {run.row.row for run in missing}, device)
+    caches = _caches(opened, {run.row.row_name for run in missing}, device)
     rows = _rows(opened, caches, device, progress)
     if study.plan.keys.fair == "seconds":
         seconds = next(row["seconds"] for row in rows if row["name"] == study.baseline)
@@ -34,7 +34,7 @@ def cost(opened: OpenStudy, device: str | None, progress: Progress) -> dict[str,
             row |= {"seconds": seconds, "steps": row["steps"] if opened.measured else None}
     by_name = {row["name"]: row for row in rows}
     of_caches = sum(cache["seconds"] for cache in caches if cache["fits"])
-    of_runs = sum(by_name[run.row.row]["seconds"] for run in missing)
+    of_runs = sum(by_name[run.row.row_name]["seconds"] for run in missing)
     return {
         "study": str(study.folder),
         "runs": len(runs),
@@ -44,7 +44,7 @@ def cost(opened: OpenStudy, device: str | None, progress: Progress) -> dict[str,
         "caches": caches,
         "bytes": {
             "caches": sum(cache["bytes"] for cache in caches if cache["fits"]),
-            "runs": sum(by_name[run.row.row]["bytes"] for run in missing),
+            "runs": sum(by_name[run.row.row_name]["bytes"] for run in missing),
             "free": room(study.folder),
         },
         "hours": round((of_caches + of_runs) / 3600, 4),
@@ -85,27 +85,27 @@ def _rows(
     progress.begin("row", len(study.rows))
     for done, row in enumerate(study.rows, start=1):
         recipe = load_row(study.plan, row, seed)
-        key = f"{_shape(recipe)} {ready.get(row.row)}"
+        key = f"{_shape(recipe)} {ready.get(row.row_name)}"
         if key not in measured:
             out = study.folder / "dry-run"
-            options = {"cache": ready.get(row.row), "device": device, "dry_run": True}
+            options = {"cache": ready.get(row.row_name), "device": device, "dry_run": True}
             measured[key] = distill(_unscored(recipe), out, Silent(), **options)
         result = measured[key]
-        seconds = result["seconds"] / result["steps"] * opened.steps[row.row]
-        if row.row in coming:  # the teacher was measured live, and will not run
+        seconds = result["seconds"] / result["steps"] * opened.steps[row.row_name]
+        if row.row_name in coming:  # the teacher was measured live, and will not run
             operations = result["step_gflops"] or 1.0
             per_step = recipe.train.batch_size * recipe.train.accumulate
             seconds *= 1 - min(1.0, result["teacher_gflops"] * per_step / operations)
         rows.append(
             {
-                "name": row.row,
-                "steps": opened.steps[row.row],
+                "name": row.row_name,
+                "steps": opened.steps[row.row_name],
                 "seconds": round(seconds, 1),
                 "bytes": sum(result["bytes"].values()),
-                "teacher": _teacher(recipe, cached=row.row in coming or row.row in ready),
+                "teacher": _teacher(recipe, cached=row.row_name in coming or row.row_name in ready),
             }
         )
-        progress.advance(done, row.row)
+        progress.advance(done, row.row_name)
     progress.end()
     return rows
 

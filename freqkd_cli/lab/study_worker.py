@@ -110,7 +110,7 @@ class _Worker:
         # These are tried once more; a failure that comes later is that of another worker.
         self.earlier = {run.name: run.failed_at() for run in runs}
         steps = opened.steps
-        self.steps = {run.name: steps[run.row.row] for run in runs}
+        self.steps = {run.name: steps[run.row.row_name] for run in runs}
 
     def work(self) -> dict[str, str]:
         self.progress.begin("step", sum(self.steps.values()), self._done())
@@ -151,7 +151,7 @@ class _Worker:
             note_failure(run, reason)
         else:
             words = distill_words(
-                self.opened.study.plan, run, self.opened.caches.get(run.row.row), self.device
+                self.opened.study.plan, run, self.opened.caches.get(run.row.row_name), self.device
             )
             reason = execute(run, words, self.stop, lambda: self._report(run.name))
         if self.stop and run.summary() is None:
@@ -168,10 +168,10 @@ class _Worker:
     def _changed(self, run: Run) -> str | None:
         """Return how a recipe differs from the one that was checked when this sweep began."""
         plan = self.opened.study.plan
-        checked = next(row for row in self.opened.rows if row.row.row == run.row.row)
+        checked = next(row for row in self.opened.rows if row.planned.row_name == run.row.row_name)
         changed = f"{run.row.recipe} was changed since this sweep began"
         try:
-            now = load_row(plan, checked.row, plan.keys.seeds[0])
+            now = load_row(plan, checked.planned, plan.keys.seeds[0])
         except FreqKDError as error:
             return f"{changed}: {error.line}"
         differing = difference(checked.recipe, now)

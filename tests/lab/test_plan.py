@@ -38,7 +38,7 @@ def refusal(folder, text: str) -> str:
 def test_defaults_of_a_plan():
     plan = plans.loads("version: 1\nrecipes: [a]\n")
     assert plan.keys.seeds == (0, 1, 2) and plan.keys.fair == "steps"
-    assert plan.keys.cache == "taps" and plan.recipes[0].row == "a"
+    assert plan.keys.cache == "taps" and plan.recipes[0].row_name == "a"
 
 
 def test_all_mistakes_are_reported_at_once_with_their_places():
@@ -127,7 +127,7 @@ def test_a_resolved_plan_is_read_back(tmp_path):
 def test_an_axis_multiplies_the_recipes_that_have_its_key(tmp_path):
     text = "version: 1\nrecipes: [labels.yaml, scores.yaml]\n"
     made = rows(tmp_path, f"{text}axes: {{losses.kl.weight: [0.5, 1], train.lr: [1e-3, 2e-3]}}\n")
-    assert [row.row for row in made] == [
+    assert [row.row_name for row in made] == [
         "labels,lr=0.001",
         "labels,lr=0.002",
         "scores,weight=0.5,lr=0.001",
@@ -141,14 +141,14 @@ def test_an_axis_multiplies_the_recipes_that_have_its_key(tmp_path):
 def test_a_row_keeps_its_own_value_of_an_axis(tmp_path):
     text = "version: 1\nrecipes: [labels.yaml, {recipe: scores.yaml, set: {train.lr: 3e-3}}]\n"
     made = rows(tmp_path, f"{text}axes: {{train.lr: [1e-3, 2e-3]}}\n")
-    assert [row.row for row in made] == ["labels,lr=0.001", "labels,lr=0.002", "scores"]
+    assert [row.row_name for row in made] == ["labels,lr=0.001", "labels,lr=0.002", "scores"]
 
 
 def test_an_axis_has_as_many_words_as_tell_it_apart(tmp_path):
     text = "version: 1\nrecipes: [scores.yaml]\n"
     keys = "losses.kl.weight: [2], losses.cross_entropy.weight: [1], data.size: [[64, 96]]"
     (row,) = rows(tmp_path, f"{text}axes: {{{keys}}}\n")
-    assert row.row == "scores,kl.weight=2,cross_entropy.weight=1,size=64_96"
+    assert row.row_name == "scores,kl.weight=2,cross_entropy.weight=1,size=64_96"
 
 
 def test_a_row_of_axes_whose_name_is_too_long_is_refused(tmp_path):
@@ -294,4 +294,4 @@ def test_a_shipped_plan_passes_the_check_of_all_its_recipes(name, caplog):
 def test_the_plan_in_the_docs_passes_the_check_of_all_its_recipes():
     text = Path(__file__).parents[2].joinpath("docs/cluster.md").read_text().split("```yaml\n")[1]
     _, checked = plan_rows.expand(plans.loads(text.partition("```")[0]))
-    assert [row.row.row for row in checked][:2] == ["fastscnn_ce", "fastscnn_kl,weight=1"]
+    assert [row.planned.row_name for row in checked][:2] == ["fastscnn_ce", "fastscnn_kl,weight=1"]

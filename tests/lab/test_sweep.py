@@ -225,7 +225,7 @@ def test_only_the_named_runs(tmp_path):
 def test_a_study_of_another_plan_is_refused(tmp_path):
     study_worker.sweep(opened(tmp_path), Silent())
     for run in opened(tmp_path).study.runs():  # as distill leaves it
-        text = (tmp_path / f"{run.row.row}.yaml").read_text()
+        text = (tmp_path / f"{run.row.row_name}.yaml").read_text()
         (run.folder / "recipe.yaml").write_text(
             text.replace("{steps", f"{{seed: {run.seed}, steps")
         )
@@ -297,7 +297,7 @@ def test_one_cache_holds_the_taps_of_every_row_and_is_made_once(tmp_path):
     (cache,) = study.shared
     assert set(CacheReader(cache.folder).names) == {"decoder", "logits"}
     assert any("8 views" in line and "for 2 rows" in line for line in notes.lines)
-    by_row = {run.row.row: words_of(run) for run in study.study.runs()}
+    by_row = {run.row.row_name: words_of(run) for run in study.study.runs()}
     assert "--cache" not in by_row["labels"]
     assert all(str(cache.folder) in by_row[name] for name in ("scores", "features"))
     written = (cache.folder / "index.json").stat().st_mtime_ns
@@ -365,7 +365,7 @@ def test_step_times_do_not_depend_on_the_load_of_the_machine():
 
 def test_steps_are_measured_as_bench_does(tmp_path):
     study = opened(tmp_path)
-    recipes = {row.row.row: (row.recipe, None) for row in study.rows}
+    recipes = {row.planned.row_name: (row.recipe, None) for row in study.rows}
     notes = Notes()
     times = fairness.measured_step_ms(recipes, "cpu", notes, steps=2)
     assert set(times) == {"labels", "scores", "features"} and min(times.values()) > 0
@@ -472,7 +472,9 @@ def test_a_row_that_uses_the_pool_makes_the_cache(tmp_path, order):
     plans_of_rows = [
         assemble.check(recipes.loads(POOLED.replace("LOSSES", lines[number]))) for number in order
     ]
-    rows = [CheckedRow(SimpleNamespace(row=str(n)), "", p) for n, p in enumerate(plans_of_rows)]
+    rows = [
+        CheckedRow(SimpleNamespace(row_name=str(n)), "", p) for n, p in enumerate(plans_of_rows)
+    ]
     (cache,) = shared_caches.shared_caches(tmp_path, rows, "taps")
     assert [line.name for line in cache.recipes[0].losses] == ["cross_entropy", "logit_kl"]
     assert cache.rows == ("0", "1")
