@@ -176,13 +176,15 @@ def run(
     )
     measure = graph_spectra if graph else radial_spectra
     spectra: Any = measure(place, options, progress(verbose - quiet))
-    write = _write_graphs if graph else _write_radial
-    document = write(spectra, files, image=not no_image)
+    if graph:
+        document = _write_graphs(spectra, files, image=not no_image)
+    else:
+        document = _write_radial(spectra, files)
     print_result(document, as_json, graph_table if graph else _table)
     _log_files(place, document, graph, f" --recipe {shlex.quote(recipe)}" if recipe else "")
 
 
-def _write_radial(spectra: RadialSpectra, files: SpectrumFiles, *, image: bool) -> dict[str, Any]:
+def _write_radial(spectra: RadialSpectra, files: SpectrumFiles) -> dict[str, Any]:
     """Write the figure and the table, and return the document."""
     from freqkd_cli.report.plots import spectrum_figure
 

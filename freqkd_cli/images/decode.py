@@ -78,15 +78,6 @@ def header_of(path: Path, conversion: Conversion = AS_STORED) -> Header:
     return with_image(path, header)
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) of what :func:`read_upright` returns, from the header.
-
-    Raises:
-        DataBroken: as :func:`header_of`.
-    """
-    return header_of(path).size
-
-
 def read_range(path: Path) -> tuple[float, float, bool]:
     """Return the smallest and largest value of an image, and whether they are fractions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from freqkd_cli.recipe.load import load, loads
-from freqkd_cli.recipe.resolved import digest, dump
+from freqkd_cli.recipe.resolved import dump
 from freqkd_cli.recipe.sections import Recipe
 
-__all__ = ["Recipe", "digest", "dump", "load", "loads"]
+__all__ = ["Recipe", "dump", "load", "loads"]

@@ -42,14 +42,6 @@ class Problem:
     key: str
     text: str
 
-    @property
-    def line(self) -> int:
-        return self.place.line
-
-    @property
-    def column(self) -> int:
-        return self.place.column
-
     def __str__(self) -> str:
         shown = not self.key or self.key == self.place.key  # the --set itself has the key
         where = str(self.place) if shown else f"{self.place} {self.key}"

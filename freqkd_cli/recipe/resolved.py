@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import Any
 
@@ -26,11 +24,6 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     out["losses"] = [_section(line) for line in recipe.losses]
     out["train"] = _section(recipe.train)
     return out
-
-
-def digest(recipe: Recipe) -> str:
-    """Return the sha256 of the recipe's values, independent of layout, comments and key order."""
-    return hashlib.sha256(json.dumps(resolved(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def dump(recipe: Recipe) -> str:

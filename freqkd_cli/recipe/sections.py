@@ -208,14 +208,11 @@ class Recipe:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
-    def locate(self, key: str) -> str:
-        """Return ``file:line:column`` of a key path such as ``losses.2.student``.
+    def _place(self, key: str) -> Place:
+        """Return the place of a key path such as ``losses.2.student``.
 
         A key that is not in the file has the place of the nearest section around it.
         """
-        return str(self._place(key))
-
-    def _place(self, key: str) -> Place:
         while key and key not in self.places:
             key = key.rpartition(".")[0]
         return self.places.get(key, Place(0, 0, 0, self.source))

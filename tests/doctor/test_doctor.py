@@ -762,6 +762,8 @@ def test_the_recipes_of_cityscapes_start_on_its_layout(freqkd, recipe):
         *words,
         "--set",
         "train.batch_size=3",
+        "--set",
+        "data.size=[256, 512]",
     )
     assert done.code == 0, done.err
     assert json.loads(done.out)["steps"] == 40000

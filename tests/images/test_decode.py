@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.decode import read_upright, upright_size
+from freqkd_cli.images.decode import header_of, read_upright
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_rules import label_rule
 from freqkd_cli.images.pairs import pair_by_stem, printable
@@ -47,7 +47,7 @@ def test_all_orientations_equal_pillow(tmp_path, orientation, mode):
             expected = np.array(ImageOps.exif_transpose(stored).convert("RGB"))
         pixels = read_upright(path)
         np.testing.assert_array_equal(pixels, expected)
-        assert upright_size(path) == pixels.shape[:2]
+        assert header_of(path).size == pixels.shape[:2]
 
 
 @pytest.mark.parametrize("block", DAMAGED)
@@ -62,7 +62,7 @@ def test_a_damaged_exif_block_does_not_stop_the_orientation(tmp_path, block):
     with Image.open(file) as stored:
         expected = np.array(stored.transpose(Image.Transpose.ROTATE_270))
     np.testing.assert_array_equal(read_upright(path), expected)
-    assert upright_size(path) == (14, 9)
+    assert header_of(path).size == (14, 9)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -71,7 +71,7 @@ def test_an_unknown_orientation_is_ignored(tmp_path, orientation):
     exif[ORIENTATION] = orientation
     noise().save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_upright(tmp_path / "a.png"), np.array(noise()))
-    assert upright_size(tmp_path / "a.png") == (9, 14)
+    assert header_of(tmp_path / "a.png").size == (9, 14)
 
 
 def test_an_image_larger_than_the_free_memory_is_an_error_of_its_file(tmp_path, monkeypatch):

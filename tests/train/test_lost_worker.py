@@ -29,7 +29,10 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.11])
+@pytest.mark.parametrize(
+    "delay",
+    [0.05, pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.11, marks=pytest.mark.slow)],
+)
 def test_a_killed_worker_is_one_message_and_a_run_to_resume(tmp_path, delay):
     (tmp_path / "r.yaml").write_text(RECIPE)
     words = [sys.executable, "-m", "freqkd_cli", "distill", "r.yaml", "--out", "a"]
