@@ -119,8 +119,8 @@ def problems(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> list[tuple[str,
         return [("data.pool.name", f"{text}; try --set data.unlabelled=refuse")]
     if section.name is not None and not compares(recipe, teacher_taps):
         text = (
-            "no loss compares with a teacher, so the student learns nothing from images without "
-            "labels"
+            "no loss compares with a teacher on images without labels, so the student learns "
+            "nothing from them"
         )
         return [("data.pool", f"{text}; add one such as logit_kl, or --set data.pool=null")]
     return [*_root_problems(section), *_share_problems(recipe)]
@@ -150,7 +150,7 @@ def _share_problems(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
-    """Return whether a loss compares with the teacher, so it learns from images without labels.
+    """Return whether a loss compares with the teacher on images without labels.
 
     A loss of labels that weights its pixels by the teacher does not.
     """
@@ -161,7 +161,7 @@ def compares(recipe: Recipe, teacher_taps: Mapping[str, Tap]) -> bool:
             continue
         try:
             loss = registry.find("losses", line.name).build(**line.arguments)
-            copies = bool(loss.teacher_taps(teacher_taps)) and not loss.needs_labels
+            copies = bool(loss.teacher_taps(teacher_taps)) and loss.learns_without_labels
         except (FreqKDError, KeyError):
             # A line that cannot be built, or names no tap of the teacher, has an error of its own.
             return True

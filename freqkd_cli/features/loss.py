@@ -52,6 +52,11 @@ class Loss(nn.Module, ABC):
         """The name in recipes, which is that of the file."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def learns_without_labels(self) -> bool:
+        """Whether the student learns from images without labels, given that it reads a teacher."""
+        return not self.needs_labels
+
     @abstractmethod
     def student_taps(self, available: Mapping[str, Tap]) -> tuple[str, ...]:
         """Return the student taps that ``forward`` reads, out of those that the student has."""

@@ -134,6 +134,10 @@ class CrossImage(PairLoss):
         self.head: nn.Sequential | None = None
         self.memories = nn.ModuleDict()
 
+    @property
+    def learns_without_labels(self) -> bool:
+        return self.terms.minibatch > 0
+
     def start(self, student: Mapping[str, Tap], teacher: Mapping[str, Tap], classes: int) -> None:
         super().start(student, teacher, classes)
         self.classes = classes

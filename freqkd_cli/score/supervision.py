@@ -52,7 +52,7 @@ def supervision(recipe: Recipe, data_root: Path | None = None) -> Supervision | 
             reads = loss.reads_logits or "teacher" in line.arguments
             reads_labels |= loss.needs_labels
             reads_teacher |= reads
-            compares |= reads and not loss.needs_labels
+            compares |= reads and loss.learns_without_labels
     try:
         parts = training_parts(recipe, data_root)
         dataset = parts.trained

@@ -171,7 +171,7 @@ def _remedies(recipe: Recipe, lines: Sequence[Line], copying: Sequence[str]) -> 
         and not spec.arguments.get("only_where_right")
     ]
     without = [f"--set losses.{id}.weight=0" for id in copying]
-    others = [line for line in lines if line.id not in copying and not line.loss.needs_labels]
+    others = [x for x in lines if x.id not in copying and x.loss.learns_without_labels]
     if recipe.data.pool and not any(line.teacher_taps for line in others):
         without.append("--set data.pool=null")
     return [

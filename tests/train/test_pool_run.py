@@ -268,6 +268,18 @@ def test_a_bad_key_is_one_message(sets, text):
     assert text in str(caught.value) and "1 problem" in str(caught.value)
 
 
+@pytest.mark.parametrize(("minibatch", "learns"), [(1, True), (0, False)])
+def test_the_relations_of_a_batch_learn_from_a_pool(minibatch, learns):
+    line = f"{{name: cirkd, student: encoder16, teacher: stage3, minibatch: {minibatch}}}"
+    recipe = load(f"losses=[{{name: cross_entropy}}, {line}]")
+    if learns:
+        assemble.check(recipe)
+        assert supervision(recipe).in_words() == "8 labelled + teacher on 15"
+    else:
+        with pytest.raises(RecipeError, match="no loss compares with a teacher on images without"):
+            assemble.check(recipe)
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
