@@ -5,7 +5,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
-PYTEST ?= -q -n 2
+PYTEST ?= -q -n 2 --dist worksteal
 BIN := $(VENV)/bin
 
 # Two torch processes on few cores fight over spinning threads without this.
