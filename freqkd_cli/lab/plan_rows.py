@@ -199,7 +199,9 @@ def _last_words(key: str, keys: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return _NOT_IN_NAMES.sub("_", flow(value)).strip("_") or "_"
+    """Return a value as a part of a row's name; characters outside ASCII are their numbers."""
+    ascii_only = "".join(c if c.isascii() else f"\\U{ord(c):08x}" for c in flow(value))
+    return _NOT_IN_NAMES.sub("_", ascii_only).strip("_") or "_"
 
 
 def _baseline(plan: StudyPlan, rows: list[PlannedRecipe], refusals: _Refusals) -> str:

@@ -69,6 +69,6 @@ def _quoted(text: str) -> str:
     def safe(c: str) -> str:
         if c in _ESCAPES:
             return _ESCAPES[c]
-        return c if " " <= c <= "~" else f"\\U{ord(c):08x}"
+        return c if c.isprintable() else f"\\U{ord(c):08x}"
 
     return '"' + "".join(map(safe, text)) + '"'

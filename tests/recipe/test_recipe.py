@@ -365,6 +365,11 @@ def test_dump_reads_back_as_an_equal_recipe():
     assert recipes.dump(recipes.loads(GOOD + "# a comment\n")) == recipes.dump(recipes.loads(GOOD))
 
 
+def test_a_dump_shows_names_in_any_script():
+    recipe = recipes.loads(GOOD, sets=["data.root='Straße 道路\u00a0'"])
+    assert '  root: "Straße 道路\\U000000a0"\n' in recipes.dump(recipe)
+
+
 def test_any_value_survives_the_dump():
     rng = random.Random(0)
     alphabet = "aZ09 :#-?{}[],&*!|>'\"%@`\\\n\t\r~._=<é\u2028\ufeff\U0001f600\x00\x7f"
