@@ -149,9 +149,9 @@ def _parts(steps: Sequence[dict[str, float]], operations: dict[str, int]) -> lis
 
 def _data(loop: Loop) -> dict[str, float]:
     """Return the milliseconds that one process takes to read one batch and to make its views."""
-    setting, data = loop.setting, loop.setting.plan.recipe.data
+    setting, data = loop.setting, loop.setting.checked.recipe.data
     views = ViewDataset(
-        setting.dataset, setting.plan.view_spec, view_seed=data.view_seed, views=data.views
+        setting.dataset, setting.checked.view_spec, view_seed=data.view_seed, views=data.views
     )
     reading, making = [], []
     for index in range(min(len(setting.dataset), loop.train.batch_size)):

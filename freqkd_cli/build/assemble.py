@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A checked recipe, and everything that is known before data and weights are read.
+class CheckedRecipe:
+    """A recipe in which no mistake was found, and everything that is known before data and weights are read.
 
     Attributes:
         compared: numbers of the classes that losses on logits compare, where
@@ -80,7 +80,7 @@ def check(
     fetch: bool = False,
     data: bool = True,
     stored: StoredTeacher | None = None,
-) -> Plan:
+) -> CheckedRecipe:
     """Check names, taps, bands and classes against each other.
 
     Args:
@@ -104,10 +104,10 @@ def check(
         with suppress(Missing, DataBroken):
             build_dataset(recipe, "train")  # its error fits the values of the masks
         raise single_class(recipe, classes[0])
-    plan, problems = _plan(recipe, classes, stored)
-    problems += training_images.problems(recipe, plan.teacher_taps)
-    if plan.student_taps["logits"].channels != len(plan.classes):
-        given, need = plan.student_taps["logits"].channels, len(plan.classes)
+    checked, problems = _described(recipe, classes, stored)
+    problems += training_images.problems(recipe, checked.teacher_taps)
+    if checked.student_taps["logits"].channels != len(checked.classes):
+        given, need = checked.student_taps["logits"].channels, len(checked.classes)
         takes = registry.takes("models", recipe.student.name)
         tip = "; try --set 'student.head=new'" if "head" in takes else ""
         text = f"the student's weights have {given} classes and the data {need}{tip}"
@@ -115,27 +115,27 @@ def check(
     if recipe.teacher and recipe.teacher.weights and "members" in recipe.teacher.arguments:
         text = "the members of an ensemble have their own weights; remove this key"
         problems.append(("teacher.weights", text))
-    line_problems, bands, warnings = check_lines(plan)
+    line_problems, bands, warnings = check_lines(checked)
     problems += line_problems
-    size = plan.view_spec.size
+    size = checked.view_spec.size
     if any(n % MULTIPLE for n in size):
         need = f"both sides must be multiples of {MULTIPLE}"
         near = [max(MULTIPLE, n - n % MULTIPLE) for n in size]
         text = f"{need}, so that all grids cover the same pixels; got {list(size)}"
         text += f"; try --set 'data.size={near}'"
         problems.append(("data.size", text))
-    problems += tap_pairs.doubled(recipe, plan.student_taps, plan.teacher_taps)
+    problems += tap_pairs.doubled(recipe, checked.student_taps, checked.teacher_taps)
     if problems:
         raise recipe.error(problems)
-    unequal = tap_pairs.unequal(recipe, plan.student_taps, plan.teacher_taps)
+    unequal = tap_pairs.unequal(recipe, checked.student_taps, checked.teacher_taps)
     for text in (*unequal, *few_cells(bands), *warnings, *untrained_teachers(recipe)):
         log.warning("%s: %s", recipe.source, text)
-    return replace(plan, bands=bands, stored=stored)
+    return replace(checked, bands=bands, stored=stored)
 
 
-def _plan(
+def _described(
     recipe: Recipe, classes: tuple[str, ...], stored: StoredTeacher | None
-) -> tuple[Plan, list[tuple[str, str]]]:
+) -> tuple[CheckedRecipe, list[tuple[str, str]]]:
     """Return the taps and classes of a recipe, and the problems of its class map.
 
     Args:
@@ -152,17 +152,17 @@ def _plan(
     if numbers:
         teacher["logits"] = replace(teacher["logits"], channels=len(numbers))
     compared = numbers if 0 < len(numbers) < len(classes) else None
-    return Plan(recipe, classes, view_spec(recipe), student, teacher, compared), problems
+    return CheckedRecipe(recipe, classes, view_spec(recipe), student, teacher, compared), problems
 
 
 @torch.random.fork_rng(devices=[])
-def build_lines(plan: Plan) -> tuple[Line, ...]:
+def build_lines(checked: CheckedRecipe) -> tuple[Line, ...]:
     """Return the recipe's losses; a line of weight 0 is not built, so it costs nothing."""
     lines = []
-    for i, spec in enumerate(plan.recipe.losses):
+    for i, spec in enumerate(checked.recipe.losses):
         if spec.weight > 0:
-            torch.manual_seed(plan.recipe.train.seed * 1_000_003 + i)
-            lines.append(build_line(plan, i))
+            torch.manual_seed(checked.recipe.train.seed * 1_000_003 + i)
+            lines.append(build_line(checked, i))
     if not lines:
         raise RecipeError(
             "every loss has weight 0, so there is nothing to train",
@@ -224,19 +224,19 @@ def build_teacher(recipe: Recipe, classes: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def build_student(plan: Plan) -> nn.Module:
+def build_student(checked: CheckedRecipe) -> nn.Module:
     """Return the recipe's student, initialised from ``train.seed`` or from ``student.weights``.
 
     Raises:
         WeightsMissing: ``student.weights`` is not a trained student of this architecture.
     """
-    section = plan.recipe.student
-    torch.manual_seed(plan.recipe.train.seed)
+    section = checked.recipe.student
+    torch.manual_seed(checked.recipe.train.seed)
     with tips_of("student"):
         model = registry.find("models", section.name).build(
-            classes=len(plan.classes), **section.arguments
+            classes=len(checked.classes), **section.arguments
         )
-        model.id2label = dict(enumerate(plan.classes))
+        model.id2label = dict(enumerate(checked.classes))
         if section.weights:
             load_state(section.weights, model)
     return model

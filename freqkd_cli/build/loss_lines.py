@@ -18,7 +18,7 @@ from freqkd_cli.spectral.masks import FEW_CELLS, BandCells
 from freqkd_cli.views.view import MULTIPLE
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
     from freqkd_cli.features.loss import Loss
     from freqkd_cli.recipe.sections import LossLine
 
@@ -44,17 +44,17 @@ def _check_nodes(taps: Sequence[Tap], side: str, size: tuple[int, int]) -> None:
             )
 
 
-def _check_taps(plan: Plan, spec: LossLine, loss: Loss) -> None:
+def _check_taps(checked: CheckedRecipe, spec: LossLine, loss: Loss) -> None:
     """Refuse a line that reads a tap that is not there, or a teacher that the recipe lacks.
 
     Raises:
         RecipeError: with the key of the line that it is about.
     """
     compares = "teacher" in spec.arguments or loss.reads_logits
-    if compares and not plan.teacher_taps:
+    if compares and not checked.teacher_taps:
         raise _without_teacher(spec, loss)
-    for side, taps in (("student", plan.student_taps), ("teacher", plan.teacher_taps)):
-        owner = f"the {side} {getattr(plan.recipe, side).name!r}" if taps else ""
+    for side, taps in (("student", checked.student_taps), ("teacher", checked.teacher_taps)):
+        owner = f"the {side} {getattr(checked.recipe, side).name!r}" if taps else ""
         if isinstance(name := spec.arguments.get(side), str):
             pick(tuple(taps.values()), name, owner, key=side)
         elif loss.reads_logits:
@@ -77,19 +77,22 @@ def _without_teacher(spec: LossLine, loss: Loss) -> RecipeError:
     )
 
 
-def build_line(plan: Plan, number: int) -> Line:
+def build_line(checked: CheckedRecipe, number: int) -> Line:
     """Return one loss line as an object, with adapters for the taps it names.
 
     Raises:
         RecipeError, BandError: the line cannot be built on these taps.
     """
-    spec, size = plan.recipe.losses[number], plan.view_spec.size
+    spec, size = checked.recipe.losses[number], checked.view_spec.size
     loss = registry.find("losses", spec.name).build(**spec.arguments)
-    _check_taps(plan, spec, loss)
-    student, teacher = loss.student_taps(plan.student_taps), loss.teacher_taps(plan.teacher_taps)
-    _check_nodes([plan.student_taps[name] for name in student], "student", size)
-    _check_nodes([plan.teacher_taps[name] for name in teacher], "teacher", size)
-    compared = plan.compared if loss.reads_logits else None
+    _check_taps(checked, spec, loss)
+    student, teacher = (
+        loss.student_taps(checked.student_taps),
+        loss.teacher_taps(checked.teacher_taps),
+    )
+    _check_nodes([checked.student_taps[name] for name in student], "student", size)
+    _check_nodes([checked.teacher_taps[name] for name in teacher], "teacher", size)
+    compared = checked.compared if loss.reads_logits else None
     if compared and loss.needs_labels:
         raise RecipeError(
             f"{spec.name} with attention reads labels of classes that teacher.class_map "
@@ -106,12 +109,12 @@ def build_line(plan: Plan, number: int) -> Line:
             "or map a teacher class onto every data class",
             key=key,
         )
-    student_specs = by_name(plan.student_taps.values(), student)
+    student_specs = by_name(checked.student_taps.values(), student)
     if compared:
         student_specs["logits"] = replace(student_specs["logits"], channels=len(compared))
-    teacher_specs = by_name(plan.teacher_taps.values(), teacher)
-    loss.start(student_specs, teacher_specs, len(compared or plan.classes))
-    loss.check_grids(*_grids(plan, student, teacher))
+    teacher_specs = by_name(checked.teacher_taps.values(), teacher)
+    loss.start(student_specs, teacher_specs, len(compared or checked.classes))
+    loss.check_grids(*_grids(checked, student, teacher))
     return Line(
         id=spec.id,
         loss=loss,
@@ -125,32 +128,32 @@ def build_line(plan: Plan, number: int) -> Line:
 
 
 def _grids(
-    plan: Plan, student: Sequence[str], teacher: Sequence[str]
+    checked: CheckedRecipe, student: Sequence[str], teacher: Sequence[str]
 ) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
     """Return the grids of the taps of either side on the recipe's views."""
-    size = plan.view_spec.size
+    size = checked.view_spec.size
     return (
-        {name: plan.student_taps[name].grid(*size) for name in student},
-        {name: plan.teacher_taps[name].grid(*size) for name in teacher},
+        {name: checked.student_taps[name].grid(*size) for name in student},
+        {name: checked.teacher_taps[name].grid(*size) for name in teacher},
     )
 
 
 def check_lines(
-    plan: Plan,
+    checked: CheckedRecipe,
 ) -> tuple[list[tuple[str, str]], dict[str, tuple[BandCells, ...]], list[str]]:
     """Return the problems of each loss line by itself, the bands of each by its id, and warnings.
 
     Lines of weight 0 are checked, but have no bands and no warnings.
     """
     problems, bands, warnings = [], {}, []
-    for number, spec in enumerate(plan.recipe.losses):
+    for number, spec in enumerate(checked.recipe.losses):
         try:
             with torch.device("meta"):
-                line = build_line(plan, number)
+                line = build_line(checked, number)
         except FreqKDError as error:
             problems.append((place(f"losses.{number}", error), error.line))
             continue
-        grids = _grids(plan, line.student_taps, line.teacher_taps)
+        grids = _grids(checked, line.student_taps, line.teacher_taps)
         cells = line.loss.band_cells(*grids)
         if cells and spec.weight > 0:
             bands[spec.id] = cells

@@ -15,7 +15,7 @@ from freqkd_cli import registry
 from freqkd_cli.errors import FreqKDError, RecipeError
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
 
 OF_WEIGHTS = ("weights", "encoder_weights")
 """Arguments of models that name files, which the check of a recipe does not read."""
@@ -55,7 +55,7 @@ def norms_of_one_value(
 
 
 def check_norms(
-    plan: Plan,
+    checked: CheckedRecipe,
     student: nn.Module,
     taps: Collection[str],
     *,
@@ -73,7 +73,7 @@ def check_norms(
     Raises:
         RecipeError: one image at a time, and a layer that sees one value per channel of it.
     """
-    train, size = plan.recipe.train, plan.view_spec.size
+    train, size = checked.recipe.train, checked.view_spec.size
     at_a_time = train.batch_size if synchronised else train.batch_size // processes
     if at_a_time > 1 or train.freeze_norm or train.freeze_student:
         return
@@ -97,7 +97,7 @@ def check_norms(
     )
 
 
-def check_unbuilt(plan: Plan) -> None:
+def check_unbuilt(checked: CheckedRecipe) -> None:
     """Run :func:`check_norms` on the student of a recipe, without its weights.
 
     A student that cannot be built without them is checked by ``freqkd distill``.
@@ -105,18 +105,18 @@ def check_unbuilt(plan: Plan) -> None:
     Raises:
         RecipeError: as :func:`check_norms`, with its place in the recipe.
     """
-    recipe = plan.recipe
+    recipe = checked.recipe
     if recipe.train.batch_size > 1:
         return
     arguments = {k: v for k, v in recipe.student.arguments.items() if k not in OF_WEIGHTS}
     try:
         with torch.random.fork_rng(devices=[]):
             student = registry.find("models", recipe.student.name).build(
-                classes=len(plan.classes), **arguments
+                classes=len(checked.classes), **arguments
             )
     except FreqKDError:
         return
     try:
-        check_norms(plan, student, plan.student_taps)
+        check_norms(checked, student, checked.student_taps)
     except RecipeError as error:
         raise recipe.error([("train.batch_size", error.line)]) from error

@@ -20,7 +20,7 @@ from freqkd_cli.recipe.data_section import Pool
 from freqkd_cli.views.pool_share import exact, has_both
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
     from freqkd_cli.build.objective import Line
     from freqkd_cli.features.taps import Tap
     from freqkd_cli.images.dataset import Dataset
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def training_images(plan: Plan, dataset: Dataset) -> Dataset:
+def training_images(checked: CheckedRecipe, dataset: Dataset) -> Dataset:
     """Return the training split of a recipe together with its pool, where it has one.
 
     Images without a mask that no loss could use are left out.
@@ -38,11 +38,11 @@ def training_images(plan: Plan, dataset: Dataset) -> Dataset:
         DataMissing, DataBroken: the pool is not there, or cannot be read.
         RecipeError: the share leaves no image of a kind in a batch.
     """
-    recipe = plan.recipe
+    recipe = checked.recipe
     pool = pool_of(recipe, dataset)
     if pool is None:
         return dataset
-    if not compares(recipe, plan.teacher_taps):
+    if not compares(recipe, checked.teacher_taps):
         log.info("%d images without masks are not used: no loss compares with a teacher", len(pool))
         return dataset
     if problems := _share_problems(recipe):
@@ -179,7 +179,7 @@ def _note_same_files(pool: Dataset, dataset: Dataset) -> None:
             log.info("%d of %d images of the pool are labelled images too", same, len(pool))
 
 
-def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
+def check_labels(checked: CheckedRecipe, lines: Sequence[Line], dataset: Dataset) -> None:
     """Refuse losses that read labels on images that have none.
 
     Raises:
@@ -188,7 +188,7 @@ def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
     if dataset.labelled:
         return
     built, problems = {line.id: line for line in lines}, []
-    for number, spec in enumerate(plan.recipe.losses):
+    for number, spec in enumerate(checked.recipe.losses):
         if spec.id in built and built[spec.id].loss.needs_labels:
             text = "reads labels, and these images have none; leave it out, or add a masks folder"
             problems.append((f"losses.{number}", text))
@@ -197,4 +197,4 @@ def check_labels(plan: Plan, lines: Sequence[Line], dataset: Dataset) -> None:
             text = f"reads labels, and these images have none; try {tip}"
             problems.append((f"losses.{number}.only_where_right", text))
     if problems:
-        raise plan.recipe.error(problems)
+        raise checked.recipe.error(problems)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEASURED_STEPS = 10
 
 
-def own_steps(checked: assemble.Plan) -> int:
+def own_steps(checked: assemble.CheckedRecipe) -> int:
     """Return the number of steps that a recipe itself asks for.
 
     Raises:

@@ -101,7 +101,7 @@ class CheckedRow:
 
     planned: PlannedRecipe
     key: str
-    checked: assemble.Plan
+    checked: assemble.CheckedRecipe
 
     @property
     def recipe(self) -> Recipe:

@@ -72,11 +72,11 @@ def shared_caches(folder: Path, rows: Sequence[CheckedRow], content: str) -> lis
     return [_cache(folder, key, group, content) for key, group in groups.items()]
 
 
-def _taps(plan: assemble.Plan) -> frozenset[str]:
+def _taps(checked: assemble.CheckedRecipe) -> frozenset[str]:
     """Return the teacher taps that the losses of a recipe read."""
-    lines = assemble.build_lines(plan)
+    lines = assemble.build_lines(checked)
     return frozenset(
-        stored_as(name, plan.teacher_taps) for line in lines for name in line.teacher_taps
+        stored_as(name, checked.teacher_taps) for line in lines for name in line.teacher_taps
     )
 
 

@@ -110,15 +110,15 @@ def _difference(expected: Outcome, actual: Outcome) -> dict[str, float]:
     return {"relative_error": abs(other - value) / scale, "gradient_cosine": cosine}
 
 
-def _lines(plan: assemble.Plan) -> list[Line]:
+def _lines(checked: assemble.CheckedRecipe) -> list[Line]:
     """Return the lines that read the teacher, with counted class weights in place of rules."""
-    lines = [line for line in assemble.build_lines(plan) if line.teacher_taps]
+    lines = [line for line in assemble.build_lines(checked) if line.teacher_taps]
     ids = {line.id for line in lines}
-    if ids.isdisjoint(rules(plan.recipe)):
+    if ids.isdisjoint(rules(checked.recipe)):
         return lines  # nothing to count: that may read thousands of masks
-    trained = training_parts(plan.recipe).trained
-    weights = counted_weights(plan.recipe, plan.classes, trained, Silent())
-    numbers = replace(plan, recipe=with_weights(plan.recipe, weights))
+    trained = training_parts(checked.recipe).trained
+    weights = counted_weights(checked.recipe, checked.classes, trained, Silent())
+    numbers = replace(checked, recipe=with_weights(checked.recipe, weights))
     return [line for line in assemble.build_lines(numbers) if line.id in ids]
 
 
@@ -126,15 +126,15 @@ class _StudentAtStart:
     """The taps of a recipe's student before its first step, on some views."""
 
     def __init__(self, recipe: Recipe, job: Job, batch: Batch) -> None:
-        plan = assemble.check(recipe)
+        checked = assemble.check(recipe)
         self.batch = batch
-        self.lines = {line.id: line for line in _lines(plan)}
+        self.lines = {line.id: line for line in _lines(checked)}
         self.losses: dict[str, Loss] = {
             id: line.loss.to(job.device).eval() for id, line in self.lines.items()
         }
         wanted = {name for line in self.lines.values() for name in line.student_taps}
         with torch.random.fork_rng(devices=[]):
-            model = assemble.build_student(plan).to(job.device).eval()
+            model = assemble.build_student(checked).to(job.device).eval()
             model.training = True  # for auxiliary logits; its parts run on a batch of one image
             with torch.no_grad():
                 outputs = model(batch.images, taps=sorted(wanted - {"logits"}))

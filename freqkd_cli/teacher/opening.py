@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 def ready_teacher(
-    plan: assemble.Plan, device: torch.device | str
+    checked: assemble.CheckedRecipe, device: torch.device | str
 ) -> tuple[nn.Module, ClassMap | None]:
     """Return the recipe's teacher in float32 on a device, and its class map.
 
     Raises:
         WeightsMissing, RecipeError: the teacher cannot be built or has other classes.
     """
-    teacher = assemble.build_teacher(plan.recipe, len(plan.classes))
-    class_map = check_teacher_classes(plan, teacher)
+    teacher = assemble.build_teacher(checked.recipe, len(checked.classes))
+    class_map = check_teacher_classes(checked, teacher)
     teacher.ready(torch.device(device))
     return teacher.to(device), class_map
 
 
 def show_views(
-    teacher: nn.Module, plan: assemble.Plan, dataset: Dataset, views: int | None
+    teacher: nn.Module, checked: assemble.CheckedRecipe, dataset: Dataset, views: int | None
 ) -> None:
     """Give a teacher of saved outputs the views of the run; other teachers need none.
 
@@ -51,12 +51,14 @@ def show_views(
     """
     if not hasattr(teacher, "show"):
         return
-    spec = None if views is None else plan.view_spec
-    teacher.show(ViewDataset(dataset, spec, view_seed=plan.recipe.data.view_seed, views=views or 0))
+    spec = None if views is None else checked.view_spec
+    teacher.show(
+        ViewDataset(dataset, spec, view_seed=checked.recipe.data.view_seed, views=views or 0)
+    )
 
 
 def open_source(
-    plan: assemble.Plan,
+    checked: assemble.CheckedRecipe,
     lines: Sequence[Line],
     cache: Path | None,
     dataset: Dataset,
@@ -80,13 +82,15 @@ def open_source(
             )
         return NoTeacher()
     if cache is not None:
-        return CachedTeacher(open_cache(plan, lines, cache, dataset), losses, plan.teacher_taps)
-    teacher, class_map = ready_teacher(plan, device)
-    show_views(teacher, plan, dataset, plan.recipe.data.views)
+        return CachedTeacher(
+            open_cache(checked, lines, cache, dataset), losses, checked.teacher_taps
+        )
+    teacher, class_map = ready_teacher(checked, device)
+    show_views(teacher, checked, dataset, checked.recipe.data.views)
     return LiveTeacher(
         teacher,
         losses,
-        plan.teacher_taps,
-        dtype=plan.recipe.teacher.dtype,
+        checked.teacher_taps,
+        dtype=checked.recipe.teacher.dtype,
         class_map=class_map,
     )

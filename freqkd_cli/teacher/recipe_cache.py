@@ -79,7 +79,7 @@ class Form:
 
 
 def open_cache(
-    plan: assemble.Plan, lines: Sequence[Line], folder: Path, dataset: Dataset
+    checked: assemble.CheckedRecipe, lines: Sequence[Line], folder: Path, dataset: Dataset
 ) -> CacheReader:
     """Return the open cache, after its fingerprint was compared with the one the recipe needs.
 
@@ -88,7 +88,7 @@ def open_cache(
     """
     reader = CacheReader(folder)
     stored = reader.fingerprint.fields.get("views", {}).get("stored")
-    if plan.recipe.data.views == 0:
+    if checked.recipe.data.views == 0:
         raise UsageError(
             "the recipe draws endless views, but a cache has a fixed number of them",
             got="data.views 0",
@@ -96,11 +96,11 @@ def open_cache(
             tip=f"--set data.views={stored}",
             key="data.views",
         )
-    teacher = plan.stored or assemble.build_teacher(plan.recipe, len(plan.classes))
-    check_teacher_classes(plan, teacher)
+    teacher = checked.stored or assemble.build_teacher(checked.recipe, len(checked.classes))
+    check_teacher_classes(checked, teacher)
     form = Form.of(reader)
-    needed = needed_fingerprint(plan, lines, teacher, dataset, form)
-    require_fit(reader, needed, plan.recipe, form, dataset)
+    needed = needed_fingerprint(checked, lines, teacher, dataset, form)
+    require_fit(reader, needed, checked.recipe, form, dataset)
     return reader
 
 
@@ -148,14 +148,14 @@ def _refuse_other_files(
 
 
 def needed_fingerprint(
-    plan: assemble.Plan,
+    checked: assemble.CheckedRecipe,
     lines: Sequence[Line],
     teacher: nn.Module | StoredTeacher,
     dataset: Dataset,
     form: Form,
 ) -> Fingerprint:
     """Return the fingerprint of a cache for this recipe. ``teacher`` is not cast yet."""
-    recipe = plan.recipe
+    recipe = checked.recipe
     assert recipe.teacher is not None
     stored = recipe.data.views if form.split == "train" else 0
     fields: dict[str, Any] = {
@@ -163,19 +163,19 @@ def needed_fingerprint(
         "storage": STORAGE[form.dtype],
         **({"scores": form.scores} if form.scores else {}),
         "teacher": _identity(recipe, teacher),
-        "taps": list(union(_stored_taps(plan, line) for line in lines)),
-        "views": views_identity(plan.view_spec, view_seed=recipe.data.view_seed, stored=stored),
+        "taps": list(union(_stored_taps(checked, line) for line in lines)),
+        "views": views_identity(checked.view_spec, view_seed=recipe.data.view_seed, stored=stored),
         "data": dataset.manifest(),
         "images": min(len(dataset), form.images or len(dataset)),
         "versions": versions(),
     }
     if pool := manifest_of_pool(dataset):
         fields["pool"] = pool
-    mapping = class_map(recipe, teacher, plan.classes)
+    mapping = class_map(recipe, teacher, checked.classes)
     if mapping is not None and "logits" in fields["taps"]:
         fields["class_map"] = mapping.to_json()
     if form.content == "targets":
-        fields["targets"] = {line.id: _target(plan, line) for line in lines if line.teacher_taps}
+        fields["targets"] = {line.id: _target(checked, line) for line in lines if line.teacher_taps}
         if partly_labelled(dataset):
             # Older caches do not have it: there all pixels were void, and left out by graph losses.
             fields["unlabelled"] = "as a pool"
@@ -189,20 +189,20 @@ def _identity(recipe: Recipe, teacher: nn.Module | StoredTeacher) -> dict[str, A
     return teacher_identity(teacher, name=section.name, dtype=section.dtype)
 
 
-def _stored_taps(plan: assemble.Plan, line: Line) -> list[str]:
-    return [stored_as(name, plan.teacher_taps) for name in line.teacher_taps]
+def _stored_taps(checked: assemble.CheckedRecipe, line: Line) -> list[str]:
+    return [stored_as(name, checked.teacher_taps) for name in line.teacher_taps]
 
 
-def _target(plan: assemble.Plan, line: Line) -> dict[str, Any]:
+def _target(checked: assemble.CheckedRecipe, line: Line) -> dict[str, Any]:
     """Return what shapes the targets of one loss."""
-    spec = next(spec for spec in plan.recipe.losses if spec.id == line.id)
+    spec = next(spec for spec in checked.recipe.losses if spec.id == line.id)
     arguments = registry.arguments("losses", spec.name)(**spec.arguments).model_dump()
     identity = loss_identity(
         spec.name,
         arguments,
         line.loss.target_arguments,
-        taps=_stored_taps(plan, line),
-        grids={name: plan.grids[name] for name in line.student_taps},
+        taps=_stored_taps(checked, line),
+        grids={name: checked.grids[name] for name in line.student_taps},
         file_arguments=line.loss.file_arguments,
     )
     return {**identity, "version": line.loss.target_version}

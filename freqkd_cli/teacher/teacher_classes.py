@@ -69,30 +69,30 @@ def require_network(recipe: Recipe) -> None:
         )
 
 
-def check_teacher_classes(plan: assemble.Plan, teacher: nn.Module) -> ClassMap | None:
+def check_teacher_classes(checked: assemble.CheckedRecipe, teacher: nn.Module) -> ClassMap | None:
     """Refuse a teacher with other classes where a loss compares class scores; return the class map.
 
     Raises:
         RecipeError: numbers or names of the classes differ and the recipe maps none, or the map
             names classes that are missing.
     """
-    mapping = class_map(plan.recipe, teacher, plan.classes)
+    mapping = class_map(checked.recipe, teacher, checked.classes)
     names = known_names(teacher)
     readers = [
         line.id
-        for line in plan.recipe.losses
+        for line in checked.recipe.losses
         if registry.find("losses", line.name).build(**line.arguments).reads_logits
         and line.weight > 0
     ]
     if readers:
-        _refuse_new_head(plan.recipe, f"{', '.join(readers)} compares class scores")
-    if readers and mapping is None and not same_classes(teacher, plan.classes):
+        _refuse_new_head(checked.recipe, f"{', '.join(readers)} compares class scores")
+    if readers and mapping is None and not same_classes(teacher, checked.classes):
         raise RecipeError(
             "the teacher's classes are not the data set's, and "
             f"{', '.join(readers)} compares class scores",
             got=f"{teacher.classes} classes: {listed_names(names) or 'unnamed'}",
-            need=f"{len(plan.classes)} classes: {listed_names(plan.classes)}",
-            tip=class_map_tip("teacher.class_map", names, plan.classes)
+            need=f"{len(checked.classes)} classes: {listed_names(checked.classes)}",
+            tip=class_map_tip("teacher.class_map", names, checked.classes)
             + ", or leave that loss out, or fine-tune the teacher on these classes",
             key="teacher.class_map",
         )

@@ -28,11 +28,11 @@ def compile_models(setting: Setting, training: Training, source: Source) -> None
     be compiled runs as it is, with a warning that gives the reason. With ``train.quantize`` nothing
     is compiled, since black images would change the ranges. A teacher in lanes is not compiled.
     """
-    if setting.plan.recipe.train.quantize:
+    if setting.checked.recipe.train.quantize:
         log.warning("train.compile has no effect together with train.quantize")
         return
     objective, number = training.objective, setting.processes.number
-    size = (setting.plan.recipe.train.batch_size // number, 3, *setting.plan.view_spec.size)
+    size = (setting.checked.recipe.train.batch_size // number, 3, *setting.checked.view_spec.size)
     images = torch.zeros(size, device=setting.device)
 
     def train_student() -> None:

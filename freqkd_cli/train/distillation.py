@@ -110,7 +110,7 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
     with ExitStack() as held:
         if setting.processes.first:
             with run_folder.writing(setting.out):
-                recipe = setting.plan.recipe
+                recipe = setting.checked.recipe
                 held.enter_context(run_folder.opened(setting.out, recipe, overwrite=overwrite))
                 source = loop.source.name.split()[0]
                 now = environment.describe(setting.device, setting.compute.reason, source)
@@ -125,7 +125,7 @@ def _run_folder(loop: Loop, *, overwrite: bool) -> Iterator[None]:
 
 def _notes(setting: Setting) -> list[str]:
     """Return the log lines about the arithmetic, and about a batch that comes in parts."""
-    train, processes = setting.plan.recipe.train, setting.processes
+    train, processes = setting.checked.recipe.train, setting.processes
     notes = [f"computing in {setting.compute.reason}, {torch.get_num_threads()} threads"]
     number = processes.number
     if number * train.accumulate > 1:
@@ -146,7 +146,7 @@ def _notes(setting: Setting) -> list[str]:
 
 def _note_of_int8(loop: Loop) -> list[str]:
     """Return the log line about ``train.quantize``, where the recipe has it."""
-    if not loop.setting.plan.recipe.train.quantize:
+    if not loop.setting.checked.recipe.train.quantize:
         return []
     layers = len(loop.training.objective.quantization.layers)
     return [

@@ -39,7 +39,7 @@ def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
         done: steps that the run in the folder has behind it.
     """
     train, out, length = loop.train, loop.setting.out, loop.setting.length
-    student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
+    student, size = loop.training.objective.student, loop.setting.checked.view_spec.size
     weights = 4 * sum(p.numel() for p in student.parameters())
     student_flops = _flops(student, size)
     model = loop.source.model if isinstance(loop.source, LiveTeacher) else None
@@ -50,7 +50,7 @@ def cost(loop: Loop, done: int = 0) -> dict[str, Any]:
     step_flops = per_step * (3 * student_flops + teacher_flops)
     steps = length.steps - done
     seconds = _seconds(loop, steps, student_flops, step_flops)
-    bands = loop.setting.plan.bands
+    bands = loop.setting.checked.bands
     return {
         "run": str(out),
         **loop.setting.numbers_of_images,
@@ -119,7 +119,7 @@ def _step_seconds(loop: Loop) -> float:
 @torch.inference_mode()
 def _image_seconds(loop: Loop) -> float:
     """Return the time of the student's forward pass on one image, the second of two."""
-    student, size = loop.training.objective.student, loop.setting.plan.view_spec.size
+    student, size = loop.training.objective.student, loop.setting.checked.view_spec.size
     image = loop.setting.compute.layout(torch.rand(1, 3, *size, device=loop.setting.device))
     student.eval()
     started = time.monotonic()

@@ -29,9 +29,9 @@ def labels_alone(recipe: Recipe, cache: Path | None = None) -> Recipe:
     Raises:
         UsageError: no loss reads a teacher, or none is left without one.
     """
-    plan = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
-    lines = assemble.build_lines(plan)
-    alone = _without_teacher(recipe, lines, _pooled_steps(plan))
+    checked = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
+    lines = assemble.build_lines(checked)
+    alone = _without_teacher(recipe, lines, _pooled_steps(checked))
     if not any(line.teacher_taps for line in lines):
         raise UsageError(
             "--baseline compares with labels alone, and no loss of this recipe reads a teacher",
@@ -49,27 +49,27 @@ def labels_alone_of(loop: Loop) -> Recipe:
     """Return the recipe of a loop on labels alone, which may have no loss left."""
     setting = loop.setting
     steps = setting.length.stages[0] if setting.steps.pool else None
-    return _without_teacher(setting.plan.recipe, loop.training.objective.lines, steps)
+    return _without_teacher(setting.checked.recipe, loop.training.objective.lines, steps)
 
 
-def _pooled_steps(plan: assemble.Plan) -> int | None:
+def _pooled_steps(checked: assemble.CheckedRecipe) -> int | None:
     """Return the steps of a run with a pool, which would be others without it; else None.
 
     Raises:
         UsageError: the labelled images alone are fewer than a batch.
     """
-    if not may_have_pool(plan.recipe):
+    if not may_have_pool(checked.recipe):
         return None
-    parts = training_parts(plan.recipe)
-    pool = parts.pool_share(plan.recipe, training_images(plan, parts.whole))
-    images, batch = len(parts.trained), plan.recipe.train.batch_size
+    parts = training_parts(checked.recipe)
+    pool = parts.pool_share(checked.recipe, training_images(checked, parts.whole))
+    images, batch = len(parts.trained), checked.recipe.train.batch_size
     if pool and images < batch:
         raise UsageError(
             "--baseline trains on labelled images alone, and they are fewer than one batch",
             got=f"{images} images and train.batch_size {batch}",
             tip="leave out --baseline, and train labels alone with a recipe of its own",
         )
-    return run_length(images, plan.recipe.train, pool.share).stages[0] if pool else None
+    return run_length(images, checked.recipe.train, pool.share).stages[0] if pool else None
 
 
 def _without_teacher(recipe: Recipe, lines: Sequence[Line], steps: int | None) -> Recipe:

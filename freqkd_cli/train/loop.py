@@ -55,8 +55,8 @@ class Loop:
     ) -> None:
         self.setting, self.training, self.source = setting, training, source
         self.progress, self.evaluation, self.processes = progress, evaluation, setting.processes
-        self.train, self.grids = setting.plan.recipe.train, setting.plan.grids
-        self.digests = digests(setting.plan.recipe)
+        self.train, self.grids = setting.checked.recipe.train, setting.checked.grids
+        self.digests = digests(setting.checked.recipe)
         self.started_at, self.first_step, self.waited = time.monotonic(), 0, 0.0
         self.log: RunLog | Unwritten = Unwritten()
         self.on_score: OnScore = lambda step, steps, miou: None
@@ -176,7 +176,7 @@ class Loop:
         setting, step = self.setting, self.training.step
         with run_folder.writing(setting.out):
             if self.processes.first:
-                self.log = RunLog(setting.out, step, length, setting.plan.recipe)
+                self.log = RunLog(setting.out, step, length, setting.checked.recipe)
         self.started_at, self.first_step = time.monotonic(), step
 
     def _log(self, rate: float, terms: dict[str, Tensor]) -> None:

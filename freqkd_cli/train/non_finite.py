@@ -126,7 +126,7 @@ def _broken_images(
     hold(objective.student)
     numbers = []
     try:
-        of_batch = source.targets(batch, setting.plan.grids)
+        of_batch = source.targets(batch, setting.checked.grids)
         for row, (number, _) in enumerate(batch.items):
             part = slice(row, row + 1)
             of_row = {

@@ -63,10 +63,10 @@ def make_loop(
     stored, train = teacher_of_cache(recipe, cache), recipe.train
     if stored and processes.first:
         warn_of_absent_weights(recipe, stored)
-    plan = assemble.check(recipe, fetch=True, stored=stored)
+    checked = assemble.check(recipe, fetch=True, stored=stored)
     parts = training_parts(recipe)
     dataset, scored = parts.trained, parts.held_out or _validation_split(recipe)
-    images = training_images.training_images(plan, parts.whole)
+    images = training_images.training_images(checked, parts.whole)
     if resume and processes.first:
         environment.require_same_images(out, images)
     pool = parts.pool_share(recipe, images)
@@ -84,10 +84,10 @@ def make_loop(
     )
     compute = choose(processes.device, train.precision, train.channels_last)
     held_out = len(parts.held)
-    setting = Setting(plan, out, processes, compute, dataset, images, steps, length, held_out)
-    lines = assemble.build_lines(plan)
-    training_images.check_labels(plan, lines, dataset)
-    source = open_source(plan, lines, cache, images, processes.device)
+    setting = Setting(checked, out, processes, compute, dataset, images, steps, length, held_out)
+    lines = assemble.build_lines(checked)
+    training_images.check_labels(checked, lines, dataset)
+    source = open_source(checked, lines, cache, images, processes.device)
     if resume and processes.first:
         environment.require_same_teacher(out, source)
     if processes.first:
@@ -116,7 +116,7 @@ def _keep_images(
     from freqkd_cli.images.keep import keep_decoded  # not for Windows
 
     datasets = [setting.images] + [scored] * (scored is not None)
-    keep_decoded(datasets, setting.plan.recipe.data.keep, progress, left_out=held)
+    keep_decoded(datasets, setting.checked.recipe.data.keep, progress, left_out=held)
 
 
 def _with_class_weights(
@@ -126,24 +126,24 @@ def _with_class_weights(
 
     The first process counts for all. ``run`` is the folder of a run that is resumed.
     """
-    plan, processes = setting.plan, setting.processes
+    checked, processes = setting.checked, setting.processes
     weights = processes.share(
-        _class_weights(plan, setting.dataset, run, progress) if processes.first else None
+        _class_weights(checked, setting.dataset, run, progress) if processes.first else None
     )
-    with_numbers = class_weights.with_weights(plan.recipe, weights)
-    lines = assemble.build_lines(dataclasses.replace(plan, recipe=with_numbers))
+    with_numbers = class_weights.with_weights(checked.recipe, weights)
+    lines = assemble.build_lines(dataclasses.replace(checked, recipe=with_numbers))
     return dataclasses.replace(setting, class_weights=weights), lines
 
 
 def _class_weights(
-    plan: assemble.Plan, dataset: Dataset, run: Path | None, progress: Progress
+    checked: assemble.CheckedRecipe, dataset: Dataset, run: Path | None, progress: Progress
 ) -> dict[str, dict[str, float]]:
     """Return the class weights that ``run`` was started with, or count them."""
     kept = None if run is None else environment.class_weights(run)
-    if kept is not None and kept.keys() == class_weights.rules(plan.recipe).keys():
-        if all(tuple(weights) == plan.classes for weights in kept.values()):
+    if kept is not None and kept.keys() == class_weights.rules(checked.recipe).keys():
+        if all(tuple(weights) == checked.classes for weights in kept.values()):
             return kept
-    return class_weights.counted_weights(plan.recipe, plan.classes, dataset, progress)
+    return class_weights.counted_weights(checked.recipe, checked.classes, dataset, progress)
 
 
 def look_at_labels(dataset: Dataset, validation: Dataset | None, progress: Progress) -> None:
@@ -182,15 +182,15 @@ def _validation_split(recipe: Recipe) -> Dataset | None:
 
 
 def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
-    plan, processes, compute = setting.plan, setting.processes, setting.compute
-    train, device = plan.recipe.train, processes.device
+    checked, processes, compute = setting.checked, setting.processes, setting.compute
+    train, device = checked.recipe.train, processes.device
     if train.quantize and train.freeze_student:
         raise UsageError(
             "train.quantize has no effect on a frozen student",
             tip="--set train.freeze_student=false, or --set train.quantize=null",
             key="train.quantize",
         )
-    student = assemble.build_student(plan)
+    student = assemble.build_student(checked)
     student.ready(device)
     student = student.to(device).train().requires_grad_(not train.freeze_student)
     if compute.dtype is torch.bfloat16:
@@ -205,7 +205,7 @@ def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
             key="train.freeze_student",
         )
     check_norms(
-        plan,
+        checked,
         student,
         objective.wanted,
         processes=processes.number,
@@ -214,6 +214,6 @@ def _training(setting: Setting, lines: tuple[Line, ...]) -> Training:
     )
     whole_batch.convert(objective, processes)
     if train.quantize:  # its ranges are saved with the losses
-        objective.quantization = SimulatedInt8.of(student, plan.view_spec.size)
+        objective.quantization = SimulatedInt8.of(student, checked.view_spec.size)
     optimizer = make_optimizer(objective, train)
     return Training(objective, optimizer, Average(student, train.ema) if train.ema else None)

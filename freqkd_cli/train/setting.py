@@ -14,7 +14,7 @@ from freqkd_cli.runtime.precision import Compute
 from freqkd_cli.runtime.processes import Processes
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.views.steps import Steps
 
@@ -30,7 +30,7 @@ class Setting:
         class_weights: id of a loss line -> class -> weight, where the run counted them.
     """
 
-    plan: Plan
+    checked: CheckedRecipe
     out: Path
     processes: Processes
     compute: Compute

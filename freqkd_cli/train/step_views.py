@@ -23,9 +23,11 @@ def step_views(
     Args:
         source: where it is a cache, the rows of the next batches are read ahead.
     """
-    plan, data = setting.plan, setting.plan.recipe.data
-    accumulate = plan.recipe.train.accumulate
-    views = ViewDataset(setting.images, plan.view_spec, view_seed=data.view_seed, views=data.views)
+    checked, data = setting.checked, setting.checked.recipe.data
+    accumulate = checked.recipe.train.accumulate
+    views = ViewDataset(
+        setting.images, checked.view_spec, view_seed=data.view_seed, views=data.views
+    )
     last = setting.steps.stop if stop is None else stop * accumulate
     steps = replace(setting.steps, start=step * accumulate, stop=last)
     workers: Workers = 0

@@ -23,7 +23,7 @@ def summary(
     """
     assert training.best is not None and training.last is not None
     seconds, images, source = run
-    student, metrics = training.objective.student, setting.plan.recipe.train.metrics
+    student, metrics = training.objective.student, setting.checked.recipe.train.metrics
     result = {
         "run": str(setting.out),
         "steps": training.step,

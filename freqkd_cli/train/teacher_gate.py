@@ -53,7 +53,7 @@ def check(
     Raises:
         FreqKDError, DataBroken: as :func:`teacher_score` does.
     """
-    recipe, processes = loop.setting.plan.recipe, loop.setting.processes
+    recipe, processes = loop.setting.checked.recipe, loop.setting.processes
     compares = any(_reads(line) for line in loop.training.objective.lines)
     if recipe.teacher is None or not recipe.teacher.min_iou or not compares:
         return {}
@@ -130,7 +130,7 @@ def _item(item: ClassIoU) -> str:
 
 def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
     """Warn of labelled classes below ``teacher.min_iou``, with what can be done."""
-    recipe = loop.setting.plan.recipe
+    recipe = loop.setting.checked.recipe
     least = recipe.teacher.min_iou
     covered = [item for item in score.classes if item.covered]
     low = [c for c in covered if c.labelled and 100 * (c.iou or 0.0) < least]

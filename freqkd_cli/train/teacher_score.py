@@ -21,7 +21,7 @@ from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.opening import ready_teacher
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.train.setting import Setting
 
@@ -89,10 +89,10 @@ def teacher_score(
         FreqKDError: the teacher's logits are not finite.
         DataBroken: an image or its labels cannot be read.
     """
-    key = _key(setting.plan, teacher, images)
+    key = _key(setting.checked, teacher, images)
     if classes := _kept(key):
         return TeacherScore(images, classes, kept=True)
-    if setting.plan.stored:
+    if setting.checked.stored:
         return None
     classes = _scored(setting, teacher, images, progress)
     if keep:
@@ -111,27 +111,27 @@ def _kept(key: str) -> tuple[ClassIoU, ...] | None:
     return classes if sound and classes else None
 
 
-def _key(plan: Plan, teacher: Teacher, images: Images) -> str:
+def _key(checked: CheckedRecipe, teacher: Teacher, images: Images) -> str:
     """Return the hash of what decides a score."""
     dataset, indices = images.dataset, images.indices
     by_file = isinstance(dataset, FileDataset)  # the other files need not be read
     return user_cache.key_of(
         {
             "freqkd": freqkd_cli.__version__,
-            "teacher": _identity(plan, teacher),
+            "teacher": _identity(checked, teacher),
             "images": dataset.manifest(indices) if by_file else dataset.manifest(),
             "indices": indices,
         }
     )
 
 
-def _identity(plan: Plan, teacher: Teacher) -> list[Any]:
+def _identity(checked: CheckedRecipe, teacher: Teacher) -> list[Any]:
     """Return weights, architecture and class map of the teacher; a cache has them on record."""
     if isinstance(teacher, CachedTeacher):
         fields = teacher.cache.fingerprint.fields
         identity, class_map = dict(fields["teacher"]), fields.get("class_map")
     else:
-        section, mapping = plan.recipe.teacher, teacher.class_map
+        section, mapping = checked.recipe.teacher, teacher.class_map
         identity = teacher_identity(teacher.model, name=section.name, dtype=section.dtype)
         class_map = mapping.to_json() if mapping else None
     identity.pop("license", None)
@@ -142,15 +142,15 @@ def _scored(
     setting: Setting, teacher: Teacher, images: Images, progress: Progress
 ) -> tuple[ClassIoU, ...]:
     """Run the teacher on the images, as the run does; return the IoU of every class."""
-    plan, device = setting.plan, setting.device
+    checked, device = setting.checked, setting.device
     if isinstance(teacher, CachedTeacher):  # no teacher is loaded yet
         with torch.random.fork_rng(devices=[]):
-            model, class_map = ready_teacher(plan, device)
-        model = model.to(STORAGE_DTYPES[plan.recipe.teacher.dtype])
+            model, class_map = ready_teacher(checked, device)
+        model = model.to(STORAGE_DTYPES[checked.recipe.teacher.dtype])
     else:
         model, class_map = teacher.model, teacher.class_map
     model = Mapped(model, class_map).eval() if class_map else model
-    settings = Pass(workers=plan.recipe.data.workers, indices=images.indices, cheap=True)
+    settings = Pass(workers=checked.recipe.data.workers, indices=images.indices, cheap=True)
     progress.begin("teacher", len(images.indices))
     try:
         compute = for_scores(device)
@@ -158,8 +158,8 @@ def _scored(
     finally:
         progress.end()
     numbers = result.tally.per_class()
-    covered = class_map.covered if class_map else range(len(plan.classes))
+    covered = class_map.covered if class_map else range(len(checked.classes))
     return tuple(
         ClassIoU(name, numbers["iou"][k], numbers["accuracy"][k] is not None, k in covered)
-        for k, name in enumerate(plan.classes)
+        for k, name in enumerate(checked.classes)
     )

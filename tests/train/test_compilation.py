@@ -46,11 +46,11 @@ def compile_teacher() -> LiveTeacher:
     losses = {"kl": logit_kl.build()}
     source = LiveTeacher(Small(), losses, {"logits": Tap("logits", 1, 4, "logits")})
     train = SimpleNamespace(quantize=None, batch_size=BATCH)
-    plan = SimpleNamespace(
+    checked = SimpleNamespace(
         recipe=SimpleNamespace(train=train), view_spec=SimpleNamespace(size=(8, 8))
     )
     setting = SimpleNamespace(
-        plan=plan,
+        checked=checked,
         processes=SimpleNamespace(number=1),
         device=torch.device("cpu"),
         compute=SimpleNamespace(layout=lambda images: images),

@@ -13,7 +13,7 @@ from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
 from freqkd_cli.runtime.logs import warn
 
 if TYPE_CHECKING:
-    from freqkd_cli.build.assemble import Plan
+    from freqkd_cli.build.assemble import CheckedRecipe
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ def _checked(
             # These import torch: not for a misspelt name.
             from freqkd_cli.build import assemble, recipe_facts, single_values
 
-            plan = assemble.check(recipe, data=False)
-            single_values.check_unbuilt(plan)
+            checked = assemble.check(recipe, data=False)
+            single_values.check_unbuilt(checked)
             warn(f"{recipe.source}: {text}" for text in recipe_facts.missing_encoders(recipe))
-            row["bands"] = _bands(file, plan)
+            row["bands"] = _bands(file, checked)
         except FreqKDError as error:
             errors.append(error)
             row |= {"ok": False, "problems": _lines(file, error)}
@@ -73,9 +73,9 @@ def _checked(
     return rows, errors
 
 
-def _bands(file: str, plan: Plan) -> list[dict[str, Any]]:
+def _bands(file: str, checked: CheckedRecipe) -> list[dict[str, Any]]:
     """Return the effective cells of each band of the loss lines, and log them in one line."""
-    texts = [f"{id} {band}" for id, cells in plan.bands.items() for band in cells]
+    texts = [f"{id} {band}" for id, cells in checked.bands.items() for band in cells]
     if texts:
         log.info("%s: %s", file, ", ".join(texts))
     return [
@@ -86,7 +86,7 @@ def _bands(file: str, plan: Plan) -> list[dict[str, Any]]:
             "effective_cells": round(band.cells, 2),
             "cells": band.whole,
         }
-        for id, cells in plan.bands.items()
+        for id, cells in checked.bands.items()
         for band in cells
     ]
 
