@@ -35,7 +35,7 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
 
     All run in turn on the same batches.
     """
-    lines = _labels_alone(recipe)
+    lines = _cross_entropy_alone(recipe)
     dataset = loop.setting.dataset
     if not dataset.labelled or (recipe.losses == lines and options.cache is None):
         return {}
@@ -62,7 +62,7 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
     }
 
 
-def _labels_alone(recipe: Recipe) -> tuple[LossLine, ...]:
+def _cross_entropy_alone(recipe: Recipe) -> tuple[LossLine, ...]:
     """Return the lines of cross-entropy without the teacher's attention; a new one for none."""
     return tuple(
         without_attention(line) if "attention" in line.arguments else line

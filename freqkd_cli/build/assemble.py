@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedRecipe:
-    """A recipe in which no mistake was found, and everything that is known before data and weights are read.
+    """A recipe without mistakes, with all that is known before data and weights are read.
 
     Attributes:
         compared: numbers of the classes that losses on logits compare, where

@@ -63,7 +63,7 @@ def measured_step_ms(
         progress.advance(done, f"{name}  {results[name]['step_ms']['median']:.1f} ms a step")
     progress.end()
     groups = {name: _setting(recipe) for name, (recipe, _) in rows.items()}
-    return relative_to_labels_alone(results, groups)
+    return relative_to_cross_entropy(results, groups)
 
 
 def _setting(recipe: Recipe) -> str:
@@ -74,7 +74,7 @@ def _setting(recipe: Recipe) -> str:
     return repr((parts, train["accumulate"], train["precision"], train["optimizer"]))
 
 
-def relative_to_labels_alone(
+def relative_to_cross_entropy(
     results: Mapping[str, Mapping[str, Any]], groups: Mapping[str, str]
 ) -> dict[str, float]:
     """Return row -> milliseconds of a step, robust to other load on the machine.
