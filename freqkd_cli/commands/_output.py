@@ -14,6 +14,7 @@ from typing import Any
 
 from freqkd_cli.errors import UsageError
 from freqkd_cli.runtime.launch import rank
+from freqkd_cli.runtime.writable import nearest_folder, require_writable
 
 
 def print_result(result: Any, as_json: bool, table: Callable[[Any], str]) -> None:
@@ -155,12 +156,13 @@ def check_file(option: str, path: Path | None, suffix: str) -> None:
 
     Raises:
         UsageError: the path does not end in ``suffix``, is a folder, or would lie below a file.
+        FreqKDError: the folder is read-only.
     """
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise UsageError(f"{option} {path} cannot be written", need=f"a file ending in {suffix}")
-    _check_below_file(option, path)
+    require_writable(option, path)
 
 
 def check_parents(option: str, path: Path) -> None:
@@ -173,13 +175,7 @@ def check_parents(option: str, path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:  # safetensors cannot read such a path
         raise UsageError(f"{option} {path} is not UTF-8", need="a name in UTF-8") from error
-    _check_below_file(option, path)
-
-
-def _check_below_file(option: str, path: Path) -> None:
-    nearest = next((parent for parent in path.absolute().parents if parent.exists()), None)
-    if nearest is not None and not nearest.is_dir():
-        raise UsageError(f"{option} {path} is below {nearest}, which is a file", need="a folder")
+    nearest_folder(option, path)
 
 
 def definition(module: ModuleType) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.runtime.writable import require_writable
 
 DEFAULT = {
     "onnx": "model.onnx",
@@ -56,7 +56,9 @@ def check_target(out: Path, kind: str, source: Path, *, overwrite: bool) -> None
             tip="use another --out",
             key="out",
         )
-    _check_parents(out)
+    if out.resolve().parent == out.resolve():
+        raise UsageError(f"--out {out} is the root of the file system", need="a folder", key="out")
+    require_writable("--out", out)
     if out.exists() and not overwrite and (not is_folder or any(out.iterdir())):
         raise UsageError(
             f"--out {out} {'is not empty' if is_folder else 'already exists'}",
@@ -65,23 +67,6 @@ def check_target(out: Path, kind: str, source: Path, *, overwrite: bool) -> None
         )
     written = [out, *(out / name for name in FOLDER_FILES)] if is_folder else [out]
     _refuse_sources(out, written, source)
-
-
-def _check_parents(out: Path) -> None:
-    if out.resolve().parent == out.resolve():
-        raise UsageError(f"--out {out} is the root of the file system", need="a folder", key="out")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    if not parent.is_dir():
-        raise UsageError(
-            f"--out {out} is below {parent}, which is a file", need="a folder", key="out"
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise FreqKDError(
-            f"--out {out} cannot be written",
-            got=f"{parent} is read-only",
-            tip="use another --out",
-            key="out",
-        )
 
 
 def _refuse_sources(out: Path, written: Iterable[Path], source: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.errors import UsageError
+from freqkd_cli.runtime.writable import require_writable
 from freqkd_cli.spectrum.locate import SpectrumSource
 
 
@@ -62,7 +62,9 @@ def _run_folder(source: SpectrumSource) -> Path | None:
 
 
 def _require_free_folder(out: Path, overwrite: bool) -> None:
-    _require_writable("out", out, (out.absolute(), *out.absolute().parents))
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file", need="a folder", key="out")
+    require_writable("--out", out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(
             f"--out {out} is not empty",
@@ -74,21 +76,8 @@ def _require_free_folder(out: Path, overwrite: bool) -> None:
 def _require_free_file(option: str, path: Path | None, overwrite: bool) -> None:
     if path is None:
         return
-    _require_writable(option, path, path.absolute().parents)
+    require_writable(f"--{option}", path)
     if path.exists() and not overwrite:
         raise UsageError(
             f"--{option} would replace {path}", tip="--overwrite, or another name", key=option
-        )
-
-
-def _require_writable(option: str, path: Path, parents: Iterable[Path]) -> None:
-    parent = next(parent for parent in parents if parent.exists())
-    if not parent.is_dir():
-        raise UsageError(f"--{option} {path}: {parent} is a file", need="a folder", key=option)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise FreqKDError(
-            f"--{option} {path} cannot be written",
-            got=f"{parent} is read-only",
-            tip=f"use another --{option}",
-            key=option,
         )

@@ -12,7 +12,7 @@ import pytest
 
 from freqkd_cli.commands import _output
 from freqkd_cli.commands.teacher_dump import _choices
-from freqkd_cli.errors import UsageError
+from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.runtime.logs import log_to_stderr
 
 
@@ -108,6 +108,12 @@ def test_paths_that_cannot_be_written_are_refused(tmp_path):
     for path in (tmp_path / "a.jpg", file / "a.png"):
         with pytest.raises(UsageError, match="--png"):
             _output.check_file("--png", path, ".png")
+
+
+def test_a_file_in_a_read_only_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(FreqKDError, match="--png .*a.png cannot be written"):
+        _output.check_file("--png", tmp_path / "new/a.png", ".png")
 
 
 def test_the_log_goes_to_stderr_by_level(capsys):

@@ -341,7 +341,7 @@ def test_out_gets_the_figure_and_the_table(folders, tmp_path):
         (("--csv", "a.csv"), "--csv would replace a.csv"),
         (("--graph", "--png", "b.png"), "--png would replace b_maps.png"),
         (("--out", "a.csv"), "a.csv is a file"),
-        (("--out", "a.csv/below"), "a.csv is a file"),
+        (("--out", "a.csv/below"), "a.csv, which is a file"),
     ],
 )
 def test_an_existing_file_is_refused_without_overwrite(folders, tmp_path, words, text):

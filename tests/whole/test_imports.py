@@ -44,7 +44,7 @@ HEAVY = {
     "jinja2",
 }
 LIGHT_ROOMS = ("app", "errors", "registry", "recipe", "commands", "__main__", "__init__")
-LIGHT_FILES = {"freqkd_cli.runtime.launch", "freqkd_cli.runtime.logs"}
+LIGHT_FILES = {f"freqkd_cli.runtime.{name}" for name in ("launch", "logs", "writable")}
 
 
 def for_types_only(tree: ast.Module) -> set[ast.AST]:
@@ -167,7 +167,9 @@ def test_a_file_name_occurs_once():
     assert repeated_names(PACKAGE) == {}
 
 
-@pytest.mark.parametrize("room", [*LIGHT_ROOMS, "runtime/launch", "runtime/logs"])
+@pytest.mark.parametrize(
+    "room", [*LIGHT_ROOMS, "runtime/launch", "runtime/logs", "runtime/writable"]
+)
 def test_light_rooms_import_nothing_heavy(room):
     file, folder = PACKAGE / f"{room}.py", PACKAGE / room
     files = [file] if file.is_file() else sorted(folder.rglob("*.py"))
