@@ -22,6 +22,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class FreqKDError(Exception):
     """A message of four parts: what is wrong, got, need, and what to try.
@@ -144,3 +146,10 @@ def quoted(error: object) -> str:
     line = next((line for line in str(error).splitlines() if line.strip()), "")
     text = "".join(c if c.isprintable() else "?" for c in line)
     return text[:200] or type(error).__name__
+
+
+def some(texts: Iterable[object], number: int = 3, between: str = ", ") -> str:
+    """Return the first few of many texts, and how many more there are."""
+    listed = [str(text) for text in texts]
+    more = len(listed) - number
+    return between.join([*listed[:number], *([f"and {more} more"] if more > 0 else [])])

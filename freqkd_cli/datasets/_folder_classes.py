@@ -12,8 +12,8 @@ from pathlib import Path
 from freqkd_cli.datasets._class_documents import rows_of_json, rows_of_yaml
 from freqkd_cli.datasets._class_lines import Color, Row, rows_of
 from freqkd_cli.datasets._folder_names import role
-from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, some
+from freqkd_cli.errors import DataBroken, some
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES
 from freqkd_cli.views.labels import IGNORE, IGNORE_16_BIT
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from freqkd_cli.datasets._folder_closest import Closest, loose_pattern
 from freqkd_cli.datasets._folder_files import LOSSLESS, File
 from freqkd_cli.datasets._folder_match import Match
 from freqkd_cli.datasets._folder_places import Place
-from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.pairs import same_stem, some
+from freqkd_cli.errors import DataBroken, some
+from freqkd_cli.images.pairs import same_stem
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 _NEED = (

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from freqkd_cli.datasets._label_values import Ignore, LabelMap, covers, is_color, span, values_of
-from freqkd_cli.errors import UsageError
+from freqkd_cli.errors import UsageError, some
 from freqkd_cli.images.label_rules import (
     HIGHEST,
     LOWEST,
@@ -18,7 +18,6 @@ from freqkd_cli.images.label_rules import (
     scaled_rule,
     threshold_rule,
 )
-from freqkd_cli.images.pairs import some
 from freqkd_cli.views.labels import IGNORE, void_label
 
 __all__ = ["Ignore", "LabelKeys", "LabelMap", "rule_of", "values_of"]

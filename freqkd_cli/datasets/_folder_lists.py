@@ -12,8 +12,8 @@ from pathlib import Path
 from freqkd_cli.datasets._folder_files import File, Tree
 from freqkd_cli.datasets._folder_match import FORMS
 from freqkd_cli.datasets._folder_names import listed_split, role
-from freqkd_cli.errors import DataBroken, DataMissing
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, some
+from freqkd_cli.errors import DataBroken, DataMissing, some
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from freqkd_cli.datasets._folder_partial import MaskKeys, images_with_masks
 from freqkd_cli.datasets._folder_pattern import NO_MASKS, by_pattern, pattern_folder
 from freqkd_cli.datasets._folder_places import Place, mask_places, partner_of
 from freqkd_cli.datasets._folder_unlabelled import check_unlabelled
-from freqkd_cli.errors import DataMissing
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, same_stem, some
+from freqkd_cli.errors import DataMissing, some
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES, Pair, same_stem
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from freqkd_cli.datasets._folder_files import Tree
 from freqkd_cli.datasets._folder_names import Kind, role
-from freqkd_cli.errors import DataBroken
-from freqkd_cli.images.pairs import IMAGE_SUFFIXES, some
+from freqkd_cli.errors import DataBroken, some
+from freqkd_cli.images.pairs import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

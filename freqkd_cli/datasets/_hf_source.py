@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from freqkd_cli.datasets._folder_split import check_share
-from freqkd_cli.errors import DataBroken, DataMissing, UsageError, WeightsMissing, quoted
+from freqkd_cli.errors import DataBroken, DataMissing, UsageError, WeightsMissing, quoted, some
 from freqkd_cli.images.dataset import SPLITS, Split
-from freqkd_cli.images.pairs import ROOT_TIP, some
+from freqkd_cli.images.pairs import ROOT_TIP
 from freqkd_cli.weights.hub import hub_file, quiet_hub
 
 if TYPE_CHECKING:

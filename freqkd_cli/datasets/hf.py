@@ -42,10 +42,10 @@ from freqkd_cli.datasets._hf_source import (
 )
 from freqkd_cli.datasets._label_mends import advice_of
 from freqkd_cli.datasets._label_values import covers
-from freqkd_cli.errors import DataMissing, UsageError
+from freqkd_cli.errors import DataMissing, UsageError, some
 from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import Pair, some
+from freqkd_cli.images.pairs import Pair
 from freqkd_cli.images.palette import palette_with
 
 __all__ = ["LAYOUT", "build", "build_pool", "classes", "palette_of"]

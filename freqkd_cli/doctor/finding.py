@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from freqkd_cli.errors import DataBroken
+from freqkd_cli.errors import DataBroken, some
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import some
 
 Level = Literal["error", "warning"]
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from freqkd_cli.doctor.finding import Finding
 from freqkd_cli.doctor.survey import HEADERS, MASKS
-from freqkd_cli.errors import DataBroken
+from freqkd_cli.errors import DataBroken, some
 from freqkd_cli.images.conversion import range_text
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.decode import read_alpha, read_range
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.progress import Progress
 
 _OPAQUE = 255

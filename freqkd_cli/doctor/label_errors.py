@@ -6,13 +6,12 @@ from collections import Counter
 
 from freqkd_cli.doctor.finding import Finding, finding_about
 from freqkd_cli.doctor.survey import Survey
-from freqkd_cli.errors import DataBroken
+from freqkd_cli.errors import DataBroken, some
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_advice import Doubt, color_noise
 from freqkd_cli.images.label_refusal import refusal
 from freqkd_cli.images.label_trial import STRAY
-from freqkd_cli.images.pairs import some
 from freqkd_cli.images.stored_labels import NEED
 from freqkd_cli.views.labels import IGNORE
 

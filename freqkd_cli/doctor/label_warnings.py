@@ -9,9 +9,9 @@ import numpy as np
 from freqkd_cli.doctor.finding import Finding, finding_about
 from freqkd_cli.doctor.label_errors import shown_colors
 from freqkd_cli.doctor.survey import Survey
+from freqkd_cli.errors import some
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_rules import LabelRule
-from freqkd_cli.images.pairs import some
 
 _DOMINANT = 4
 """A class covers the ground if no other has this many times its pixels there."""

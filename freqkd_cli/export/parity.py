@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.errors import CheckFailed, FreqKDError
+from freqkd_cli.errors import CheckFailed, FreqKDError, some
 
 LARGEST_DIFFERENCE = 1e-4
 """Largest accepted difference of a logit, as a share of the largest logit."""
@@ -77,10 +77,9 @@ def require_finite(model: nn.Module) -> None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
     if bad:
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise CheckFailed(
             "the model has weights that are NaN or infinite, so it was not exported",
-            got=f"{', '.join(bad[:_SHOWN])}{more}",
+            got=some(bad, _SHOWN),
             need="finite numbers in every tensor",
             tip="train again with a lower learning rate, or use a checkpoint from before",
         )

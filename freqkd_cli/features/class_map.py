@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from freqkd_cli.errors import some
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.constants import constant
 
@@ -145,6 +146,6 @@ def _number(key: str, names: Mapping[int, str], teacher_classes: int) -> tuple[i
     need = f"a number from 0 to {teacher_classes - 1}"
     if not names:
         return -1, f"the teacher names no classes, need {need}"
-    listed = ", ".join([*names.values()][:40]) + (" ..." if len(names) > 40 else "")
+    listed = some(names.values(), 40)
     hint = did_you_mean(key, names.values())
     return -1, f"the teacher has no class {key!r}{hint}, need {need} or one of {listed}"

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from freqkd_cli.errors import some
+
 
 class Classified(Protocol):
     """What has classes: a model, or what is known of one before it is built."""
@@ -80,4 +82,4 @@ def _quoted(name: str) -> str:
 
 def listed_names(names: Sequence[str]) -> str:
     """Return the first names, for a message."""
-    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+    return some(names, 6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from freqkd_cli.errors import some
 from freqkd_cli.views.labels import IGNORE, void_label
 
 INVALID = -1
@@ -103,11 +104,9 @@ class LabelRule:
 
     def format(self, values: Collection[float]) -> str:
         """Return stored values as a message lists them."""
-        texts = [
-            f"#{int(value):06x}" if self.colors is not None else f"{value:g}"
-            for value in sorted(values)[:LISTED]
-        ]
-        return ", ".join(texts) + (" ..." if len(values) > LISTED else "")
+        form = "#{:06x}" if self.colors is not None else "{:g}"
+        number = int if self.colors is not None else float
+        return some((form.format(number(value)) for value in sorted(values)), LISTED)
 
 
 def empty_table() -> np.ndarray:
@@ -161,6 +160,5 @@ def color_rule(colors: Mapping[int, int], tip: str) -> LabelRule:
 
     Any other color must not occur.
     """
-    more = " ..." if len(colors) > LISTED else ""
-    listed = ", ".join(f"#{color:06x}" for color in list(colors)[:LISTED]) + more
+    listed = some((f"#{color:06x}" for color in colors), LISTED)
     return LabelRule(empty_table(), f"the colors {listed}", tip, dict(colors))

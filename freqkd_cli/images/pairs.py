@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing, some
 from freqkd_cli.images.stored_labels import LABEL_SUFFIXES, LOSSY_SUFFIXES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -170,12 +170,6 @@ def check_list(listing: Path, pairs: Sequence[tuple[str, Pair]], layout: str) ->
             need=layout,
         )
     return [pair for _, pair in pairs]
-
-
-def some(names: Iterable[str], number: int = 3) -> str:
-    """Return the first few of many names, separated by commas."""
-    names = list(names)
-    return ", ".join(names[:number]) + (" ..." if len(names) > number else "")
 
 
 def no_split(name: str, split: str, root: Path | None, layout: str) -> DataMissing:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from freqkd_cli.errors import UsageError
-from freqkd_cli.images.pairs import some
+from freqkd_cli.errors import UsageError, some
 
 _DISTINCT = """
     aa7de6 e6f514 7d6e23 1414f5 9b7d8c d7e68c 41326e 4123aa 414123 aaaa14 b9c8f5 9bc89b 414150

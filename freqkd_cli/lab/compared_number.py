@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from freqkd_cli import registry
-from freqkd_cli.errors import UsageError
+from freqkd_cli.errors import UsageError, some
 from freqkd_cli.lab.run_record import EVAL, RunRecord
 from freqkd_cli.registry import did_you_mean
 
@@ -63,7 +63,7 @@ def compared_number(name: str, records: Sequence[RunRecord]) -> ComparedNumber:
         return _declared(name)
     raise UsageError(
         f"no run has a number called {name!r}{did_you_mean(name, known)}",
-        need=f"one of {_some(known)}",
+        need=f"one of {some(known, LISTED)}",
         tip=f"freqkd eval RUN --json > RUN/{EVAL} adds the other numbers of a run",
     )
 
@@ -84,9 +84,3 @@ def _declared(name: str) -> ComparedNumber:
     title = f"absolute {title}" if declared.signed else title
     percent, larger = declared.unit == "%", declared.best > 0
     return ComparedNumber(name, title, percent, larger, absolute=declared.signed)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freqkd_cli.errors import UsageError, WeightsMissing
+from freqkd_cli.errors import UsageError, WeightsMissing, some
 from freqkd_cli.lab.compared_number import MIOU, ComparedNumber, compared_number
 from freqkd_cli.lab.comparison_notes import notes
 from freqkd_cli.lab.comparison_row import Row, row_against, row_alone
@@ -120,8 +120,7 @@ def _unfinished(record: RunRecord) -> str:
 
 def _nothing_finished(missing: Mapping[str, str]) -> WeightsMissing:
     shown = [f"{folder} ({why})" for folder, why in missing.items()]
-    more = len(shown) - LISTED
-    got = "; ".join(shown[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+    got = some(shown, LISTED, "; ")
     tip = "freqkd distill ... --resume, or the command of the sweep again"
     return WeightsMissing("no run is finished", got=got or "no runs", tip=tip)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from freqkd_cli.errors import some
 from freqkd_cli.lab.compared_number import MIOU, ComparedNumber
 from freqkd_cli.lab.comparison_row import Row
 from freqkd_cli.lab.run_record import RunRecord
@@ -50,7 +51,7 @@ def _left_out(left_out: Mapping[str, str]) -> Iterable[str]:
 
 def _unpaired(rows: Sequence[Row], base: Row) -> Iterable[str]:
     texts = _by_text((text, row.name) for row in rows for text in _pairing(row, base))
-    return (f"{text}: {_some(names)}" for text, names in texts.items())
+    return (f"{text}: {some(names, LISTED)}" for text, names in texts.items())
 
 
 def _pairing(row: Row, base: Row) -> Iterable[str]:
@@ -69,8 +70,8 @@ def _unequal(rows: Sequence[Row]) -> Iterable[str]:
     """Yield one note for each thing that is unequal, such as the steps."""
     for what in dict.fromkeys(what for row in rows for what in row.unequal):
         texts = _by_text((row.unequal[what], row.name) for row in rows if what in row.unequal)
-        each = [f"{how} ({_some(names)})" for how, names in texts.items()]
-        yield f"unequal {what}: {_some(each, '; ')}"
+        each = [f"{how} ({some(names, LISTED)})" for how, names in texts.items()]
+        yield f"unequal {what}: {some(each, LISTED, '; ')}"
 
 
 def _by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -119,7 +120,7 @@ def _teacher(
     ]
     if unknown:
         yield (
-            f"gap closed is unknown for {_some(unknown)}: no run scored the teacher on all "
+            f"gap closed is unknown for {some(unknown, LISTED)}: no run scored the teacher on all "
             "its validation images; freqkd compare --score does"
         )
 
@@ -154,12 +155,6 @@ def _versions(records: Sequence[RunRecord]) -> Iterable[str]:
 def _libraries(environment: Mapping[str, object]) -> Mapping[str, object]:
     libraries = environment.get("libraries")
     return libraries if isinstance(libraries, Mapping) else {}
-
-
-def _some(texts: Sequence[str], comma: str = ", ") -> str:
-    """Return the first texts, and how many more there are."""
-    more = len(texts) - LISTED
-    return comma.join(texts[:LISTED]) + (f"{comma}and {more} more" if more > 0 else "")
 
 
 def _list(seeds: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from freqkd_cli import __version__
 from freqkd_cli import recipe as recipes
-from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.errors import FreqKDError, UsageError, some
 from freqkd_cli.lab import study as studies
 from freqkd_cli.lab.plan_rows import CheckedRow, load_row
 from freqkd_cli.lab.study import PLAN, RUNS, Study
@@ -98,11 +98,9 @@ def check_runs(study: Study) -> None:
     differences = list(_differences(study))
     if not differences:
         return
-    more = len(differences) - SHOWN
-    lines = [*differences[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
     raise UsageError(
         f"the study {study.folder} was made with another plan",
-        got="; ".join(lines),
+        got=some(differences, SHOWN, "; "),
         need="the plan of its runs, or more recipes and seeds",
         tip="give another --out, or remove these run folders",
     )

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted
+from freqkd_cli.errors import DataBroken, DataMissing, WeightsMissing, quoted, some
 from freqkd_cli.images.dataset import Dataset
 from freqkd_cli.images.decode import digest
 from freqkd_cli.images.held_out import same_images
-from freqkd_cli.images.pairs import some, stems
+from freqkd_cli.images.pairs import stems
 from freqkd_cli.images.pool import POOL_IMAGE, WithPool
 from freqkd_cli.models._log_scores import VERSION
 from freqkd_cli.runtime import file_hashes

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, some
 from freqkd_cli.features.trained_weights import section_tip
 from freqkd_cli.weights.config import (
     SEGFORMER_TYPES,
@@ -165,10 +165,9 @@ class Description(Architecture):
         if len(names) > 1 and numbers != list(range(len(names))):
             pairs = zip(numbers, names, strict=True)
             rows = [f"row {row} is {name} ({n})" for row, (n, name) in enumerate(pairs)]
-            more = ", ..." if len(rows) > 6 else ""
             texts.append(
                 "its classes are not numbered from 0 without gaps, so the names are given to the "
-                f"rows in order: {', '.join(rows[:6])}{more}"
+                f"rows in order: {some(rows, 6)}"
             )
         ignored = self.semantic_loss_ignore_index
         if type(ignored) is int and 0 <= ignored < max(2, self.rows or 2):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, some
 from freqkd_cli.models._segformer_mmseg import FIRST as MMSEG_FIRST
 from freqkd_cli.models._segformer_names import first_tensors, to_module_names
 from freqkd_cli.weights.key_groups import one_network
@@ -76,14 +76,12 @@ def named_tensors(state: Mapping[str, Tensor], where: str) -> NamedTensors:
     others = [prefix + k for k in converted if not k.startswith((*parts, *_SILENT))]
     others += [key for key in state if not key.startswith((prefix, *places))]
     if others:
-        more = ", ..." if len(others) > _SHOWN else ""
         log.warning(
-            "%s: left out %d tensor%s that a SegFormer does not have (%s%s)",
+            "%s: left out %d tensor%s that a SegFormer does not have (%s)",
             where,
             len(others),
             "s" * (len(others) != 1),
-            ", ".join(others[:_SHOWN]),
-            more,
+            some(others, _SHOWN),
         )
     kept = {key: x for key, x in converted.items() if key.startswith(parts)}
     return NamedTensors(where, kept, places[prefix] == MMSEG_FIRST)
@@ -174,10 +172,9 @@ def _unexpected(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 def _another_decoder(net: nn.Module, tensors: NamedTensors) -> WeightsMissing:
     names = _unexpected(net, tensors.state)
-    more = ", ..." if len(names) > _SHOWN else ""
     return WeightsMissing(
         f"the encoder of {tensors.where} fits, its decoder is not that of this SegFormer",
-        got=f"{len(names)} tensors of another decoder ({', '.join(names[:_SHOWN])}{more})",
+        got=f"{len(names)} tensors of another decoder ({some(names, _SHOWN)})",
         need="the decoder of transformers, of the authors or of mmsegmentation's SegformerHead",
         tip=TRAIN_A_HEAD,
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from freqkd_cli.errors import UsageError
+from freqkd_cli.errors import UsageError, some
 from freqkd_cli.runtime.files import sha256, write_aside
 
 LISTING = ".freqkd.sha256"
@@ -61,7 +61,7 @@ class WrittenFiles:
         if others:
             raise UsageError(
                 f"{option} would replace files that freqkd did not write",
-                got=", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else ""),
+                got=some(others),
                 need="another folder",
                 tip="remove these files if you do not need them",
                 key=_key(option),

@@ -11,8 +11,7 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.build.exported_model import ExportedModel, is_exported_file, load_file_or_folder
 from freqkd_cli.build.saved import CONFIG
-from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing
-from freqkd_cli.images.pairs import some
+from freqkd_cli.errors import CheckFailed, UsageError, WeightsMissing, some
 from freqkd_cli.runtime.precision import for_scores
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress

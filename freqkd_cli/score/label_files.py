@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from freqkd_cli.build import assemble
-from freqkd_cli.errors import DataMissing, UsageError
+from freqkd_cli.errors import DataMissing, UsageError, some
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.images.pairs import some
 from freqkd_cli.runtime.written_files import WrittenFiles
 from freqkd_cli.views.labels import IGNORE, MOST_CLASSES, void_label
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from freqkd_cli.errors import DataBroken, UsageError
+from freqkd_cli.errors import DataBroken, UsageError, some
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.label_rules import LabelRule, color_rule
 from freqkd_cli.images.stored_labels import pack, read_labels, read_values
@@ -74,9 +74,9 @@ class Reader:
 
     def format(self, values: np.ndarray) -> str:
         """Return stored values as a message lists them."""
-        listed = values[:LISTED].tolist()
-        texts = map(str, listed) if self.rule is None else [self.rule.format(listed)]
-        return ", ".join(texts) + (" ..." if len(values) > LISTED else "")
+        if self.rule is not None:
+            return self.rule.format(values.tolist())
+        return some(values.tolist(), LISTED)
 
 
 def readers_of(dataset: Dataset) -> dict[Coding, Reader]:

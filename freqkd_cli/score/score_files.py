@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from freqkd_cli.errors import DataBroken, DataMissing
+from freqkd_cli.errors import DataBroken, DataMissing, some
 from freqkd_cli.score.evaluate import Result, check_labelled
 from freqkd_cli.score.label_files import OVERLAY
 from freqkd_cli.score.prediction_codings import TRAIN_IDS, Coding, Readings, Unfit
@@ -119,10 +119,12 @@ def _require_none(
         "of no image of this split": unknown,
         "with a stem that occurs twice": repeated,
     }
-    lines = [f"{len(names)} {kind}: {_some(names, ', ')}" for kind, names in kinds.items() if names]
+    lines = [
+        f"{len(names)} {kind}: {some(names, LISTED)}" for kind, names in kinds.items() if names
+    ]
     if wrong:
         below = "\n    "
-        lines.append(f"{len(wrong)} that cannot be counted:{below}{_some(wrong, below)}")
+        lines.append(f"{len(wrong)} that cannot be counted:{below}{some(wrong, LISTED, below)}")
     if lines:
         values = f"{readings.reader.need} wherever the label counts"
         raise DataBroken(
@@ -131,8 +133,3 @@ def _require_none(
             tip=readings.tip if wrong else None,
             key="predictions",
         )
-
-
-def _some(lines: list[str], between: str) -> str:
-    more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return between.join([*lines[:LISTED], *more])

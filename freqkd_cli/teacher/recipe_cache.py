@@ -27,9 +27,8 @@ from freqkd_cli.cache.fingerprint import (
 )
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.stored_teacher import StoredTeacher
-from freqkd_cli.errors import CacheMismatch, UsageError
+from freqkd_cli.errors import CacheMismatch, UsageError, some
 from freqkd_cli.features.taps import stored_as
-from freqkd_cli.images.pairs import some
 from freqkd_cli.images.pool import manifest_of_pool, partly_labelled
 from freqkd_cli.recipe.sections import STDIN
 from freqkd_cli.teacher.recorded import listed_files

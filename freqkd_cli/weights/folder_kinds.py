@@ -9,7 +9,7 @@ import logging
 import re
 from pathlib import Path
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, some
 from freqkd_cli.runtime.json_file import object_or_none
 
 log = logging.getLogger(__name__)
@@ -118,10 +118,9 @@ def _best(folder: Path, checkpoints: list[Path]) -> Path:
         others = ", ".join(name for name in names if name != best)
         log.warning("%s: its best checkpoint %s is read, not %s", folder, best, others)
         return folder / best
-    more = " ..." if len(names) > _SHOWN else ""
     raise WeightsMissing(
         f"{folder} is a trainer's output with {len(names)} checkpoints",
-        got=", ".join(names[-_SHOWN:]) + more,
+        got=some(reversed(names), _SHOWN),
         need="the folder of one checkpoint",
         tip=f"--set 'weights={last}' (the last)",
         key="weights",
@@ -131,10 +130,9 @@ def _best(folder: Path, checkpoints: list[Path]) -> Path:
 def _no_model(folder: Path) -> WeightsMissing:
     names, described = _weight_files(folder), (folder / _CONFIG).is_file()
     lack = f"has no {' or '.join(WEIGHT_FILES)}" if described else f"its {_CONFIG} is missing"
-    more = " ..." if len(names) > _SHOWN else ""
     return WeightsMissing(
         f"{folder} holds no model: {'it ' if described else ''}{lack}",
-        got=", ".join(names[:_SHOWN]) + more or "no weight file",
+        got=some(names, _SHOWN) or "no weight file",
         need=f"a folder with {_CONFIG} and {' or '.join(WEIGHT_FILES)}, or a weight file by name",
         tip=" or ".join(f"--set 'weights={folder / name}'" for name in names[:2]) or None,
         key="weights",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd_cli.errors import WeightsMissing
+from freqkd_cli.errors import WeightsMissing, some
 from freqkd_cli.runtime.json_file import read_object
 from freqkd_cli.weights.checked_safetensors import is_safetensors, read_safetensors
 from freqkd_cli.weights.folder_kinds import INDEX_FILES, WEIGHT_FILES, refuse_other_forms
@@ -75,8 +75,7 @@ def difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str
 def _count(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    more = ", ..." if len(keys) > _SHOWN else ""
-    return f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})"
+    return f"{len(keys)} {what} ({some(keys, _SHOWN)})"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -119,7 +118,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     names = sorted(path.name for path in folder.iterdir())
     raise WeightsMissing(
         f"{folder} contains no weights",
-        got=", ".join(names[:8]) + (" ..." if len(names) > 8 else "") or "an empty folder",
+        got=some(names, 8) or "an empty folder",
         need=" or ".join(WEIGHT_FILES),
         tip="name the weight file itself",
     )
