@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from freqkd_cli.datasets._folder_labels import LabelKeys, rule_of
-from freqkd_cli.datasets._label_mends import Mends
+from freqkd_cli.datasets._label_fixes import Fixes
 from freqkd_cli.datasets._label_values import as_setting, is_color
 from freqkd_cli.errors import DataBroken, UsageError
 from freqkd_cli.images.label_trial import Variant, accepted, pasted
@@ -47,7 +47,7 @@ def _tip(keys: LabelKeys, names: tuple[str, str], masks: Sequence[Path]) -> str:
     changed += ["data.zero_label=keep"] if keys.zero_label == "void" else []
     as_is = [as_setting(two.label_map)] if two.label_map else []
     plain = Variant(tuple(as_is), f"0 is {names[0]} and 1 is {names[1]}", rule_of(two))
-    options = accepted([plain, *Mends(two)(counts)], counts) or [plain]
+    options = accepted([plain, *Fixes(two)(counts)], counts) or [plain]
     texts = []
     for option in options:
         other = [setting.split("=")[0] for setting in option.settings]

@@ -29,7 +29,7 @@ from freqkd_cli.datasets._folder_colors import color_map
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
 from freqkd_cli.datasets._folder_layout import LAYOUT, find_images, find_pairs
 from freqkd_cli.datasets._folder_partial import MaskKeys
-from freqkd_cli.datasets._label_mends import advice_of
+from freqkd_cli.datasets._label_fixes import advice_of
 from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing

@@ -40,7 +40,7 @@ from freqkd_cli.datasets._hf_source import (
     open_splits,
     rows_of,
 )
-from freqkd_cli.datasets._label_mends import advice_of
+from freqkd_cli.datasets._label_fixes import advice_of
 from freqkd_cli.datasets._label_values import covers
 from freqkd_cli.errors import DataMissing, UsageError, some
 from freqkd_cli.images.dataset import Dataset, Split

@@ -66,7 +66,7 @@ class Advice:
         doubts: reasons to doubt that 255 is void, the first that applies is reported; none where
             the recipe defines 255.
         ground: the class that fills the lower quarter of the images, if there is one.
-        mends: for data sets whose recipe says what values mean: returns the settings that may
+        fixes: for data sets whose recipe says what values mean: returns the settings that may
             read values, from their pixels.
         with_entries: returns ``data.label_map`` with these entries added, as a setting.
         classes: number of classes.
@@ -75,14 +75,14 @@ class Advice:
     variants: tuple[Variant, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     ground: int | None = None
-    mends: Callable[[Counts], Sequence[Variant]] | None = None
+    fixes: Callable[[Counts], Sequence[Variant]] | None = None
     with_entries: Callable[[Mapping[str, str]], str] | None = None
     classes: int = 0
 
     def for_values(self, counts: Counts, rule: LabelRule) -> str:
         """Return what to do where masks hold these values and the rule misreads some of them."""
         candidates = [variant for variant in self.variants if variant.rule.colors is None]
-        candidates += self.mends(counts) if self.mends else ()
+        candidates += self.fixes(counts) if self.fixes else ()
         options = [variant.option for variant in accepted(candidates, counts)]
         rejected = [value for value in sorted(counts) if not rule.allows([value])]
         if self.with_entries is not None and not options and 0 < len(rejected) <= LISTED:

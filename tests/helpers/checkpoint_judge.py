@@ -76,7 +76,7 @@ class CheckpointJudge:
             if code == 0:
                 self.sets = group
                 self.notes += text.replace(str(self.folder), "")
-                return self._compared("right after 1 mend")
+                return self._compared("right after 1 fix")
         if not self.form.refused:
             return "refused, but it can be read", text
         return self._refusal(text)

@@ -1,4 +1,4 @@
-"""Judge how the tool reads a generated data set: right, refused with a mend, or silently wrong."""
+"""Judge how the tool reads a generated data set: right, refused with a fix, or silently wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ losses: [{name: cross_entropy}]
 train: {steps: 2, batch_size: 2}
 """
 ROUNDS, TRIES = 3, 24
-"""Mends in a row, and runs of ``data`` in all, before a form counts as not mended."""
+"""Fixes in a row, and runs of ``data`` in all, before a form counts as not fixed."""
 
 
 @dataclass
@@ -74,11 +74,11 @@ class Judge:
             return ("bad message", self.fault) if self.fault else ("refused as damaged", "")
         if first.right:
             return self._finish(root, (), "right at once", first)
-        mended = self.mend(root, first, (), ROUNDS)
+        fixed = self.fix(root, first, (), ROUNDS)
         if self.fault:
             return "bad message", self.fault
-        if mended is not None:
-            return self._finish(mended[0], mended[1], mended[2], self.read(*mended[:2]))
+        if fixed is not None:
+            return self._finish(fixed[0], fixed[1], fixed[2], self.read(*fixed[:2]))
         return self._failed(first)
 
     def _failed(self, first: Reading) -> tuple[str, str]:
@@ -86,11 +86,11 @@ class Judge:
         if first.code == 0:
             return ("warned but wrong" if first.warnings else "silently wrong"), text
         if self.sole_wrong:
-            return "wrong after the only mend", f"{self.sole_wrong}\n{text}"
+            return "wrong after the only fix", f"{self.sole_wrong}\n{text}"
         if self.form.refusable and re.search(self.form.refusable, "\n".join(self.refusals)):
             return "refused as not supported", text
         offered = any(alternatives(error) for error in first.errors)
-        return ("mends do not help" if offered else "refused without a mend"), text
+        return ("fixes do not help" if offered else "refused without a fix"), text
 
     # --- one run of data ---
 
@@ -125,9 +125,9 @@ class Judge:
         path.write_text(RECIPE.replace("CLASSES", classes if named else ""))
         return path
 
-    # --- mends ---
+    # --- fixes ---
 
-    def mend(
+    def fix(
         self, root: Path, reading: Reading, sets: tuple[str, ...], rounds: int, kind: str = ""
     ) -> tuple[Path, tuple[str, ...], str] | None:
         """Follow the tips; return the folder, the settings and the verdict that read it right."""
@@ -140,7 +140,7 @@ class Judge:
                 return None
             after = self.read(root_then, (*sets, *more))
             number = ROUNDS - rounds + 1
-            verdict = kind or how or f"right after {number} mend{'s' * (number > 1)}"
+            verdict = kind or how or f"right after {number} fix{'es' * (number > 1)}"
             if after.right:
                 return root_then, (*sets, *more), verdict
             if after.code == 0 and len(pasted) == 1 and not how and not after.warnings:
@@ -149,7 +149,7 @@ class Judge:
                 self.fault = f"traceback after {more}: {after.text[-300:]}"
                 return None
             if after.text != reading.text:
-                deeper = self.mend(root_then, after, (*sets, *more), rounds - 1, kind or how)
+                deeper = self.fix(root_then, after, (*sets, *more), rounds - 1, kind or how)
                 if deeper is not None:
                     return deeper
         return None
@@ -181,7 +181,7 @@ class Judge:
         return form.relisted() if "relisted" in root.name else form
 
     def _shows_places(self, reading: Reading) -> bool:
-        """Whether moving or renaming is a fair mend: the message shows what is on either side."""
+        """Whether moving or renaming is a fair fix: the message shows what is on either side."""
         image, mask = paths(self.form, "train", 0)
         moved = self.form.layout.by_hand and mask.parts[0] in reading.text
         stems = (self.form.naming.image, self.form.naming.mask)
@@ -189,7 +189,7 @@ class Judge:
         return reading.code != 0 and (moved or (self.form.naming.by_hand and shown))
 
     def _shows_list(self, reading: Reading) -> bool:
-        """Whether rewriting the class list is a fair mend: the message names the file."""
+        """Whether rewriting the class list is a fair fix: the message names the file."""
         listing = self.form.listing
         return reading.code != 0 and listing.by_hand and str(listing.file) in reading.text
 

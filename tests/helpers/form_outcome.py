@@ -11,9 +11,9 @@ Run = Callable[..., tuple[int | None, str, str]]
 
 GOOD = (  # every other verdict is a failure
     "right at once",
-    "right after 1 mend",
-    "right after 2 mends",
-    "right after 3 mends",
+    "right after 1 fix",
+    "right after 2 fixes",
+    "right after 3 fixes",
     "right after a placeholder was filled in",
     "right after a named key was set",
     "right after files were moved",

@@ -65,7 +65,7 @@ def test_the_pairs_of_a_batch_equal_the_authors_code():
         ),
     ],
 )
-def test_the_memories_equal_the_authors_code_with_its_fault_mended(kd_temperature, steps):
+def test_the_memories_equal_the_authors_code_with_its_fault_fixed(kd_temperature, steps):
     """winycg/CIRKD, losses/cirkd_memory.py, commit dab64db, over two steps.
 
     One change was made there: ``this_feat[:, idxs[perm[:K], 0]]`` are stored in the pixel memory,

@@ -178,8 +178,8 @@ def test_a_file_of_another_network_names_the_arguments_that_read_it(
         smp.build(**given)
     pairs = re.findall(r"--set '(\w+)=([^']*)'", str(caught.value.tip))
     assert pairs
-    mended = {key: json.loads(x) if key == "options" else x for key, x in pairs}
-    assert_equal(net, smp.build(**given | mended))
+    fixed = {key: json.loads(x) if key == "options" else x for key, x in pairs}
+    assert_equal(net, smp.build(**given | fixed))
 
 
 def test_options_are_checked(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders as people bring them: each is read right, or refused with a message that mends it."""
+"""Folders as people bring them: each is read right, or refused with a message that fixes it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def judged(freqkd, tmp_path, record_property):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(k, id=f"form-{k:03d}") for k in range(NUMBER)])
-def test_every_folder_is_right_or_mended(judged, number):
+def test_every_folder_is_right_or_fixed(judged, number):
     outcome = judged(forms(number + 1)[number])
     assert outcome.good, outcome.line
 
 
 @pytest.mark.parametrize("number", [pytest.param(k, id=f"sample-{k:03d}") for k in SAMPLE])
-def test_a_sample_of_folders_is_right_or_mended(judged, number):
+def test_a_sample_of_folders_is_right_or_fixed(judged, number):
     outcome = judged(forms(number + 1)[number])
     assert outcome.good, outcome.line
 

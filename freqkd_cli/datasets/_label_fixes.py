@@ -23,7 +23,7 @@ _ASCENDING = "the values stand for the classes in ascending order"
 
 
 @dataclass(frozen=True)
-class Mends:
+class Fixes:
     """Makes settings for the recipe keys ``keys``; calling it returns those for some values."""
 
     keys: LabelKeys
@@ -62,9 +62,9 @@ def advice_of(keys: LabelKeys, rule: LabelRule) -> Advice:
     defined = IGNORE in keys.ignore or covers(keys.label_map, IGNORE) or keys.colored
     defined |= keys.threshold is not None or keys.scale is not None or keys.void != IGNORE
     doubts = () if defined or len(keys.ids) < 2 else _doubts(keys)
-    mends = Mends(keys)
+    fixes = Fixes(keys)
     return Advice(
-        doubts=doubts, mends=mends, with_entries=mends.with_entries, classes=len(keys.ids)
+        doubts=doubts, fixes=fixes, with_entries=fixes.with_entries, classes=len(keys.ids)
     )
 
 
