@@ -38,16 +38,16 @@ def unpaired(
     number = len(images) - rule.paired
     if rule.paired or not masks:
         got = f"no {some(rule.missing)} in {folder}"
-        tip = "add the label images, or remove these images from the split"
+        tip = "add the masks, or remove these images from the split"
         if rule.paired:
-            tip = f"add the label images, or {POOL} to use these images without labels"
+            tip = f"add the masks, or {POOL} to use these images without labels"
     else:
         got = f"{_names(images)} beside {_names(masks)} in {folder}"
         tip = "rename the masks, or write the pattern of their names in data.mask"
         if pattern := loose_pattern(images, masks):
             tip = f"{option(pattern)} if {masks[0].name} is the mask of {images[0].name}"
     return DataBroken(
-        f"{number} of {len(images)} images in {place.path} have no label image",
+        f"{number} of {len(images)} images in {place.path} have no mask",
         got=got,
         need=_NEED,
         tip=tip,

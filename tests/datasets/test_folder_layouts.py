@@ -267,7 +267,7 @@ def test_names_that_do_not_pair_are_shown(tmp_path):
     for k in range(3):
         save(tmp_path, f"images/train/p{k}.jpg", k)
         save(tmp_path, f"masks/train/{'xyz'[k]}.png", k, mask=True)
-    with pytest.raises(DataBroken, match=r"3 of 3 images .* have no label image") as caught:
+    with pytest.raises(DataBroken, match=r"3 of 3 images .* have no mask") as caught:
         open_split(tmp_path)
     assert "p0.jpg, p1.jpg ... beside x.png, y.png ... in" in str(caught.value)
 

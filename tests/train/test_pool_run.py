@@ -339,7 +339,7 @@ def test_a_pool_may_be_the_folder_of_the_labelled_images(mine, caplog):
 
 def test_a_folder_with_some_masks(mine, caplog):
     images(mine / "mine", 10)
-    with pytest.raises(DataBroken, match="4 of 10 images .* have no label image") as caught:
+    with pytest.raises(DataBroken, match="4 of 10 images .* have no mask") as caught:
         distill(folder(), mine / "run", Silent())
     assert "--set 'data.unlabelled=pool'" in caught.value.tip
     result = distill(folder("data.unlabelled=pool"), mine / "run", Silent())

@@ -284,7 +284,7 @@ def test_a_truncated_image_leaves_an_unfinished_cache(freqkd):
             "and its image p1.jpg differ in size\n  got  32x64 (height x width)\n  need 64x64",
         ),
         (b"", "cannot read data/masks/train/p1.png"),
-        (None, "have no label image\n  got  no p1 in data/masks/train"),
+        (None, "have no mask\n  got  no p1 in data/masks/train"),
     ],
     ids=["value", "colors", "size", "empty", "absent"],
 )
