@@ -143,11 +143,11 @@ def with_measured_steps(study: Study, before: Study | None, steps: int) -> Study
     measure = known.get(before.baseline)
     if measure is None:
         return study
-    if (measure.row, measure.steps) != (study.baseline, steps):
+    if (measure.row_name, measure.steps) != (study.baseline, steps):
         raise UsageError(
             f"the study {study.folder} was measured for another length or baseline",
             got=f"the baseline {study.baseline} of {steps} steps",
-            need=f"the baseline {measure.row} of {measure.steps} steps, as it was measured",
+            need=f"the baseline {measure.row_name} of {measure.steps} steps, as it was measured",
             tip="give another --out",
         )
     rows = []

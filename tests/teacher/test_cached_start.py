@@ -18,7 +18,8 @@ from freqkd_cli.teacher.cached import AHEAD, CachedTeacher, read_ahead
 from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.recipe_cache import Form
-from freqkd_cli.train.distillation import distill, labels_alone
+from freqkd_cli.train.distillation import distill
+from freqkd_cli.train.labels_alone import labels_alone
 from freqkd_cli.views.loader import Loader
 
 
