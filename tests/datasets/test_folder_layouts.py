@@ -269,7 +269,7 @@ def test_names_that_do_not_pair_are_shown(tmp_path):
         save(tmp_path, f"masks/train/{'xyz'[k]}.png", k, mask=True)
     with pytest.raises(DataBroken, match=r"3 of 3 images .* have no mask") as caught:
         open_split(tmp_path)
-    assert "p0.jpg, p1.jpg ... beside x.png, y.png ... in" in str(caught.value)
+    assert "p0.jpg, p1.jpg, and 1 more beside x.png, y.png, and 1 more in" in str(caught.value)
 
 
 def test_parts_that_are_no_words_need_the_key_of_the_message(tmp_path):
