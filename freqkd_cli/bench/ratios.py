@@ -41,9 +41,8 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
         return {}
     if len(dataset) < recipe.train.batch_size:  # the pool fills its batches
         return {}
-    data = recipe.data.model_copy(
-        update={"workers": 0, "pool": None}
-    )  # nothing may run beside the timed steps
+    # Nothing may run beside the timed steps.
+    data = recipe.data.model_copy(update={"workers": 0, "pool": None})
     alone = measured_loop(
         dataclasses.replace(recipe, data=data, losses=lines, teacher=None), options, None
     )

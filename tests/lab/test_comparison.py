@@ -392,7 +392,7 @@ def test_json_has_the_keys_of_the_contract(two):
     keys = {"name", "runs", "seeds", "difference", "low", "high", "wins", "gap_closed", "verdict"}
     for entry in document["rows"]:
         assert keys <= entry.keys() and entry["miou"].keys() == {"mean", "sd", "values"}
-    assert json.loads(json.dumps(document)) == json.loads(json.dumps(document))
+    json.dumps(document, allow_nan=False)  # a ValueError for a number that JSON does not have
 
 
 def test_a_study_that_has_not_started_is_one_message(tmp_path):

@@ -249,7 +249,7 @@ def test_of_several_checkpoints_the_recorded_best_is_read_else_all_are_listed(
         return
     with pytest.raises(WeightsMissing, match="3 checkpoints") as caught:
         segformer.taps(classes=2, weights=str(tmp_path))
-    assert caught.value.got == "checkpoint-3, checkpoint-20, checkpoint-100"
+    assert caught.value.got == "checkpoint-100, checkpoint-20, checkpoint-3"
     assert f"--set 'weights={tmp_path}/checkpoint-100' (the last)" in caught.value.tip
 
 

@@ -171,5 +171,8 @@ def test_a_frozen_student_is_not_quantized(tmp_path):
 
 
 def test_the_cost_of_a_quantized_run_is_estimated(tmp_path):
-    sets = ["train.quantize=int8"]
-    distill(recipes.loads(RECIPE, sets=sets), tmp_path / "run", Silent(), dry_run=True)
+    known, plain = (
+        distill(recipes.loads(RECIPE, sets=sets), tmp_path / "run", Silent(), dry_run=True)
+        for sets in (["train.quantize=int8"], ["train.quantize=null"])
+    )
+    assert known["student_gflops"] == plain["student_gflops"] > 0 and known["seconds"] > 0
