@@ -38,11 +38,11 @@ from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import ROOT_TIP, Pair
 from freqkd_cli.images.palette import palette_with
+from freqkd_cli.recipe.value_types import Positive, ProperShare
 
 __all__ = ["LAYOUT", "build", "classes", "palette_of"]
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Shares = Share | Annotated[list[Share], Field(min_length=2, max_length=3)]
+Shares = ProperShare | Annotated[list[ProperShare], Field(min_length=2, max_length=3)]
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Colors = dict[str, Color] | list[Color]
 Percentile = Annotated[
@@ -61,7 +61,7 @@ def build(
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
     threshold: float | None = None,
-    scale: Annotated[float, Field(gt=0)] | None = None,
+    scale: Positive | None = None,
     colors: Colors | None = None,
     bits: Annotated[int, Field(ge=8, le=16)] | None = None,
     percentile: Percentile | None = None,

@@ -47,11 +47,11 @@ from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import Pair
 from freqkd_cli.images.palette import palette_with
+from freqkd_cli.recipe.value_types import Positive, ProperShare
 
 __all__ = ["LAYOUT", "build", "build_pool", "classes", "palette_of"]
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Shares = Share | Annotated[list[Share], Field(min_length=2, max_length=3)]
+Shares = ProperShare | Annotated[list[ProperShare], Field(min_length=2, max_length=3)]
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Colors = dict[str, Color] | list[Color]
 Splits = dict[Literal["train", "val", "test"], str]
@@ -74,7 +74,7 @@ def build(
     zero_label: Literal["keep", "void"] = "keep",
     label_map: LabelMap | None = None,
     threshold: float | None = None,
-    scale: Annotated[float, Field(gt=0)] | None = None,
+    scale: Positive | None = None,
     colors: Colors | None = None,
 ) -> Dataset:
     """Return one split of the data set. Images keep their own size; ``size`` is that of the views.

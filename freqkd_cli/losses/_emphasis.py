@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from freqkd_cli.recipe.value_types import NotNegative, Positive, Share
 from freqkd_cli.spectral.distances import ROUNDING, level
 from freqkd_cli.spectral.fourier import Grid, widened
 from freqkd_cli.spectral.frequency_attention import (
@@ -21,9 +21,7 @@ from freqkd_cli.spectral.masks import BandCells, Kind, check_band, measured_band
 from freqkd_cli.views.batch import Batch
 
 Attention = Literal["none", "low", "high", "mix"]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0)]
+Strength = NotNegative
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.graphs import GraphSide, Projection, Proxy
+from freqkd_cli.recipe.value_types import Count, Positive, PositiveShare
 from freqkd_cli.spectral.assignment import By, Heads
 from freqkd_cli.spectral.graph import GramKind, Kernel, LaplacianKind, laplacian
 from freqkd_cli.spectral.graph_forms import Graph
@@ -22,10 +23,7 @@ from freqkd_cli.spectral.modes import Modes, Rank, Scaling, low_rank, scaled, si
 
 log = logging.getLogger(__name__)
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=32)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 Numbers = list[Annotated[int, Field(ge=0, le=10**9)]]
 
 
@@ -107,7 +105,7 @@ class LowRank:
     scaling: Scaling = "cass"
     power: Positive = 2.0
     rank: Rank = "energy"
-    energy: Share = 0.95
+    energy: PositiveShare = 0.95
 
     def __post_init__(self) -> None:
         if self.scaling != "power" and self.power != LowRank.power:

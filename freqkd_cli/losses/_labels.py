@@ -13,16 +13,15 @@ from torch import Tensor
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.recipe.value_types import NotNegative
 from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.views.batch import Batch
 
-ClassWeights = (
-    list[Annotated[float, Field(ge=0)]] | Literal["auto", "median", "inverse", "effective"]
-)
+ClassWeights = list[NotNegative] | Literal["auto", "median", "inverse", "effective"]
 """Numbers, one per class, or the rule by which a run counts them (``build/class_weights.py``)."""
 
-Auxiliary = Annotated[float, Field(ge=0)]
+Auxiliary = NotNegative
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

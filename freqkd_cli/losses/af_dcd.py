@@ -46,6 +46,7 @@ from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._convolution import Generation, shown_cells
 from freqkd_cli.losses._pair import TeacherMapLoss
 from freqkd_cli.losses._part_weights import require_a_part
+from freqkd_cli.recipe.value_types import Count, NotNegative, Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.views.batch import Batch
@@ -58,15 +59,12 @@ PART = 32
 LEAST = -80.0
 """Least score relative to the greatest: exp of less is a denormal number, ten times as slow."""
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Weight = Annotated[float, Field(ge=0)]
-
 
 @dataclass(frozen=True)
 class Contrast:
     """How samples are made and compared; every field is a key of the recipe."""
 
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Positive = 0.07
     groups: Annotated[int, Field(ge=2, le=10**9)] = 16
     pool: Count = 4
     patch: Count = 4
@@ -77,8 +75,8 @@ def build(
     *,
     student: str,
     teacher: str,
-    feature_weight: Weight = 4e-5,
-    contrast_weight: Weight = 1e-3,
+    feature_weight: NotNegative = 4e-5,
+    contrast_weight: NotNegative = 1e-3,
     mask_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.75,
     contrast: Contrast,
 ) -> Loss:

@@ -68,6 +68,7 @@ from freqkd_cli.losses._filter_tap import (
     tap_spectrum,
 )
 from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.recipe.value_types import Positive, Share
 from freqkd_cli.spectral.distances import Distance, standardised
 from freqkd_cli.spectral.fourier import common_grid, resample
 from freqkd_cli.spectral.masks import BandCells, Kind
@@ -84,11 +85,11 @@ def build(
     student: str,
     teacher: str,
     band: Band = "low",
-    cutoff: Annotated[float, Field(gt=0)] | None = None,
-    cutoff_cycles: Annotated[float, Field(gt=0)] | None = None,
+    cutoff: Positive | None = None,
+    cutoff_cycles: Positive | None = None,
     mask: Kind = "gaussian",
     order: Annotated[int, Field(ge=1, le=10**9)] = 2,
-    high_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    high_share: Share = 0.5,
     mix: Literal["loss", "signal"] = "loss",
     filter_side: Filtered = "both",
     distance: Distance = "relative",

@@ -47,12 +47,12 @@ from freqkd_cli.losses._class_scores import (
 )
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._part_weights import require_a_part
+from freqkd_cli.recipe.value_types import NotNegative
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "class scores"
 
-Weight = Annotated[float, Field(ge=0)]
 
 BITS = 62
 """Classes in one int64; one more bit stands for all others and for void."""
@@ -70,8 +70,8 @@ class Parts:
         edges: edges of the labels, or of the teacher's prediction.
     """
 
-    body: Weight = 20.0
-    edge: Weight = 50.0
+    body: NotNegative = 20.0
+    edge: NotNegative = 50.0
     alpha: Positive = 2.0
     radius: Annotated[int, Field(ge=1, le=10**9)] = 3
     edges: Literal["labels", "prediction"] = "labels"

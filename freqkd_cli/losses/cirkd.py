@@ -41,10 +41,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from freqkd_cli.errors import RecipeError
@@ -57,6 +55,7 @@ from freqkd_cli.losses._memory import Memory, few_of_each, labelled_rows
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.losses._relations import averaged, between_images, divergence, is_large
+from freqkd_cli.recipe.value_types import Count, NotNegative, Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import unit
 from freqkd_cli.spectral.fourier import common_grid, resample
@@ -64,18 +63,14 @@ from freqkd_cli.views.batch import Batch
 
 GROUP: LossGroup = "relations"
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-
 
 @dataclass(frozen=True)
 class Terms:
     """Weights of the terms and the temperatures; every field is a key of the recipe."""
 
-    minibatch: Weight = 1.0
-    pixel: Weight = 0.1
-    region: Weight = 0.1
+    minibatch: NotNegative = 1.0
+    pixel: NotNegative = 0.1
+    region: NotNegative = 0.1
     temperature: Positive = 0.1
     kd_temperature: Positive = 1.0
 

@@ -21,14 +21,14 @@ squares, as is usual for softmax.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._labels import Auxiliary, LabelLoss, mean_over_classes
+from freqkd_cli.recipe.value_types import NotNegative
 from freqkd_cli.views.upsample import parts, upsampled
 
 GROUP: LossGroup = "labels"
@@ -36,7 +36,7 @@ GROUP: LossGroup = "labels"
 
 def build(
     *,
-    smooth: Annotated[float, Field(ge=0)] = 0.0,
+    smooth: NotNegative = 0.0,
     classes: Literal["present", "all"] = "present",
     per_image: bool = False,
     auxiliary: Auxiliary = 0.4,

@@ -29,10 +29,9 @@ class scores alone. On features the second term is that of PKD (Cao et al., arXi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,6 +41,7 @@ from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid
 from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.losses._tap_scores import TapScores
+from freqkd_cli.recipe.value_types import NotNegative
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import root
 from freqkd_cli.views.batch import Batch
@@ -51,7 +51,6 @@ GROUP: LossGroup = "class scores"
 EPS = 1e-8
 """Added to the product of the norms, as in the authors' code."""
 
-Weight = Annotated[float, Field(ge=0)]
 Over = Literal["batch", "image"]
 
 
@@ -60,8 +59,8 @@ def build(
     *,
     student: str = "logits",
     teacher: str = "logits",
-    beta: Weight = 1.0,
-    gamma: Weight = 1.0,
+    beta: NotNegative = 1.0,
+    gamma: NotNegative = 1.0,
     over: Over = "batch",
     temperature: Positive = 1.0,
     grid: ComparedGrid = "teacher",

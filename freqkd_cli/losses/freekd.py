@@ -40,6 +40,7 @@ from freqkd_cli.features.adapter import adapted
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses._pair import PairLoss
+from freqkd_cli.recipe.value_types import NotNegative
 from freqkd_cli.spectral.fourier import resample, widened
 from freqkd_cli.spectral.haar import haar_levels
 from freqkd_cli.views.batch import Batch
@@ -53,7 +54,7 @@ def build(
     teacher: str,
     levels: Annotated[int, Field(ge=1, le=8)] = 3,
     bands: Literal["high", "all"] = "high",
-    mse: Annotated[float, Field(ge=0)] = 5.0,
+    mse: NotNegative = 5.0,
     prompts: str | None = None,
 ) -> Loss:
     """Build FreeKD between two taps.

@@ -27,10 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from freqkd_cli.errors import RecipeError
@@ -47,6 +46,7 @@ from freqkd_cli.losses._graph_arguments import (
     TeacherHeads,
     check_kernel,
 )
+from freqkd_cli.recipe.value_types import Share
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads
 from freqkd_cli.spectral.distances import ENERGY_EPS, ratio
@@ -69,7 +69,7 @@ def build(
     basis: str | None = None,
     band: Literal["low", "high", "mix"] = "low",
     k: Count = 10,
-    high_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    high_share: Share = 0.5,
     edges: Edges,
     gram: GramKind = "centred",
     teacher_heads: TeacherHeads,

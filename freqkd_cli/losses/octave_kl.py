@@ -41,6 +41,7 @@ from freqkd_cli.losses._class_scores import (
     Scores,
 )
 from freqkd_cli.losses._emphasis import Positive
+from freqkd_cli.recipe.value_types import NotNegative, Share
 from freqkd_cli.registry import flattened
 from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import ratio
@@ -62,8 +63,8 @@ TINY = 1e-30
 def build(
     *,
     levels: Annotated[int, Field(ge=1, le=12)] | None = None,
-    power: Annotated[float, Field(ge=0, le=1)] = 0.5,
-    weights: list[Annotated[float, Field(ge=0)]] | None = None,
+    power: Share = 0.5,
+    weights: list[NotNegative] | None = None,
     temperature: Positive = 1.0,
     grid: ComparedGrid = "teacher",
     weighting: CellWeights,
