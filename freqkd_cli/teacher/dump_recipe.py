@@ -17,6 +17,7 @@ from freqkd_cli.doctor import diagnosis
 from freqkd_cli.errors import RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.images.pool import WithPool
+from freqkd_cli.recipe.command_line import distill_command
 from freqkd_cli.runtime.memory import keep_freed_memory
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress, Silent
@@ -25,7 +26,7 @@ from freqkd_cli.teacher.dump import dump, summary
 from freqkd_cli.teacher.dump_plan import SHARD_BYTES, Job, estimate_seconds, plan
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.opening import show_views
-from freqkd_cli.teacher.recipe_cache import Form, distill_command, needed_fingerprint, require_fit
+from freqkd_cli.teacher.recipe_cache import Form, needed_fingerprint, require_fit
 from freqkd_cli.teacher.recorded import listed_files, teacher_facts
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes
 from freqkd_cli.teacher.verification import verify

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from freqkd_cli.cache.stored_teacher import StoredTeacher
 from freqkd_cli.errors import CacheMismatch, UsageError, some
 from freqkd_cli.features.taps import stored_as
 from freqkd_cli.images.pool import manifest_of_pool, partly_labelled
-from freqkd_cli.recipe.sections import STDIN
+from freqkd_cli.recipe.command_line import given_words, source_word
 from freqkd_cli.teacher.recorded import listed_files
 from freqkd_cli.teacher.targets import Content, union
 from freqkd_cli.teacher.teacher_classes import check_teacher_classes, class_map
@@ -49,9 +49,6 @@ LISTED = 3
 
 _OF_FILES = frozenset({"data.sha256", "data.number", "pool.sha256", "pool.number", "images"})
 """Fields that differ where files changed."""
-
-OPTIONS = {"data.root": "--data-root", "train.seed": "--seed"}
-"""Recipe keys that have an option of their own."""
 
 
 @dataclass(frozen=True)
@@ -209,41 +206,10 @@ def _target(checked: assemble.CheckedRecipe, line: Line) -> dict[str, Any]:
 
 def dump_command(recipe: Recipe, out: Path, form: Form) -> str:
     """Return the ``freqkd teacher-dump`` line that makes a cache, quoted for a shell."""
-    words = ["freqkd", "teacher-dump", _source(recipe), "--out", str(out), *_given(recipe)]
+    words = ["freqkd", "teacher-dump", source_word(recipe), "--out", str(out), *given_words(recipe)]
     if form.images is not None:
         words += ["--limit", str(form.images)]
     for option in ("content", "dtype", "scores", "split"):
         if getattr(form, option) != getattr(Form(), option):
             words += [f"--{option}", str(getattr(form, option))]
     return shlex.join(words)
-
-
-def distill_command(recipe: Recipe, cache: Path) -> str:
-    """Return the ``freqkd distill`` line that trains from a cache, quoted for a shell."""
-    source = _source(recipe)
-    run = Path("runs") / ("recipe" if source == "-" else Path(source).stem)
-    words = [source, "--cache", str(cache), "--out", str(run), *_given(recipe)]
-    return shlex.join(["freqkd", "distill", *words])
-
-
-def eval_command(recipe: Recipe, split: str = "val") -> str:
-    """Return the ``freqkd eval`` line that scores the teacher on a split, quoted for a shell."""
-    without_seed = {key: value for key, value in recipe.options.items() if key != "train.seed"}
-    recipe = replace(recipe, options=without_seed)
-    of_split = [] if split == "val" else ["--split", split]
-    return shlex.join(["freqkd", "eval", _source(recipe), "--teacher", *of_split, *_given(recipe)])
-
-
-def _source(recipe: Recipe) -> str:
-    return "-" if recipe.source == STDIN else recipe.source
-
-
-def _given(recipe: Recipe) -> list[str]:
-    """Return what was given beside the recipe's file."""
-    words = []
-    for assignment in recipe.sets:
-        words += ["--set", assignment]
-    for key, option in OPTIONS.items():
-        if key in recipe.options:
-            words += [option, str(recipe.options[key])]
-    return words

@@ -15,7 +15,7 @@ import torch
 from freqkd_cli import registry
 from freqkd_cli.errors import some
 from freqkd_cli.images.dataset import spread
-from freqkd_cli.teacher.recipe_cache import eval_command
+from freqkd_cli.recipe.command_line import eval_command
 from freqkd_cli.train import baseline_run
 from freqkd_cli.train.teacher_score import ClassIoU, Images, TeacherScore, teacher_score
 

@@ -29,11 +29,12 @@ from freqkd_cli.cache.journal import Journal
 from freqkd_cli.cache.reader import CacheReader
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheDamaged, CacheMismatch, FreqKDError, Missing, UsageError
+from freqkd_cli.recipe.command_line import distill_command
 from freqkd_cli.runtime.files import sha256
 from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.dump import dump
 from freqkd_cli.teacher.dump_plan import plan
-from freqkd_cli.teacher.recipe_cache import Form, distill_command, dump_command
+from freqkd_cli.teacher.recipe_cache import Form, dump_command
 from freqkd_cli.views.view import ViewSpec
 from freqkd_cli.weights.config import License
 
@@ -626,3 +627,9 @@ def test_the_commands_can_be_pasted():
     command = distill_command(recipe, Path("caches/b"))
     start = "freqkd distill 'my recipe.yaml' --cache caches/b --out 'runs/my recipe'"
     assert command == f"{start} {given}"
+
+
+def test_a_shipped_recipe_has_its_name_in_commands():
+    """It was a file of the installed package."""
+    command = distill_command(recipes.load("fastscnn_kl", parts=False), Path("c"))
+    assert command == "freqkd distill fastscnn_kl --cache c --out runs/fastscnn_kl"
