@@ -86,10 +86,8 @@ def build_line(checked: CheckedRecipe, number: int) -> Line:
     spec, size = checked.recipe.losses[number], checked.view_spec.size
     loss = registry.find("losses", spec.name).build(**spec.arguments)
     _check_taps(checked, spec, loss)
-    student, teacher = (
-        loss.student_taps(checked.student_taps),
-        loss.teacher_taps(checked.teacher_taps),
-    )
+    student = loss.student_taps(checked.student_taps)
+    teacher = loss.teacher_taps(checked.teacher_taps)
     _check_nodes([checked.student_taps[name] for name in student], "student", size)
     _check_nodes([checked.teacher_taps[name] for name in teacher], "teacher", size)
     compared = checked.compared if loss.reads_logits else None

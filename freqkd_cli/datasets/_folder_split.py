@@ -6,10 +6,16 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from freqkd_cli.errors import DataMissing, UsageError
 from freqkd_cli.images.dataset import SPLITS
 from freqkd_cli.images.pairs import Pair
+from freqkd_cli.recipe.value_types import ProperShare
+
+Shares = ProperShare | Annotated[list[ProperShare], Field(min_length=2, max_length=3)]
 
 _OFFERED = (0.8, 0.7, 0.6, 0.5, 0.9)
 

@@ -1,4 +1,4 @@
-"""Keys of ``data.label_map``: mask values, ranges of values and colors."""
+"""Keys and values that describe labels: ``data.label_map``, ``data.ignore``, ``data.colors``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ Stored = Annotated[
 ]
 LabelMap = dict[Stored, Annotated[int, Field(ge=0, le=IGNORE_16_BIT)]]
 Ignore = int | list[int]
+Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+Colors = dict[str, Color] | list[Color]
 
 
 def values_of(ignore: Ignore | None) -> tuple[int, ...]:

@@ -29,8 +29,9 @@ from freqkd_cli.datasets._folder_colors import color_map
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
 from freqkd_cli.datasets._folder_layout import LAYOUT, find_images, find_pairs
 from freqkd_cli.datasets._folder_partial import MaskKeys
+from freqkd_cli.datasets._folder_split import Shares
 from freqkd_cli.datasets._label_fixes import advice_of
-from freqkd_cli.datasets._label_values import covers
+from freqkd_cli.datasets._label_values import Colors, covers
 from freqkd_cli.datasets._single_class import single_class
 from freqkd_cli.errors import DataBroken, DataMissing
 from freqkd_cli.images.conversion import POOL, RECIPE, Conversion
@@ -38,13 +39,10 @@ from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import ROOT_TIP, Pair
 from freqkd_cli.images.palette import palette_with
-from freqkd_cli.recipe.value_types import Positive, ProperShare
+from freqkd_cli.recipe.value_types import Positive
 
 __all__ = ["LAYOUT", "build", "classes", "palette_of"]
 
-Shares = ProperShare | Annotated[list[ProperShare], Field(min_length=2, max_length=3)]
-Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
-Colors = dict[str, Color] | list[Color]
 Percentile = Annotated[
     list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)
 ]

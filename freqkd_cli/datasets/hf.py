@@ -21,14 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from freqkd_cli.datasets._folder_classes import ClassList, class_list
 from freqkd_cli.datasets._folder_labels import Ignore, LabelKeys, LabelMap, rule_of, values_of
-from freqkd_cli.datasets._folder_split import in_split, shares_of
+from freqkd_cli.datasets._folder_split import Shares, in_split, shares_of
 from freqkd_cli.datasets._hf_cells import Cell, Column, class_label_names
 from freqkd_cli.datasets._hf_source import (
     ID2LABEL,
@@ -41,19 +40,16 @@ from freqkd_cli.datasets._hf_source import (
     rows_of,
 )
 from freqkd_cli.datasets._label_fixes import advice_of
-from freqkd_cli.datasets._label_values import covers
+from freqkd_cli.datasets._label_values import Colors, covers
 from freqkd_cli.errors import DataMissing, UsageError, some
 from freqkd_cli.images.dataset import Dataset, Split
 from freqkd_cli.images.file_dataset import FileDataset
 from freqkd_cli.images.pairs import Pair
 from freqkd_cli.images.palette import palette_with
-from freqkd_cli.recipe.value_types import Positive, ProperShare
+from freqkd_cli.recipe.value_types import Positive
 
 __all__ = ["LAYOUT", "build", "build_pool", "classes", "palette_of"]
 
-Shares = ProperShare | Annotated[list[ProperShare], Field(min_length=2, max_length=3)]
-Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
-Colors = dict[str, Color] | list[Color]
 Splits = dict[Literal["train", "val", "test"], str]
 
 

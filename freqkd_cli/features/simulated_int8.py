@@ -128,9 +128,13 @@ class SimulatedInt8(nn.Module):
         values = x.float()
         if observe:
             _observe(values.detach(), bounds)
-        elif not bounds.is_meta and bool(bounds[0].isnan()):
-            return x  # never observed: with batches of one image, pooling skips its batch norm
-        return rounded(values, bounds.to(values.device)).to(x.dtype)
+        bounds = bounds.to(values.device)
+        result = rounded(values, bounds)
+        if not observe:
+            # With batches of one image pooling skips its batch norm, so its range stays unknown.
+            # Chosen on the device, because a look at the range would wait for it.
+            result = torch.where(bounds[0].isnan(), values, result)
+        return result.to(x.dtype)
 
 
 def simulate_stored(model: nn.Module) -> nn.Module:

@@ -104,9 +104,9 @@ class LabelRule:
 
     def format(self, values: Collection[float]) -> str:
         """Return stored values as a message lists them."""
-        form = "#{:06x}" if self.colors is not None else "{:g}"
-        number = int if self.colors is not None else float
-        return some((form.format(number(value)) for value in sorted(values)), LISTED)
+        if self.colors is not None:
+            return some((f"#{int(value):06x}" for value in sorted(values)), LISTED)
+        return some((f"{value:g}" for value in sorted(values)), LISTED)
 
 
 def empty_table() -> np.ndarray:

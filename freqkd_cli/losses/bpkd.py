@@ -45,9 +45,8 @@ from freqkd_cli.losses._class_scores import (
     divergence_over_cells,
     resized,
 )
-from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._part_weights import require_a_part
-from freqkd_cli.recipe.value_types import NotNegative
+from freqkd_cli.recipe.value_types import NotNegative, Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 

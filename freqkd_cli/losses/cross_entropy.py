@@ -47,8 +47,9 @@ from torch.nn import functional as F
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.losses._emphasis import Emphasis, Share
+from freqkd_cli.losses._emphasis import Emphasis
 from freqkd_cli.losses._labels import Auxiliary, Beta, ClassWeights, PixelLoss, weighted_mean
+from freqkd_cli.recipe.value_types import Share
 from freqkd_cli.registry import flattened
 from freqkd_cli.runtime.constants import constant
 from freqkd_cli.runtime.precision import widest

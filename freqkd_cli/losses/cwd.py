@@ -31,8 +31,8 @@ from torch import Tensor
 
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid, divergence_over_cells
-from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._tap_scores import TapScores
+from freqkd_cli.recipe.value_types import Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 

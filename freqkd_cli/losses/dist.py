@@ -38,10 +38,9 @@ from torch.nn import functional as F
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._class_scores import CellWeights, ComparedGrid
-from freqkd_cli.losses._emphasis import Positive
 from freqkd_cli.losses._part_weights import require_a_part
 from freqkd_cli.losses._tap_scores import TapScores
-from freqkd_cli.recipe.value_types import NotNegative
+from freqkd_cli.recipe.value_types import NotNegative, Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.distances import root
 from freqkd_cli.views.batch import Batch

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from freqkd_cli.features.loss import Loss, LossGroup
 from freqkd_cli.losses._class_scores import CellWeights, ClassScores, ComparedGrid
-from freqkd_cli.losses._emphasis import Positive
+from freqkd_cli.recipe.value_types import Positive
 from freqkd_cli.registry import flattened
 from freqkd_cli.views.batch import Batch
 

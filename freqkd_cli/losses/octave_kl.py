@@ -40,8 +40,7 @@ from freqkd_cli.losses._class_scores import (
     ComparedGrid,
     Scores,
 )
-from freqkd_cli.losses._emphasis import Positive
-from freqkd_cli.recipe.value_types import NotNegative, Share
+from freqkd_cli.recipe.value_types import NotNegative, Positive, Share
 from freqkd_cli.registry import flattened
 from freqkd_cli.runtime.constants import constant
 from freqkd_cli.spectral.distances import ratio
