@@ -10,6 +10,7 @@ from pathlib import Path
 from freqkd_cli.errors import UsageError
 from freqkd_cli.lab.recipe_values import UNSEEN, Values, differing, identity, values_of
 from freqkd_cli.lab.run_record import SEED_FOLDER, RunRecord
+from freqkd_cli.train.recipe_identity import shown
 
 
 @dataclass(frozen=True)
@@ -145,18 +146,14 @@ def _two_recipes(one: _Cell, other: _Cell) -> UsageError:
             tip="another --name for one of them",
         )
     key = keys[0]
-    got = f"{first.folder} has {key} {_shown(one, key)}, {second.folder} {_shown(other, key)}"
+    values = [shown(cell.values.get(key)) for cell in (one, other)]
+    got = f"{first.folder} has {key} {values[0]}, {second.folder} {values[1]}"
     return UsageError(
         f"two recipes are called {one.name!r}",
         got=got + (f"; {len(keys) - 1} more keys differ" if len(keys) > 1 else ""),
         need="one recipe for each name",
         tip="give each run a --name, or leave out one of the recipes",
     )
-
-
-def _shown(cell: _Cell, key: str) -> str:
-    value = cell.values.get(key)
-    return "left out" if value is None else str(value)
 
 
 def _given_names(names: Sequence[str], rows: Sequence[str], runs: int) -> list[str]:

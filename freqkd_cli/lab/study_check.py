@@ -17,7 +17,7 @@ from freqkd_cli.recipe.data_section import held_out_data, labelled_number
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.lock import LOCK
-from freqkd_cli.train.recipe_identity import difference
+from freqkd_cli.train.recipe_identity import difference, shown
 
 SHOWN = 8
 LIMIT, LABELLED = "train.eval_limit", "labelled images for data.hold_out"
@@ -162,8 +162,3 @@ def with_rows(study: Study, rows: Sequence[Any]) -> Study:
     """Return a study with other entries for its rows."""
     keys = study.plan.keys.model_copy(update={"recipes": tuple(rows)})
     return replace(study, plan=replace(study.plan, keys=keys))
-
-
-def shown(value: Any) -> str:
-    """Return a value of a recipe for messages; None stands for a key without one."""
-    return "left out" if value is None else str(value)

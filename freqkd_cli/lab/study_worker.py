@@ -13,11 +13,10 @@ from freqkd_cli.lab.plan_rows import load_row
 from freqkd_cli.lab.prepare_study import OpenStudy, prepare
 from freqkd_cli.lab.run_process import check_stop, distill_words, execute, note_failure, pause
 from freqkd_cli.lab.study import Run
-from freqkd_cli.lab.study_check import shown
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.interrupt import asked_to_stop
 from freqkd_cli.runtime.progress import Progress
-from freqkd_cli.train.recipe_identity import difference
+from freqkd_cli.train.recipe_identity import difference, shown
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from freqkd_cli.build.training_images import training_images
 from freqkd_cli.build.training_parts import TrainingParts, training_parts
 from freqkd_cli.errors import CacheMismatch, RecipeError, UsageError
 from freqkd_cli.lab.search_space import Search
+from freqkd_cli.recipe.resolved import as_yaml
 from freqkd_cli.teacher.absent_weights import teacher_of_cache
 from freqkd_cli.teacher.opening import open_source
-from freqkd_cli.train.recipe_identity import with_absolute_paths
+from freqkd_cli.train.recipe_identity import kept_values
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -68,7 +69,7 @@ class TrialRecipes:
     def best(self, values: Values) -> Recipe:
         """Return the user's recipe with the values of a trial, to train on every image."""
         data = self.recipe.data.model_copy(update={"hold_out": None})
-        text = recipes.dump(with_absolute_paths(dataclasses.replace(self.recipe, data=data)))
+        text = as_yaml(kept_values(dataclasses.replace(self.recipe, data=data)))
         return recipes.loads(text, sets=[search.setting(value) for search, value in values])
 
 
@@ -95,7 +96,7 @@ def trial_recipes(
         every = max(1, length.epochs_after(length.steps) // EVALUATIONS)
         train = base.train.model_copy(update={"eval_every": every})
         base = dataclasses.replace(base, train=train)
-    text = recipes.dump(with_absolute_paths(base))
+    text = as_yaml(kept_values(base))
     return TrialRecipes(recipe, text, parts, length.steps)
 
 

@@ -11,7 +11,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.lab.search_space import Search
 from freqkd_cli.runtime.files import SUFFIX
 from freqkd_cli.runtime.json_file import object_or_none
-from freqkd_cli.train.recipe_identity import difference
+from freqkd_cli.train.recipe_identity import difference, shown
 
 RECORD, JOURNAL, TRIALS, LOCKS = "tune.json", "journal.log", "trials", "locks"
 """Files and folders of a study folder."""
@@ -55,8 +55,8 @@ class Identity:
         if differing is not None:
             raise UsageError(
                 f"{where} was started with another recipe",
-                got=f"{differing.key} {differing.recipe}",
-                need=f"{differing.key} {differing.run}",
+                got=f"{differing.key} {shown(differing.recipe)}",
+                need=f"{differing.key} {shown(differing.run)}",
                 tip=tip,
                 key=differing.key,
             )

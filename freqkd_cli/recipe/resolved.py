@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -28,9 +29,15 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML."""
-    values = resolved(recipe)
-    lines = [f"version: {values.pop('version')}"]
+    return as_yaml(resolved(recipe))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Return the values of a whole recipe, as :func:`resolved` gives them, as YAML."""
+    lines = [f"version: {values['version']}"]
     for name, section in values.items():
+        if name == "version":
+            continue
         lines.append(f"{name}:")
         for block in section if isinstance(section, list) else [section]:
             first, other = ("  - ", "    ") if isinstance(section, list) else ("  ", "  ")

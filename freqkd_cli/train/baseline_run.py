@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import FreqKDError
-from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.runtime.json_file import object_or_none
 from freqkd_cli.teacher.targets import NoTeacher
 from freqkd_cli.train import run_folder
-from freqkd_cli.train.recipe_identity import FREE, with_absolute_paths
+from freqkd_cli.train.recipe_identity import FREE, kept_values
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -57,7 +56,7 @@ def _values(recipe: Recipe) -> dict[str, Any]:
     """Return what decides the result of a run on labels alone."""
     losses = tuple(line for line in recipe.losses if line.weight > 0)
     recipe = dataclasses.replace(recipe, losses=losses, teacher=None)
-    values = resolved(with_absolute_paths(recipe))
+    values = kept_values(recipe)
     for section, key in FREE:
         values.get(section, {}).pop(key, None)
     return values

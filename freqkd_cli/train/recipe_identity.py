@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from freqkd_cli import registry
 from freqkd_cli.recipe.resolved import resolved
-from freqkd_cli.recipe.value_types import Section
 from freqkd_cli.runtime.leaves import leaves
 from freqkd_cli.weights.hub import is_path
 
 if TYPE_CHECKING:
-    from freqkd_cli.recipe.sections import LossLine, Recipe
+    from freqkd_cli.recipe.sections import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +45,8 @@ PATHS = (
     ("student", "encoder_weights"),
 )
 """Keys that may name a file or folder, by section and key."""
-MEMBERS, OF_MEMBERS = ("teacher", "members"), ("weights", "encoder_weights")
-"""The members of an ensemble, a list, and those keys of each."""
-POOL_ROOT = ("data", "pool", "root")
-"""Another one, in a section of ``data``."""
+OF_MEMBERS = ("weights", "encoder_weights")
+"""Those keys of each member of an ensemble."""
 ADDED = {
     "cwd": {"student": "logits", "teacher": "logits"},
     "dist": {"student": "logits", "teacher": "logits"},
@@ -58,45 +55,28 @@ ADDED = {
 """Loss -> keys that it got later, with the value that stands for their absence in digests."""
 
 
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with every existing file or folder under an absolute path.
+def kept_values(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe with every existing file or folder under an absolute path.
 
     Other values, such as ``embedded`` or the name of weights on a hub, stay as they are.
     """
-    changes: dict[str, Section] = {}
-    for name, key in PATHS:
-        section = changes.get(name, getattr(recipe, name))
-        if section is None:
-            continue
-        own = key in type(section).model_fields and getattr(section, key) is not None
-        value = getattr(section, key) if own else section.arguments.get(key)
-        path = _absolute(name, key, value)
-        if path is None:
-            continue
-        if own:
-            changes[name] = section.model_copy(update={key: type(value)(path)})
-        else:
-            arguments = {**section.arguments, key: type(value)(path)}
-            changes[name] = section.model_copy(update={"arguments": arguments})
-    teacher = changes.get("teacher", recipe.teacher)
-    if teacher is not None and "members" in teacher.arguments:
-        members = [_absolute_member(dict(member)) for member in teacher.arguments["members"]]
-        arguments = {**teacher.arguments, "members": members}
-        changes["teacher"] = teacher.model_copy(update={"arguments": arguments})
-    data = changes.get("data", recipe.data)
-    if data.pool is not None and data.pool.root is not None:
-        pool = data.pool.model_copy(update={"root": data.pool.root.expanduser().absolute()})
-        changes["data"] = data.model_copy(update={"pool": pool})
-    losses = tuple(_with_absolute_files(line) for line in recipe.losses)
-    return dataclasses.replace(recipe, **changes, losses=losses)
+    values = resolved(recipe)
+    for name, section, key in _path_places(values):
+        path = _absolute(name, section[key])
+        if path is not None:
+            section[key] = str(path)
+    return values
 
 
-def _with_absolute_files(line: LossLine) -> LossLine:
-    """Return a loss line whose files have absolute paths."""
-    files = {key: line.arguments.get(key) for key in _file_arguments(line.name)}
-    paths = {key: _absolute("losses", key, value) for key, value in files.items()}
-    found = {key: str(path) for key, path in paths.items() if path is not None}
-    return line.model_copy(update={"arguments": {**line.arguments, **found}}) if found else line
+def _path_places(values: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    """Return key path, section and key of every value that may name a file or folder."""
+    places = [(name, values[name], key) for name, key in PATHS if name in values]
+    for number, member in enumerate(values.get("teacher", {}).get("members", ())):
+        places += [(f"teacher.members.{number}", member, key) for key in OF_MEMBERS]
+    places.append(("data.pool", values["data"].get("pool", {}), "root"))
+    for number, line in enumerate(values["losses"]):
+        places += [(f"losses.{number}", line, key) for key in _file_arguments(line["name"])]
+    return [(f"{name}.{key}", section, key) for name, section, key in places if key in section]
 
 
 @cache
@@ -106,21 +86,14 @@ def _file_arguments(loss: str) -> frozenset[str]:
     return frozenset(key for kind in classes for key in getattr(kind, "file_arguments", ()))
 
 
-def _absolute_member(member: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of an ensemble's member, paths absolute and without those of value null."""
-    paths = {key: _absolute("teacher", key, member.get(key)) for key in OF_MEMBERS}
-    member |= {key: str(path) for key, path in paths.items() if path is not None}
-    return {key: value for key, value in member.items() if value is not None}
-
-
-def _absolute(section: str, key: str, value: Any) -> Path | None:
+def _absolute(name: str, value: Any) -> Path | None:
     """Return the absolute path of a value that names something on this machine, else None."""
-    if not isinstance(value, (str, Path)) or value == "embedded":
+    if not isinstance(value, str) or value == "embedded":
         return None
-    if key == "encoder_weights" and not is_path(str(value)):  # imagenet, beside such a folder
+    if name.endswith(".encoder_weights") and not is_path(value):  # imagenet, beside such a folder
         return None
     path = Path(value).expanduser()
-    return path.absolute() if path.exists() or (section, key) == ("data", "root") else None
+    return path.absolute() if path.exists() or name in ("data.root", "data.pool.root") else None
 
 
 def digest(recipe: Recipe, *, files_of_losses: bool = False) -> str:
@@ -133,19 +106,16 @@ def digest(recipe: Recipe, *, files_of_losses: bool = False) -> str:
         files_of_losses: their paths count as they are written, as in earlier versions.
     """
     values = resolved(recipe)
-    for section, key in (*FREE, *PATHS):
+    for section, key in FREE:
         values.get(section, {}).pop(key, None)
-    for member in values.get("teacher", {}).get("members", ()):
-        for key in OF_MEMBERS:
-            member.pop(key, None)
-    values["data"].get("pool", {}).pop("root", None)
     for line in values["losses"]:
         for key, value in ADDED.get(line["name"], {}).items():
             if line.get(key) == value:
                 del line[key]
-        for key in () if files_of_losses else _file_arguments(line["name"]):
-            if line.get(key) is not None:
-                del line[key]
+    for name, section, key in _path_places(values):
+        of_loss = name.startswith("losses.")
+        if not of_loss or (section[key] is not None and not files_of_losses):
+            del section[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -176,26 +146,17 @@ def difference(run: Recipe, recipe: Recipe) -> RecipeDifference | None:
 
     A path of the run that no longer exists may be replaced by another; that is a warning.
     """
-    before, after = dict(leaves(resolved(run))), dict(leaves(resolved(recipe)))
-    of_losses = {
-        ("losses", str(number), key)
-        for number, line in enumerate(run.losses)
-        for key in _file_arguments(line.name)
-    }
+    values = resolved(run)
+    paths = {name for name, _, _ in _path_places(values)}
+    before, after = dict(leaves(values)), dict(leaves(resolved(recipe)))
     for key in [*before, *(key for key in after if key not in before)]:
-        old, new, place = before.get(key), after.get(key), tuple(key.split("."))
-        if old == new or place in FREE:
+        old, new = before.get(key), after.get(key)
+        if old == new or tuple(key.split(".")) in FREE:
             continue
-        is_path = _is_path_key(place) or place in of_losses
-        if is_path and None not in (old, new) and _same_place(key, str(old), str(new)):
+        if key in paths and None not in (old, new) and _same_place(key, str(old), str(new)):
             continue
         return RecipeDifference(key, old, new)
     return None
-
-
-def _is_path_key(place: tuple[str, ...]) -> bool:
-    of_member = place[:2] == MEMBERS and place[3:] in [(key,) for key in OF_MEMBERS]
-    return place in (*PATHS, POOL_ROOT) or of_member
 
 
 def _same_place(key: str, run: str, recipe: str) -> bool:
@@ -207,3 +168,8 @@ def _same_place(key: str, run: str, recipe: str) -> bool:
     if moved:
         log.warning("%s %s of the run no longer exists; %s is used", key, run, recipe)
     return moved
+
+
+def shown(value: Any) -> str:
+    """Return a value of a recipe for messages; None stands for a key without one."""
+    return "left out" if value is None else str(value)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from freqkd_cli import recipe as recipes
 from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.recipe.resolved import as_yaml
 from freqkd_cli.runtime.files import SUFFIX, write_synced
 from freqkd_cli.runtime.json_file import object_or_none, write_json
 from freqkd_cli.runtime.lock import LOCK, WriteLock
-from freqkd_cli.train.recipe_identity import difference, with_absolute_paths
+from freqkd_cli.train.recipe_identity import difference, kept_values, shown
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -92,15 +93,11 @@ def _check_recipe(out: Path, recipe: Recipe) -> None:
     what = "on other data" if differing.key == "data.root" else "with another recipe"
     raise UsageError(
         f"the run in {out} was started {what}",
-        got=f"{differing.key} {_shown(differing.recipe)}",
-        need=f"{differing.key} {_shown(differing.run)}",
+        got=f"{differing.key} {shown(differing.recipe)}",
+        need=f"{differing.key} {shown(differing.run)}",
         tip="give the same recipe and options, or another --out",
         key=differing.key,
     )
-
-
-def _shown(value: Any) -> str:
-    return "left out" if value is None else str(value)
 
 
 @contextmanager
@@ -118,7 +115,7 @@ def opened(out: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]:
                 held.enter_context(lock(out))
         # A run that is extended is finished, and from here on it is not.
         (out / "summary.json").unlink(missing_ok=True)
-        text = recipes.dump(with_absolute_paths(recipe))
+        text = as_yaml(kept_values(recipe))
         write_synced(out / "recipe.yaml", lambda file: file.write(text.encode()))
         yield
 

@@ -17,14 +17,14 @@ from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.export.teacher_weights import networks
 from freqkd_cli.models import fast_scnn, segformer
-from freqkd_cli.recipe.resolved import dump
+from freqkd_cli.recipe.resolved import as_yaml, dump
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.teacher.recipe_cache import Form
 from freqkd_cli.train.distillation import distill
-from freqkd_cli.train.recipe_identity import difference, digest, with_absolute_paths
+from freqkd_cli.train.recipe_identity import difference, digest, kept_values
 from freqkd_cli.views.loader import Loader, ViewDataset
 
 TINY = {"channels": [8, 8, 16, 16], "heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "decoder": 16}
@@ -140,7 +140,7 @@ def test_a_run_has_absolute_paths_and_its_weights_may_move(
 ) -> None:
     monkeypatch.chdir(folder)
     relative = RECIPE.replace("FOLDER/", "./").replace("MAP", MAP)
-    run = with_absolute_paths(recipes.loads(relative))
+    run = recipes.loads(as_yaml(kept_values(recipes.loads(relative))))
     assert [weights for _, weights in networks(run)] == [f"{folder}/a", f"{folder}/b"]
     assert difference(run, recipes.loads(relative)) is None
     assert digest(run) == digest(recipes.loads(relative)) == digest(recipes.loads(dump(run)))

@@ -16,12 +16,12 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.export.card import card_path
 from freqkd_cli.export.target import DEFAULT
 from freqkd_cli.models import segformer
-from freqkd_cli.recipe.resolved import resolved
+from freqkd_cli.recipe.resolved import as_yaml, resolved
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score import eval_source
 from freqkd_cli.train import checkpoint, run_folder
 from freqkd_cli.train.distillation import distill
-from freqkd_cli.train.recipe_identity import difference, digest, digests, with_absolute_paths
+from freqkd_cli.train.recipe_identity import difference, digest, digests, kept_values
 from tests.whole.test_bad_input import example_data
 
 RECIPE = """
@@ -39,6 +39,11 @@ SCENES = RECIPE.replace("name: folder, root: data", "name: scenes, length: 4, he
 
 def load(*sets: str, text: str = RECIPE):
     return recipes.loads(text, sets=sets)
+
+
+def kept_recipe(recipe: recipes.Recipe) -> recipes.Recipe:
+    """The recipe as a run has it in its folder."""
+    return recipes.loads(as_yaml(kept_values(recipe)))
 
 
 @pytest.fixture
@@ -67,9 +72,9 @@ def test_a_run_is_scored_from_another_working_folder(here, monkeypatch):
 
 def test_weights_that_are_no_path_stay_as_they_are(here):
     for name in ("embedded", "nvidia/segformer-b0-finetuned-ade-512-512"):
-        kept = with_absolute_paths(load(f"teacher.weights={name}"))
+        kept = kept_recipe(load(f"teacher.weights={name}"))
         assert kept.teacher.arguments["weights"] == name
-    assert with_absolute_paths(load("student.weights=null")).student.weights is None
+    assert kept_recipe(load("student.weights=null")).student.weights is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,7 @@ def test_weights_that_are_no_path_stay_as_they_are(here):
 )
 def test_what_changes_no_result_may_differ(here, change):
     Path("link").symlink_to("data")
-    kept = with_absolute_paths(load())
+    kept = kept_recipe(load())
     assert difference(kept, load(change)) is None
     assert digest(kept) == digest(load(change)) == digest(load())
 
@@ -101,7 +106,7 @@ def test_what_changes_no_result_may_differ(here, change):
     ],
 )
 def test_what_changes_a_result_is_named(here, change, key):
-    first = difference(with_absolute_paths(load()), load(change))
+    first = difference(kept_recipe(load()), load(change))
     assert first is not None and first.key == key
 
 
@@ -112,7 +117,7 @@ def test_files_of_losses_are_paths_too(tmp_path, monkeypatch):
         Path(name).touch()
     text = SCENES.replace("train:", "  - {name: freekd, student: decoder, teacher: decoder, "
                           "prompts: p.safetensors}\ntrain:")  # fmt: skip
-    kept = with_absolute_paths(load(text=text))
+    kept = kept_recipe(load(text=text))
     assert kept.losses[2].arguments["prompts"] == str(tmp_path / "p.safetensors")
     same = load("losses.freekd.prompts=./p.safetensors", text=text)
     assert difference(kept, same) is None and digest(kept) == digest(same)
@@ -125,7 +130,7 @@ def test_files_of_losses_are_paths_too(tmp_path, monkeypatch):
 
 
 def test_data_that_moved_are_a_warning(here, caplog):
-    kept = with_absolute_paths(load())
+    kept = kept_recipe(load())
     Path("data").rename("moved")
     assert difference(kept, load("data.root=moved")) is None
     assert "no longer exists" in caplog.text
