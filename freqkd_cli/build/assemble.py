@@ -145,6 +145,8 @@ def _described(
         teacher = dict(stored.taps)
     else:
         teacher = taps_of(recipe, "teacher", len(classes)) if recipe.teacher else {}
+    # Auxiliary logits are outputs of the training mode, in which a teacher never is.
+    teacher = {name: tap for name, tap in teacher.items() if tap.kind != "auxiliary"}
     if not classes:
         classes = classes_of_teacher(recipe, teacher)
     student = taps_of(recipe, "student", len(classes))

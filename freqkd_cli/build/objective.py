@@ -41,7 +41,7 @@ class Line:
     def student(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the student's tensors that the loss reads.
 
-        Auxiliary logits exist in training mode alone, so a frozen student has none.
+        Auxiliary logits exist in training mode alone: a student in evaluation mode has none.
         """
         tensors = {name: taps[name] for name in self.student_taps if name in taps}
         if self.compared is not None:

@@ -145,6 +145,16 @@ def test_attention_of_class_scores_needs_a_teacher_with_logits(check, monkeypatc
     assert f"losses.{number}: the teacher 'segformer' has no tap 'logits'" in line
 
 
+def test_a_teacher_has_no_auxiliary_logits(check):
+    """It never is in training mode; before, the check passed and training ended in a traceback."""
+    model = "{name: fast_scnn, width: 0.25, auxiliary: true}"
+    text = RECIPE.replace(TEACHER, f"teacher: {model}\n")
+    text = text.replace("{name: fast_scnn, width: 0.25}", model)
+    assemble.check(recipes.loads(text, "r.yaml", ("losses.feature.student=aux1",)))
+    line = check(text, "losses.feature.student=aux1", "losses.feature.teacher=aux1")
+    assert "losses.2.teacher: the teacher 'fast_scnn' has no tap 'aux1'" in line
+
+
 def test_cross_entropy_with_attention_needs_the_teacher_s_scores_of_every_class():
     classes = registry.find("datasets", "scenes").classes()
     some = ", ".join(f"{name}: {name}" for name in classes[:3])
