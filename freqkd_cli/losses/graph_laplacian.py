@@ -50,6 +50,7 @@ from freqkd_cli.losses._graph_arguments import (
 )
 from freqkd_cli.registry import flattened
 from freqkd_cli.spectral.assignment import Heads
+from freqkd_cli.spectral.distances import ratio
 from freqkd_cli.spectral.graph import count, smoothness
 from freqkd_cli.spectral.graph_forms import Gram, Graph
 from freqkd_cli.spectral.modes import eigenvalues, heat_trace, kept
@@ -76,7 +77,7 @@ def build(
         student: tap of the student: features or a graph.
         teacher: tap of the teacher: features, nodes or a graph.
         compare: what is compared; the top of the file explains each.
-        k: number of modes.
+        k: number of eigenvalues, for ``compare: eigenvalues``.
     """
     graphs = (k, teacher_heads.choice(), student_graph)
     return GraphLaplacian((student, teacher), graphs, compare, edges)
@@ -86,7 +87,8 @@ class GraphLaplacian(GraphLoss):
     """Made by :func:`build`.
 
     The target has the name of what is compared: ``eigenvalues`` ``[B, 1, k]``, ``heat_trace``
-    ``[B, 1, 3]``, or the teacher's graph, ``edges`` ``[B, 1, N, N]``.
+    ``[B, 1, 3]``, or the teacher's graph, ``edges`` ``[B, 1, N, N]``, which are relative to the
+    largest one for ``laplacian: normalized``.
     """
 
     target_arguments = (*GraphLoss.target_arguments, "compare", "kernel", "tau", "laplacian")
@@ -122,7 +124,11 @@ class GraphLaplacian(GraphLoss):
     def describe(self, graph: Graph) -> dict[str, Tensor]:
         graph = graph.mean()
         if self.compare == "smoothness":
-            return {"edges": self.edges.of(graph)}
+            edges = self.edges.of(graph)
+            if self.edges.laplacian == "normalized":
+                # Their scale cancels, and half floats hold no edge below 1e-7.
+                edges = ratio(edges, edges.amax((-2, -1), keepdim=True))
+            return {"edges": edges}
         return {self.compare: self._spectrum(graph)}
 
     def distance(self, graph: Graph, target: Mapping[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from freqkd_cli import registry
+from freqkd_cli.cache.shards import Storage, rounded
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.losses import _graph_arguments
@@ -173,6 +174,25 @@ def test_both_laplacians(kind):
     for (name, key, choice), want in wanted.items():
         loss = started(name, k=4, tau=0.5, laplacian=kind, **{key: choice})
         assert value(loss, student, teacher).item() == pytest.approx(want, abs=1e-6), choice
+
+
+@pytest.mark.parametrize("tau", [0.03, 0.01])
+def test_smoothness_does_not_depend_on_the_size_of_the_edges(tau):
+    """Edges below 1e-12 gave 0, and those below 1e-7 in a cache of half floats."""
+    student, teacher = drawn(1, 6, *GRID), drawn(1, 64, *GRID, seed=1)
+    cosine = cosines(cells(teacher[0])) - 2 * np.eye(NODES)
+    edges = np.exp((cosine - cosine.max()) / tau)
+    rows = numpy_rows(cells(student[0]))
+    rows, degrees = rows - rows.mean(0), edges.sum(1)
+    square = (rows**2).sum(1)
+    across = np.trace(rows.T @ (np.diag(degrees) - edges) @ rows)
+    want = across / ((degrees * square).sum() + 1e-6 * square.mean() * degrees.sum())
+    loss = started("graph_laplacian", teacher=Tap("t", 8, 64), compare="smoothness", tau=tau)
+    target = loss.target({"t": teacher.float()}, batch_of(1), {})
+    halves = {name: rounded(name, x, Storage("float16")) for name, x in target.items()}
+    for stored in (target, halves):
+        result = loss({"s": student.float()}, stored, batch_of(1), 0)
+        assert result.item() == pytest.approx(want, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["normalized", "combinatorial"])
