@@ -59,7 +59,12 @@ Matrix = Literal["adjacency", "laplacian"]
 
 @dataclass(frozen=True)
 class SpectrumHeads(TeacherHeads):
-    """Which of the teacher's heads are compared; their graphs or their spectra are averaged."""
+    """Which of the teacher's heads are compared; their graphs or their spectra are averaged.
+
+    Attributes:
+        heads: mean_graph averages all graphs, mean_spectrum all spectra; object takes those that
+            separate objects best, or a list of numbers from 0.
+    """
 
     heads: Literal["mean_graph", "mean_spectrum", "object"] | Numbers = "mean_spectrum"
 
