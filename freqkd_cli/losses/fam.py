@@ -46,6 +46,7 @@ from freqkd_cli.errors import RecipeError
 from freqkd_cli.features.adapter import Adapter
 from freqkd_cli.features.loss import Grid, Loss, LossGroup
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.losses._convolution import convolution, convolved
 from freqkd_cli.losses._fam_released import ReleasedAttention
 from freqkd_cli.losses._pair import PairLoss
 from freqkd_cli.runtime.constants import constant
@@ -126,7 +127,7 @@ class FrequencyAttention(nn.Module):
         super().__init__()
         self.shape = shape
         self.mix = Adapter(student, teacher)
-        self.local = nn.Conv2d(student, teacher, 1)
+        self.local = convolution(student, teacher)
         # Real and imaginary part apart, so optimizers and safetensors handle plain numbers.
         start = torch.zeros(2, teacher, *shape.grid)
         start[0] = torch.as_tensor(shape.start()).to(start)
@@ -138,8 +139,7 @@ class FrequencyAttention(nn.Module):
         spectrum = half_spectrum(x)
         mixed = torch.view_as_complex(self.mix(torch.view_as_real(spectrum)))
         passed = from_half(mixed * self.gains(x.shape[-2], x.shape[-1], x), x.shape[-2:])
-        local = F.conv2d(x, self.local.weight.to(x.dtype), self.local.bias.to(x.dtype))
-        y = self.gamma[0] * local + self.gamma[1] * passed
+        y = self.gamma[0] * convolved(x, self.local) + self.gamma[1] * passed
         return y if self.norm is None else F.relu(self.norm(y))
 
     def gains(self, height: int, width: int, like: Tensor) -> Tensor:
