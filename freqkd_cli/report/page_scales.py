@@ -37,14 +37,17 @@ def ticks_between(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten within [low, high], with 2 and 5 between them where they are few."""
+    """Return powers of ten within [low, high], with 2 and 5 between them where they are few.
+
+    Where none of them lies within, low and high themselves.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
         inside = [tick for tick in ticks if low <= tick <= high]
         if len(inside) >= 3:
             return inside
-    return inside or [low, high]
+    return inside or sorted({low, high})
 
 
 def vertical(values: Sequence[float], logarithmic: bool) -> Scale:
@@ -65,14 +68,14 @@ def scale(low: float, high: float, start: float, end: float) -> Scale:
 
 
 def marks(values: Iterable[float], place: Scale) -> list[Mark]:
-    """Return ticks with as many digits as their distance needs."""
+    """Return ticks with as many digits as their distance needs; a single one has four."""
     values = list(values)
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=0)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if 0 < step < 1 else 0
+    steps = [b - a for a, b in zip(values, values[1:], strict=False)]
+    digits = max(0, -math.floor(math.log10(min(steps)) + 1e-9)) if steps else None
     return [Mark(place(value), _text(value, digits)) for value in values]
 
 
-def _text(value: float, digits: int) -> str:
+def _text(value: float, digits: int | None) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:.{digits}f}" if digits <= 4 else f"{value:.0e}"
+    return f"{value:.4g}" if digits is None or digits > 4 else f"{value:.{digits}f}"

@@ -186,6 +186,22 @@ def test_ticks_are_round_numbers(low, high, ticks):
     assert ticks_between(low, high) == pytest.approx(ticks)
 
 
+@pytest.mark.parametrize(
+    ("heights", "logarithmic", "labels"),
+    [
+        ([0.3, 0.9], True, ["0.5"]),  # was 0
+        ([0.61, 0.61], True, ["0.61"]),  # was 1, twice
+        ([57.42, 57.42], False, ["57.42"]),  # was 57
+        ([0.04, 4.0], True, ["0.1", "0.3", "1.0", "3.0"]),
+        ([2e-5, 9e-5], False, ["2e-05", "4e-05", "6e-05", "8e-05"]),
+    ],
+)
+def test_a_tick_says_its_value(heights, logarithmic, labels):
+    series = [Series("a", "best", [1, 2], heights)]
+    chart = line_chart("t", "a", series, x_label="x", y_label="y", logarithmic=logarithmic)
+    assert [tick.text for tick in chart.y_ticks] == labels
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_lines_lie_inside_their_chart(logarithmic):
     x = list(range(1, 1001))
