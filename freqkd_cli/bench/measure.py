@@ -92,11 +92,11 @@ def _steps(
         with _one_thread(), Operations() as counter:
             watch.start(counter)
             loop.step(batches)
-        # torch's count for the backward pass of a depth-wise convolution ignores its groups, so it
-        # is counted as two forward passes.
-        operations = watch.operations | {
-            "student.backward": 2 * watch.operations["student.forward"]
-        }
+        operations = watch.operations
+        if "student.backward" in operations:  # not of a frozen student
+            # torch's count for the backward pass of a depth-wise convolution ignores its groups,
+            # so it is counted as two forward passes.
+            operations["student.backward"] = 2 * operations["student.forward"]
         for done in range(1 - WARM_UP, number):
             watch.start()
             loop.step(batches)

@@ -43,8 +43,11 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
         return {}
     # Nothing may run beside the timed steps.
     data = recipe.data.model_copy(update={"workers": 0, "pool": None})
+    train = recipe.train.model_copy(update={"freeze_student": False})
     alone = measured_loop(
-        dataclasses.replace(recipe, data=data, losses=lines, teacher=None), options, None
+        dataclasses.replace(recipe, data=data, train=train, losses=lines, teacher=None),
+        options,
+        None,
     )
     model = loop.source.model if isinstance(loop.source, LiveTeacher) else None
     step, ce, teacher = _take_turns(loop, alone, model, options.steps, progress)

@@ -83,6 +83,8 @@ def _table(result: dict[str, Any]) -> str:
     rows.append(_row("step", result["step_ms"], 1.0, result["gflop"]))
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     shape, data = "x".join(map(str, result["size"])), result["data"]
+    views = result["batch_size"] * result["accumulate"]
+    steps = f"{result['steps']} step{'s' * (result['steps'] != 1)}"
     facts = [
         ("images per second", f"{result['images_per_second']:g}"),
         ("peak memory", size(result["memory_bytes"])),
@@ -91,10 +93,7 @@ def _table(result: dict[str, Any]) -> str:
             f"read {data['read_ms']:.0f} ms, views {data['views_ms']:.0f} ms; "
             f"data.workers {data['workers']}",
         ),
-        (
-            "measured",
-            f"{result['steps']} steps of {result['batch_size']} views of {shape}, {threads}",
-        ),
+        ("measured", f"{steps} of {views} views of {shape}, {threads}"),
     ]
     ratios = result["ratios"]
     facts += [(label, _ratio(ratios[key])) for key, label in RATIOS.items() if key in ratios]

@@ -194,6 +194,16 @@ def test_cross_entropy_alone_is_compared_with_nothing(path):
     )
 
 
+def test_a_frozen_student_has_no_backward_pass(path):
+    """Its pass was counted, and then the cross-entropy step was refused: nothing to train."""
+    result = bench(
+        recipes.load(path, ["train.freeze_student=true"]), BenchOptions(steps=1), Silent()
+    )
+    assert result["gflop"] == pytest.approx(sum(p["gflop"] for p in result["parts"]), abs=0.02)
+    assert "student.backward" not in {part["name"] for part in result["parts"]}
+    assert result["ratios"]["over_ce"]["median"] > 0
+
+
 def test_labels_with_attention_are_compared_without_it(path):
     """The recipe without a teacher was refused, and so was a sweep with ``fair: seconds``."""
     sets = ["losses.cross_entropy.attention=high", "losses.high.weight=0"]
@@ -243,7 +253,7 @@ def test_one_sentence_about_what_bounds_the_step(path, shares, views, expected):
 
 
 def test_the_command_prints_a_table_or_one_document(path):
-    words = ["bench", str(path), "--steps", "1"]
+    words = ["bench", str(path), "--steps", "1", "--set", "train.accumulate=2"]
     result = CliRunner().invoke(build_app(), [*words, "--no-against-ce", "--json"])
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
@@ -254,6 +264,7 @@ def test_the_command_prints_a_table_or_one_document(path):
         result.exit_code == 0
         and "step / (bare teacher + CE-only step)" in result.stdout
         and "of the step" in result.stdout
+        and "1 step of 4 views of 64x64" in result.stdout
     )
     result = CliRunner().invoke(build_app(), [*words, "--cache", "nowhere"])
     assert result.exit_code == 4 and result.stdout == "" and "nowhere" in result.stderr
