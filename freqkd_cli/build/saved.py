@@ -8,6 +8,7 @@ can read the model (SegFormer), its own configuration is at the top and freqkd's
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,10 @@ def load_pretrained(name: str | Path, revision: str | None = None) -> nn.Module:
 def _config(folder: Path) -> ModelConfig:
     require_folder(folder)
     if not (folder / CONFIG).is_file() and (folder / "recipe.yaml").is_file():
+        words = ["freqkd", "distill", f"{folder}/recipe.yaml", "--out", str(folder), "--resume"]
         raise WeightsMissing(
             f"{folder} contains no model yet: its run was stopped before the first evaluation",
-            tip=f"freqkd distill {folder}/recipe.yaml --out {folder} --resume",
+            tip=shlex.join(words),
         )
     return read_config(folder / CONFIG)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def _without_overlap(first: CacheReader, second: CacheReader) -> str:
     rest = {*map(subject(second), second.names)} - {*map(subject(first), first.names)}
     if not rest:
         return "make the second cache of other images or views"
-    kept = " ".join(f"--keep {name}" for name in sorted(rest))
-    return f"freqkd cache prune {second.folder} {kept}, then merge again"
+    kept = [word for name in sorted(rest) for word in ("--keep", name)]
+    words = ["freqkd", "cache", "prune", str(second.folder), *kept]
+    return f"{shlex.join(words)}, then merge again"
 
 
 def _differences(first: Fingerprint, second: Fingerprint) -> Iterator[Difference]:

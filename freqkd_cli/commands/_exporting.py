@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -140,11 +141,15 @@ RecipeOption = Annotated[
 
 
 def export_command(folder: Path) -> str:
-    """Return the command that exports a model; in int8 where ``train.quantize`` trained it so."""
+    """Return the command that exports a model, quoted for a shell.
+
+    In int8 where ``train.quantize`` trained it so.
+    """
     from freqkd_cli.runtime.json_file import object_or_none
 
     config = object_or_none(folder / "config.json") or {}
-    return f"freqkd export {folder} {'--int8' if 'quantization' in config else '--format onnx'}"
+    form = ["--int8"] if "quantization" in config else ["--format", "onnx"]
+    return shlex.join(["freqkd", "export", str(folder), *form])
 
 
 def parse_size(text: str) -> tuple[int, int]:

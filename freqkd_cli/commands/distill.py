@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,7 +159,7 @@ def run(
     print_result(result, as_json, _facts if dry_run or not baseline else verdict)
     if not dry_run:
         int8 = f", or {export_command(out)}" if loaded.train.quantize else ""
-        log.info("Next: freqkd eval %s%s", out, int8)
+        log.info("Next: freqkd eval %s%s", shlex.quote(str(out)), int8)
 
 
 def _write_page(

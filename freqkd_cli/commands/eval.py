@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,7 +153,7 @@ def run(
     if Path(source).is_dir() and not teacher and not predictions:
         log.info(
             "Next: freqkd predict %s PHOTOS --out out/photos, or %s",
-            source,
+            shlex.quote(source),
             export_command(Path(source)),
         )
 

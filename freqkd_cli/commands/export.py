@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -208,4 +209,4 @@ def _next(kind: str, target: Path) -> str:
     if kind == "pt2":
         return f"torch.export.load({str(target)!r}).module() in Python"
     python = f"onnxruntime.InferenceSession({str(target)!r}) in Python"
-    return f"freqkd predict {target} PHOTOS --out out/photos, or {python}"
+    return f"freqkd predict {shlex.quote(str(target))} PHOTOS --out out/photos, or {python}"

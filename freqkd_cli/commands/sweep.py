@@ -124,7 +124,7 @@ def _run(
     if error is not None:
         raise error
     if not prepare:
-        log.info("Next: freqkd compare %s", opened.study.folder)
+        log.info("Next: freqkd compare %s", shlex.quote(str(opened.study.folder)))
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -122,7 +122,7 @@ def run(
     result = tune(loaded, study, options, progress(verbose - quiet), dry_run=dry_run)
     print_result(result, as_json, facts if dry_run else _table)
     if not dry_run and result["best_recipe"]:
-        log.info("Next: freqkd distill %s --out runs/best", result["best_recipe"])
+        log.info("Next: freqkd distill %s --out runs/best", shlex.quote(result["best_recipe"]))
 
 
 def _table(result: dict[str, Any]) -> str:

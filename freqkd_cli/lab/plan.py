@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,7 @@ def loads(
         need = f"need the keys {', '.join(PlanKeys.model_fields)}"
         raise as_error([Problem(root.at, "", f"got {shown(root.plain())}, {need}")], source)
     if "losses" in root.value and "recipes" not in root.value:
-        tip = f"list it under recipes of a plan, or freqkd distill {source} --out DIR"
+        tip = f"list it under recipes of a plan, or freqkd distill {shlex.quote(source)} --out DIR"
         raise RecipeError(f"{source} is a recipe, not a plan", tip=tip)
     problems += _add_sets(root, sets)
     keys, of_values = _validated(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def loads(
         raise as_error(problems or [Problem(start, "", "the recipe is empty")], source)
     if isinstance(root.value, dict):
         if "recipes" in root.value and "losses" not in root.value:
-            tip = f"freqkd sweep {source} --out DIR --dry-run"
+            tip = f"freqkd sweep {shlex.quote(source)} --out DIR --dry-run"
             raise RecipeError(f"{source} is a plan of a study, not a recipe", tip=tip)
         problems += changes.apply(root, sets, overrides)
     checker = Checker(parts=parts)

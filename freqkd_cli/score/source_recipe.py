@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from freqkd_cli.build.exported_model import is_exported_file
@@ -39,6 +40,6 @@ def _no_data(what: str, source: str) -> UsageError:
     return UsageError(
         f"{what} that names the data to score it on",
         need="--recipe RECIPE",
-        tip=f"freqkd eval {source} --recipe scenes_teacher",
+        tip=f"freqkd eval {shlex.quote(source)} --recipe scenes_teacher",
         key="recipe",
     )

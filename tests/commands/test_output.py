@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from freqkd_cli.commands import _output
+from freqkd_cli import recipe as recipes
+from freqkd_cli.commands import _output, export
+from freqkd_cli.commands._exporting import export_command
 from freqkd_cli.commands.teacher_dump import _choices
-from freqkd_cli.errors import FreqKDError, UsageError
+from freqkd_cli.errors import FreqKDError, RecipeError, UsageError
 from freqkd_cli.runtime.logs import log_to_stderr
 
 
@@ -125,3 +127,11 @@ def test_the_log_goes_to_stderr_by_level(capsys):
         printed = capsys.readouterr()
         assert printed.err.splitlines() == expected and printed.out == ""
     logging.getLogger("freqkd_cli").handlers.clear()
+
+
+def test_commands_that_a_message_offers_are_quoted_for_a_shell():
+    """A folder with a space in its name was two words."""
+    assert export_command(Path("my run")) == "freqkd export 'my run' --format onnx"
+    assert export._next("onnx", Path("a b.onnx")).startswith("freqkd predict 'a b.onnx' PHOTOS")
+    with pytest.raises(RecipeError, match="freqkd sweep 'my plan.yaml' --out DIR"):
+        recipes.loads("recipes: [a]", "my plan.yaml")

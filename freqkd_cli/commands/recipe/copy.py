@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,8 @@ def run(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists already", tip="another DEST, or --overwrite")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent}", tip=f"mkdir -p {target.parent}")
+        tip = f"mkdir -p {shlex.quote(str(target.parent))}"
+        raise UsageError(f"there is no folder {target.parent}", tip=tip)
     text = copy_text(source, target)
     write_aside(target, lambda file: file.write(text.encode(errors="replace")))
     print_result({"name": name, "path": target}, as_json, lambda result: str(result["path"]))
