@@ -70,7 +70,10 @@ def columns(rows: Iterable[Sequence[Any]], indent: str = "") -> str:
     widths = _widths(cells)
     room = shutil.get_terminal_size().columns - len(indent)
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) - 2 > room:
-        lines = _wrapped(rows, cells, room).splitlines()
+        from freqkd_cli.report.tables import drawn
+
+        flush_right = [map(_is_number, row) for row in rows]
+        lines = drawn(cells, flush_right, width=max(room, 20)).splitlines()
     else:
         lines = [_aligned(row, texts, widths) for row, texts in zip(rows, cells, strict=True)]
     return "\n".join((indent + line).rstrip() for line in lines)
@@ -114,24 +117,6 @@ def _is_number(cell: Any) -> bool:
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
-def _wrapped(rows: list[Sequence[Any]], cells: list[list[str]], room: int) -> str:
-    """The same table in ``room`` characters: Rich narrows the widest columns."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for _ in range(max(map(len, cells))):
-        table.add_column(overflow="fold")
-    for row, texts in zip(rows, cells, strict=True):
-        sides = ["right" if _is_number(cell) else "left" for cell in row]
-        table.add_row(*(Text(text, justify=side) for text, side in zip(texts, sides, strict=True)))
-    console = Console(width=max(room, 20), no_color=True, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
-
-
 def facts(result: Mapping[str, Any]) -> str:
     """One ``name  value`` a line; scores in percent, values that are None left out."""
     return columns(
@@ -141,7 +126,8 @@ def facts(result: Mapping[str, Any]) -> str:
 
 def _fact(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_fact(key, child)}" for key, child in value.items())
+        known = {key: child for key, child in value.items() if child is not None}
+        return ", ".join(f"{key} {_fact(key, child)}" for key, child in known.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     if isinstance(value, float):

@@ -55,28 +55,40 @@ def render(
         )
     numeric = [
         all(isinstance(value, int | float | None) for value in c) for c in zip(*values, strict=True)
-    ]
-    return _drawn([head.name for head in heads], cells, numeric or [False] * len(heads), title)
+    ] or [False] * len(heads)
+    rows = [[head.name for head in heads], *cells]
+    return drawn(rows, [numeric] * len(rows), title)
 
 
-def _drawn(
-    headings: Sequence[str], cells: Sequence[list[str]], numeric: Sequence[bool], title: str | None
+def drawn(
+    rows: Sequence[Sequence[str]],
+    flush_right: Iterable[Iterable[bool]],
+    title: str | None = None,
+    width: int | None = None,
 ) -> str:
-    """The table as Rich draws it on a terminal."""
+    """A table as Rich draws it on a terminal; where that is narrow, the widest columns are wrapped.
+
+    Args:
+        flush_right: of every cell, whether it is flush right.
+        title: printed above; then the first row has headings, in bold as well.
+        width: in characters; None = that of the terminal.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    style = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
+    style = {"title_justify": "left", "title_style": "bold", "show_header": False}
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
-    for heading, right in zip(headings, numeric, strict=True):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a class name are no markup
-    console = Console(force_terminal=True)
-    with console.capture() as drawn:
+    for _ in range(max(map(len, rows))):
+        table.add_column(overflow="fold")
+    for number, (row, sides) in enumerate(zip(rows, flush_right, strict=True)):
+        bold = "bold" if title and not number else ""
+        pairs = zip(row, sides, strict=True)  # Text: brackets in a class name are no markup
+        table.add_row(*(Text(x, bold, justify="right" if y else "left") for x, y in pairs))
+    console = Console(force_terminal=True, width=width)
+    with console.capture() as captured:
         console.print(table)
-    return drawn.get().rstrip("\n")
+    return captured.get().rstrip("\n")
 
 
 def size(count: int) -> str:

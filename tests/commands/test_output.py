@@ -135,3 +135,9 @@ def test_commands_that_a_message_offers_are_quoted_for_a_shell():
     assert export._next("onnx", Path("a b.onnx")).startswith("freqkd predict 'a b.onnx' PHOTOS")
     with pytest.raises(RecipeError, match="freqkd sweep 'my plan.yaml' --out DIR"):
         recipes.loads("recipes: [a]", "my plan.yaml")
+
+
+def test_what_is_not_known_has_no_part_in_a_table_of_facts():
+    """The baseline in ``distill --baseline --dry-run`` had ``bands None``."""
+    result = {"steps": 5, "bands": None, "baseline": {"steps": 5, "bands": None, "miou": 0.5}}
+    assert _output.facts(result) == "steps     5\nbaseline  steps 5, miou 50.00"
