@@ -65,8 +65,8 @@ def run(
         typer.Option(
             "--score/--no-score",
             help="Score the models again, or compare the scores in the run folders. The default "
-            "is --score for runs, --no-score for studies and with --baseline, --metric or "
-            "--markdown.",
+            "is --score for runs, --no-score for studies and with --baseline, --metric, "
+            "--markdown or --out.",
         ),
     ] = None,
     image: Annotated[
