@@ -8,7 +8,11 @@ import typer
 
 from freqkd_cli import registry
 from freqkd_cli.commands._options import Json, complete_name
-from freqkd_cli.commands._output import argument_table, columns, print_result
+from freqkd_cli.commands._output import argument_table, columns, definition, print_result
+from freqkd_cli.errors import DataMissing, some
+
+LISTED = 30
+"""Classes of a data set that are listed at most."""
 
 
 def run(
@@ -33,7 +37,6 @@ def run(
 
 
 def _describe(name: str) -> dict[str, Any]:
-    from freqkd_cli.errors import DataMissing
     from freqkd_cli.recipe.describe import arguments
 
     module = registry.find("datasets", name)
@@ -48,7 +51,7 @@ def _describe(name: str) -> dict[str, Any]:
         "class_names": classes,
         "layout": module.LAYOUT,
         "arguments": arguments("datasets", name),
-        "definition": (module.__doc__ or "").partition("\n")[2].strip().replace("``", ""),
+        "definition": definition(module),
     }
 
 
@@ -63,13 +66,11 @@ def _count(row: dict[str, Any]) -> str:
 
 def _one(rows: list[dict[str, Any]]) -> str:
     (row,) = rows
-    names = ", ".join(row["class_names"] or ("named in the recipe or in the data set's folder",))
-    if row["classes"] is not None and row["classes"] > 30:
-        names = f"{', '.join(row['class_names'][:12])} ... (all with --json)"
-    facts = [
-        ("layout", row["layout"]),
-        ("classes", names if row["classes"] is None else f"{row['classes']}: {names}"),
-    ]
+    classes = "named in the recipe or in the data set's folder"
+    if row["classes"] is not None:
+        more = " (--json lists all)" if row["classes"] > LISTED else ""
+        classes = f"{row['classes']}: {some(row['class_names'], LISTED)}{more}"
+    facts = [("layout", row["layout"]), ("classes", classes)]
     parts = (
         f"{row['name']}: {row['about']}",
         columns(facts),
