@@ -18,7 +18,7 @@ from freqkd_cli.bench.measured_loop import (
     WARM_UP,
     BenchOptions,
     measured_loop,
-    spread,
+    quartiles,
     synchronizer,
 )
 from freqkd_cli.bench.ratios import ratios
@@ -61,7 +61,7 @@ def bench(recipe: Recipe, options: BenchOptions, progress: Progress) -> dict[str
         "batch_size": train.batch_size,
         "accumulate": train.accumulate,
         "size": list(recipe.data.size),
-        "step_ms": spread(totals, 1e3),
+        "step_ms": quartiles(totals, 1e3),
         "images_per_second": round(train.batch_size * train.accumulate / median, 2),
         "gflop": round(gflop, 2),
         "gflops_per_second": round(gflop / median, 2),
@@ -139,7 +139,7 @@ def _parts(steps: Sequence[dict[str, float]], operations: dict[str, int]) -> lis
         rows.append(
             {
                 "name": name,
-                "ms": spread(seconds, 1e3),
+                "ms": quartiles(seconds, 1e3),
                 "share": sum(seconds) / whole,
                 "gflop": round(operations.get(name, 0) / 1e9, 3),
             }

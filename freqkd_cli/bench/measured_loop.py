@@ -57,7 +57,7 @@ def synchronizer(device: torch.device) -> Callable[[], None] | None:
     return None if device.type == "cpu" else lambda: torch.accelerator.synchronize(device)
 
 
-def spread(values: Sequence[float], factor: float = 1.0) -> dict[str, float]:
+def quartiles(values: Sequence[float], factor: float = 1.0) -> dict[str, float]:
     """Return median and quartiles."""
     low, median, high = (
         statistics.quantiles(values, n=4, method="inclusive")

@@ -16,7 +16,7 @@ from freqkd_cli.bench.measured_loop import (
     WARM_UP,
     BenchOptions,
     measured_loop,
-    spread,
+    quartiles,
     synchronizer,
 )
 from freqkd_cli.recipe.sections import LossLine
@@ -52,15 +52,15 @@ def ratios(loop: Loop, recipe: Recipe, options: BenchOptions, progress: Progress
     model = loop.source.model if isinstance(loop.source, LiveTeacher) else None
     step, ce, teacher = _take_turns(loop, alone, model, options.steps, progress)
     result: dict[str, Any] = {
-        "ce_step_ms": spread(ce, 1e3),
-        "over_ce": spread([a / b for a, b in zip(step, ce, strict=True)]),
+        "ce_step_ms": quartiles(ce, 1e3),
+        "over_ce": quartiles([a / b for a, b in zip(step, ce, strict=True)]),
     }
     if model is None:
         return result
     both = (b + c for b, c in zip(ce, teacher, strict=True))
     return result | {
-        "teacher_ms": spread(teacher, 1e3),
-        "over_teacher_and_ce": spread([a / b for a, b in zip(step, both, strict=True)]),
+        "teacher_ms": quartiles(teacher, 1e3),
+        "over_teacher_and_ce": quartiles([a / b for a, b in zip(step, both, strict=True)]),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,13 @@ class Finding:
 
     def error(self) -> DataBroken:
         return DataBroken(self.what, got=self.got, need=self.need, tip=self.tip)
+
+
+def unreadable(errors: Sequence[DataBroken]) -> Finding:
+    """Return the finding of files that cannot be read: the first error, and how many more."""
+    first, *more = errors
+    rest = f" (and {len(more)} more file{'s' * (len(more) > 1)})" if more else ""
+    return Finding("error", first.what, (), f"{first.got}{rest}", first.need, first.tip)
 
 
 def finding_about(

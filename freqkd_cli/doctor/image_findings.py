@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from freqkd_cli.doctor.finding import Finding
+from freqkd_cli.doctor.finding import Finding, unreadable
 from freqkd_cli.doctor.survey import HEADERS, MASKS
 from freqkd_cli.errors import DataBroken, some
 from freqkd_cli.images.conversion import range_text
@@ -81,11 +81,7 @@ def _decode(dataset: FileDataset, indices: Sequence[int], progress: Progress) ->
 
 def _unreadable(errors: Sequence[DataBroken], known: Collection[str]) -> Finding | None:
     distinct = {error.what: error for error in errors if error.what not in known}
-    if not distinct:
-        return None
-    first, *more = distinct.values()
-    rest = f" (and {len(more)} more file{'s' * (len(more) > 1)})" if more else ""
-    return Finding("error", first.what, (), f"{first.got}{rest}", first.need, first.tip)
+    return unreadable(list(distinct.values())) if distinct else None
 
 
 def _deep(dataset: FileDataset, indices: Sequence[int]) -> Finding | None:

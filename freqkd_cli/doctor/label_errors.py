@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from freqkd_cli.doctor.finding import Finding, finding_about
+from freqkd_cli.doctor.finding import Finding, finding_about, unreadable
 from freqkd_cli.doctor.survey import Survey
 from freqkd_cli.errors import DataBroken, some
 from freqkd_cli.images.dataset import spread
@@ -20,11 +20,7 @@ PROOF = 1000
 
 
 def broken(survey: Survey) -> Finding | None:
-    if not survey.broken:
-        return None
-    first, *more = survey.broken
-    rest = f" (and {len(more)} more file{'s' * (len(more) > 1)})" if more else ""
-    return Finding("error", first.what, (), f"{first.got}{rest}", first.need, first.tip)
+    return unreadable(survey.broken) if survey.broken else None
 
 
 def misfits(dataset: FileDataset, survey: Survey) -> Finding | None:

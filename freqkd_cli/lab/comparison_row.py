@@ -66,7 +66,7 @@ class Row:
 
     @property
     def sd(self) -> float | None:
-        return statistics.spread(list(self.values.values()))
+        return statistics.deviation(list(self.values.values()))
 
     def to_json(self, metric: str) -> dict[str, Any]:
         """Return the row as ``compare --json`` prints it."""
@@ -115,7 +115,7 @@ def row_against(
         deviation = float((row.sd or 0.0) ** 2 + (base.sd or 0.0) ** 2) ** 0.5
         seeds = min(len(own), len(other))
     else:
-        deviation, seeds, low_high = statistics.spread(steps) or 0.0, len(pairs), (None, None)
+        deviation, seeds, low_high = statistics.deviation(steps) or 0.0, len(pairs), (None, None)
         if len(pairs) > 1:
             test, low_high = statistics.paired(steps), statistics.bootstrap(steps)
     difference = test.mean if test else mean(steps)

@@ -45,7 +45,7 @@ class Difference:
         return 2 * float(stdtr(self.freedom, -abs(self.mean / self.error)))
 
 
-def spread(values: Sequence[float]) -> float | None:
+def deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation (n - 1); None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 

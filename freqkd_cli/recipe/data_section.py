@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from freqkd_cli.recipe.value_types import CountOrZero, Positive, Section, Share, Side
+from freqkd_cli.recipe.value_types import CountOrZero, Positive, ProperShare, Section, Share, Side
 
 
 class Augment(Section):
@@ -45,9 +45,7 @@ class Pool(Section):
         description="name of a data set: a file of datasets/; left out with data.unlabelled: pool",
     )
     root: Path | None = Field(None, description="folder of the pool; its labels are not read")
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="share of every batch that comes from the pool"
-    )
+    share: ProperShare = Field(0.5, description="share of every batch that comes from the pool")
     arguments: dict[str, Any] = Field({}, description="arguments of the pool's data set")
 
 
@@ -78,7 +76,7 @@ class Data(Section):
         "as files in the user's cache folder ($FREQKD_KEEP)",
     )
     augment: Augment = Field(Augment(), description="random changes of a view")
-    hold_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    hold_out: ProperShare | None = Field(
         None,
         description="share of the labelled training images that is scored instead of the "
         "validation split and never trained on; a hash of their names chooses them",

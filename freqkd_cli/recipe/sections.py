@@ -26,6 +26,7 @@ from freqkd_cli.recipe.value_types import (
     Positive,
     Section,
     Share,
+    ShareBelowOne,
 )
 
 VERSION = 1
@@ -106,17 +107,15 @@ class Train(Section):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer")
     lr: Positive = Field(1e-3, description="largest learning rate")
     weight_decay: NotNegative = Field(0.01, description="weight decay")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
+    momentum: ShareBelowOne = Field(0.9, description="momentum of sgd")
     schedule: Literal[*SCHEDULES] = Field("poly", description="schedule of the learning rate")
     power: Positive = Field(0.9, description="exponent of the poly schedule")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+    warmup: ShareBelowOne = Field(
         0.0,
         description="share of the steps in which the learning rate rises; 0.3 for 0 with one_cycle",
     )
     clip: NotNegative = Field(0.0, description="largest norm of the gradient; 0 = no clipping")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the averaged weights; 0 = no averaging"
-    )
+    ema: ShareBelowOne = Field(0.0, description="decay of the averaged weights; 0 = no averaging")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="number format of the student's forward pass"
     )

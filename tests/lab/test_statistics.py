@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from freqkd_cli.lab import statistics
-from freqkd_cli.lab.statistics import bootstrap, paired, seeds_needed, spread, unpaired
+from freqkd_cli.lab.statistics import bootstrap, deviation, paired, seeds_needed, unpaired
 
 NUMBERS = (2, 3, 6, 10)
 
@@ -28,7 +28,7 @@ def test_the_paired_interval_is_scipys(number):
     scale = stats.sem(own - base)
     direct = stats.t.interval(0.95, number - 1, loc=np.mean(own - base), scale=scale)
     np.testing.assert_allclose(result.interval, direct, rtol=1e-12)
-    assert spread(list(own)) == pytest.approx(stats.tstd(own), rel=1e-12)
+    assert deviation(list(own)) == pytest.approx(stats.tstd(own), rel=1e-12)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -92,4 +92,4 @@ def test_equal_differences_have_an_interval_without_width():
     assert paired([0.0, 0.0]).interval == (0.0, 0.0) and paired([0.0, 0.0]).p_value == 1
     assert paired([0.5, 0.5]).interval == (0.5, 0.5) and paired([0.5, 0.5]).p_value == 0
     assert unpaired([0.5, 0.5], [0.25, 0.25]).interval == (0.25, 0.25)
-    assert spread([0.5]) is None
+    assert deviation([0.5]) is None
