@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
 
 MEASURED_STEPS = 10
+
+COSTS = ("batch_size", "accumulate", "precision", "optimizer", "quantize", "compile")
+COSTS += ("channels_last", "freeze_norm", "clip", "ema")
+"""Keys of ``train`` that decide the cost of a step on labels alone."""
 
 
 def own_steps(checked: assemble.CheckedRecipe) -> int:
@@ -67,11 +71,10 @@ def measured_step_ms(
 
 
 def _setting(recipe: Recipe) -> str:
-    """Return what decides the cost of a step on labels alone: views, student, batch."""
+    """Return what decides the cost of a step on labels alone: views, student, batch, arithmetic."""
     values = resolved(recipe)
-    train = values["train"]
-    parts: Sequence[Any] = (values["data"], values["student"], train["batch_size"])
-    return repr((parts, train["accumulate"], train["precision"], train["optimizer"]))
+    train = [values["train"].get(key) for key in COSTS]
+    return repr((values["data"], values["student"], train))
 
 
 def relative_to_cross_entropy(

@@ -363,6 +363,23 @@ def test_step_times_do_not_depend_on_the_load_of_the_machine():
     )
 
 
+def test_steps_of_other_arithmetic_are_not_mixed(monkeypatch):
+    """The slow step of labels alone in simulated int8 made that of the other rows slower."""
+    rows = {name: [f"train.quantize={name}"] for name in ("null", "int8")}
+    loaded = {name: (recipes.load("quickstart", sets), None) for name, sets in rows.items()}
+    loaded = {"labels": loaded["null"], "kl": loaded["null"], "int8": loaded["int8"]}
+    measured = iter([(100.0, {}), (110.0, 100.0), (360.0, 300.0)])
+
+    def bench(*_: object) -> dict:
+        step, ce = next(measured)
+        ratios = {"ce_step_ms": {"median": ce}, "over_ce": {"median": step / ce}} if ce else {}
+        return {"step_ms": {"median": step}, "ratios": ratios}
+
+    monkeypatch.setattr(fairness, "bench", bench)
+    times = fairness.measured_step_ms(loaded, "cpu", Notes())
+    assert times == {"labels": 100.0, "kl": 110.0, "int8": 360.0}
+
+
 def test_steps_are_measured_as_bench_does(tmp_path):
     study = opened(tmp_path)
     recipes = {row.planned.row_name: (row.recipe, None) for row in study.rows}
