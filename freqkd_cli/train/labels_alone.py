@@ -27,8 +27,13 @@ def labels_alone(recipe: Recipe, cache: Path | None = None) -> Recipe:
     seed and views stay the same.
 
     Raises:
-        UsageError: no loss reads a teacher, or none is left without one.
+        UsageError: no loss reads a teacher, none is left without one, or the student is frozen.
     """
+    if recipe.train.freeze_student:
+        raise UsageError(
+            "--baseline trains the student on labels alone, and train.freeze_student freezes it",
+            tip="leave out --baseline",
+        )
     checked = assemble.check(recipe, stored=teacher_of_cache(recipe, cache))
     lines = assemble.build_lines(checked)
     alone = _without_teacher(recipe, lines, _pooled_steps(checked))

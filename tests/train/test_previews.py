@@ -86,6 +86,12 @@ def test_baseline_needs_a_loss_with_a_teacher_and_one_without():
             labels_alone(recipes.loads(RECIPE.replace(line, "")))
 
 
+def test_baseline_needs_a_student_that_is_trained():
+    """The run was trained to its end, and then the baseline was refused."""
+    with pytest.raises(UsageError, match="train.freeze_student freezes it"):
+        labels_alone(recipes.loads(RECIPE, "r.yaml", ["train.freeze_student=true"]))
+
+
 def test_baseline_runs_beside_and_ends_in_a_table(here, freqkd):
     words = ("distill", "r.yaml", "--out", "runs/a", "--baseline", "--set", "train.steps=4")
     code, out, err = freqkd(*words)
