@@ -24,7 +24,7 @@ from freqkd_cli.bench.measured_loop import (
 from freqkd_cli.bench.ratios import ratios
 from freqkd_cli.bench.stopwatch import REST, Stopwatch, watched
 from freqkd_cli.runtime.operations import Operations
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.train.loop import Loop
 from freqkd_cli.views.loader import ViewDataset
 
@@ -85,8 +85,11 @@ def _steps(
     """
     watch = Stopwatch(synchronizer(loop.setting.device))
     steps = []
-    progress.begin("step", number)
-    with closing(loop.batches()) as loaded, watched(loop, watch):
+    with (
+        closing(loop.batches()) as loaded,
+        watched(loop, watch),
+        bar(progress, "step", number),
+    ):
         batches = watch.timed_batches(loaded)
         # The counter sees only operations of its own thread.
         with _one_thread(), Operations() as counter:
@@ -104,7 +107,6 @@ def _steps(
             if done >= 0:
                 steps.append(watch.seconds)
                 progress.advance(done + 1)
-    progress.end()
     return steps, operations
 
 

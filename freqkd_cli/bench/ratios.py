@@ -20,7 +20,7 @@ from freqkd_cli.bench.measured_loop import (
     synchronizer,
 )
 from freqkd_cli.recipe.sections import LossLine
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.train.labels_alone import without_attention
 from freqkd_cli.train.loop import Loop
@@ -79,8 +79,7 @@ def _take_turns(
     """Return the seconds of ``rounds`` steps, cross-entropy steps and teacher passes, in turn."""
     wait = synchronizer(loop.setting.device) or (lambda: None)
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
-    progress.begin("pair", rounds)
-    with closing(alone.batches()) as loaded:
+    with closing(alone.batches()) as loaded, bar(progress, "pair", rounds):
         for done in range(-WARM_UP, rounds):
             batches = list(itertools.islice(loaded, loop.train.accumulate))
             calls: list[Callable[[], Any]] = [
@@ -95,7 +94,6 @@ def _take_turns(
                     column.append(seconds)
             if done >= 0:
                 progress.advance(done + 1)
-    progress.end()
     return times
 
 

@@ -15,7 +15,7 @@ from freqkd_cli.images.conversion import range_text
 from freqkd_cli.images.dataset import spread
 from freqkd_cli.images.decode import read_alpha, read_range
 from freqkd_cli.images.file_dataset import FileDataset
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 
 _OPAQUE = 255
 
@@ -66,16 +66,13 @@ def _decode(dataset: FileDataset, indices: Sequence[int], progress: Progress) ->
     errors: list[DataBroken] = []
     if not indices:
         return errors
-    progress.begin("image", len(indices))
-    try:
+    with bar(progress, "image", len(indices)):
         for number, index in enumerate(indices, start=1):
             try:
                 dataset.image(index)
             except DataBroken as error:
                 errors.append(error)
             progress.advance(number)
-    finally:
-        progress.end()
     return errors
 
 

@@ -14,7 +14,7 @@ from freqkd_cli.build.schedules import run_length
 from freqkd_cli.build.training_images import training_images
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.recipe.resolved import resolved
-from freqkd_cli.runtime.progress import Progress, Silent
+from freqkd_cli.runtime.progress import Progress, Silent, bar
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -60,12 +60,11 @@ def measured_step_ms(
         before_each: called before each row; what it raises ends the measurement.
     """
     results = {}
-    progress.begin("measured row", len(rows))
-    for done, (name, (recipe, cache)) in enumerate(rows.items(), start=1):
-        before_each()
-        results[name] = bench(recipe, BenchOptions(cache, steps, device=device), Silent())
-        progress.advance(done, f"{name}  {results[name]['step_ms']['median']:.1f} ms a step")
-    progress.end()
+    with bar(progress, "measured row", len(rows)):
+        for done, (name, (recipe, cache)) in enumerate(rows.items(), start=1):
+            before_each()
+            results[name] = bench(recipe, BenchOptions(cache, steps, device=device), Silent())
+            progress.advance(done, f"{name}  {results[name]['step_ms']['median']:.1f} ms a step")
     groups = {name: _setting(recipe) for name, (recipe, _) in rows.items()}
     return relative_to_cross_entropy(results, groups)
 

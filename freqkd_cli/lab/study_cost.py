@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli.lab.plan_rows import load_row
 from freqkd_cli.lab.shared_caches import SPARE, room
 from freqkd_cli.recipe.resolved import resolved
-from freqkd_cli.runtime.progress import Progress, Silent
+from freqkd_cli.runtime.progress import Progress, Silent, bar
 from freqkd_cli.train.distillation import distill
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def cost(opened: OpenStudy, device: str | None, progress: Progress) -> dict[str,
     study, runs = opened.study, opened.study.runs()
     missing = [run for run in runs if run.summary() is None]
     caches = _caches(opened, {run.row.row_name for run in missing}, device)
-    rows = _rows(opened, caches, device, progress)
+    with bar(progress, "row", len(study.rows)):
+        rows = _rows(opened, caches, device, progress)
     if study.plan.keys.fair == "seconds":
         seconds = next(row["seconds"] for row in rows if row["name"] == study.baseline)
         for row in rows:
@@ -82,7 +83,6 @@ def _rows(
     coming = {name for cache in caches if cache["fits"] for name in cache["rows"]}
     measured: dict[str, Mapping[str, Any]] = {}
     rows = []
-    progress.begin("row", len(study.rows))
     for done, row in enumerate(study.rows, start=1):
         recipe = load_row(study.plan, row, seed)
         key = f"{_shape(recipe)} {ready.get(row.row_name)}"
@@ -106,7 +106,6 @@ def _rows(
             }
         )
         progress.advance(done, row.row_name)
-    progress.end()
     return rows
 
 

@@ -25,7 +25,7 @@ from freqkd_cli.report.page_panels import (
 )
 from freqkd_cli.report.page_roles import ShownRun
 from freqkd_cli.runtime.precision import pick_device
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.score.predicted_labels import predicted
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.teacher.teacher_classes import build_scored_teacher
@@ -135,13 +135,10 @@ def _drawn(
     for model in models:
         model.model.to(device).eval().ready(device)
     rows, present = [], set()
-    progress.begin("image", len(chosen))
-    try:
+    with bar(progress, "image", len(chosen)):
         for done, index in enumerate(chosen, start=1):
             rows.append(_row(models, runs, split.dataset, index, present))
             progress.advance(done)
-    finally:
-        progress.end()
     errors = error_legend([model.name for model in models[:runs]])
     return PageImages(rows, _class_legend(present, split.dataset), errors, notes)
 

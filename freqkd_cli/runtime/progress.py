@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -19,6 +21,16 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """End the bar."""
+
+
+@contextmanager
+def bar(progress: Progress, what: str, total: int) -> Iterator[None]:
+    """Show a bar of ``total`` units while the block runs; an error ends the bar as well."""
+    progress.begin(what, total)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 class Silent:

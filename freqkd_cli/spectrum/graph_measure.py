@@ -17,7 +17,7 @@ from freqkd_cli.features.graphs import GraphSide, node_validity
 from freqkd_cli.features.loss import Grid
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.runtime.precision import pick_device
-from freqkd_cli.runtime.progress import Progress, Silent
+from freqkd_cli.runtime.progress import Progress, Silent, bar
 from freqkd_cli.spectral.attention_distance import attention_distance
 from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Graph
@@ -66,13 +66,10 @@ def graph_spectra(
         total = min(options.limit, len(dataset))
         inputs = live_inputs(subjects, pairs, dataset, total, pick_device(options.device))
     drawn = range(0, total, -(-total // DRAWN)) if len(pairs) == 1 else (0,)
-    progress.begin("image", total)
-    try:
+    with bar(progress, "image", total):
         count, graphs, images = measure_graphs(
             subjects, pairs, inputs, drawn=drawn, progress=progress
         )
-    finally:
-        progress.end()
     return GraphSpectra(str(source), source.kind, count, graphs, images)
 
 

@@ -12,7 +12,7 @@ from freqkd_cli.errors import FreqKDError, UsageError
 from freqkd_cli.features.taps import stored_as
 from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.precision import pick_device
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.spectral.power import RingSums, radial_spectrum, ring_sums
 from freqkd_cli.spectrum.locate import SpectrumSource
 from freqkd_cli.spectrum.padded_views import warn_of_padding
@@ -58,11 +58,8 @@ def radial_spectra(
         names = choose_taps(subjects, wanted, named=options.named)
         images = cut_images(dataset, total)
         maps = live_maps(subjects, images, names, pick_device(options.device))
-    progress.begin("image", total)
-    try:
+    with bar(progress, "image", total):
         count, spectra = measure(subjects, maps, wanted, options.cutoff, progress)
-    finally:
-        progress.end()
     return RadialSpectra(str(source), source.kind, count, options.cutoff, spectra)
 
 

@@ -12,7 +12,7 @@ from freqkd_cli.cache.index_file import Item
 from freqkd_cli.cache.reader import CacheReader, item_text
 from freqkd_cli.cache.shards import LEVELS, Storage, rounded, steps_of
 from freqkd_cli.errors import CheckFailed
-from freqkd_cli.runtime.progress import Progress
+from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.teacher.dump_plan import Job, rows
 from freqkd_cli.views.loader import Loader
 
@@ -52,18 +52,17 @@ def verify(job: Job, reader: CacheReader, number: int, progress: Progress) -> Ve
     batches = [
         kept for batch in job.batches() if (kept := [item for item in batch if item in selected])
     ]
-    progress.begin("verify", len(items))
     done, worst = 0, 0.0
     loader = Loader(job.dataset, batches, job.workers, device=job.device)
-    for batch_items, batch in zip(batches, loader, strict=True):
-        live = rows(job, batch.to(job.device))
-        names = [name for name in live if name in reader.names]
-        cached = reader.read(batch_items, names, job.device)
-        for name in names:
-            worst = max(worst, _compare(name, cached[name], live[name], batch_items, job))
-        done += len(batch_items)
-        progress.advance(done)
-    progress.end()
+    with bar(progress, "verify", len(items)):
+        for batch_items, batch in zip(batches, loader, strict=True):
+            live = rows(job, batch.to(job.device))
+            names = [name for name in live if name in reader.names]
+            cached = reader.read(batch_items, names, job.device)
+            for name in names:
+                worst = max(worst, _compare(name, cached[name], live[name], batch_items, job))
+            done += len(batch_items)
+            progress.advance(done)
     return Verified(done, worst)
 
 

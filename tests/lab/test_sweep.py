@@ -380,6 +380,20 @@ def test_steps_of_other_arithmetic_are_not_mixed(monkeypatch):
     assert times == {"labels": 100.0, "kl": 110.0, "int8": 360.0}
 
 
+def test_an_error_ends_the_bar(monkeypatch):
+    """On a terminal the bar went on, and the cursor stayed hidden."""
+
+    def bench(*_: object) -> None:
+        raise Interrupted("stopped")
+
+    notes = Notes()
+    notes.end = lambda: notes.note("ended")
+    monkeypatch.setattr(fairness, "bench", bench)
+    with pytest.raises(Interrupted):
+        fairness.measured_step_ms({"a": (None, None)}, "cpu", notes)
+    assert notes.lines == ["ended"]
+
+
 def test_steps_are_measured_as_bench_does(tmp_path):
     study = opened(tmp_path)
     recipes = {row.planned.row_name: (row.recipe, None) for row in study.rows}
