@@ -125,14 +125,17 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    size = {"size": f"{result['bytes'] / 2**20:.1f} MiB"} if "bytes" in result else {}
-    hidden = ("bytes", "choices")
-    text = facts({key: value for key, value in (result | size).items() if key not in hidden})
+    from freqkd_cli.report.tables import size
+
+    shown = {key: value for key, value in result.items() if key not in ("bytes", "choices")}
+    text = facts(shown | ({"size": size(result["bytes"])} if "bytes" in result else {}))
     return f"{text}\n\n{_choices(result['choices'])}" if result.get("choices") else text
 
 
 def _choices(rows: list[dict[str, Any]]) -> str:
     """Return the forms of a cache as a table; of all losses, the one that differs most."""
+    from freqkd_cli.report.tables import size
+
     differences = ("largest loss error", "lowest gradient cosine", "of loss")
     lines: list[tuple[Any, ...]] = [
         ("content", "dtype", "scores", "size", "KiB a view", "seconds", *differences)
@@ -143,7 +146,7 @@ def _choices(rows: list[dict[str, Any]]) -> str:
         error = max((loss["relative_error"] for loss in losses.values()), default=0.0)
         cosine = losses[worst]["gradient_cosine"] if worst else 1.0
         shown = (
-            f"{row['bytes'] / 2**20:,.1f} MiB",
+            size(row["bytes"]),
             f"{row['bytes_per_view'] / 1024:,.1f}",
             f"{row['seconds']:,.1f}",
             f"{error:.1e}",

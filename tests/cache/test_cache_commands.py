@@ -20,6 +20,7 @@ from freqkd_cli.cache.shards import Storage
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheDamaged
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.report.tables import size
 from freqkd_cli.runtime.files import sha256
 from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.cached import CachedTeacher
@@ -102,7 +103,9 @@ def test_info_of_targets_and_of_an_unfinished_cache(freqkd, tmp_path):
 
 
 def test_verify_names_every_damaged_shard_and_resume_makes_only_those_again(freqkd, cache):
-    assert freqkd("cache", "verify", cache)[:2] == (0, f"{cache}: ok, 4 shards, 0.0 MiB\n")
+    shown = size(json.loads(freqkd("cache", "verify", cache, "--json")[1])["bytes"])
+    assert freqkd("cache", "verify", cache)[:2] == (0, f"{cache}: ok, 4 shards, {shown}\n")
+    assert shown.endswith(" KiB")  # was 0.0 MiB
     before = bytes_of(cache)
     stamps = {path.name: path.stat().st_mtime_ns for path in cache.glob("shard-*")}
     flip(cache / "shard-00001.safetensors")

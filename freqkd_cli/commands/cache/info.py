@@ -30,6 +30,7 @@ def run(
 
 def _table(cache: dict[str, Any]) -> str:
     from freqkd_cli.cache.fingerprint import leaves
+    from freqkd_cli.report.tables import size
 
     shards = f"{cache['shards']} shard{'s' * (cache['shards'] != 1)}"
     unfinished = f"unfinished: {cache['shards']} of {cache['shards_planned']} shards"
@@ -38,7 +39,7 @@ def _table(cache: dict[str, Any]) -> str:
         ("cache", cache["cache"]),
         ("state", "finished" if cache["finished"] else unfinished),
         ("content", f"{cache['content']} in {cache['dtype']}, {cache['items']:,} items"),
-        ("size", f"{cache['bytes'] / 2**20:.1f} MiB in {shards}"),
+        ("size", f"{size(cache['bytes'])} in {shards}"),
         ("images", _images(cache)),
         ("views", "the whole image" if cache["views"] == "whole" else views),
         ("weights", _weights(cache)),

@@ -33,5 +33,7 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    size = {"size": f"{result['bytes'] / 2**20:.1f} MiB"}
-    return facts({key: value for key, value in (result | size).items() if key != "bytes"})
+    from freqkd_cli.report.tables import size
+
+    shown = {key: value for key, value in result.items() if key != "bytes"}
+    return facts(shown | {"size": size(result["bytes"])})

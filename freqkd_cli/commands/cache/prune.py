@@ -46,6 +46,8 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    before, after = (f"{result[key] / 2**20:.1f} MiB" for key in ("bytes_before", "bytes"))
+    from freqkd_cli.report.tables import size
+
+    before, after = size(result["bytes_before"]), size(result["bytes"])
     shown = {key: value for key, value in result.items() if not key.startswith("bytes")}
     return facts(shown | {"size": f"{after}, before {before}"})

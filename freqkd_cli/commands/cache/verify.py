@@ -38,7 +38,9 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
+    from freqkd_cli.report.tables import size
+
     if not result["ok"]:
         return ""
     shards = f"{result['shards']} shard{'s' * (result['shards'] != 1)}"
-    return f"{result['cache']}: ok, {shards}, {result['bytes'] / 2**20:.1f} MiB"
+    return f"{result['cache']}: ok, {shards}, {size(result['bytes'])}"
