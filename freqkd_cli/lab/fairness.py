@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 MEASURED_STEPS = 10
 
-COSTS = ("batch_size", "accumulate", "precision", "optimizer", "quantize", "compile")
-COSTS += ("channels_last", "freeze_norm", "clip", "ema")
+COSTS = (
+    *("batch_size", "accumulate", "precision", "optimizer", "quantize", "compile"),
+    *("channels_last", "freeze_norm", "clip", "ema"),
+)
 """Keys of ``train`` that decide the cost of a step on labels alone."""
 
 
