@@ -148,7 +148,8 @@ def _described(
     # Auxiliary logits are outputs of the training mode, in which a teacher never is.
     teacher = {name: tap for name, tap in teacher.items() if tap.kind != "auxiliary"}
     if not classes:
-        classes = classes_of_teacher(recipe, teacher)
+        names = stored.id2label if stored is not None else None
+        classes = classes_of_teacher(recipe, teacher, names)
     student = taps_of(recipe, "student", len(classes))
     numbers, problems = mapped_classes(recipe, classes)
     if numbers:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from freqkd_cli import registry
 from freqkd_cli.errors import DataMissing, FreqKDError, RecipeError, UsageError
 from freqkd_cli.features.class_map import covered
+from freqkd_cli.features.class_names import MADE_UP
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.features.trained_weights import in_section
+from freqkd_cli.features.trained_weights import in_section, names_on_record, trained_classes
 from freqkd_cli.views.view import ViewSpec
 from freqkd_cli.weights.hub import is_path
 
@@ -55,17 +56,23 @@ def single_class(recipe: Recipe, name: str) -> RecipeError:
     return recipe.error([("data.classes", f"{text}; try --set 'data.classes=[{names}]'")])
 
 
-def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ...]:
+def classes_of_teacher(
+    recipe: Recipe, taps: Mapping[str, Tap], names: Mapping[int, str] | None
+) -> tuple[str, ...]:
     """Return the classes of a recipe whose images have no masks, and so no class names.
 
-    They are those of the class map, or as many as the teacher has.
+    They are those of the class map, or the teacher's, with made-up names where its weights have
+    none on record.
+
+    Args:
+        taps: those of the teacher.
+        names: those of its classes, where a cache has them.
 
     Raises:
         RecipeError: there is no teacher with logits.
     """
-    names = _mapped_names(recipe)
-    if names:
-        return names
+    if mapped := _mapped_names(recipe):
+        return mapped
     if "logits" not in taps:
         raise recipe.error(
             [
@@ -75,7 +82,11 @@ def classes_of_teacher(recipe: Recipe, taps: Mapping[str, Tap]) -> tuple[str, ..
                 )
             ]
         )
-    return tuple(f"class{number}" for number in range(taps["logits"].channels))
+    section = recipe.teacher
+    known = names or names_on_record(section.name, section.arguments, section.weights)
+    if len(known) == taps["logits"].channels:
+        return tuple(known[number] for number in sorted(known))
+    return tuple(f"{MADE_UP}{number}" for number in range(taps["logits"].channels))
 
 
 def _class_maps(recipe: Recipe) -> dict[str, Mapping[str, str] | None]:
@@ -154,13 +165,19 @@ def view_spec(recipe: Recipe) -> ViewSpec:
 def taps_of(recipe: Recipe, role: str, classes: int) -> dict[str, Tap]:
     """Return the named taps of the recipe's student or teacher.
 
+    Args:
+        classes: K of the data; a teacher from a run of other classes has those of the run.
+
     Raises:
         RecipeError: an argument of the model is wrong; the error points at it.
+        WeightsMissing: the weights of the teacher are damaged.
     """
     section = getattr(recipe, role)
     module, names = registry.find("models", section.name), {}
-    with suppress(DataMissing):  # then the names are compared when the teacher is built
-        names = named_classes(recipe) if role == "teacher" else {}
+    if role == "teacher":
+        classes = trained_classes(section.weights, classes)
+        with suppress(DataMissing):  # then the names are compared when the teacher is built
+            names = named_classes(recipe)
     try:
         with tips_of(role):
             listed = module.taps(classes=classes, **section.arguments, **names)

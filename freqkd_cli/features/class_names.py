@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 
 from freqkd_cli.errors import some
 
+MADE_UP = "LABEL_"
+"""What the names of classes without names start with, as in transformers."""
+
 
 class Classified(Protocol):
     """What has classes: a model, or what is known of one before it is built."""
@@ -30,11 +33,14 @@ class Classes(NamedTuple):
 def same_classes(model: Classified, classes: Sequence[str]) -> bool:
     """Return whether a model has these classes in this order.
 
-    Capitals and separators are ignored, and a model without class names passes.
+    Capitals and separators are ignored. A model without class names passes, and any model passes
+    where the names of the data are made up.
     """
     names = known_names(model)
     return model.classes == len(classes) and (
-        not names or [*map(_plain, names)] == [*map(_plain, classes)]
+        not names
+        or all(name.startswith(MADE_UP) for name in classes)
+        or [*map(_plain, names)] == [*map(_plain, classes)]
     )
 
 
@@ -43,7 +49,7 @@ def known_names(model: Classified) -> tuple[str, ...]:
     known = getattr(model, "id2label", None) or {}
     names = tuple(known[number] for number in sorted(known))
     return (
-        () if all(name.upper().startswith("LABEL_") or name.isdigit() for name in names) else names
+        () if all(name.upper().startswith(MADE_UP) or name.isdigit() for name in names) else names
     )
 
 

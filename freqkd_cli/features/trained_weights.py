@@ -33,11 +33,22 @@ def build_trained(
         WeightsMissing: as :func:`load_state`, or as the model's ``build``.
     """
     names = class_names_of(weights) if weights else {}
-    model = registry.find("models", name).build(classes=len(names) or classes, **arguments)
+    model = registry.find("models", name).build(
+        classes=trained_classes(weights, classes), **arguments
+    )
     if weights:
         load_state(weights, model)
     model.id2label = names or model.id2label
     return model
+
+
+def trained_classes(weights: str | None, classes: int) -> int:
+    """Return K of a run that names its classes; ``classes`` for other weights, or without any.
+
+    Raises:
+        WeightsMissing: the ``config.json`` of the run cannot be read.
+    """
+    return (len(class_names_of(weights)) if weights else 0) or classes
 
 
 def class_names_of(folder: str | Path) -> dict[int, str]:
@@ -48,6 +59,20 @@ def class_names_of(folder: str | Path) -> dict[int, str]:
     """
     run = _recorded(described_folder(Path(folder).expanduser()))
     return dict(run.id2label or {}) if run else {}
+
+
+def names_on_record(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[int, str]:
+    """Return class number -> name of a model's weights on this machine; empty without any names.
+
+    Args:
+        arguments: those of the model's ``build``.
+        weights: for models whose arguments name none.
+    """
+    own = getattr(registry.find("models", name), "class_names", None)
+    if own:
+        return own(**arguments)
+    folder = weights or arguments.get("weights")
+    return class_names_of(folder) if folder else {}
 
 
 def _recorded(folder: Path) -> ModelSection | None:

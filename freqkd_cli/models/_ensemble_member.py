@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from freqkd_cli import registry
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.features.trained_weights import build_trained, class_names_of
+from freqkd_cli.features.trained_weights import build_trained, class_names_of, trained_classes
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -147,9 +147,8 @@ class Member(BaseModel):
 
     def logits(self, classes: int) -> Tap:
         """Return the tap ``logits`` of the model."""
-        own = len(self.names()) if self.run else 0
         listed = registry.find("models", self.name).taps(
-            classes=self.classes or own or classes, **self.arguments
+            classes=trained_classes(self.run, self.classes or classes), **self.arguments
         )
         return next(tap for tap in listed if tap.name == "logits")
 

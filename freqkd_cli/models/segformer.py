@@ -149,6 +149,14 @@ def taps(
     return all_taps(sizes, source.classes() if source and head == "keep" else classes)
 
 
+def class_names(
+    *, weights: str | None = None, head: KeepOrNew = "keep", **_: Any
+) -> dict[int, str]:
+    """Return class number -> name of weights on this machine; empty where they have no names."""
+    source = local_weights(weights) if weights and head == "keep" else None
+    return (source and source.id2label()) or {}
+
+
 license_of = weights_license
 
 

@@ -17,11 +17,11 @@ from freqkd_cli.build.objective import Objective
 from freqkd_cli.build.saved import save_model
 from freqkd_cli.errors import CacheMismatch, RecipeError
 from freqkd_cli.features.class_map import ClassMap, resolve
-from freqkd_cli.models import segformer
+from freqkd_cli.models import fast_scnn, segformer, smp
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
 from freqkd_cli.teacher.opening import open_source
-from freqkd_cli.teacher.teacher_classes import build_scored_teacher
+from freqkd_cli.teacher.teacher_classes import build_scored_teacher, check_teacher_classes
 from freqkd_cli.train.distillation import distill
 from freqkd_cli.views.loader import Loader, ViewDataset
 
@@ -251,3 +251,33 @@ def test_unlabelled_images_have_the_classes_of_the_map(text, tmp_path):
     )
     plan = assemble.check(recipes.loads(folder.replace("  - {name: cross_entropy}\n", "")))
     assert plan.classes == ("road", "pavement", "sky", "building") and plan.compared is None
+
+
+def test_unlabelled_images_have_the_classes_of_the_teacher(text, tmp_path):
+    """A SegFormer, a run of a model that reads no weights itself, and weights without names."""
+    from PIL import Image
+
+    images = tmp_path / "video" / "images" / "train"
+    images.mkdir(parents=True)
+    Image.new("RGB", (96, 64)).save(images / "a.png")
+    folder = text.replace(
+        "name: scenes, size: [64, 96], length: 4, held_out: 2",
+        f"name: folder, size: [64, 96], root: {tmp_path / 'video'}",
+    )
+    folder = folder.replace(f", class_map: {MAP}", "").replace("  - {name: cross_entropy}\n", "")
+    start = folder.index("teacher: ")
+    before, after = folder[:start], folder[folder.index("\n", start) :]
+    save_model(
+        tmp_path / "run", fast_scnn.build(classes=3, width=0.25), id2label=dict(enumerate("abc"))
+    )
+    save_model(tmp_path / "unnamed", smp.build(classes=3, encoder="tu-mobilenetv3_small_100"))
+    for teacher, names in (
+        (folder[start:].partition("\n")[0].removeprefix("teacher: "), tuple(NAMES.values())),
+        (f"{{name: fast_scnn, width: 0.25, weights: {tmp_path / 'run'}}}", ("a", "b", "c")),
+        (f"{{name: smp, weights: {tmp_path / 'unnamed'}}}", ("LABEL_0", "LABEL_1", "LABEL_2")),
+    ):
+        checked = assemble.check(recipes.loads(f"{before}teacher: {teacher}{after}"))
+        assert checked.classes == names
+        model = assemble.build_teacher(checked.recipe, len(names))
+        model.id2label = model.id2label or dict(enumerate("klm"))  # known once it is built
+        assert check_teacher_classes(checked, model) is None

@@ -249,6 +249,8 @@ def test_a_run_as_teacher_keeps_its_classes_and_a_student_of_other_classes_is_re
     text = RECIPE.replace("TEACHER", str(tmp_path / "run"))
     teacher = assemble.build_teacher(recipes.loads(text.replace("STUDENT", "null")), 12)
     assert (teacher.classes, teacher.id2label) == (5, dict(enumerate("abcde")))
+    checked = assemble.check(recipes.loads(text.replace("STUDENT", "null")))
+    assert checked.teacher_taps["logits"].channels == 5
     with pytest.raises(
         RecipeError, match=r"student\.weights: the student's weights have 5 classes and the data 12"
     ):
