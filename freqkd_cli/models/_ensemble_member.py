@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from freqkd_cli import registry
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.features.trained_weights import build_trained, class_names_of, trained_classes
+from freqkd_cli.features.trained_weights import build_trained, names_on_record, trained_classes
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -142,8 +142,8 @@ class Member(BaseModel):
         return model
 
     def names(self) -> dict[int, str]:
-        """Return the class names that a folder of weights has on record; empty without any."""
-        return class_names_of(self.weights) if self.weights else {}
+        """Return class number -> name of weights on this machine; empty without any names."""
+        return names_on_record(self.name, self.arguments, self.run)
 
     def logits(self, classes: int) -> Tap:
         """Return the tap ``logits`` of the model."""

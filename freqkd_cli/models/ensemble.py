@@ -100,6 +100,12 @@ def class_maps(*, members: Members, **_: Any) -> dict[str, Mapping[str, str] | N
     return {f"members.{i}.class_map": m.class_map for i, m in enumerate(_checked(members))}
 
 
+def class_names(*, members: Members, **_: Any) -> dict[int, str]:
+    """Return class number -> name of the first member whose weights have names on record."""
+    names = (member.names() for member in _checked(members))
+    return next((known for known in names if known), {})
+
+
 class Ensemble(Segmenter):
     """The joined ``members``; the module's docstring defines the logits.
 

@@ -33,7 +33,7 @@ from freqkd_cli.errors import FreqKDError, RecipeError
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._log_scores import VERSION, log_of_probabilities
-from freqkd_cli.models._onnx_file import OnnxFile, output_of, require_file
+from freqkd_cli.models._onnx_file import Layout, OnnxFile, output_of, require_file
 from freqkd_cli.models._onnx_form import Form, check_scores, open_file
 from freqkd_cli.registry import flattened
 
@@ -111,6 +111,14 @@ def taps(
         width = known.get("channels", classes if tap == "logits" else 256)
         listed_taps.append(_tap(tap, width, known.get("stride", 8)))
     return tuple(listed_taps)
+
+
+def class_names(
+    *, weights: str, layout: Layout = "nchw", input: str | None = None, **_: object
+) -> dict[int, str]:
+    """Return class number -> name in the metadata of a file on this machine; empty without any."""
+    here = Path(weights).expanduser().is_file()
+    return (OnnxFile(weights, layout, input).class_names() if here else None) or {}
 
 
 def fetch(*, weights: str, outputs: Outputs | None = None, **_: object) -> None:

@@ -216,3 +216,15 @@ def test_mean_and_std_of_an_onnx_member_are_those_of_a_teacher(tmp_path: Path) -
     assert first == second  # a cache of a moved file was refused
     save_model(tmp_path / "saved", joined)
     torch.testing.assert_close(load_model(tmp_path / "saved")(IMAGES)["logits"], expected)
+
+
+def test_names_of_members_are_read_from_any_weights(tmp_path: Path) -> None:
+    """The check knew those of folders that freqkd wrote alone, so `distill` refused them later."""
+    network = fast_scnn.build(classes=12, width=0.25)
+    save_model(tmp_path / "a", network, id2label={i: f"thing {i}" for i in range(12)})
+    run = {**SMALL, "weights": str(tmp_path / "a")}
+    embedded = {"name": "segformer", "weights": "embedded"}
+    with pytest.raises(RecipeError, match="have other classes, and no class_map") as caught:
+        ensemble.taps(classes=12, members=[run, embedded])
+    assert "members.1 (segformer, embedded) 12 classes: road, pavement" in caught.value.got
+    assert ensemble.class_names(members=[{**SMALL, "classes": 12}, embedded])[11] == "panel"

@@ -95,6 +95,8 @@ def test_taps_and_values_are_those_of_the_file(tmp_path, images):
     assert taps == (Tap("logits", 8, K, "logits"), Tap("decoder", 4, C))
     model = teacher_file.build(classes=9, **arguments)
     assert model.classes == K and model.id2label == dict(enumerate("abcde"))
+    assert teacher_file.class_names(**arguments) == model.id2label
+    assert teacher_file.class_names(weights=str(tmp_path / "absent.onnx")) == {}
     assert not list(model.parameters())
     check(model(images, ["decoder"]), images)
     assert set(model(images)) == {"logits"}
