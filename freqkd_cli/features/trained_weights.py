@@ -85,8 +85,8 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     """Load the weights of a trained model into a new one of the same arguments.
 
     This is ``student.weights``, a folder or a weight file. Training-only heads may be absent from
-    either side: those of the model keep their initial values. A license of the weights is that of
-    the model.
+    either side: those of the model keep their initial values. License, mean and std of the images
+    are those that the folder has.
 
     Raises:
         WeightsMissing: there are no such weights, or a tensor is missing, unexpected or of another
@@ -107,8 +107,10 @@ def load_state(folder: str | Path, model: nn.Module) -> None:
     except WeightsMissing as error:
         error.tip = _section_that_fits(folder, model) or error.tip
         raise
-    if (run := _recorded(folder)) and run.license:
-        model.license = run.license
+    if run := _recorded(folder):
+        model.license = run.license or model.license
+        if run.mean and run.std:
+            model.set_normalisation(run.mean, run.std)
 
 
 def section_tip(run: ModelSection, folder: Path) -> str:

@@ -239,16 +239,14 @@ train: {steps: 1}
 
 
 def test_a_run_as_teacher_keeps_its_classes_and_a_student_of_other_classes_is_refused(tmp_path):
-    save_model(
-        tmp_path / "run",
-        fast_scnn.build(classes=5, width=0.25),
-        "fast_scnn",
-        dict(enumerate("abcde")),
-    )
+    run = fast_scnn.build(classes=5, width=0.25)
+    run.set_normalisation([0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
+    save_model(tmp_path / "run", run, "fast_scnn", dict(enumerate("abcde")))
     save_model(tmp_path / "student", smp.build(classes=5, encoder=SMALL), "smp")
     text = RECIPE.replace("TEACHER", str(tmp_path / "run"))
     teacher = assemble.build_teacher(recipes.loads(text.replace("STUDENT", "null")), 12)
     assert (teacher.classes, teacher.id2label) == (5, dict(enumerate("abcde")))
+    assert torch.equal(teacher.mean, run.mean) and torch.equal(teacher.std, run.std)
     checked = assemble.check(recipes.loads(text.replace("STUDENT", "null")))
     assert checked.teacher_taps["logits"].channels == 5
     with pytest.raises(
