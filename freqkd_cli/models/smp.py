@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from freqkd_cli.errors import RecipeError, WeightsMissing, quoted
+from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing, quoted
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models._smp_encoder import encoder_file, file_normalisation, load_encoder
@@ -195,12 +195,21 @@ class SMP(Segmenter):
         self.strides = {tap.name: tap.stride for tap in known}
         self.deepest = next(tap.alias for tap in known if tap.alias)
         self.net = create(network, classes, encoder_weights)
+        # PAN halves the deepest map three times; other networks run on any padded image.
+        pooled = hasattr(self.net.decoder, "fpa")
+        self.smallest = 8 * self.strides[self.deepest] - divisor_of(self.net) + 1 if pooled else 1
         make_exportable(self.net)
         if encoder_weights is not None:
             self.set_normalisation(*encoder_normalisation(network.encoder, encoder_weights))
 
     def run(self, images: Tensor, taps: frozenset[str]) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
+        if not torch.compiler.is_exporting() and min(height, width) < self.smallest:
+            raise ShapeError(
+                f"images are too small for {self.recipe_arguments['arch']}",
+                got=(height, width),
+                need=f"at least {self.smallest} a side",
+            )
         divisor = divisor_of(self.net)
         right = _cells(width, divisor) * divisor - width
         below = _cells(height, divisor) * divisor - height

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freqkd_cli.errors import RecipeError, WeightsMissing
+from freqkd_cli.errors import RecipeError, ShapeError, WeightsMissing
 from freqkd_cli.models import smp
 
 SMALL = "tu-mobilenetv3_small_100"
@@ -156,3 +156,12 @@ def test_weights_of_the_library_and_of_ours(tmp_path: Path) -> None:
         )
     with pytest.raises(WeightsMissing, match="missing"):
         smp.build(classes=3, arch="fpn", encoder=SMALL, weights=str(tmp_path / "freqkd.pth"))
+
+
+@torch.no_grad()
+def test_images_that_are_too_small_for_the_poolings_of_pan() -> None:
+    """This was a traceback of torch in the first step."""
+    model = smp.build(classes=3, arch="pan", encoder="mobilenet_v2").eval()
+    with pytest.raises(ShapeError, match="too small for pan(.|\n)*at least 97 a side"):
+        model(torch.zeros(1, 3, 96, 160))
+    assert model(torch.zeros(1, 3, 97, 128))["logits"].shape == (1, 3, 25, 32)
