@@ -18,7 +18,7 @@ from freqkd_cli.errors import CheckpointDamaged, FreqKDError, UsageError, Weight
 from freqkd_cli.recipe.learning_rate import rate_factor
 from freqkd_cli.recipe.sections import Train
 from freqkd_cli.runtime.progress import Silent
-from freqkd_cli.train import loop
+from freqkd_cli.train import loop, run_folder
 from freqkd_cli.train.distillation import distill
 
 RECIPE = """
@@ -186,7 +186,7 @@ def test_a_run_that_cannot_be_extended_is_left_as_it_was(run, tmp_path, monkeypa
 def test_a_kill_at_the_start_of_an_extension_loses_nothing(run, finished, monkeypatch):
     """The summary goes first, then the recipe changes; in between the run is the finished one."""
     with monkeypatch.context() as patched:
-        patched.setattr(recipes, "dump", lambda _: pytest.fail("killed"))
+        patched.setattr(run_folder, "as_yaml", lambda _: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             distill(load(), run, Silent(), extend=3)
     assert distill(load(), run, Silent(), resume=True)["steps"] == STEPS
