@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,9 +27,9 @@ def read(path: Path) -> dict[str, list[tuple[str, list[float]]]]:
 
 def main() -> None:
     groups = read(HERE / "results.csv")
-    figure, axes = plt.subplots(1, len(groups), figsize=(9.5, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, len(groups), figsize=(12, 3.4), layout="constrained")
     for axis, (group, rows) in zip(axes, groups.items(), strict=True):
-        names = [name.partition("_")[2] for name, _ in rows]
+        names = [re.sub("^(camvid_)?(fastscnn|vmamba)_", "", name) for name, _ in rows]
         means = [sum(values) / len(values) for _, values in rows]
         down = [mean - min(values) for mean, (_, values) in zip(means, rows, strict=True)]
         up = [max(values) - mean for mean, (_, values) in zip(means, rows, strict=True)]
