@@ -33,9 +33,7 @@ def build_trained(
         WeightsMissing: as :func:`load_state`, or as the model's ``build``.
     """
     names = class_names_of(weights) if weights else {}
-    model = registry.find("models", name).build(
-        classes=trained_classes(weights, classes), **arguments
-    )
+    model = registry.find("models", name).build(classes=len(names) or classes, **arguments)
     if weights:
         load_state(weights, model)
     model.id2label = names or model.id2label

@@ -239,32 +239,29 @@ def test_eval_scores_the_teacher_in_the_datas_classes(text, tmp_path, capsys):
     assert build_scored_teacher(recipe, dataset.classes).classes == 12
 
 
-def test_unlabelled_images_have_the_classes_of_the_map(text, tmp_path):
+@pytest.fixture
+def without_labels(text, tmp_path) -> str:
+    """The recipe on a folder of one image without labels."""
     from PIL import Image
 
     images = tmp_path / "video" / "images" / "train"
     images.mkdir(parents=True)
     Image.new("RGB", (96, 64)).save(images / "a.png")
-    folder = text.replace(
+    text = text.replace(
         "name: scenes, size: [64, 96], length: 4, held_out: 2",
         f"name: folder, size: [64, 96], root: {tmp_path / 'video'}",
     )
-    plan = assemble.check(recipes.loads(folder.replace("  - {name: cross_entropy}\n", "")))
+    return text.replace("  - {name: cross_entropy}\n", "")
+
+
+def test_unlabelled_images_have_the_classes_of_the_map(without_labels):
+    plan = assemble.check(recipes.loads(without_labels))
     assert plan.classes == ("road", "pavement", "sky", "building") and plan.compared is None
 
 
-def test_unlabelled_images_have_the_classes_of_the_teacher(text, tmp_path):
+def test_unlabelled_images_have_the_classes_of_the_teacher(without_labels, tmp_path):
     """A SegFormer, a run of a model that reads no weights itself, and weights without names."""
-    from PIL import Image
-
-    images = tmp_path / "video" / "images" / "train"
-    images.mkdir(parents=True)
-    Image.new("RGB", (96, 64)).save(images / "a.png")
-    folder = text.replace(
-        "name: scenes, size: [64, 96], length: 4, held_out: 2",
-        f"name: folder, size: [64, 96], root: {tmp_path / 'video'}",
-    )
-    folder = folder.replace(f", class_map: {MAP}", "").replace("  - {name: cross_entropy}\n", "")
+    folder = without_labels.replace(f", class_map: {MAP}", "")
     start = folder.index("teacher: ")
     before, after = folder[:start], folder[folder.index("\n", start) :]
     save_model(
