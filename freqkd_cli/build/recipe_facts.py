@@ -89,7 +89,7 @@ def classes_of_teacher(
     return tuple(f"{MADE_UP}{number}" for number in range(taps["logits"].channels))
 
 
-def _class_maps(recipe: Recipe) -> dict[str, Mapping[str, str] | None]:
+def class_maps(recipe: Recipe) -> dict[str, Mapping[str, str] | None]:
     """Return the class map of the teacher by its key; those of an ensemble's members, if any."""
     section = recipe.teacher
     if section is None:
@@ -103,7 +103,7 @@ def _class_maps(recipe: Recipe) -> dict[str, Mapping[str, str] | None]:
 
 def _mapped_names(recipe: Recipe) -> tuple[str, ...]:
     """Return the classes of the data that class maps name, each once."""
-    maps = [mapping for mapping in _class_maps(recipe).values() if mapping]
+    maps = [mapping for mapping in class_maps(recipe).values() if mapping]
     return tuple(dict.fromkeys(name for mapping in maps for name in mapping.values()))
 
 
@@ -124,7 +124,7 @@ def mapped_classes(
     """
     numbers: set[int] = set()
     problems = []
-    maps = _class_maps(recipe)
+    maps = class_maps(recipe)
     for key, mapping in maps.items():
         known, texts = covered(mapping, classes) if mapping else (range(len(classes)), [])
         numbers |= set(known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,6 @@ from freqkd_cli.commands._options import (
     Overwrite,
     Quiet,
     Sets,
-    Split,
     Verbose,
     complete_tap,
 )
@@ -73,6 +72,10 @@ DataRecipe = Annotated[
 TeacherOnly = Annotated[
     bool, typer.Option("--teacher", help="Measure only the teacher of a recipe or a run.")
 ]
+Split = Annotated[
+    Literal["train", "val", "test"] | None,
+    typer.Option("--split", help="Split of the data set, by default val; a cache has its own."),
+]
 Images = Annotated[
     int, typer.Option("--limit", min=1, metavar="N", help="Use only the first N images.")
 ]
@@ -118,7 +121,7 @@ def run(
     taps: Taps = None,
     recipe: DataRecipe = None,
     teacher: TeacherOnly = False,
-    split: Split = "val",
+    split: Split = None,
     limit: Images = 16,
     cutoff: Cutoff = 0.25,
     out: OutFolder = None,
@@ -146,8 +149,8 @@ def run(
     if source and str(source) not in ("-", *shipped_names()):
         check_exist([source], "a run, a cache, a recipe, or a model folder")
     check_recipe(recipe)
-    from freqkd_cli.report.eigenvector_maps import graph_table
     from freqkd_cli.report.progress_bars import progress
+    from freqkd_cli.report.spectrum_tables import graph_table, radial_table
     from freqkd_cli.spectrum import locate
     from freqkd_cli.spectrum.figure_files import choose_files
     from freqkd_cli.spectrum.graph_measure import graph_spectra
@@ -180,7 +183,7 @@ def run(
         document = _write_graphs(spectra, files, image=not no_image)
     else:
         document = _write_radial(spectra, files)
-    print_result(document, as_json, graph_table if graph else _table)
+    print_result(document, as_json, graph_table if graph else radial_table)
     _log_files(place, document, graph, f" --recipe {shlex.quote(recipe)}" if recipe else "")
 
 
@@ -221,32 +224,3 @@ def _log_files(source: SpectrumSource, document: dict[str, Any], graph: bool, da
         log.info("Next: freqkd export%s", place)
     elif not graph:
         log.info("Next: freqkd spectrum%s%s --graph", place, data)
-
-
-def _table(document: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import Column, by_stage, render
-
-    columns = [
-        "tap",
-        "model",
-        "stride",
-        "channels",
-        Column(f"low % (rho <= {document['cutoff']:g})", ".1f"),
-        Column("high %", ".1f"),
-        Column("log amplitude at Nyquist", ".2f"),
-    ]
-    rows = [
-        [tap, role, numbers["stride"], numbers["channels"], *_shares(numbers)]
-        for tap, sides in by_stage(document)
-        for role, numbers in sides
-    ]
-    return render(columns, rows, title=f"{document['source']}, {document['images']} images")
-
-
-def _shares(numbers: dict[str, Any]) -> list[float | None]:
-    """Return the shares in percent, and the log amplitude of the ring nearest to Nyquist."""
-    shares = [numbers["low_energy"], numbers["high_energy"]]
-    rings = range(len(numbers["rho"]))
-    nearest = min(rings, key=lambda ring: abs(numbers["rho"][ring] - 1.0))
-    amplitude = numbers["relative_log_amplitude"][nearest]
-    return [*(None if share is None else 100 * share for share in shares), amplitude]

@@ -55,10 +55,11 @@ def require_same_data(
     for run, data in others:
         keys = [key for key in {**wanted, **data} if wanted.get(key) != data.get(key)]
         keys = [NAME] if NAME in keys else keys
-        if keys:
+        texts = [f"{key} {_shown(wanted, key)} and {_shown(data, key)}" for key in keys]
+        if texts:
             raise UsageError(
                 f"{first.folder} and {run.folder} were trained on different data",
-                got="; ".join(f"{key} {wanted.get(key)} and {data.get(key)}" for key in keys),
+                got="; ".join(texts),
                 need="runs with the same held-out images",
                 tip="--data-root DIR, if all runs used copies of one folder"
                 if keys == ["data.root"]

@@ -19,6 +19,7 @@ from freqkd_cli.recipe.overrides import short
 from freqkd_cli.recipe.problems import Problem
 from freqkd_cli.recipe.resolved import flow
 from freqkd_cli.registry import did_you_mean
+from freqkd_cli.teacher.teacher_classes import check_recorded_classes
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -130,6 +131,7 @@ def expand(plan: StudyPlan) -> tuple[StudyPlan, tuple[CheckedRow, ...]]:
         try:
             recipe = load_row(plan, row, plan.keys.seeds[0])
             whole = assemble.check(recipe, fetch=True)
+            check_recorded_classes(whole)
             single_values.check_unbuilt(whole)
             checked.append(CheckedRow(row, key, whole))
         except FreqKDError as error:

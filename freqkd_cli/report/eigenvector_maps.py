@@ -1,4 +1,4 @@
-"""Figures and the table of ``freqkd spectrum --graph``: graph spectra, and eigenvectors as maps."""
+"""Figures of ``freqkd spectrum --graph``: graph spectra, and eigenvectors as maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from freqkd_cli.report.matplotlib_figure import draw_figure
 from freqkd_cli.report.plots import INK, MARK, QUIET, hide_frame, note, title
-from freqkd_cli.report.tables import Column, by_stage, render
+from freqkd_cli.report.tables import by_stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,37 +33,6 @@ _LIKENESS = (
     "\nBelow each eigenvector of the teacher is the student's most similar one; "
     "cos: |cosine| of the two, 1 = the same."
 )
-
-
-def graph_table(document: Mapping[str, Any]) -> str:
-    """One row per stage and model."""
-    columns = [
-        "stage",
-        "model",
-        "tap",
-        "nodes",
-        Column("effective rank", ".1f"),
-        Column("first eigenvalue %", ".1f"),
-        Column("first 4 %", ".1f"),
-        Column("2nd of Laplacian", ".3f"),
-        Column("mean distance px", ".1f"),
-    ]
-    sides = [(stage, *side) for stage, present in by_stage(document) for side in present]
-    rows = [[stage, role, *_cells(numbers)] for stage, role, numbers in sides]
-    return render(columns, rows, title=f"{document['source']}, {document['images']} images")
-
-
-def _cells(numbers: Mapping[str, Any]) -> list[Any]:
-    """The cells of one graph, from its tap on."""
-    shares, laplacian = numbers["shares"], numbers["laplacian"]
-    return [
-        numbers["tap"],
-        "x".join(map(str, numbers["grid"])),
-        numbers["effective_rank"],
-        *(100 * sum(shares[:n]) if shares else None for n in (1, 4)),
-        laplacian[1] if len(laplacian) > 1 else None,
-        numbers["distance"],
-    ]
 
 
 def graph_figure(document: Mapping[str, Any], path: Path) -> None:

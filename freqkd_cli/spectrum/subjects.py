@@ -43,7 +43,7 @@ class SpectrumOptions:
     stages: Sequence[int]
     taps: Sequence[str]
     cutoff: float
-    split: str
+    split: str | None
     limit: int
     device: str | None = None
     data_root: Path | None = None
@@ -109,11 +109,12 @@ def open_networks(
     """
     _check_options(source, options)
     recipe, subjects = _networks(source, options)
-    dataset = assemble.build_dataset(recipe, options.split, options.data_root)
+    split = options.split or "val"
+    dataset = assemble.build_dataset(recipe, split, options.data_root)
     total = min(options.limit, len(dataset))
     names = " and ".join(map(str, subjects))
     images = f"{total} image{'s' * (total != 1)} of {recipe.data.name}"
-    log.info("%s on %s, split %s", names, images, options.split)
+    log.info("%s on %s, split %s", names, images, split)
     return subjects, dataset
 
 
@@ -153,11 +154,12 @@ def _check_options(source: SpectrumSource, options: SpectrumOptions) -> None:
     """Check the options that only some sources allow.
 
     Raises:
-        UsageError: ``--recipe`` for a source with its own data, ``--set`` for a cache, or
-            ``--teacher`` without a recipe.
+        UsageError: ``--recipe`` for a source with its own data, ``--set`` or ``--split`` for a
+            cache, or ``--teacher`` without a recipe.
     """
-    cache = source.kind == "cache"
-    for option, value in (("recipe", options.recipe), ("set", next(iter(options.sets), None))):
+    cache, first_set = source.kind == "cache", next(iter(options.sets), None)
+    given = {"recipe": options.recipe, "set": first_set, "split": options.split}
+    for option, value in given.items():
         if value and (cache or (option == "recipe" and source.kind in ("run", "recipe"))):
             raise UsageError(
                 f"{source} has its own data set",

@@ -12,11 +12,14 @@ from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.errors import RecipeError, WeightsMissing
 from freqkd_cli.features.class_map import ClassMap, Mapped, resolve
 from freqkd_cli.features.class_names import (
+    Classes,
+    Classified,
     class_map_tip,
     known_names,
     listed_names,
     same_classes,
 )
+from freqkd_cli.features.trained_weights import names_on_record
 
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
@@ -77,26 +80,46 @@ def check_teacher_classes(checked: assemble.CheckedRecipe, teacher: nn.Module) -
             names classes that are missing.
     """
     mapping = class_map(checked.recipe, teacher, checked.classes)
-    names = known_names(teacher)
+    _check_classes(checked, teacher, mapped=mapping is not None)
+    return mapping
+
+
+def check_recorded_classes(checked: assemble.CheckedRecipe) -> None:
+    """Compare the classes as above, as far as they are known without building the teacher.
+
+    Raises:
+        RecipeError: as :func:`check_teacher_classes`, except for what is wrong with a class map.
+    """
+    section, logits = checked.recipe.teacher, checked.teacher_taps.get("logits")
+    if section is None or logits is None:
+        return
+    names = names_on_record(section.name, section.arguments, section.weights)
+    mapped = bool(recipe_facts.class_maps(checked.recipe))
+    _check_classes(checked, Classes(logits.channels, names), mapped=mapped)
+
+
+def _check_classes(checked: assemble.CheckedRecipe, teacher: Classified, *, mapped: bool) -> None:
     readers = [
         line.id
         for line in checked.recipe.losses
-        if registry.find("losses", line.name).build(**line.arguments).reads_logits
-        and line.weight > 0
+        if line.weight > 0
+        and registry.find("losses", line.name).build(**line.arguments).reads_logits
     ]
-    if readers:
-        _refuse_new_head(checked.recipe, f"{', '.join(readers)} compares class scores")
-    if readers and mapping is None and not same_classes(teacher, checked.classes):
-        raise RecipeError(
-            "the teacher's classes are not the data set's, and "
-            f"{', '.join(readers)} compares class scores",
-            got=f"{teacher.classes} classes: {listed_names(names) or 'unnamed'}",
-            need=f"{len(checked.classes)} classes: {listed_names(checked.classes)}",
-            tip=class_map_tip("teacher.class_map", names, checked.classes)
-            + ", or leave that loss out, or fine-tune the teacher on these classes",
-            key="teacher.class_map",
-        )
-    return mapping
+    if not readers:
+        return
+    _refuse_new_head(checked.recipe, f"{', '.join(readers)} compares class scores")
+    if mapped or same_classes(teacher, checked.classes):
+        return
+    names = known_names(teacher)
+    raise RecipeError(
+        "the teacher's classes are not the data set's, and "
+        f"{', '.join(readers)} compares class scores",
+        got=f"{teacher.classes} classes: {listed_names(names) or 'unnamed'}",
+        need=f"{len(checked.classes)} classes: {listed_names(checked.classes)}",
+        tip=class_map_tip("teacher.class_map", names, checked.classes)
+        + ", or leave that loss out, or fine-tune the teacher on these classes",
+        key="teacher.class_map",
+    )
 
 
 def _refuse_new_head(recipe: Recipe, reader: str | None = None) -> None:

@@ -27,7 +27,7 @@ WRITTEN = (
     "state/",
 )
 PROBE_STEPS, PROBE_SECONDS = 4, 4.0
-"""Steps that are measured, fewer where they take longer than this time."""
+"""Steps that are measured after the first one, fewer where they take longer than this time."""
 LARGE_STEP = 100e9
 """Operations of a step that are too many to try on a CPU; there one image is measured."""
 
@@ -101,7 +101,10 @@ def _seconds(loop: Loop, steps: int, student_flops: int, step_flops: int) -> flo
 
 
 def _step_seconds(loop: Loop) -> float:
-    """Return the median time of a few real steps; the first one does not count if others follow."""
+    """Return the median time of a few real steps.
+
+    The first one does not count if others follow: it may compile kernels.
+    """
     times: list[float] = []
     loop.progress = Silent()
     with closing(loop.batches()) as batches:
@@ -111,7 +114,7 @@ def _step_seconds(loop: Loop) -> float:
             _wait(loop.setting.device)
             times.append(time.monotonic() - started)
             # A step waits for all processes, and their clocks differ.
-            if loop.processes.any(sum(times) > PROBE_SECONDS):
+            if loop.processes.any(sum(times[1:]) > PROBE_SECONDS):
                 break
     return statistics.median(times[1:] or times)
 

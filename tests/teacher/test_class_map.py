@@ -278,3 +278,17 @@ def test_unlabelled_images_have_the_classes_of_the_teacher(without_labels, tmp_p
         model = assemble.build_teacher(checked.recipe, len(names))
         model.id2label = model.id2label or dict(enumerate("klm"))  # known once it is built
         assert check_teacher_classes(checked, model) is None
+
+
+def test_recipe_check_and_a_plan_refuse_a_teacher_with_other_classes(freqkd, text, tmp_path):
+    """Before, `recipe check` said ok, and a sweep failed at that run."""
+    recipe, plan = tmp_path / "other.yaml", tmp_path / "plan.yaml"
+    recipe.write_text(text.replace(f", class_map: {MAP}", ""))
+    plan.write_text("version: 1\nrecipes: [other.yaml]\n")
+    check = ("recipe", "check", str(recipe))
+    for words in (check, ("sweep", str(plan), "--out", str(tmp_path / "study"))):
+        code, out, err = freqkd(*words)
+        assert code == 2 and "got 6 classes: street, side-walk, sky" in err.replace("  ", " ")
+        assert "kl compares class scores" in err and out == ""
+    assert not (tmp_path / "study").exists()
+    assert freqkd(*check, "--set", "losses.kl.weight=0")[0] == 0

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from freqkd_cli import recipe as recipes
@@ -20,6 +22,7 @@ from freqkd_cli.errors import UsageError
 from freqkd_cli.recipe.resolved import resolved
 from freqkd_cli.report.run_previews import RunPreviews
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.train import estimate
 from freqkd_cli.train.distillation import distill
 from freqkd_cli.train.estimate import duration
 from freqkd_cli.train.labels_alone import labels_alone
@@ -199,6 +202,25 @@ def test_a_dry_run_measures_the_time_and_writes_nothing(here, freqkd, caplog):
     assert 100 < document["seconds"] < 1e6
     assert document["time"] == f"about {duration(document['seconds'])} on this machine"
     assert document["step_gflops"] > 0
+
+
+def test_a_first_step_that_compiles_does_not_count(monkeypatch):
+    """A run of VMamba was estimated at 3.4 hours, of steps as slow as the compiler."""
+    now = [0.0]
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: now[0])
+    lasts = iter([60.0, 1.0, 3.0, 2.0, 1.0])
+
+    def step(batches):
+        now[0] += next(lasts)
+
+    loop = SimpleNamespace(
+        setting=SimpleNamespace(length=SimpleNamespace(steps=9), device=torch.device("cpu")),
+        batches=lambda: (batch for batch in ()),
+        step=step,
+        processes=SimpleNamespace(any=bool),
+    )
+    assert estimate._step_seconds(loop) == 2.0
+    assert next(lasts) == 1.0  # 6 seconds were enough
 
 
 @pytest.mark.parametrize(

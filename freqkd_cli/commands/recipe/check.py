@@ -31,8 +31,9 @@ def run(files: Files, sets: Sets = None, as_json: Json = False) -> None:
     """Report every mistake in recipes, without data or weights.
 
     Checks names, types and ranges, the arguments of each part, taps that do not exist, bands
-    that are empty, and batch norms without variance. Lists the effective cells of each frequency
-    band, and warns of fewer than 4. Exit code 2 if a recipe has problems.
+    that are empty, teachers with other classes, and batch norms without variance. Lists the
+    effective cells of each frequency band, and warns of fewer than 4. Exit code 2 if a recipe has
+    problems.
 
         freqkd recipe check fastscnn_basic my_recipe.yaml
     """
@@ -61,8 +62,10 @@ def _checked(
             warn(f"{recipe.source}: {text}" for text in recipe.warnings)
             # These import torch: not for a misspelt name.
             from freqkd_cli.build import assemble, recipe_facts, single_values
+            from freqkd_cli.teacher.teacher_classes import check_recorded_classes
 
             checked = assemble.check(recipe, data=False)
+            check_recorded_classes(checked)
             single_values.check_unbuilt(checked)
             warn(f"{recipe.source}: {text}" for text in recipe_facts.missing_encoders(recipe))
             row["bands"] = _bands(file, checked)
