@@ -166,7 +166,8 @@ class Ensemble(Segmenter):
             numbers = list(covered)
             total[:, numbers] = torch.logaddexp(total[:, numbers], x)
             shares[numbers] += weight
-        total = (total - shares.log()[:, None, None]).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        # Of a class that no member covers, both are -inf; a NaN of a member stays one.
+        total = torch.where(shares[:, None, None] > 0, total - shares.log()[:, None, None], total)
         return {"logits": total.log_softmax(1).clamp(min=NEVER)}
 
 

@@ -104,6 +104,16 @@ def test_a_class_that_no_member_covers_has_probability_0() -> None:
     assert_close(model, total / total.sum(1, keepdims=True))
 
 
+def test_nan_of_a_member_is_no_prediction_of_the_others() -> None:
+    """It was taken for classes of probability 0, so those of other members alone were left."""
+    some = {**SMALL, "classes": 3, "class_map": {"0": "road", "1": "sky"}}
+    others = {**SMALL, "classes": 3, "class_map": {"2": "sky", "1": "car"}}
+    model = built(some, others, class_names=CLASSES)
+    for parameter in model.members[1].parameters():
+        parameter.data.fill_(torch.nan)
+    assert bool(model(IMAGES)["logits"].isnan().all())
+
+
 def test_each_member_normalises_in_its_own_way_and_half_members_are_joined_in_float32() -> None:
     own = {**SMALL, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
     model = built(SMALL, own)
