@@ -140,18 +140,25 @@ def _warn_of_low_classes(loop: Loop, score: TeacherScore) -> None:
     if not low or not copying:
         return
     low.sort(key=lambda item: item.iou)
-    split = "val" if score.images.split == "val" else "train"  # of which a part is held out
     log.warning(
         "the teacher's IoU on %s is below %g (teacher.min_iou) for %s: %s. The student learns "
-        "these errors too. Score it on all images%s: %s. Then train a better teacher, or %s",
+        "these errors too. %s a better teacher, or %s",
         score.images,
         least,
         "1 class" if len(low) == 1 else f"{len(low)} classes",
         some(map(_item, low), LISTED),
-        "" if split == "val" else f" of {split}",
-        eval_command(recipe, split),
+        _first_remedy(recipe, score.images),
         ", or ".join(_remedies(recipe, lines, [line.id for line in copying])),
     )
+
+
+def _first_remedy(recipe: Recipe, images: Images) -> str:
+    """Return the start of the advice: to score the images of the split that were left out."""
+    split = "val" if images.split == "val" else "train"  # of which a part is held out
+    if split == images.split and len(images.indices) == len(images.dataset):
+        return "Train"
+    where = "" if split == "val" else f" of {split}"
+    return f"Score it on all images{where}: {eval_command(recipe, split)}. Then train"
 
 
 def _remedies(recipe: Recipe, lines: Sequence[Line], copying: Sequence[str]) -> list[str]:

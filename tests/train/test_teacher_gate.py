@@ -112,6 +112,13 @@ def test_a_dead_class_of_the_teacher_is_named(here, poleless, caplog):
     assert json.loads(Path("a/summary.json").read_text()) == summary
 
 
+def test_no_score_of_all_images_is_advised_where_all_were_scored(here, poleless, caplog):
+    run("a", LARGE, "data.held_out=8", f"teacher.weights={poleless}", dry_run=True)
+    (text,) = warnings(caplog)
+    assert text.startswith("the teacher's IoU on 8 images of val is below 10 ")
+    assert "learns these errors too. Train a better teacher, or --set losses.kl." in text
+
+
 def test_only_where_right_is_advised_only_to_lines_that_take_it():
     """Not for features, and not where teacher.class_map leaves classes out."""
     losses = (
