@@ -7,7 +7,8 @@ from typing import Any
 
 def export_table(result: dict[str, Any]) -> str:
     """Return the result of ``freqkd export`` as a table."""
-    from freqkd_cli.report.tables import render, size
+    from freqkd_cli.report.tables import render
+    from freqkd_cli.runtime.byte_sizes import size
 
     relative = result["relative_difference"]
     difference = "labels only"
@@ -33,7 +34,7 @@ def export_table(result: dict[str, Any]) -> str:
 
 def _int8(facts: dict[str, Any]) -> list[list[str]]:
     """Return the rows about the score of an int8 file."""
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     kept = facts["float_layers"]
     ranges = f"{facts['calibration']} of {facts['calibration_images']} training images"

@@ -74,7 +74,7 @@ RATIOS = {
 
 
 def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     head = ("part", "ms", "quartiles", "share", "GFLOP", "GFLOP/s")
     rows = [

@@ -182,7 +182,7 @@ def _table(result: dict[str, Any]) -> str:
 
 def _cost(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """What only a model has, or an exported file."""
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     height, width = result["latency_size"]
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"

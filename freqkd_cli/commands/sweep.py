@@ -133,7 +133,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _cost_table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
     from freqkd_cli.train.estimate import duration
 
     rows: list[tuple[Any, ...]] = [("row", "steps", "teacher", "a run", "on disk")]

@@ -125,7 +125,7 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     shown = {key: value for key, value in result.items() if key not in ("bytes", "choices")}
     text = facts(shown | ({"size": size(result["bytes"])} if "bytes" in result else {}))
@@ -134,7 +134,7 @@ def _table(result: dict[str, Any]) -> str:
 
 def _choices(rows: list[dict[str, Any]]) -> str:
     """Return the forms of a cache as a table; of all losses, the one that differs most."""
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     differences = ("largest loss error", "lowest gradient cosine", "of loss")
     lines: list[tuple[Any, ...]] = [

@@ -17,6 +17,7 @@ from freqkd_cli.cache.index_file import INDEX
 from freqkd_cli.errors import FreqKDError, Interrupted
 from freqkd_cli.features.taps import stored_as
 from freqkd_cli.recipe.resolved import resolved
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
 from freqkd_cli.teacher.recipe_cache import Form
@@ -132,16 +133,14 @@ def make(cache: SharedCache, device: str | None, progress: Progress) -> bool:
         estimate = cache.estimate(device)
         needed, free = estimate["bytes"] - _size(cache.folder), room(cache.folder)
         rows = f"{len(cache.rows)} row{'s' * (len(cache.rows) != 1)}"
-        size = f"{estimate['items']} views, {estimate['bytes'] / 2**20:,.1f} MiB"
-        progress.note(f"{cache.folder}: {size} for {rows}; {free / 2**30:.1f} GiB are free")
+        stored = f"{estimate['items']} views, {size(estimate['bytes'])}"
+        progress.note(f"{cache.folder}: {stored} for {rows}; {size(free)} are free")
         if needed + SPARE > free:
             log.warning(
-                "the cache %s does not fit on the disk: %.1f GiB are needed, %.1f GiB are free "
-                "and %.0f GiB stay free for the runs. The teacher runs live instead",
+                "the cache %s does not fit on the disk: %s are needed, %s are free and %s stay "
+                "free for the runs. The teacher runs live instead",
                 cache.folder,
-                needed / 2**30,
-                free / 2**30,
-                SPARE / 2**30,
+                *map(size, (needed, free, SPARE)),
             )
             return False
         dump_recipe(cache.recipes[0], cache.folder, progress, cache.options(device))

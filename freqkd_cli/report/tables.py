@@ -89,13 +89,3 @@ def drawn(
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")
-
-
-def size(count: int) -> str:
-    """Bytes for people, such as ``4.6 MiB``: powers of 1024."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"

@@ -19,6 +19,7 @@ from freqkd_cli.cache.shards import Storage, encode
 from freqkd_cli.cache.teacher_facts import TeacherFacts
 from freqkd_cli.errors import UsageError
 from freqkd_cli.features.taps import Tap
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.teacher.live import LiveTeacher
 from freqkd_cli.teacher.targets import Content
 from freqkd_cli.views.batch import Batch
@@ -122,7 +123,7 @@ class Estimate:
 
     def __str__(self) -> str:
         shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
-        return f"{self.items} views, {self.bytes / 2**20:.1f} MiB in {shards}"
+        return f"{self.items} views, {size(self.bytes)} in {shards}"
 
 
 def rows(job: Job, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from freqkd_cli.errors import RecipeError, UsageError
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.images.pool import WithPool
 from freqkd_cli.recipe.command_line import distill_command
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.runtime.memory import keep_freed_memory
 from freqkd_cli.runtime.processes import Processes, join
 from freqkd_cli.runtime.progress import Progress, Silent
@@ -105,8 +106,7 @@ def dry_run(recipe: Recipe, out: Path, options: DumpOptions) -> dict[str, Any]:
         "images_per_second": round(estimate.items / seconds, 2),
         "writes": [
             str(out / "index.json"),
-            f"{shards} of at most {options.shard_bytes / 2**20:.0f} MiB, "
-            f"{estimate.bytes / 2**20:.1f} MiB in all",
+            f"{shards} of at most {size(options.shard_bytes)}, {size(estimate.bytes)} in all",
         ],
         **({"choices": choices} if choices else {}),
     }

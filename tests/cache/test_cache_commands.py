@@ -20,7 +20,7 @@ from freqkd_cli.cache.shards import Storage
 from freqkd_cli.cache.writer import CacheWriter
 from freqkd_cli.errors import CacheDamaged
 from freqkd_cli.features.taps import Tap
-from freqkd_cli.report.tables import size
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.runtime.files import sha256
 from freqkd_cli.runtime.tensor_file import write_tensors
 from freqkd_cli.teacher.cached import CachedTeacher

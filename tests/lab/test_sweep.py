@@ -311,7 +311,7 @@ def test_a_cache_that_does_not_fit_is_not_made(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shared_caches.shutil, "disk_usage", lambda _: usage(0, 0, 2**29))
     study = opened(tmp_path, THREE)
     assert study_worker.sweep(study, Silent()).finished == 6
-    assert "does not fit on the disk" in caplog.text and "0.5 GiB are free" in caplog.text
+    assert "does not fit on the disk" in caplog.text and "512.0 MiB are free" in caplog.text
     assert "--cache" not in words_of(study.study.runs()[1])
     assert not study.shared[0].folder.exists()
 

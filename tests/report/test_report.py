@@ -17,7 +17,7 @@ from freqkd_cli.report.comparison_image import VOID, colored, comparison
 from freqkd_cli.report.matplotlib_figure import prepare_matplotlib
 from freqkd_cli.report.overlay_image import overlay
 from freqkd_cli.report.plots import INK, spectrum_figure
-from freqkd_cli.report.tables import Column, render, size
+from freqkd_cli.report.tables import Column, render
 
 PALETTE = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
 
@@ -54,20 +54,6 @@ def _without_color(text: str) -> str:
 def test_a_row_of_another_length_is_an_error():
     with pytest.raises(ValueError):
         render(["a", "b"], [[1]], terminal=False)
-
-
-@pytest.mark.parametrize(
-    "count, text",
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (4_790_000, "4.6 MiB"),
-        (12_300, "12.0 KiB"),
-        (3_210_000_000, "3.0 GiB"),
-    ],
-)
-def test_size(count, text):
-    assert size(count) == text
 
 
 def test_colors_are_those_of_the_palette_and_void_has_its_own():

@@ -19,6 +19,7 @@ from freqkd_cli.build.saved import save_model
 from freqkd_cli.build.training_parts import training_parts
 from freqkd_cli.cache.shards import Storage
 from freqkd_cli.errors import CacheMismatch, UsageError
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.teacher.cached import CachedTeacher
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dry_run, dump_recipe
 from freqkd_cli.teacher.live import LiveTeacher
@@ -330,7 +331,7 @@ def test_dry_run_writes_nothing_and_estimates_size_and_time(weights, tmp_path):
     estimate = dry_run(load(weights), tmp_path / "a", DumpOptions(Form(images=2)))
     assert not (tmp_path / "a").exists()
     assert estimate["seconds"] > 0 and estimate["images_per_second"] > 0
-    assert "MiB in all" in estimate["writes"][1]
+    assert f", {size(estimate['bytes'])} in all" in estimate["writes"][1]
     result = dump_recipe(load(weights), tmp_path / "a", Notes(), DumpOptions(Form(images=2)))
     assert result["items"] == estimate["items"] == 4
     taps = [

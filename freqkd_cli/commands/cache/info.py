@@ -30,7 +30,7 @@ def run(
 
 def _table(cache: dict[str, Any]) -> str:
     from freqkd_cli.cache.fingerprint import leaves
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     shards = f"{cache['shards']} shard{'s' * (cache['shards'] != 1)}"
     unfinished = f"unfinished: {cache['shards']} of {cache['shards_planned']} shards"

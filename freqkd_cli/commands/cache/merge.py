@@ -33,7 +33,7 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     shown = {key: value for key, value in result.items() if key != "bytes"}
     return facts(shown | {"size": size(result["bytes"])})

@@ -46,7 +46,7 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     before, after = size(result["bytes_before"]), size(result["bytes"])
     shown = {key: value for key, value in result.items() if not key.startswith("bytes")}

@@ -38,7 +38,7 @@ def run(
 
 
 def _table(result: dict[str, Any]) -> str:
-    from freqkd_cli.report.tables import size
+    from freqkd_cli.runtime.byte_sizes import size
 
     if not result["ok"]:
         return ""
