@@ -210,7 +210,7 @@ def sets_of(plan: StudyPlan, row: PlannedRecipe) -> tuple[str, ...]:
     changes = {**plan.keys.set, **row.set}
     if row.steps is not None:
         changes = {key: value for key, value in changes.items() if key not in LENGTHS}
-        changes["train.steps"] = row.steps
+        changes |= {"train.steps": row.steps, "train.extend": None}
     return tuple(f"{key}={flow(value)}" for key, value in changes.items())
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from freqkd_cli.recipe.value_types import PATTERNS, Count, CountOrZero, Positive, Section
 
 VERSION = 1
-LENGTHS = ("train.epochs", "train.steps")
-"""Two units of one setting, which the fairness rule decides."""
+LENGTHS = ("train.epochs", "train.steps", "train.extend")
+"""Keys of the length of a run, which the fairness rule decides."""
 
 ROW_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$"
 PATTERNS[ROW_NAME] = "letters, digits and _ . , = + -, as it is the name of a folder"

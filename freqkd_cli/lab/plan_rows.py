@@ -24,6 +24,8 @@ from freqkd_cli.teacher.teacher_classes import check_recorded_classes
 if TYPE_CHECKING:
     from freqkd_cli.recipe.sections import Recipe
 
+SEED = "train.seed"
+
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
@@ -111,7 +113,7 @@ class CheckedRow:
 
 def load_row(plan: StudyPlan, row: PlannedRecipe, seed: int) -> Recipe:
     """Return the recipe of a run."""
-    return recipes.load(row.recipe, sets_of(plan, row), {"train.seed": seed})
+    return recipes.load(row.recipe, sets_of(plan, row), {SEED: seed})
 
 
 def expand(plan: StudyPlan) -> tuple[StudyPlan, tuple[CheckedRow, ...]]:
@@ -124,7 +126,7 @@ def expand(plan: StudyPlan) -> tuple[StudyPlan, tuple[CheckedRow, ...]]:
     rows = _rows(plan, refusals)
     refusals.raise_any()
     baseline = _baseline(plan, [row for row, _ in rows], refusals)
-    _check_lengths(plan, refusals)
+    _check_decided(plan, refusals)
     refusals.raise_any()
     checked = []
     for row, key in rows:
@@ -219,17 +221,16 @@ def _baseline(plan: StudyPlan, rows: list[PlannedRecipe], refusals: _Refusals) -
     return wanted
 
 
-def _check_lengths(plan: StudyPlan, refusals: _Refusals) -> None:
-    """Refuse rows of different lengths, which the fairness rule would make equal."""
-    if plan.keys.fair == "none":
-        return
-    places = [f"axes.{key}" for key in plan.keys.axes if key in LENGTHS]
-    places += [
-        f"recipes.{number}.set.{key}"
-        for number, row in enumerate(plan.recipes)
-        for key in row.set
-        if key in LENGTHS
-    ]
-    for place in places:
+def _check_decided(plan: StudyPlan, refusals: _Refusals) -> None:
+    """Refuse keys whose values the plan decides: the seed, and the length by a fairness rule."""
+    decided = {SEED: "seeds decides the seed of every run; leave this out, and list it in seeds"}
+    if plan.keys.fair != "none":
         text = f"fair: {plan.keys.fair} decides the steps of every row; leave this out"
-        refusals.add(place, f"{text}, or give fair: none")
+        decided |= dict.fromkeys(LENGTHS, f"{text}, or give fair: none")
+    places = {f"set.{SEED}": SEED} if SEED in plan.keys.set else {}
+    places |= {f"axes.{key}": key for key in plan.keys.axes}
+    for number, row in enumerate(plan.recipes):
+        places |= {f"recipes.{number}.set.{key}": key for key in row.set}
+    for place, key in places.items():
+        if key in decided:
+            refusals.add(place, decided[key])

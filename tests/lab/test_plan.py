@@ -223,6 +223,20 @@ def test_the_fairness_rule_decides_the_length(tmp_path):
     assert len(rows(tmp_path, f"{text}fair: none\n")) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("recipes: [labels.yaml]\nset: {train.seed: 7}", "3:19 set.train.seed"),
+        ("recipes: [labels.yaml]\naxes: {train.seed: [7, 8]}", "3:8 axes.train.seed"),
+        ("recipes: [{recipe: labels.yaml, set: {train.seed: 7}}]", "2:51 recipes.0.set.train.seed"),
+    ],
+)
+def test_the_seeds_of_a_plan_decide_the_seed(tmp_path, text, place):
+    """Rows called seed=7 and seed=8 were runs of the seeds 0, 1 and 2."""
+    line = "seeds decides the seed of every run; leave this out, and list it in seeds"
+    assert f"plan.yaml:{place}: {line}" in refusal(tmp_path, f"version: 1\n{text}\nfair: none\n")
+
+
 def test_recipes_of_other_data_are_refused(tmp_path):
     from freqkd_cli.lab.prepare_study import open_study
 

@@ -339,6 +339,17 @@ def test_equal_steps_are_those_of_the_baseline(tmp_path):
     assert "train.steps=2" in words
 
 
+def test_a_run_that_was_extended_has_the_steps_of_the_baseline_too(tmp_path):
+    """Its further steps came on top: 5 steps beside the 2 of the baseline."""
+    plan = write_plan(tmp_path, "version: 1\nrecipes: [labels.yaml, longer.yaml]\n")
+    text = small_plan.LABELS.replace("steps: 2", "steps: 2, extend: [3]")
+    (tmp_path / "longer.yaml").write_text(text)
+    study = opened_plan(plan)
+    assert study.own_steps == {"labels": 2, "longer": 5} and study.steps["longer"] == 2
+    train = load_row(study.study.plan, study.study.rows[1], 0).train
+    assert (train.steps, train.extend) == (2, None)
+
+
 def test_steps_of_equal_time():
     times = {"a": 100.0, "b": 150.0, "c": 80.0, "d": 1e9}
     assert fairness.steps_of_equal_time(times, "a", 300) == {"a": 300, "b": 200, "c": 375, "d": 1}
