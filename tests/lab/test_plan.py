@@ -299,6 +299,15 @@ def test_a_shipped_plan_passes_its_schema_and_its_note_has_a_question(name):
     assert f"freqkd sweep {name} --out studies/{name}" in text
 
 
+def test_every_recipe_of_bands_and_graphs_on_scenes_is_in_a_plan():
+    """The final loss of VMamba, ``vmamba_kl_basic``, was in none."""
+    planned = {row.recipe for name in PLANS for row in plans.load(name).recipes}
+    own = [name for name in shipped.paths() if name.startswith(("fastscnn_", "vmamba_"))]
+    losses = {name: [line.name for line in recipes.load(name).losses] for name in own}
+    ideas = [name for name in own if any(x.startswith(("band", "graph")) for x in losses[name])]
+    assert len(ideas) > 30 and not {*ideas} - planned
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_a_shipped_plan_passes_the_check_of_all_its_recipes(name, caplog):
     plan, checked = plan_rows.expand(plans.load(name))
