@@ -13,6 +13,8 @@ import pytest
 from small_plan import write_plan
 
 from freqkd_cli.lab import study as studies
+from freqkd_cli.lab.comparison import compare_records
+from freqkd_cli.lab.run_collection import collect
 from freqkd_cli.lab.study import Run, held
 
 PLAN = """# Are the runs of a disturbed sweep those of an undisturbed one?
@@ -51,6 +53,12 @@ def kill_in(run: Run, sweep: subprocess.Popen) -> None:
     wait_for(lambda: not held(run.folder / "state" / ".lock"))
 
 
+def table(folder: Path) -> list[tuple]:
+    """Return the rows of ``freqkd compare`` without their times."""
+    rows = compare_records(collect([folder]).records, "labels").rows
+    return [(row.name, row.values, row.difference, row.wins, row.verdict) for row in rows]
+
+
 @pytest.mark.slow
 def test_killed_twice_and_shared_by_two_workers(tmp_path):
     plan = write_plan(tmp_path, PLAN)
@@ -73,3 +81,4 @@ def test_killed_twice_and_shared_by_two_workers(tmp_path):
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
         scores = [json.loads((run.folder / "summary.json").read_text()) for run in (one, other)]
         assert scores[0]["miou"] == scores[1]["miou"] is not None
+    assert table(tmp_path / "undisturbed") == table(folder)
