@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter, namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -537,6 +541,20 @@ def test_commands_are_one_line_for_each_missing_run(tmp_path, freqkd):
         f"freqkd sweep {plan} --out {tmp_path}/s --set train.lr=2e-3 --device cpu --only {name}"
         for name in ("scores/seed-0", "labels/seed-1", "scores/seed-1")
     ]
+
+
+@pytest.mark.skipif(not shutil.which("xargs"), reason="needs xargs")
+@pytest.mark.parametrize("start", ["tr ", 'exec sh -c "exec'])
+def test_the_docs_run_lines_of_commands_as_they_are(tmp_path, start):
+    """xargs, and an array job of Slurm: quotes, blanks and dollar signs of values stay."""
+    names = ["a b", "it's", 'x"y', "$HOME", "c\\d"]
+    (tmp_path / "commands.txt").write_text("".join(f"{shlex.join(['touch', n])}\n" for n in names))
+    docs = Path(__file__).parents[2].joinpath("docs/cluster.md").read_text().splitlines()
+    (line,) = [text for text in docs if text.startswith(start)]
+    for number in range(1, 2 if start == "tr " else 1 + len(names)):
+        env = os.environ | {"SLURM_ARRAY_TASK_ID": str(number)}
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "commands.txt"}
 
 
 @pytest.mark.parametrize("name", ["a #b", "x: y", "plain"])
