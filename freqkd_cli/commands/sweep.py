@@ -92,6 +92,12 @@ def run(
             got=f"{launch.processes()} processes",
             tip="start freqkd sweep several times: workers share a study folder",
         )
+    if commands and plan == "-":
+        raise UsageError(
+            "--commands prints lines that read the plan again",
+            got="- (standard input)",
+            need="a plan file, a study folder, or the name of a shipped plan",
+        )
     check_parents("--out", out)
     root = [f"data.root={flow(str(data_root.absolute()))}"] if data_root else []
     given = [*(sets or ()), *root]

@@ -598,6 +598,12 @@ def test_a_sweep_prints_the_plan_that_does_not_exist(freqkd):
     assert code == 2 and "there is no plan 'rivls', did you mean 'rivals'?" in err
 
 
+def test_lines_cannot_read_a_plan_from_standard_input(freqkd):
+    """Each of them failed: the plan was empty."""
+    code, out, err = freqkd("sweep", "-", "--out", "s", "--commands")
+    assert (code, out) == (2, "") and "--commands prints lines that read the plan again" in err
+
+
 def test_a_launcher_is_refused(tmp_path, monkeypatch):
     from freqkd_cli.commands.sweep import run
 
