@@ -10,6 +10,7 @@ import yaml
 from small_plan import write_plan
 
 from freqkd_cli import recipe as recipes
+from freqkd_cli import registry
 from freqkd_cli.errors import RecipeError
 from freqkd_cli.lab import plan as plans
 from freqkd_cli.lab import plan_keys, plan_rows
@@ -299,13 +300,14 @@ def test_a_shipped_plan_passes_its_schema_and_its_note_has_a_question(name):
     assert f"freqkd sweep {name} --out studies/{name}" in text
 
 
-def test_every_recipe_of_bands_and_graphs_on_scenes_is_in_a_plan():
-    """The final loss of VMamba, ``vmamba_kl_basic``, was in none."""
-    planned = {row.recipe for name in PLANS for row in plans.load(name).recipes}
+def test_every_loss_and_recipe_of_bands_and_graphs_on_scenes_is_in_a_plan():
+    """``graph_basis`` and the final loss of VMamba, ``vmamba_kl_basic``, were in none."""
+    ideas = {name for name in registry.names("losses") if name.startswith(("band", "graph"))}
     own = [name for name in shipped.paths() if name.startswith(("fastscnn_", "vmamba_"))]
-    losses = {name: [line.name for line in recipes.load(name).losses] for name in own}
-    ideas = [name for name in own if any(x.startswith(("band", "graph")) for x in losses[name])]
-    assert len(ideas) > 30 and not {*ideas} - planned
+    losses = {name: {line.name for line in recipes.load(name).losses} & ideas for name in own}
+    planned = {row.recipe for name in PLANS for row in plans.load(name).recipes}
+    assert {name for name in own if losses[name]} <= planned
+    assert set().union(*losses.values()) == ideas
 
 
 @pytest.mark.parametrize("name", PLANS)
