@@ -43,7 +43,7 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not slow and not timing"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m timing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m timing $$(grep -rl --include='*.py' mark.timing tests)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
