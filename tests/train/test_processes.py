@@ -284,7 +284,13 @@ def test_the_console_under_torchrun(folder):
     )
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_print_one_table(folder, launcher):
     if launcher == ACCELERATE:
         pytest.importorskip("accelerate")
