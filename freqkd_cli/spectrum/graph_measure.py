@@ -22,6 +22,7 @@ from freqkd_cli.spectral.attention_distance import attention_distance
 from freqkd_cli.spectral.graph import laplacian
 from freqkd_cli.spectral.graph_forms import Graph
 from freqkd_cli.spectral.modes import Modes, effective_rank, eigenvalues, shares
+from freqkd_cli.spectrum.cached_subject import first_views, open_cache
 from freqkd_cli.spectrum.eigen_maps import eigen_maps
 from freqkd_cli.spectrum.graph_inputs import GraphInput, cached_inputs, live_inputs
 from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
@@ -30,8 +31,6 @@ from freqkd_cli.spectrum.locate import SpectrumSource
 from freqkd_cli.spectrum.subjects import (
     SpectrumOptions,
     Subject,
-    first_views,
-    open_cache,
     open_networks,
 )
 

@@ -14,14 +14,13 @@ from freqkd_cli.registry import did_you_mean
 from freqkd_cli.runtime.precision import pick_device
 from freqkd_cli.runtime.progress import Progress, bar
 from freqkd_cli.spectral.power import RingSums, radial_spectrum, ring_sums
+from freqkd_cli.spectrum.cached_subject import first_views, open_cache
 from freqkd_cli.spectrum.locate import SpectrumSource
 from freqkd_cli.spectrum.padded_views import warn_of_padding
 from freqkd_cli.spectrum.radial_result import RadialSpectra, TapSpectrum
 from freqkd_cli.spectrum.subjects import (
     SpectrumOptions,
     Subject,
-    first_views,
-    open_cache,
     open_networks,
 )
 

@@ -1,4 +1,4 @@
-"""The networks, the images and the caches that a source of ``freqkd spectrum`` names."""
+"""The networks and the images that a source of ``freqkd spectrum`` names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from freqkd_cli import recipe as recipes
 from freqkd_cli import registry
 from freqkd_cli.build import assemble, recipe_facts
 from freqkd_cli.errors import Missing, UsageError
-from freqkd_cli.features.taps import Tap, stored_as
+from freqkd_cli.features.taps import Tap
 from freqkd_cli.spectrum.locate import SpectrumSource
 from freqkd_cli.teacher.teacher_classes import require_network
 
 if TYPE_CHECKING:
-    from freqkd_cli.cache.reader import CacheReader, Item
     from freqkd_cli.images.dataset import Dataset
     from freqkd_cli.recipe.sections import Recipe
 
@@ -107,7 +106,7 @@ def open_networks(
         WeightsMissing, DataMissing: weights or images do not exist.
         UsageError: options that do not fit the source.
     """
-    _check_options(source, options)
+    check_options(source, options)
     recipe, subjects = _networks(source, options)
     split = options.split or "val"
     dataset = assemble.build_dataset(recipe, split, options.data_root)
@@ -150,16 +149,15 @@ def _load(recipe: str | Path | None, options: SpectrumOptions) -> Recipe:
     return recipes.load(recipe, options.sets, {"data.root": root})
 
 
-def _check_options(source: SpectrumSource, options: SpectrumOptions) -> None:
+def check_options(source: SpectrumSource, options: SpectrumOptions) -> None:
     """Check the options that only some sources allow.
 
     Raises:
-        UsageError: ``--recipe`` for a source with its own data, ``--set`` or ``--split`` for a
-            cache, or ``--teacher`` without a recipe.
+        UsageError: ``--recipe`` for a source with its own data, ``--set`` for a cache, or
+            ``--teacher`` without a recipe.
     """
-    cache, first_set = source.kind == "cache", next(iter(options.sets), None)
-    given = {"recipe": options.recipe, "set": first_set, "split": options.split}
-    for option, value in given.items():
+    cache = source.kind == "cache"
+    for option, value in (("recipe", options.recipe), ("set", next(iter(options.sets), None))):
         if value and (cache or (option == "recipe" and source.kind in ("run", "recipe"))):
             raise UsageError(
                 f"{source} has its own data set",
@@ -203,49 +201,3 @@ def taps_of(name: str, arguments: Mapping[str, Any]) -> dict[str, Tap]:
     accepted = registry.takes("models", name)
     given = {key: value for key, value in arguments.items() if key in accepted}
     return {tap.name: tap for tap in registry.find("models", name).taps(**given)}
-
-
-def open_cache(source: SpectrumSource, options: SpectrumOptions) -> tuple[CacheReader, Subject]:
-    """Return a cache, and the teacher whose taps it contains.
-
-    Raises:
-        UsageError: it contains targets, or its teacher is not a model of this version.
-    """
-    from freqkd_cli.cache.reader import CacheReader
-
-    _check_options(source, options)
-    assert source.path is not None
-    reader = CacheReader(source.path)
-    if reader.content != "taps":
-        raise UsageError(
-            f"the cache {source.path} contains the targets of losses, not features",
-            need="a cache of taps",
-            tip="freqkd teacher-dump RECIPE --content taps, or use the run's folder",
-            key="source",
-        )
-    teacher = reader.fingerprint.fields.get("teacher") or {}
-    name = teacher.get("name")
-    if name not in registry.names("models"):
-        raise UsageError(
-            f"the teacher of the cache {reader.folder} is not a model of this version",
-            got=name,
-            need=f"one of {', '.join(registry.names('models'))}",
-            key="source",
-        )
-    facts = reader.index.teacher  # older caches have none
-    known = {tap.name: tap for tap in facts.taps} if facts else taps_of(name, teacher["arguments"])
-    taps = {key: tap for key, tap in known.items() if stored_as(key, known) in reader.names}
-    data = reader.fingerprint.fields["data"]
-    log.info("teacher %s on stored views of %s, split %s", name, data["name"], data["split"])
-    return reader, Subject("teacher", name, taps)
-
-
-def first_views(reader: CacheReader, limit: int) -> list[Item]:
-    """Return one stored view of each image, so that no image counts twice.
-
-    It is the view ``whole`` where there is one.
-    """
-    first: dict[int, int] = {}
-    for index, view in sorted(reader.items):
-        first[index] = min(view, first.get(index, view))
-    return sorted(first.items())[:limit]

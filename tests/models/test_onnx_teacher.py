@@ -20,8 +20,9 @@ from freqkd_cli.errors import CacheMismatch, FreqKDError, RecipeError, WeightsMi
 from freqkd_cli.features.taps import Tap
 from freqkd_cli.models import onnx as teacher_file
 from freqkd_cli.runtime.progress import Silent
+from freqkd_cli.spectrum.cached_subject import open_cache
 from freqkd_cli.spectrum.locate import identify
-from freqkd_cli.spectrum.subjects import SpectrumOptions, open_cache
+from freqkd_cli.spectrum.subjects import SpectrumOptions
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.train.distillation import distill
 

@@ -23,8 +23,9 @@ from freqkd_cli.models._saved_scores_files import SavedFiles
 from freqkd_cli.runtime import file_hashes
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.side_by_side import compare
+from freqkd_cli.spectrum.cached_subject import open_cache
 from freqkd_cli.spectrum.locate import identify
-from freqkd_cli.spectrum.subjects import SpectrumOptions, open_cache, open_networks
+from freqkd_cli.spectrum.subjects import SpectrumOptions, open_networks
 from freqkd_cli.teacher.dump_recipe import DumpOptions, dump_recipe
 from freqkd_cli.teacher.opening import open_source
 from freqkd_cli.teacher.recipe_cache import Form
@@ -255,7 +256,7 @@ def test_commands_leave_it_out_on_other_images(folder, tmp_path, caplog):
     distill(recipe, run, Silent())
     assert [row["name"] for row in compare([run], Silent(), images=0, device="cpu").rows] == ["a"]
     assert "the teacher is left out: saved outputs belong to images" in caplog.text
-    options = SpectrumOptions((), (), 0.5, "val", 1)
+    options = SpectrumOptions((), (), 0.5, None, 1)
     assert [subject.role for subject in open_networks(identify(run), options)[0]] == ["student"]
     dump_recipe(recipe, cache, Silent(), DumpOptions())
     assert list(open_cache(identify(cache), options)[1].taps) == ["logits"]

@@ -565,7 +565,7 @@ def test_a_folder_of_smp_is_a_model(tmp_path):
         (("{run}", "--recipe", "{plain}"), 2, "has its own data set"),
         (("{plain}", "--teacher"), 2, "no teacher"),
         (("{cache}", "--set", "data.size=[64,64]"), 2, "has its own data set"),
-        (("{cache}", "--split", "val"), 2, "has its own data set"),
+        (("{cache}", "--split", "train"), 2, "has its own images"),
     ],
 )
 def test_bad_input_is_one_message(folders, tmp_path, words, code, text):
