@@ -34,14 +34,14 @@ def load(arch: str, *sets: str):
 @pytest.mark.parametrize("arch", [*POOLING, *OTHERS])
 def test_what_is_found_on_the_meta_device_is_what_a_step_would_raise(arch):
     student = assemble.build_student(assemble.check(load(arch))).train()
-    names = norms_of_one_value(student, (96, 128), ())
+    names = norms_of_one_value(student, (128, 160), ())
     assert bool(names) == (arch in POOLING) and student.training
     if names:
         with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-            student(torch.rand(1, 3, 96, 128))
+            student(torch.rand(1, 3, 128, 160))
         assert set(names) <= {name for name, _ in student.named_modules()}
     else:
-        student(torch.rand(1, 3, 96, 128))
+        student(torch.rand(1, 3, 128, 160))
 
 
 def test_a_run_is_refused_before_its_folder_is_made_and_every_tip_works(tmp_path):

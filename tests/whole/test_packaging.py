@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,10 @@ def test_the_ci_script_is_executable_and_sound():
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True, timeout=60)
     assert "set -euo pipefail" in script.read_text(encoding="utf-8")
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig):
+    """By default pytest leaves out folders called build: the tests of tests/build never ran."""
+    patterns = set(pytestconfig.getini("norecursedirs")) - {"__pycache__"}
+    folders = {path.name for path in (ROOT / "tests").rglob("*/")}
+    assert not [name for name in folders for pattern in patterns if fnmatch(name, pattern)]
