@@ -79,9 +79,8 @@ Nproc = Annotated[
         help="Share the work among N processes of this machine, one for each GPU or CPU core.",
     ),
 ]
-Split = Annotated[
-    Literal["train", "val", "test"], typer.Option("--split", help="Split of the data set.")
-]
+SplitName = Literal["train", "val", "test"]
+Split = Annotated[SplitName, typer.Option("--split", help="Split of the data set.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N images.")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from freqkd_cli.commands._options import (
     Overwrite,
     Quiet,
     Sets,
+    SplitName,
     Verbose,
     complete_tap,
 )
@@ -73,7 +74,7 @@ TeacherOnly = Annotated[
     bool, typer.Option("--teacher", help="Measure only the teacher of a recipe or a run.")
 ]
 Split = Annotated[
-    Literal["train", "val", "test"] | None,
+    SplitName | None,
     typer.Option("--split", help="Split of the data set, by default val; a cache has its own."),
 ]
 Images = Annotated[

@@ -22,6 +22,7 @@ from freqkd_cli.commands._options import (
     Resume,
     Seed,
     Sets,
+    SplitName,
     Verbose,
 )
 from freqkd_cli.commands._output import check_parents, columns, facts, print_result
@@ -49,7 +50,7 @@ Scores = Annotated[
     ),
 ]
 Split = Annotated[
-    Literal["train", "val", "test"],
+    SplitName,
     typer.Option(help="train: data.views views per image; val, test: whole images."),
 ]
 Verify = Annotated[

@@ -24,6 +24,7 @@ from freqkd_cli.images.dataset import Dataset, Origin, origin_of
 from freqkd_cli.images.decoded_slot import Content, packed, slot_size, unpacked
 from freqkd_cli.images.decoded_store import DiskStore, MemoryStore, Store
 from freqkd_cli.runtime import launch, user_cache
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.runtime.memory import free_memory
 from freqkd_cli.runtime.progress import Progress
 from freqkd_cli.views.labels import IGNORE
@@ -118,17 +119,17 @@ def keep_decoded(
         disk = DiskStore(folder)
         missing = sum(map(_missing, datasets, sizes, [disk] * len(sizes)))
         free = shutil.disk_usage(folder).free
-    size = f"{number} decoded images take {_gib(total)}"
+    taken = f"{number} decoded images take {size(total)}"
     if launch.local_processes() > 1 and folder is None:
-        size += f" in each of {launch.local_processes()} processes"
+        taken += f" in each of {launch.local_processes()} processes"
     if folder is not None:
-        size += f" in {folder}, {_gib(missing)} of it new"
-    progress.note(f"data.keep {where}: {size}; {_gib(free)} are free")
+        taken += f" in {folder}, {size(missing)} of it new"
+    progress.note(f"data.keep {where}: {taken}; {size(free)} are free")
     if missing > free - SPARE[where]:
         raise UsageError(
             f"the decoded images do not fit {'in memory' if where == 'memory' else 'on the disk'}",
-            got=f"{size}, and {_gib(free)} free",
-            need=f"{_gib(missing + SPARE[where])}, of which {_gib(SPARE[where])} stay free",
+            got=f"{taken}, and {size(free)} free",
+            need=f"{size(missing + SPARE[where])}, of which {size(SPARE[where])} stay free",
             tip=_TIPS[where],
             key="data.keep",
         )
@@ -157,7 +158,7 @@ def _sizes(dataset: Dataset, left_out: frozenset[int]) -> list[int]:
     """Return the bytes that each image takes, 0 where it cannot be kept or is left out."""
     label_bytes = 1 if len(dataset.classes) <= IGNORE else 2
 
-    def size(index: int) -> int:
+    def taken(index: int) -> int:
         origin = None if index in left_out else origin_of(dataset, index)
         if origin is None:
             return 0
@@ -167,16 +168,16 @@ def _sizes(dataset: Dataset, left_out: frozenset[int]) -> list[int]:
             return 0
         return slot_size(height, width, label_bytes * origin.labelled)
 
-    return [size(index) for index in range(len(dataset))]
+    return [taken(index) for index in range(len(dataset))]
 
 
 def _missing(dataset: Dataset, sizes: Sequence[int], disk: DiskStore) -> int:
     """Return the bytes of the images that the folder does not have yet."""
     missing = 0
-    for index, size in enumerate(sizes):
-        origin = origin_of(dataset, index) if size else None
+    for index, taken in enumerate(sizes):
+        origin = origin_of(dataset, index) if taken else None
         if origin is not None and not disk.has(_place(origin), _key(origin)):
-            missing += size
+            missing += taken
     return missing
 
 
@@ -211,7 +212,3 @@ def _key(origin: Origin) -> bytes:
     """Return 32 bytes that differ where the pixels may differ; libraries count as well."""
     identity = [PIL.__version__, _READING, origin.place, origin.state]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size < 2**33 else f"{size / 2**30:.1f} GiB"

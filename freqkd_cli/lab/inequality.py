@@ -8,13 +8,13 @@ from typing import Any
 
 from freqkd_cli.errors import UsageError
 from freqkd_cli.lab.grouping import Group
+from freqkd_cli.lab.plan_keys import LENGTHS
 from freqkd_cli.lab.recipe_values import UNSEEN, Values, differing
 from freqkd_cli.lab.run_record import RunRecord
 from freqkd_cli.recipe.data_section import TRAINING_IMAGES, held_out_data, labelled_number
 
 EQUAL_TIME = 1.1
 """Times whose ratio is smaller than that are called equal."""
-LENGTH = ("train.epochs", "train.steps", "train.extend")
 BATCH = ("train.batch_size", "train.accumulate")
 NAME = "data.name"
 
@@ -146,7 +146,7 @@ def _teacher(group: Group, other: Group | None) -> str:
 
 def _training(row: Values, base: Values) -> list[str]:
     keys = differing(row, base, "train")
-    return [key for key in keys if key not in (*LENGTH, *BATCH, *UNSEEN)]
+    return [key for key in keys if key not in (*LENGTHS, *BATCH, *UNSEEN)]
 
 
 def _device(group: Group, baseline: Group) -> str:

@@ -28,11 +28,7 @@ from freqkd_cli.spectrum.graph_inputs import GraphInput, cached_inputs, live_inp
 from freqkd_cli.spectrum.graph_pairs import GraphPair, choose_pairs
 from freqkd_cli.spectrum.graph_result import TAU, EigenMaps, GraphImage, GraphSpectra, TapGraph
 from freqkd_cli.spectrum.locate import SpectrumSource
-from freqkd_cli.spectrum.subjects import (
-    SpectrumOptions,
-    Subject,
-    open_networks,
-)
+from freqkd_cli.spectrum.subjects import SpectrumOptions, Subject, open_networks
 
 COUNT = 20
 """Number of reported eigenvalues, as many as CASS compares (arXiv 2411.17150)."""

@@ -18,11 +18,7 @@ from freqkd_cli.spectrum.cached_subject import first_views, open_cache
 from freqkd_cli.spectrum.locate import SpectrumSource
 from freqkd_cli.spectrum.padded_views import warn_of_padding
 from freqkd_cli.spectrum.radial_result import RadialSpectra, TapSpectrum
-from freqkd_cli.spectrum.subjects import (
-    SpectrumOptions,
-    Subject,
-    open_networks,
-)
+from freqkd_cli.spectrum.subjects import SpectrumOptions, Subject, open_networks
 
 if TYPE_CHECKING:
     from freqkd_cli.cache.reader import CacheReader, Item

@@ -21,6 +21,7 @@ from freqkd_cli.images.decoded_store import SUFFIX, MemoryStore
 from freqkd_cli.images.held_out import part
 from freqkd_cli.images.keep import FOLDER, keep_decoded
 from freqkd_cli.images.pool import WithPool, without_labels
+from freqkd_cli.runtime.byte_sizes import size
 from freqkd_cli.views.loader import Loader, ViewDataset
 from freqkd_cli.views.view import ViewSpec
 
@@ -113,7 +114,7 @@ def test_a_second_process_uses_the_files_of_the_first(root):
     second.read = refused()
     assert same(read(second, 0), plain)
     missing = slot_size(*SIZES[1], 1) + slot_size(*SIZES[2], 1)
-    assert f"{missing / 2**30:.2f} GiB of it new" in notes.said[0]
+    assert f", {size(missing)} of it new" in notes.said[0]
 
 
 def test_other_keys_of_the_labels_have_files_of_their_own(root):

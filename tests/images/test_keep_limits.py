@@ -36,7 +36,7 @@ def test_the_size_comes_first_and_images_that_do_not_fit_are_refused(root, monke
     with pytest.raises(UsageError) as error:
         keep_decoded([opened(root)], "memory", notes)
     assert error.value.key == "data.keep" and "data.keep=disk" in error.value.tip
-    assert "3 decoded images take" in notes.said[0] and "2.00 GiB are free" in notes.said[0]
+    assert "3 decoded images take" in notes.said[0] and "2.0 GiB are free" in notes.said[0]
     monkeypatch.setattr(keep.shutil, "disk_usage", lambda folder: type("", (), {"free": 2**20}))
     with pytest.raises(UsageError, match="do not fit on the disk"):
         keep_decoded([opened(root)], "disk", notes)
