@@ -50,7 +50,7 @@ def test_memory_and_disk_change_no_bit_of_a_run(tmp_path, disk):
         assert weights(out) == weights(tmp_path / "none")
         (text,) = [text for text in notes.said if text.startswith(f"data.keep {where}: 10 decoded")]
     assert len(list(disk.glob("*/*.decoded"))) == 10
-    assert "0.00 GiB of it new" in text
+    assert "0 B of it new" in text
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
