@@ -12,7 +12,7 @@ from freqkd_cli.lab.run_record import RunRecord
 MANY = 5
 """Differences from which on some exclude 0 by chance."""
 LISTED = 8
-"""Rows that a note lists at most; left-out runs are all listed."""
+"""Rows or run folders that a note lists at most; ``left_out`` of ``--json`` has all folders."""
 UNSTEADY = 1.25
 """Ratio of the slowest and the fastest run of a row from which on its cost is doubtful."""
 
@@ -46,7 +46,7 @@ def notes(
 
 def _left_out(left_out: Mapping[str, str]) -> Iterable[str]:
     reasons = _by_text((why, folder) for folder, why in left_out.items())
-    return (f"left out: {', '.join(folders)}: {why}" for why, folders in reasons.items())
+    return (f"left out: {some(folders, LISTED)}: {why}" for why, folders in reasons.items())
 
 
 def _unpaired(rows: Sequence[Row], base: Row) -> Iterable[str]:

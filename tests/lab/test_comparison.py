@@ -128,6 +128,16 @@ def test_unfinished_failed_and_missing_runs_are_named(tmp_path):
     assert row(result, "kl").seeds == (0, 1)
 
 
+def test_a_note_lists_a_few_of_many_runs_without_a_result(tmp_path):
+    study = fake_runs.study(tmp_path / "st", {"ce": CE, "kl": KL})
+    plan = json.loads((study / "plan.yaml").read_text())
+    (study / "plan.yaml").write_text(json.dumps({**plan, "seeds": list(range(30))}))
+    result = compare(study)
+    assert len(result.left_out) == 54
+    (note,) = [note for note in result.notes if note.startswith("left out: ")]
+    assert note.endswith("/runs/kl/seed-6, and 46 more: not started")
+
+
 def test_a_study_brings_its_baseline(tmp_path):
     study = fake_runs.study(tmp_path / "st", {"ce": CE, "kl": KL}, baseline="kl")
     assert compare(study).baseline == "kl" and compare(study, baseline="ce").baseline == "ce"
