@@ -22,6 +22,7 @@ from freqkd_cli.errors import FreqKDError, UsageError, WeightsMissing, quoted
 from freqkd_cli.features.simulated_int8 import simulate_stored
 from freqkd_cli.runtime.latency import threads
 from freqkd_cli.runtime.memory import out_of_memory
+from freqkd_cli.runtime.onnx_options import onnx_options
 
 SUFFIXES = (".onnx", ".pt2")
 CERTAIN = 50.0
@@ -184,11 +185,8 @@ def onnx_session(path: Path, count: int) -> Any:
     """Return onnxruntime's session of a file on the CPU with ``count`` threads."""
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = count
-    settings.log_severity_level = 3
     return onnxruntime.InferenceSession(
-        path.read_bytes(), settings, providers=["CPUExecutionProvider"]
+        path.read_bytes(), onnx_options(count), providers=["CPUExecutionProvider"]
     )
 
 

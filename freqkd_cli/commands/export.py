@@ -138,7 +138,7 @@ def run(
     if push:
         result |= {"pushed": upload(target, push, public=public)}
     print_result(result, as_json, export_table)
-    log.info("Next: %s", _next(kind, target))
+    log.info("Next: %s", _next(kind, target, result))
 
 
 def _exported(
@@ -203,10 +203,12 @@ def _refuse_without_int8(int8: bool, values: dict[str, Any]) -> None:
         )
 
 
-def _next(kind: str, target: Path) -> str:
+def _next(kind: str, target: Path, result: dict[str, Any]) -> str:
     if kind == "safetensors":
         return f"freqkd_cli.load({str(target)!r}) in Python; {target / 'README.md'} has examples"
     if kind == "pt2":
         return f"torch.export.load({str(target)!r}).module() in Python"
     python = f"onnxruntime.InferenceSession({str(target)!r}) in Python"
+    if "int8" in result:
+        python = f"onnxruntime in Python with the option that {result['card']} shows"
     return f"freqkd predict {shlex.quote(str(target))} PHOTOS --out out/photos, or {python}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from freqkd_cli.runtime.onnx_options import EXACT_INT8
 from freqkd_cli.weights.config import ModelConfig
 
 OUTPUTS = {
@@ -40,11 +41,22 @@ def use(config: ModelConfig, model: nn.Module, checks: dict[str, Any]) -> str:
     return _python(
         [
             "import numpy, onnxruntime",
-            f'session = onnxruntime.InferenceSession("{name}")',
+            *_session(name, int8="int8" in checks),
             f"image = numpy.zeros((1, 3, {height}, {width}), numpy.float32)",
             f'({output},) = session.run(None, {{"image": image}})',
         ]
     )
+
+
+def _session(name: str, *, int8: bool) -> list[str]:
+    if not int8:
+        return [f'session = onnxruntime.InferenceSession("{name}")']
+    return [
+        "options = onnxruntime.SessionOptions()",
+        "# x86 CPUs without VNNI otherwise cut sums of int8 products to 16 bits.",
+        f"options.add_session_config_entry{EXACT_INT8}".replace("'", '"'),
+        f'session = onnxruntime.InferenceSession("{name}", options)',
+    ]
 
 
 def _use_of_folder(config: ModelConfig, model: nn.Module) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from freqkd_cli.errors import FreqKDError, RecipeError, WeightsMissing, quoted
+from freqkd_cli.runtime.onnx_options import onnx_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -152,9 +153,7 @@ class OnnxFile:
     def _opened(self, providers: Any) -> onnxruntime.InferenceSession:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
+        options = onnx_options(torch.get_num_threads())
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return onnxruntime.InferenceSession(str(self.path), options, providers=list(providers))

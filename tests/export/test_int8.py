@@ -22,6 +22,7 @@ from freqkd_cli.build.exported_model import load_exported, onnx_session
 from freqkd_cli.commands._exporting import parse_head, parse_threads
 from freqkd_cli.errors import CheckFailed, DataMissing, FreqKDError, UsageError
 from freqkd_cli.export.activation_ranges import calibrated_ranges, calibration_images
+from freqkd_cli.export.card_use import use
 from freqkd_cli.export.graph_file import ExportOptions, export_file
 from freqkd_cli.export.int8_file import export_int8
 from freqkd_cli.export.int8_images import Int8Images, open_images
@@ -331,6 +332,23 @@ def test_a_range_trained_before_a_functional_relu_does_not_remove_it(tmp_path):
         expected = model(image).numpy()
     error = np.abs(session.run(None, {"image": image.numpy()})[0] - expected).max()
     assert error < 0.02 * np.abs(expected).max()
+
+
+def test_sums_of_int8_products_are_not_cut(tmp_path, monkeypatch):
+    """x86 without VNNI adds pairs of products in 16 bits unless the session asks for 32."""
+    layer, ones = nn.Conv2d(3, 4, 3).eval(), torch.ones(1, 3, 16, 16)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    write_onnx(layer, ones, path)
+    write_int8(path, out, calibrated_ranges(path, [ones.numpy()], "minmax", tmp_path))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    checks = {"format": "onnx", "file": out, "output": "logits", "size": (16, 16), "int8": {}}
+    exec(use(None, layer, checks).removeprefix("```python").removesuffix("```"), names)
+    for session in (onnx_session(out, 1), names["session"]):
+        (sums,) = session.run(None, {"image": ones.numpy()})
+        assert sums == pytest.approx(np.full((1, 4, 14, 14), 27), rel=1e-5)
 
 
 class Residual(nn.Module):

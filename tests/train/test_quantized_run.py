@@ -19,6 +19,7 @@ from freqkd_cli.features.simulated_int8 import SimulatedInt8
 from freqkd_cli.models import fast_scnn
 from freqkd_cli.report import page_images
 from freqkd_cli.report.page_roles import ShownRun
+from freqkd_cli.runtime.onnx_options import EXACT_INT8
 from freqkd_cli.runtime.processes import Processes
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.eval_source import EvalOptions, evaluate
@@ -51,7 +52,7 @@ def quantized(out: Path, start: Path, progress: Silent, *sets: str, resume: bool
     distill(recipes.loads(RECIPE, sets=words), out, progress, resume=resume)
 
 
-def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path):
+def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path, freqkd):
     start, whole, cut = (tmp_path / name for name in ("start", "whole", "cut"))
     notes, plain = Notes(), Notes()
     distill(recipes.loads(RECIPE), start, plain)
@@ -93,6 +94,7 @@ def test_a_quantized_run_resumes_to_the_same_bits_and_keeps_its_ranges(tmp_path)
     _check_comparison_and_page(whole, miou)
     _check_another_process(whole, image, simulated)
     _check_spectrum(whole, image, simulated)
+    _check_export(whole, freqkd)
 
 
 def _check_comparison_and_page(run: Path, miou: float) -> None:
@@ -113,6 +115,14 @@ def _check_spectrum(run: Path, image: torch.Tensor, expected: torch.Tensor) -> N
     assert str(student) == "student fast_scnn in simulated int8"
     with torch.no_grad():
         assert torch.equal(student.model(image)["logits"], expected)
+
+
+def _check_export(run: Path, freqkd) -> None:
+    """The command writes the file, and its card has the option that other programs need."""
+    code, out, err = freqkd("export", run, "--int8", "--max-drop", 100, "--latency", 0, "--json")
+    assert code == 0 and json.loads(out)["int8"]["trained_ranges"], err
+    card = Path(json.loads(out)["card"])
+    assert f"the option that {card} shows" in err and EXACT_INT8[0] in card.read_text()
 
 
 def test_ranges_follow_the_batches_while_norms_are_frozen(tmp_path):
