@@ -132,7 +132,7 @@ def test_the_log_goes_to_stderr_by_level(capsys):
 def test_commands_that_a_message_offers_are_quoted_for_a_shell():
     """A folder with a space in its name was two words."""
     assert export_command(Path("my run")) == "freqkd export 'my run' --format onnx"
-    assert export._next("onnx", Path("a b.onnx")).startswith("freqkd predict 'a b.onnx' PHOTOS")
+    assert export._next("onnx", Path("a b.onnx"), {}).startswith("freqkd predict 'a b.onnx' PHOTOS")
     with pytest.raises(RecipeError, match="freqkd sweep 'my plan.yaml' --out DIR"):
         recipes.loads("recipes: [a]", "my plan.yaml")
 

@@ -874,7 +874,9 @@ def test_the_next_step_is_logged(run_folder):
     words = ("--format", "safetensors", "--latency", "0")
     assert "Next: freqkd_cli.load(" in run_command(str(run_folder), *words)[2]
     assert "Next" not in run_command(str(run_folder), *words, "--overwrite", "-q")[2]
-    assert _next("onnx", Path("a.int8.onnx")).startswith("freqkd predict a.int8.onnx PHOTOS")
+    assert _next("onnx", Path("a.int8.onnx"), {}).startswith("freqkd predict a.int8.onnx PHOTOS")
+    told = _next("onnx", Path("a.int8.onnx"), {"int8": {}, "card": "a.int8.onnx.md"})
+    assert told.endswith("onnxruntime in Python with the option that a.int8.onnx.md shows")
 
 
 # Latency
