@@ -53,8 +53,8 @@ def _session(name: str, *, int8: bool) -> list[str]:
         return [f'session = onnxruntime.InferenceSession("{name}")']
     return [
         "options = onnxruntime.SessionOptions()",
-        "# x86 CPUs without VNNI otherwise cut sums of int8 products to 16 bits.",
-        f"options.add_session_config_entry{EXACT_INT8}".replace("'", '"'),
+        "# For x86 without VNNI, which otherwise cuts sums of int8 products to 16 bits.",
+        'options.add_session_config_entry("{}", "{}")'.format(*EXACT_INT8),
         f'session = onnxruntime.InferenceSession("{name}", options)',
     ]
 

@@ -31,6 +31,7 @@ from freqkd_cli.export.quantized_graph import layers, with_trained_ranges, write
 from freqkd_cli.features.int8_layers import int8_layers
 from freqkd_cli.features.segmenter import Segmenter
 from freqkd_cli.features.simulated_int8 import SimulatedInt8, rounded, rounded_weight
+from freqkd_cli.runtime.onnx_options import EXACT_INT8, onnx_options
 from freqkd_cli.runtime.progress import Silent
 from freqkd_cli.score.scored_split import ScoredSplit
 from freqkd_cli.train.training_state import freeze_norms
@@ -349,6 +350,17 @@ def test_sums_of_int8_products_are_not_cut(tmp_path, monkeypatch):
     for session in (onnx_session(out, 1), names["session"]):
         (sums,) = session.run(None, {"image": ones.numpy()})
         assert sums == pytest.approx(np.full((1, 4, 14, 14), 27), rel=1e-5)
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_a_cpu_with_vnni_keeps_its_instructions(monkeypatch, vnni):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni, raising=False)
+    options = onnx_options(1)
+    if vnni:
+        with pytest.raises(RuntimeError, match=EXACT_INT8[0]):
+            options.get_session_config_entry(EXACT_INT8[0])
+    else:
+        assert options.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
 
 
 class Residual(nn.Module):

@@ -358,7 +358,7 @@ if processes.first:
     time.sleep(7)
 elif sys.argv[1] == "ends":
     os._exit(1)
-sys.stdout.write(processes.share("shared") + chr(10))  # in one write, since lines may mix
+sys.stdout.write(processes.share("shared") + "\\n")  # print makes two writes, which may mix
 """
 
 
